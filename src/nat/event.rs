@@ -1,0 +1,38 @@
+//! What happens to bindings, for the log and the journal.
+
+use super::DropReason;
+use crate::wire::Address;
+
+/// Something happened to a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// Index of the inside realm.
+    pub inside: u16,
+    /// Index of the pool.
+    pub pool: u16,
+    /// Whose binding.
+    pub terminal: Address,
+    /// Which virtual IP; the unspecified address for [`EventKind::Refused`].
+    pub virtual_ip: Address,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A terminal got a virtual IP.
+    Created,
+    /// A dormant binding is in use again.
+    Woken,
+    /// An idle binding went dormant; the virtual IP stays reserved.
+    Dormant,
+    /// The binding ended; its virtual IP is quarantined.
+    Released,
+    /// The quarantine ended; the virtual IP is free.
+    Freed,
+    /// The binding was pinned by the administrator.
+    Pinned,
+    /// A terminal asked for a binding and got none.
+    Refused(DropReason),
+}

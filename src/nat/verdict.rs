@@ -1,0 +1,95 @@
+//! What becomes of a packet.
+
+use super::Event;
+
+/// Which side a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Realm {
+    /// The outside.
+    Outside,
+    /// The inside with this index in [`super::Settings::insides`].
+    Inside(u16),
+}
+
+/// What becomes of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Rewritten in place: let it go on in realm `to`.
+    Forward {
+        /// Where it goes.
+        to: Realm,
+        /// What it did to a binding. Record it before the packet leaves (N3).
+        event: Option<Event>,
+    },
+    /// Drop the packet and send this one back to where it came from.
+    Answer(Box<[u8]>),
+    /// Drop the packet.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was dropped. Every reason has a counter of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
+
+            /// The name in counters, JSON and logs.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $name,)+
+                }
+            }
+
+            /// One sentence for people.
+            pub const fn explain(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => concat!($($doc,)+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Too short, or its lengths contradict each other.
+    Malformed = "malformed",
+    /// Neither IPv4 nor IPv6.
+    UnknownVersion = "unknown_version",
+    /// The virtual IP belongs to nobody.
+    NoBinding = "no_binding",
+    /// The peer may not call this virtual IP.
+    NotContacted = "not_contacted",
+    /// The destination is not a virtual IP.
+    NotVirtual = "not_virtual",
+    /// A packet that cannot make a binding (a TCP segment that is no SYN, a non-first fragment, an ICMP reply) from a terminal that has none.
+    NotAFirstPacket = "not_a_first_packet",
+    /// No virtual IP was left in the pool.
+    PoolExhausted = "pool_exhausted",
+    /// No pool serves this destination or address family.
+    NoPool = "no_pool",
+    /// The terminal's prefix asked for new bindings too fast.
+    CreationRate = "creation_rate",
+    /// The source is in none of the inside prefixes.
+    SourceNotInside = "source_not_inside",
+    /// The source is a virtual IP, or an address no packet may come from.
+    SpoofedSource = "spoofed_source",
+    /// An ICMP error about a packet that was not translated here.
+    IcmpErrorUnrelated = "icmp_error_unrelated",
+    /// An ICMP error too short to say what it is about.
+    IcmpErrorTruncated = "icmp_error_truncated",
+    /// The peer belongs to another pool than the virtual IP it called.
+    WrongPool = "wrong_pool",
+    /// A terminal called a virtual IP of this gateway, and hairpinning cannot serve it.
+    Hairpin = "hairpin",
+    /// IPsec AH protects the addresses; translating would break it (RFC 3948 §1).
+    AuthenticationHeader = "authentication_header",
+    /// Multicast, broadcast or link-local: never translated.
+    NotUnicast = "not_unicast",
+}
