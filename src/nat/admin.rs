@@ -1,7 +1,12 @@
 //! Looking at bindings and changing them by hand.
 
+use super::counters::{Counters, Traffic};
+use super::event::{Event, EventKind};
+use super::table::{Found, PinError};
+use super::verdict::DropReason;
+use super::{Nat, owner};
 use crate::time::Time;
-use crate::wire::AddressRange;
+use crate::wire::{Address, AddressRange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -129,4 +134,172 @@ pub enum AdminError {
     /// The terminal's address exists in several insides.
     #[error("{0} exists in several insides; name one as ADDRESS@INSIDE")]
     Ambiguous(IpAddr),
+}
+
+impl Nat {
+    /// Calls `each` for every binding that is active, dormant or quarantined, in the order of the pools and of the
+    /// virtual IPs, until it returns `false`. Packets do not wait for it.
+    pub fn for_each_binding(&self, now: Time, each: &mut dyn FnMut(BindingView) -> bool) {
+        for pool in 0..u16::try_from(self.pools.len()).unwrap_or(u16::MAX) {
+            for (number, table) in self.tables.iter().enumerate() {
+                let Some((mut next, end)) =
+                    table.parts().iter().find(|part| part.pool == pool).map(|part| part.slots())
+                else {
+                    continue;
+                };
+                while let Some(found) = table.next_at(next).filter(|found| found.index < end) {
+                    if !each(self.view(number, &found, now)) {
+                        return;
+                    }
+                    next = found.index + 1;
+                }
+            }
+        }
+    }
+
+    /// The bindings in which `address` is the terminal or the virtual IP.
+    pub fn find(&self, address: IpAddr, now: Time) -> Vec<BindingView> {
+        self.matching(address.into()).iter().map(|(table, found)| self.view(*table, found, now)).collect()
+    }
+
+    /// Ties `terminal` to `virtual_ip` for good (until released): such a binding never goes dormant. An existing binding
+    /// of the terminal in that pool moves; its old virtual IP is quarantined. Workers heed it before this returns.
+    pub fn pin(
+        &self,
+        terminal: IpAddr,
+        virtual_ip: IpAddr,
+        now: Time,
+    ) -> Result<(BindingView, Vec<Event>), AdminError> {
+        if terminal.is_ipv4() != virtual_ip.is_ipv4() {
+            return Err(AdminError::Family { terminal, virtual_ip });
+        }
+        let (terminal_address, address) = (Address::from(terminal), Address::from(virtual_ip));
+        let number = self.selection.of_virtual_ip(address).ok_or(AdminError::NotInAPool(virtual_ip))?;
+        let table = self.table(number).map_err(|_| AdminError::NotInAPool(virtual_ip))?;
+        let surroundings = self.surroundings();
+        let insides: Vec<u16> = (0..self.insides.len())
+            .filter_map(|inside| u16::try_from(inside).ok())
+            .filter(|inside| surroundings.is_source(*inside, terminal_address))
+            .collect();
+        let inside = match insides.as_slice() {
+            [] => return Err(AdminError::NotInside(terminal)),
+            [inside] => *inside,
+            _ => return Err(AdminError::Ambiguous(terminal)),
+        };
+        let (found, moved) = table.pin(inside, terminal_address, address, now).map_err(|error| match error {
+            PinError::Reserved => AdminError::Reserved(virtual_ip),
+            PinError::Taken(slot) => AdminError::Taken {
+                virtual_ip,
+                holder: slot.terminal.into(),
+                state: match slot.state {
+                    BindingState::Active => "active",
+                    BindingState::Dormant => "dormant",
+                    BindingState::Quarantined => "in quarantine for some minutes",
+                },
+            },
+        })?;
+        let number = usize::from(number);
+        let mut events = Vec::new();
+        if let Some(moved) = moved {
+            self.contacts.forget(owner(number, &moved));
+            events.push(self.event(EventKind::Released, number, &moved));
+        }
+        self.invalidate();
+        events.push(self.event(EventKind::Pinned, number, &found));
+        Ok((self.view(number, &found, now), events))
+    }
+
+    /// Releases every binding in which `address` is the terminal or the virtual IP; the virtual IPs are quarantined.
+    /// Returns the bindings as they were. Workers heed it before this returns.
+    pub fn release(&self, address: IpAddr, now: Time) -> Result<(Vec<BindingView>, Vec<Event>), AdminError> {
+        let (mut views, mut events) = (Vec::new(), Vec::new());
+        for (number, found) in self.matching(address.into()) {
+            let view = self.view(number, &found, now);
+            let Some(ended) = self.tables.get(number).and_then(|table| table.end(found.stamp(), now)) else { continue };
+            self.contacts.forget(owner(number, &ended));
+            views.push(view);
+            events.push(self.event(EventKind::Released, number, &ended));
+        }
+        self.invalidate();
+        if views.is_empty() { Err(AdminError::NotFound(address)) } else { Ok((views, events)) }
+    }
+
+    /// Counters and pool use.
+    pub fn status(&self) -> StatusView {
+        let mut pools = Vec::new();
+        for (number, settings) in self.pools.iter().enumerate() {
+            for table in &self.tables {
+                let counts = table.counts();
+                let part = table.parts().iter().zip(counts).find(|(part, _)| usize::from(part.pool) == number);
+                let Some((part, counts)) = part else { continue };
+                let used = counts.active + counts.dormant + counts.quarantined;
+                pools.push(PoolView {
+                    name: settings.name.clone(),
+                    range: settings.range,
+                    capacity: part.capacity(),
+                    active: counts.active,
+                    dormant: counts.dormant,
+                    quarantined: counts.quarantined,
+                    free: part.capacity().saturating_sub(used),
+                });
+            }
+        }
+        let workers = self.counters.lock();
+        let sum = |count: &dyn Fn(&Counters) -> u64| workers.iter().map(|counters| count(counters)).sum::<u64>();
+        let traffic = |of: &dyn Fn(&Counters) -> &Traffic| TrafficView {
+            packets: sum(&|counters| of(counters).packets.get()),
+            bytes: sum(&|counters| of(counters).bytes.get()),
+        };
+        StatusView {
+            pools,
+            out: traffic(&|counters| &counters.out),
+            inward: traffic(&|counters| &counters.inward),
+            callbacks: sum(&|counters| counters.callbacks.get()),
+            created: sum(&|counters| counters.created.get()),
+            drops: DropReason::ALL
+                .iter()
+                .map(|reason| (reason.name(), sum(&|counters| counters.drops(*reason).get())))
+                .collect(),
+        }
+    }
+
+    /// Name of a pool, as events number them.
+    pub fn pool_name(&self, pool: u16) -> &str {
+        self.pools.get(usize::from(pool)).map_or("?", |pool| &pool.name)
+    }
+
+    /// Name of an inside realm, as events number them.
+    pub fn inside_name(&self, inside: u16) -> &str {
+        self.insides.get(usize::from(inside)).map_or("?", |name| name)
+    }
+
+    fn matching(&self, address: Address) -> Vec<(usize, Found)> {
+        let mut all = Vec::new();
+        for (number, table) in self.tables.iter().enumerate() {
+            let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
+            all.extend(insides.filter_map(|inside| Some((number, table.of_terminal(inside, address)?))));
+            all.extend(table.of_virtual_ip(address).map(|found| (number, found)));
+        }
+        all
+    }
+
+    fn view(&self, table: usize, found: &Found, now: Time) -> BindingView {
+        let (usage, last_used) = self.tables.get(table).map_or_else(Default::default, |table| table.usage(found.index));
+        let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool);
+        let slot = &found.slot;
+        BindingView {
+            terminal: slot.terminal.into(),
+            realm: self.inside_name(slot.inside).to_owned(),
+            virtual_ip: slot.virtual_ip.into(),
+            pool: self.pool_name(pool).to_owned(),
+            state: slot.state,
+            pinned: slot.pinned,
+            created: Time::from_secs(slot.created.into()),
+            last_used,
+            contacts: self.contacts.count(owner(table, found), now.as_secs()),
+            packets_out: usage.packets_out,
+            packets_in: usage.packets_in,
+            callbacks: usage.callbacks,
+        }
+    }
 }

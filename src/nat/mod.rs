@@ -1,79 +1,254 @@
 //! The translator. Pure: no clock, no I/O, no unsafe; `now` and bytes are handed in.
+//!
+//! [`Nat`] is what all workers share; each worker has a [`Translator`] of its own. The way of a packet is
+//! [`Translator::translate`], on one page; the rooms beside it are
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `table.rs` | the bindings: sharded map, flat slots (`slots.rs`), life cycle (`ledger.rs`, `vacancy.rs`) |
+//! | `parts.rs` | pools as slot numbers |
+//! | `selection.rs` | which pool serves which peer, and which pool a virtual IP is from |
+//! | `callback.rs` | who may call back |
+//! | `limit.rs` | how fast bindings may be made |
+//! | `flows.rs` | what a worker remembers of the flows it serves |
+//! | `icmp_error.rs` | errors, with the packet they quote |
+//! | `admin.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
 
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]
 
 mod admin;
+mod callback;
+mod counters;
 mod event;
+mod flows;
+mod icmp_error;
+mod ledger;
+mod limit;
+mod parts;
+mod selection;
 mod settings;
+mod slots;
+mod table;
+mod translate;
+mod vacancy;
 mod verdict;
 
 pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, TrafficView};
 pub use event::{Event, EventKind};
 pub use settings::{CallbackPolicy, CreationLimit, Exhausted, InsideSettings, Lifetimes, PoolSettings, Settings};
-pub use verdict::{DropReason, Realm, Verdict};
+pub use translate::Translator;
+pub use verdict::{DropReason, Realm, Refused, Verdict};
 
 use crate::time::Time;
+use crate::wire::Address;
+use callback::{Contacts, Owner};
+use counters::Counters;
+use ipnet::IpNet;
+use limit::Limiter;
+use parking_lot::{Mutex, RwLock};
+use parts::Parts;
+use selection::Selection;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use table::{Aged, Found, Table};
+
+/// Bindings aged at most in one call of [`Nat::tick`] and table.
+const AGED_AT_ONCE: usize = 10_000;
 
 /// What all workers share: pools with their bindings, contacts, counters. Hand one [`Translator`] to each worker.
-pub struct Nat {}
+pub struct Nat {
+    insides: Vec<String>,
+    pools: Vec<PoolSettings>,
+    tables: Vec<Table>,
+    selection: Selection,
+    contacts: Contacts,
+    callback: CallbackPolicy,
+    exhausted: Exhausted,
+    restore_hop: bool,
+    limiter: Limiter,
+    surroundings: RwLock<Arc<Surroundings>>,
+    counters: Mutex<Vec<Arc<Counters>>>,
+    /// Counts the changes after which a worker must not trust what it remembers.
+    epoch: AtomicU64,
+}
 
-/// The translator of one worker.
-pub struct Translator {}
+/// What the network around the gateway looks like; changes while it runs.
+#[derive(Clone, Debug, Default)]
+struct Surroundings {
+    /// For each inside realm, the prefixes whose addresses may get a binding.
+    sources: Vec<Vec<IpNet>>,
+    /// For each inside realm, the gateway's own addresses there.
+    own_inside: Vec<Vec<IpAddr>>,
+    /// The gateway's own addresses outside.
+    own_outside: Vec<IpAddr>,
+}
+
+/// Why [`Nat::new`] refused its settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// There are more insides than a slot can tell apart.
+    #[error("{0} insides are too many; {max} are possible", max = slots::MAX_INSIDE)]
+    TooManyInsides(usize),
+    /// There are more pools than can be numbered.
+    #[error("{0} pools are too many; 65,535 are possible")]
+    TooManyPools(usize),
+    /// The system refused the memory.
+    #[error("the pools {0} are too large together for this machine's memory; use smaller ones")]
+    TooLarge(String),
+}
 
 impl Nat {
-    /// Builds the shared state. `Err` only where the settings contradict themselves (the checked configuration never does).
-    pub fn new(_settings: Settings) -> Result<Arc<Self>, String> {
-        todo!()
+    /// Builds the shared state. Refuses only what no machine could hold; that pools and prefixes do not contradict each
+    /// other has been checked before.
+    pub fn new(settings: Settings) -> Result<Arc<Self>, SettingsError> {
+        if settings.insides.len() > usize::from(slots::MAX_INSIDE) {
+            return Err(SettingsError::TooManyInsides(settings.insides.len()));
+        }
+        if settings.pools.len() > usize::from(u16::MAX) {
+            return Err(SettingsError::TooManyPools(settings.pools.len()));
+        }
+        let mut tables = Vec::new();
+        let mut selection = Selection::default();
+        for group in selection::groups(&settings.pools) {
+            let number = u16::try_from(tables.len()).unwrap_or(u16::MAX);
+            let pools = || group.iter().filter_map(|pool| Some((*pool, settings.pools.get(usize::from(*pool))?)));
+            let names = || pools().map(|(_, pool)| pool.name.as_str()).collect::<Vec<_>>().join(", ");
+            let parts = Parts::new(pools()).ok_or_else(|| SettingsError::TooLarge(names()))?;
+            for (_, pool) in pools() {
+                selection.add(number, pool);
+            }
+            let table = Table::new(parts, &settings.hash_key, settings.lifetimes.clone());
+            tables.push(table.map_err(|_| SettingsError::TooLarge(names()))?);
+        }
+        let surroundings = Surroundings {
+            sources: settings.insides.iter().map(|inside| inside.sources.clone()).collect(),
+            own_inside: settings.insides.iter().map(|_| Vec::new()).collect(),
+            own_outside: settings.own_outside,
+        };
+        Ok(Arc::new(Self {
+            insides: settings.insides.into_iter().map(|inside| inside.name).collect(),
+            tables,
+            selection,
+            contacts: Contacts::new(&settings.lifetimes),
+            callback: settings.callback,
+            exhausted: settings.exhausted,
+            restore_hop: settings.restore_hop,
+            limiter: Limiter::new(settings.creation),
+            surroundings: RwLock::new(Arc::new(surroundings)),
+            counters: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            pools: settings.pools,
+        }))
     }
 
     /// A translator for one more worker.
     pub fn translator(self: &Arc<Self>) -> Translator {
-        todo!()
-    }
-
-    /// Calls `each` for every binding that is active, dormant or quarantined, in the order of the pools and of the
-    /// virtual IPs, until it returns `false`. Takes no lock that a packet could wait for longer than one binding's worth.
-    pub fn for_each_binding(&self, _each: &mut dyn FnMut(BindingView) -> bool) {
-        todo!()
-    }
-
-    /// The bindings in which `address` is the terminal or the virtual IP.
-    pub fn find(&self, _address: IpAddr) -> Vec<BindingView> {
-        todo!()
-    }
-
-    /// Ties `terminal` to `virtual_ip` for good (until released): such a binding never goes dormant. An existing binding
-    /// of the terminal in that pool moves; its old virtual IP is quarantined.
-    pub fn pin(&self, _terminal: IpAddr, _virtual_ip: IpAddr, _now: Time) -> Result<BindingView, AdminError> {
-        todo!()
-    }
-
-    /// Releases every binding in which `address` is the terminal or the virtual IP; the virtual IPs are quarantined.
-    /// Returns the bindings as they were.
-    pub fn release(&self, _address: IpAddr, _now: Time) -> Result<Vec<BindingView>, AdminError> {
-        todo!()
-    }
-
-    /// Counters and pool use.
-    pub fn status(&self) -> StatusView {
-        todo!()
+        let counters = Arc::new(Counters::default());
+        self.counters.lock().push(Arc::clone(&counters));
+        Translator::new(Arc::clone(self), counters)
     }
 
     /// Ages bindings: bounded work, call about once a second. Events of what changed go to `sink`.
-    pub fn tick(&self, _now: Time, _sink: &mut dyn FnMut(Event)) {
-        todo!()
+    pub fn tick(&self, now: Time, sink: &mut dyn FnMut(Event)) {
+        for (number, table) in self.tables.iter().enumerate() {
+            table.age(now, AGED_AT_ONCE, &mut |aged| {
+                let (kind, found) = match aged {
+                    Aged::Dormant(found) => (EventKind::Dormant, found),
+                    Aged::Released(found) => (EventKind::Released, found),
+                    Aged::Freed(found) => (EventKind::Freed, found),
+                };
+                if kind == EventKind::Released {
+                    self.contacts.forget(owner(number, &found));
+                    self.invalidate();
+                }
+                sink(self.event(kind, number, &found));
+            });
+        }
     }
 
     /// Replaces what may send from the inside (see [`InsideSettings::sources`]): the kernel's routes changed.
-    pub fn set_sources(&self, _inside: usize, _sources: Vec<ipnet::IpNet>) {
-        todo!()
+    pub fn set_sources(&self, inside: usize, sources: Vec<IpNet>) {
+        self.change_surroundings(|surroundings| {
+            if let Some(place) = surroundings.sources.get_mut(inside) {
+                *place = sources;
+            }
+        });
     }
 
     /// Replaces the gateway's own outside addresses: shown as the sender of errors from hosts that have no virtual IP.
-    pub fn set_own_outside(&self, _addresses: Vec<IpAddr>) {
-        todo!()
+    pub fn set_own_outside(&self, addresses: Vec<IpAddr>) {
+        self.change_surroundings(|surroundings| surroundings.own_outside = addresses);
+    }
+
+    /// Replaces the gateway's own addresses in an inside realm: the senders of what it tells terminals itself.
+    pub fn set_own_inside(&self, inside: usize, addresses: Vec<IpAddr>) {
+        self.change_surroundings(|surroundings| {
+            if let Some(place) = surroundings.own_inside.get_mut(inside) {
+                *place = addresses;
+            }
+        });
+    }
+
+    fn change_surroundings(&self, change: impl FnOnce(&mut Surroundings)) {
+        let mut place = self.surroundings.write();
+        let mut surroundings = Surroundings::clone(&place);
+        change(&mut surroundings);
+        *place = Arc::new(surroundings);
+        drop(place);
+        self.invalidate();
+    }
+
+    fn surroundings(&self) -> Arc<Surroundings> {
+        Arc::clone(&self.surroundings.read())
+    }
+
+    /// Workers decide anew about every flow.
+    fn invalidate(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    fn event(&self, kind: EventKind, table: usize, found: &Found) -> Event {
+        let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool);
+        let slot = &found.slot;
+        Event { kind, inside: slot.inside, pool, terminal: slot.terminal, virtual_ip: slot.virtual_ip }
     }
 }
+
+impl Surroundings {
+    /// Whether `address` is in one of the prefixes of the inside realm.
+    fn is_source(&self, inside: u16, address: Address) -> bool {
+        let address = IpAddr::from(address);
+        self.sources
+            .get(usize::from(inside))
+            .is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&address)))
+    }
+
+    /// Whether `address` is in a prefix of any inside realm.
+    fn is_any_source(&self, address: Address) -> bool {
+        let address = IpAddr::from(address);
+        self.sources.iter().flatten().any(|prefix| prefix.contains(&address))
+    }
+
+    /// The gateway's own address outside, of the family of `like`.
+    fn own_outside(&self, like: Address) -> Option<Address> {
+        first_of_family(&self.own_outside, like)
+    }
+
+    /// The gateway's own address in an inside realm, of the family of `like`.
+    fn own_inside(&self, inside: u16, like: Address) -> Option<Address> {
+        first_of_family(self.own_inside.get(usize::from(inside))?, like)
+    }
+}
+
+fn first_of_family(addresses: &[IpAddr], like: Address) -> Option<Address> {
+    addresses.iter().map(|address| Address::from(*address)).find(|address| address.is_v4() == like.is_v4())
+}
+
+fn owner(table: usize, found: &Found) -> Owner {
+    Owner { table: u16::try_from(table).unwrap_or(u16::MAX), index: found.index, created: found.slot.created }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What becomes of a packet.
 
 use super::Event;
+use crate::wire::Unreadable;
 
 /// Which side a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,10 +22,32 @@ pub enum Verdict {
         /// What it did to a binding. Record it before the packet leaves (N3).
         event: Option<Event>,
     },
-    /// Drop the packet and send this one back to where it came from.
-    Answer(Box<[u8]>),
     /// Drop the packet.
     Drop(DropReason),
+    /// Drop the packet: a terminal asked for a binding in vain.
+    Refuse(Box<Refused>),
+}
+
+/// A terminal asked for a binding in vain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: DropReason,
+    /// For the log.
+    pub event: Event,
+    /// A packet to send back to where the first one came from.
+    pub answer: Option<Box<[u8]>>,
+}
+
+impl From<Unreadable> for DropReason {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Version => DropReason::UnknownVersion,
+            Unreadable::Malformed => DropReason::Malformed,
+            Unreadable::TinyFragment => DropReason::TinyFragment,
+            Unreadable::SourceRoute => DropReason::SourceRoute,
+        }
+    }
 }
 
 macro_rules! drop_reasons {
@@ -62,8 +85,14 @@ drop_reasons! {
     Malformed = "malformed",
     /// Neither IPv4 nor IPv6.
     UnknownVersion = "unknown_version",
+    /// A first fragment that ends before the transport checksum (RFC 1858).
+    TinyFragment = "tiny_fragment",
+    /// A source route with hops left to visit (RFC 5095, RFC 7126).
+    SourceRoute = "source_route",
     /// The virtual IP belongs to nobody.
     NoBinding = "no_binding",
+    /// The terminal of this virtual IP has been idle too long; it must call first.
+    Dormant = "dormant",
     /// The peer may not call this virtual IP.
     NotContacted = "not_contacted",
     /// The destination is not a virtual IP.
@@ -84,6 +113,10 @@ drop_reasons! {
     IcmpErrorUnrelated = "icmp_error_unrelated",
     /// An ICMP error too short to say what it is about.
     IcmpErrorTruncated = "icmp_error_truncated",
+    /// An ICMP error with a wrong checksum (RFC 5508 REQ-3).
+    IcmpChecksum = "icmp_checksum",
+    /// An ICMP error from an inside host without a virtual IP, and no address of the gateway's own is known to show instead.
+    NoOwnAddress = "no_own_address",
     /// The peer belongs to another pool than the virtual IP it called.
     WrongPool = "wrong_pool",
     /// A terminal called a virtual IP of this gateway, and hairpinning cannot serve it.

@@ -4,5 +4,14 @@
 #![warn(clippy::indexing_slicing)]
 
 mod address;
+mod checksum;
+mod headers;
+mod icmp;
+mod rewrite;
 
 pub use address::{Address, AddressRange, ParseRangeError};
+pub use checksum::{Delta, Stored, checksum, pseudo_header};
+pub use headers::{Fragment, Headers, Kind, Unreadable, protocol};
+pub use icmp::{Quote, Refusal, is_intact, unreachable};
+pub use rewrite::{Field, Packet};
+pub(crate) use rewrite::{give_back_hop, mend, set_address};

@@ -1,0 +1,183 @@
+//! Who may call back: the contacts of each binding.
+
+use super::settings::{CallbackPolicy, Lifetimes};
+use crate::wire::Address;
+use parking_lot::Mutex;
+use siphasher::sip::SipHasher13;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::net::IpAddr;
+
+/// Shards of the contact lists.
+const SHARDS: usize = 256;
+
+/// Names a binding for as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Number of its table.
+    pub table: u16,
+    /// Its slot.
+    pub index: u32,
+    /// The second in which it was made: a later binding in the same slot has another one, for a virtual IP is not given
+    /// again before its quarantine is over.
+    pub created: u32,
+}
+
+/// Which peers each terminal has called.
+pub struct Contacts {
+    shards: Box<[Mutex<Lists>]>,
+    idle: u32,
+    most: usize,
+}
+
+type Lists = HashMap<(u16, u32), List, BuildHasherDefault<SipHasher13>>;
+
+#[derive(Default)]
+struct List {
+    created: u32,
+    /// Sorted by peer.
+    contacts: Vec<Contact>,
+}
+
+struct Contact {
+    peer: Address,
+    last: u32,
+}
+
+impl Contacts {
+    /// No contacts yet.
+    pub fn new(lifetimes: &Lifetimes) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            idle: u32::try_from(lifetimes.contact.as_secs()).unwrap_or(u32::MAX),
+            most: usize::try_from(lifetimes.contacts_per_binding.max(1)).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one.
+    pub fn note(&self, owner: Owner, peer: Address, now: u32) {
+        let mut lists = self.shard(owner).lock();
+        let list = lists.entry((owner.table, owner.index)).or_default();
+        if list.created != owner.created {
+            *list = List { created: owner.created, contacts: Vec::new() };
+        }
+        match list.contacts.binary_search_by_key(&peer, |contact| contact.peer) {
+            Ok(at) => {
+                if let Some(contact) = list.contacts.get_mut(at) {
+                    contact.last = contact.last.max(now);
+                }
+            }
+            Err(mut at) => {
+                if list.contacts.len() >= self.most
+                    && let Some((oldest, _)) = list.contacts.iter().enumerate().min_by_key(|(_, contact)| contact.last)
+                {
+                    list.contacts.remove(oldest);
+                    at -= usize::from(oldest < at);
+                }
+                list.contacts.insert(at, Contact { peer, last: now });
+            }
+        }
+    }
+
+    /// Whether the terminal has called `peer` within the idle time.
+    pub fn has(&self, owner: Owner, peer: Address, now: u32) -> bool {
+        let lists = self.shard(owner).lock();
+        let Some(list) = lists.get(&(owner.table, owner.index)).filter(|list| list.created == owner.created) else {
+            return false;
+        };
+        list.contacts
+            .binary_search_by_key(&peer, |contact| contact.peer)
+            .ok()
+            .and_then(|at| list.contacts.get(at))
+            .is_some_and(|contact| self.is_live(contact, now))
+    }
+
+    /// How many peers may call back as contacts.
+    pub fn count(&self, owner: Owner, now: u32) -> u32 {
+        let lists = self.shard(owner).lock();
+        let list = lists.get(&(owner.table, owner.index)).filter(|list| list.created == owner.created);
+        let live = list.map_or(0, |list| list.contacts.iter().filter(|contact| self.is_live(contact, now)).count());
+        u32::try_from(live).unwrap_or(u32::MAX)
+    }
+
+    /// The binding ended.
+    pub fn forget(&self, owner: Owner) {
+        self.shard(owner).lock().remove(&(owner.table, owner.index));
+    }
+
+    fn is_live(&self, contact: &Contact, now: u32) -> bool {
+        now.saturating_sub(contact.last) < self.idle
+    }
+
+    fn shard(&self, owner: Owner) -> &Mutex<Lists> {
+        #[allow(clippy::indexing_slicing, reason = "the remainder is below the length")]
+        &self.shards[owner.index as usize % SHARDS]
+    }
+}
+
+impl CallbackPolicy {
+    /// Whether `peer` may call without having been called.
+    pub(super) fn welcomes(&self, peer: Address) -> bool {
+        match self {
+            CallbackPolicy::Contacted => false,
+            CallbackPolicy::Anyone => true,
+            CallbackPolicy::Prefixes(prefixes) => {
+                let peer = IpAddr::from(peer);
+                prefixes.iter().any(|prefix| prefix.contains(&peer))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const OWNER: Owner = Owner { table: 0, index: 9, created: 100 };
+
+    fn peer(n: u8) -> Address {
+        Address::from_v4([192, 0, 2, n])
+    }
+
+    fn contacts(most: u32) -> Contacts {
+        Contacts::new(&Lifetimes {
+            contact: Duration::from_secs(60),
+            contacts_per_binding: most,
+            ..Lifetimes::default()
+        })
+    }
+
+    #[test]
+    fn r8_a_contact_lasts_for_its_idle_time_after_the_last_packet() {
+        let contacts = contacts(8);
+        contacts.note(OWNER, peer(1), 100);
+        contacts.note(OWNER, peer(1), 130);
+        assert!(contacts.has(OWNER, peer(1), 189));
+        assert!(!contacts.has(OWNER, peer(1), 190));
+        assert!(!contacts.has(OWNER, peer(2), 130));
+    }
+
+    #[test]
+    fn the_oldest_contact_makes_room() {
+        let contacts = contacts(3);
+        for (peer_number, now) in [(3, 100), (1, 101), (2, 102), (3, 103), (9, 104), (0, 105)] {
+            contacts.note(OWNER, peer(peer_number), now);
+        }
+        let live: Vec<u8> = (0..10).filter(|n| contacts.has(OWNER, peer(*n), 106)).collect();
+        assert_eq!(live, [0, 3, 9]);
+        assert_eq!(contacts.count(OWNER, 106), 3);
+    }
+
+    #[test]
+    fn a_later_binding_in_the_same_slot_inherits_no_contact() {
+        let contacts = contacts(3);
+        contacts.note(OWNER, peer(1), 100);
+        let later = Owner { created: 300, ..OWNER };
+        assert!(!contacts.has(later, peer(1), 120));
+        contacts.note(later, peer(2), 300);
+        assert!(!contacts.has(later, peer(1), 301) && contacts.has(later, peer(2), 301));
+        contacts.forget(later);
+        assert_eq!(contacts.count(later, 301), 0);
+    }
+}

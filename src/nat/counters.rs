@@ -1,0 +1,72 @@
+//! Counters of one worker. It alone writes them, so that counting needs no locked instruction; anybody may read.
+
+use super::verdict::DropReason;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module.
+#[repr(align(128))]
+#[derive(Debug)]
+pub struct Counters {
+    /// Packets and bytes from inside to outside.
+    pub out: Traffic,
+    /// Packets and bytes from outside to inside.
+    pub inward: Traffic,
+    /// Connections opened by peers.
+    pub callbacks: Counter,
+    /// Bindings made.
+    pub created: Counter,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+/// Packets and bytes.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: Counter,
+    /// Bytes.
+    pub bytes: Counter,
+}
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the worker that owns the counter may.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// What it stands at.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    /// The counter of a drop reason.
+    pub fn drops(&self, reason: DropReason) -> &Counter {
+        #[allow(clippy::indexing_slicing, reason = "the array has a place for every variant, in their order")]
+        &self.drops[reason as usize]
+    }
+}
+
+impl Traffic {
+    /// Counts a packet.
+    pub fn add(&self, bytes: usize) {
+        self.packets.add(1);
+        self.bytes.add(bytes as u64);
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            out: Traffic::default(),
+            inward: Traffic::default(),
+            callbacks: Counter::default(),
+            created: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How fast a prefix of terminals may ask for new bindings: token buckets.
+
+use super::settings::CreationLimit;
+use crate::time::Time;
+use crate::wire::Address;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+
+/// Buckets kept; one that is full again is as good as none and is dropped first.
+const MOST_BUCKETS: usize = 65_536;
+
+/// See the module.
+pub struct Limiter {
+    limit: CreationLimit,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Default)]
+struct Buckets {
+    by_prefix: BTreeMap<(u16, Address), Bucket>,
+    swept: Time,
+}
+
+struct Bucket {
+    /// Thousandths of a token.
+    tokens: u64,
+    filled: Time,
+}
+
+impl Limiter {
+    /// All buckets full.
+    pub fn new(limit: CreationLimit) -> Self {
+        Self { limit, buckets: Mutex::default() }
+    }
+
+    /// Takes a token for `terminal`; false if its prefix has none left.
+    pub fn take(&self, inside: u16, terminal: Address, now: Time) -> bool {
+        let prefix = terminal.truncate(if terminal.is_v4() { self.limit.prefix_v4 } else { self.limit.prefix_v6 });
+        let mut buckets = self.buckets.lock();
+        if buckets.by_prefix.len() >= MOST_BUCKETS && !buckets.by_prefix.contains_key(&(inside, prefix)) {
+            // Sweeping costs time: at most once a second.
+            if (now - buckets.swept).as_millis() >= 1000 {
+                buckets.swept = now;
+                buckets.by_prefix.retain(|_, bucket| self.fill(bucket, now) < self.full());
+            }
+            if buckets.by_prefix.len() >= MOST_BUCKETS {
+                return false;
+            }
+        }
+        let full = self.full();
+        let bucket = buckets.by_prefix.entry((inside, prefix)).or_insert(Bucket { tokens: full, filled: now });
+        if self.fill(bucket, now) < 1000 {
+            return false;
+        }
+        bucket.tokens -= 1000;
+        true
+    }
+
+    fn fill(&self, bucket: &mut Bucket, now: Time) -> u64 {
+        let millis = u64::try_from((now - bucket.filled).as_millis()).unwrap_or(u64::MAX);
+        bucket.filled = bucket.filled.max(now);
+        // Tokens a second are thousandths of a token a millisecond.
+        bucket.tokens =
+            bucket.tokens.saturating_add(millis.saturating_mul(self.limit.per_second.into())).min(self.full());
+        bucket.tokens
+    }
+
+    fn full(&self) -> u64 {
+        u64::from(self.limit.burst.max(1)) * 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: CreationLimit = CreationLimit { per_second: 10, burst: 3, prefix_v4: 24, prefix_v6: 64 };
+
+    #[test]
+    fn c4_a_prefix_has_a_burst_and_then_its_rate_and_others_are_not_touched() {
+        let limiter = Limiter::new(LIMIT);
+        let at = |millis: u64| Time::from_millis(1_000_000 + millis);
+        let terminal = |n: u8| Address::from_v4([10, 0, 0, n]);
+        assert!((0..3).all(|n| limiter.take(0, terminal(n), at(0))));
+        assert!(!limiter.take(0, terminal(9), at(99)));
+        assert!(limiter.take(0, terminal(9), at(100)));
+        assert!(!limiter.take(0, terminal(9), at(101)));
+        assert!(limiter.take(0, Address::from_v4([10, 0, 1, 1]), at(101)));
+        assert!(limiter.take(1, terminal(1), at(101)));
+    }
+
+    #[test]
+    fn c5_a_flood_of_prefixes_has_bounded_buckets() {
+        let limiter = Limiter::new(LIMIT);
+        let now = Time::from_secs(1000);
+        let taken = (0..100_000_u32).filter(|n| limiter.take(0, Address::from_v4((n << 8).to_be_bytes()), now)).count();
+        assert_eq!(taken, MOST_BUCKETS);
+        assert!(limiter.take(0, Address::from_v4([200, 0, 0, 1]), Time::from_secs(1002)));
+    }
+}

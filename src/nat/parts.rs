@@ -1,0 +1,162 @@
+//! Virtual IPs as slot numbers: the pools of one table, laid end to end.
+
+use super::settings::{CallbackPolicy, PoolSettings};
+use crate::wire::{Address, AddressRange};
+
+/// Slots of a pool that is larger than memory: 2^24, as many as an IPv4 /8 has.
+const SPARSE_SLOTS: u32 = 1 << 24;
+
+/// One pool, as part of a table.
+#[derive(Debug)]
+pub struct Part {
+    /// Index of the pool in the settings.
+    pub pool: u16,
+    /// Its addresses.
+    pub range: AddressRange,
+    /// Who may call back, where it differs from the general policy.
+    pub callback: Option<CallbackPolicy>,
+    /// Addresses that are never given.
+    reserved: Vec<Address>,
+    /// Its first slot.
+    first_slot: u32,
+    /// How many slots.
+    slots: u32,
+}
+
+/// All parts of a table.
+#[derive(Debug)]
+pub struct Parts {
+    parts: Vec<Part>,
+    len: u32,
+}
+
+impl Parts {
+    /// Lays the pools end to end. `None` if they have more than 2^32 slots together.
+    pub fn new<'a>(pools: impl Iterator<Item = (u16, &'a PoolSettings)>) -> Option<Self> {
+        let mut all = Self { parts: Vec::new(), len: 0 };
+        for (pool, settings) in pools {
+            let slots = u32::try_from(settings.range.size()).unwrap_or(SPARSE_SLOTS).min(SPARSE_SLOTS);
+            let mut reserved: Vec<Address> = settings.reserved.iter().map(|address| Address::from(*address)).collect();
+            if !settings.range.is_v4() && settings.range.size() > u128::from(SPARSE_SLOTS) {
+                reserved.push(settings.range.first()); // the routers' anycast address (RFC 4291 §2.6.1)
+            }
+            all.parts.push(Part {
+                pool,
+                range: settings.range,
+                callback: settings.callback.clone(),
+                reserved,
+                first_slot: all.len,
+                slots,
+            });
+            all.len = all.len.checked_add(slots)?;
+        }
+        Some(all)
+    }
+
+    /// How many slots in all.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Every part with its number.
+    pub fn iter(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter()
+    }
+
+    /// The part that slot `index` belongs to, and its number.
+    pub fn of_slot(&self, index: u32) -> Option<(usize, &Part)> {
+        self.parts.iter().enumerate().find(|(_, part)| index.wrapping_sub(part.first_slot) < part.slots)
+    }
+
+    /// The slot of a virtual IP: its offset in the pool, of which in a sparse pool the low 24 bits count.
+    pub fn slot_of(&self, virtual_ip: Address) -> Option<(u32, &Part)> {
+        let part = self.parts.iter().find(|part| part.range.contains(virtual_ip))?;
+        let offset = virtual_ip.bits() - part.range.first().bits();
+        Some((part.first_slot + u32::try_from(offset % u128::from(part.slots)).ok()?, part))
+    }
+
+    /// The virtual IP to give with slot `index` to the terminal with hash `hash`.
+    pub fn address(&self, index: u32, hash: u64) -> Option<Address> {
+        let (_, part) = self.of_slot(index)?;
+        let low = u128::from(index - part.first_slot);
+        // In a sparse pool the hash chooses the upper bits, so that addresses are spread and not guessable.
+        let rows = part.range.size() / u128::from(part.slots);
+        let high = if rows > 1 { spread(hash) % rows } else { 0 };
+        Some(Address::from_bits(part.range.first().bits() + high * u128::from(part.slots) + low))
+    }
+
+    /// Slots that must never be given.
+    pub fn reserved_slots(&self) -> impl Iterator<Item = u32> {
+        self.parts.iter().flat_map(|part| part.reserved.iter()).filter_map(|address| Some(self.slot_of(*address)?.0))
+    }
+}
+
+impl Part {
+    /// Its first slot and the one behind its last.
+    pub fn slots(&self) -> (u32, u32) {
+        (self.first_slot, self.first_slot + self.slots)
+    }
+
+    /// Whether `address` is never given.
+    pub fn is_reserved(&self, address: Address) -> bool {
+        self.reserved.contains(&address)
+    }
+
+    /// How many virtual IPs it can give.
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.slots) - self.reserved.len().min(self.slots as usize) as u64
+    }
+}
+
+/// Draws 64 bits of hash out over 128 (the finalizer of SplitMix64).
+fn spread(hash: u64) -> u128 {
+    let mix = |mut z: u64| {
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    u128::from(mix(hash)) << 64 | u128::from(mix(hash.wrapping_add(0x9e37_79b9_7f4a_7c15)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(ranges: &[&str]) -> Parts {
+        let pools: Vec<PoolSettings> = ranges
+            .iter()
+            .map(|range| PoolSettings {
+                name: (*range).to_owned(),
+                range: range.parse().unwrap(),
+                reserved: Vec::new(),
+                destinations: Vec::new(),
+                callback: None,
+            })
+            .collect();
+        Parts::new(pools.iter().enumerate().map(|(n, pool)| (u16::try_from(n).unwrap(), pool))).unwrap()
+    }
+
+    #[test]
+    fn r3_the_slot_of_a_virtual_ip_is_its_offset_in_the_pool() {
+        let parts = parts(&["198.18.0.0/24", "198.18.9.5-198.18.9.7"]);
+        assert_eq!(parts.len(), 259);
+        for index in 0..parts.len() {
+            let address = parts.address(index, 0x1234_5678_9abc_def0).unwrap();
+            assert_eq!(parts.slot_of(address).unwrap().0, index);
+        }
+        assert!(parts.slot_of("198.18.1.0".parse::<std::net::IpAddr>().unwrap().into()).is_none());
+    }
+
+    #[test]
+    fn an_ipv6_pool_of_any_size_has_slots_that_fit_memory() {
+        for range in ["2001:db8::/32", "fd00::/64", "fd00::/104", "fd00::/120"] {
+            let parts = parts(&[range]);
+            assert!(parts.len() <= SPARSE_SLOTS);
+            for hash in [0, 1, u64::MAX, 0xdead_beef_0bad_cafe] {
+                let address = parts.address(parts.len() - 1, hash).unwrap();
+                assert!(range.parse::<AddressRange>().unwrap().contains(address), "{range} {address}");
+                assert_eq!(parts.slot_of(address).unwrap().0, parts.len() - 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Which table serves which peer (N1), and which table a virtual IP belongs to.
+
+use super::settings::PoolSettings;
+use crate::wire::{Address, AddressRange};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// Longest prefix first.
+    by_destination: Vec<(IpNet, u16)>,
+    default_v4: Option<u16>,
+    default_v6: Option<u16>,
+    /// Sorted; they do not overlap.
+    ranges: Vec<(AddressRange, u16)>,
+}
+
+/// Which pools share a table: all of a family that name no destinations, and those that name the same ones.
+pub fn groups(pools: &[PoolSettings]) -> Vec<Vec<u16>> {
+    let mut groups: Vec<(&PoolSettings, Vec<u16>)> = Vec::new();
+    for (number, pool) in pools.iter().enumerate() {
+        let number = u16::try_from(number).unwrap_or(u16::MAX);
+        let alike =
+            |other: &PoolSettings| other.range.is_v4() == pool.range.is_v4() && other.destinations == pool.destinations;
+        match groups.iter_mut().find(|(first, _)| alike(first)) {
+            Some((_, members)) => members.push(number),
+            None => groups.push((pool, vec![number])),
+        }
+    }
+    groups.into_iter().map(|(_, members)| members).collect()
+}
+
+impl Selection {
+    /// Notes that `pool` is part of table `table`.
+    pub fn add(&mut self, table: u16, pool: &PoolSettings) {
+        if pool.destinations.is_empty() {
+            let default = if pool.range.is_v4() { &mut self.default_v4 } else { &mut self.default_v6 };
+            default.get_or_insert(table);
+        }
+        self.by_destination.extend(pool.destinations.iter().map(|prefix| (*prefix, table)));
+        self.by_destination.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
+        self.ranges.push((pool.range, table));
+        self.ranges.sort_by_key(|(range, _)| range.first());
+    }
+
+    /// The table whose virtual IPs are for calls to `peer`.
+    pub fn for_peer(&self, peer: Address) -> Option<u16> {
+        if !self.by_destination.is_empty() {
+            let address = IpAddr::from(peer);
+            if let Some((_, table)) = self.by_destination.iter().find(|(prefix, _)| prefix.contains(&address)) {
+                return Some(*table);
+            }
+        }
+        if peer.is_v4() { self.default_v4 } else { self.default_v6 }
+    }
+
+    /// The table that `virtual_ip` belongs to.
+    pub fn of_virtual_ip(&self, virtual_ip: Address) -> Option<u16> {
+        let behind = self.ranges.partition_point(|(range, _)| range.first() <= virtual_ip);
+        let (range, table) = self.ranges.get(behind.checked_sub(1)?)?;
+        range.contains(virtual_ip).then_some(*table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
+        PoolSettings {
+            name: range.to_owned(),
+            range: range.parse().unwrap(),
+            reserved: Vec::new(),
+            destinations: destinations.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            callback: None,
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn n1_the_longest_destination_prefix_chooses_the_pool() {
+        let pools = [
+            pool("198.18.0.0/24", &[]),
+            pool("198.18.1.0/24", &["192.0.2.0/24"]),
+            pool("198.18.2.0/24", &["192.0.2.7/32", "203.0.113.0/24"]),
+            pool("198.18.3.0/24", &[]),
+            pool("fd00::/64", &[]),
+        ];
+        let groups = groups(&pools);
+        assert_eq!(groups, [vec![0, 3], vec![1], vec![2], vec![4]]);
+        let mut selection = Selection::default();
+        for (table, group) in groups.iter().enumerate() {
+            for pool in group {
+                selection.add(u16::try_from(table).unwrap(), &pools[usize::from(*pool)]);
+            }
+        }
+        let table = |peer: &str| selection.for_peer(address(peer));
+        assert_eq!((table("192.0.2.8"), table("192.0.2.7"), table("203.0.113.1")), (Some(1), Some(2), Some(2)));
+        assert_eq!((table("198.51.100.1"), table("2001:db8::1")), (Some(0), Some(3)));
+        let of = |virtual_ip: &str| selection.of_virtual_ip(address(virtual_ip));
+        assert_eq!((of("198.18.3.255"), of("198.18.2.0"), of("198.18.4.0")), (Some(0), Some(2), None));
+        assert_eq!((of("fd00::ffff"), of("198.17.255.255")), (Some(3), None));
+    }
+}

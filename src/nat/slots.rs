@@ -1,0 +1,270 @@
+//! The flat half of a table: one 64-byte slot for each virtual IP that can be given, found by index, read without a lock.
+
+use super::admin::BindingState;
+use crate::wire::Address;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use zerocopy::FromZeros;
+
+/// Cells a slot; 8 × 8 bytes are one cache line.
+const CELLS: usize = 8;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What a slot says about its binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Counts the changes of this slot: what was read under another number is stale.
+    pub version: u16,
+    /// Where in its life the binding is.
+    pub state: BindingState,
+    /// Tied by the administrator.
+    pub pinned: bool,
+    /// Index of the inside realm.
+    pub inside: u16,
+    /// The terminal.
+    pub terminal: Address,
+    /// The virtual IP.
+    pub virtual_ip: Address,
+    /// Second in which it was made.
+    pub created: u32,
+}
+
+/// Use of a binding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Packets from the terminal.
+    pub packets_out: u64,
+    /// Packets to the terminal.
+    pub packets_in: u64,
+    /// Connections opened by peers.
+    pub callbacks: u32,
+}
+
+/// All slots of a table. Memory is taken from the system as slots are first written, not before.
+pub struct Slots {
+    cells: Box<[AtomicU64]>,
+    /// First cell that starts a cache line.
+    start: usize,
+    len: u32,
+}
+
+// Cells of a slot. A writer makes the version odd, writes the rest, and makes it even again (a sequence lock); readers
+// that saw it change or odd read again.
+/// created:32 | version:16 | inside:12 | pinned:1 | state:3
+const HEAD: usize = 0;
+const TERMINAL: usize = 1;
+const VIRTUAL_IP: usize = 3;
+/// callbacks:32 | last used:32
+const USED: usize = 5;
+const PACKETS_OUT: usize = 6;
+const PACKETS_IN: usize = 7;
+
+/// Highest number of an inside realm that fits a slot.
+pub const MAX_INSIDE: u16 = 0xfff;
+
+impl Slots {
+    /// `len` empty slots; `None` if the system has not even the address space for them.
+    pub fn new(len: u32) -> Option<Self> {
+        let count = usize::try_from(len).ok()?.checked_mul(CELLS)?.checked_add(CELLS)?;
+        let cells = <[AtomicU64]>::new_box_zeroed_with_elems(count).ok()?;
+        let start = cells.as_ptr().align_offset(LINE).min(CELLS);
+        Some(Self { cells, start, len })
+    }
+
+    /// How many slots.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// What slot `index` says; `None` if it is free.
+    pub fn read(&self, index: u32) -> Option<Slot> {
+        let cells = self.slot(index)?;
+        loop {
+            let head = cells[HEAD].load(Ordering::Acquire);
+            if head >> 16 & 1 == 1 {
+                std::hint::spin_loop(); // a writer is at it, and holds the pool's lock for some nanoseconds more
+                continue;
+            }
+            let state = match head & 0b111 {
+                0 => return None,
+                1 => BindingState::Active,
+                2 => BindingState::Dormant,
+                _ => BindingState::Quarantined,
+            };
+            let slot = Slot {
+                version: low16(head >> 16),
+                state,
+                pinned: head >> 3 & 1 == 1,
+                inside: low16(head) >> 4,
+                terminal: load_address(cells, TERMINAL),
+                virtual_ip: load_address(cells, VIRTUAL_IP),
+                created: low32(head >> 32),
+            };
+            fence(Ordering::Acquire);
+            if cells[HEAD].load(Ordering::Relaxed) == head {
+                return Some(slot);
+            }
+        }
+    }
+
+    /// Writes slot `index`; `None` frees it. The version counts on by itself; returns the new one.
+    /// Only under the lock of the pool: two writers at once would tear the slot.
+    pub fn write(&self, index: u32, slot: Option<Slot>) -> u16 {
+        let Some(cells) = self.slot(index) else { return 0 };
+        let old = cells[HEAD].load(Ordering::Relaxed);
+        cells[HEAD].store(old | 1 << 16, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let version = low16(old >> 16).wrapping_add(2);
+        let mut head = u64::from(version) << 16;
+        if let Some(slot) = slot {
+            store_address(cells, TERMINAL, slot.terminal);
+            store_address(cells, VIRTUAL_IP, slot.virtual_ip);
+            let state = match slot.state {
+                BindingState::Active => 1,
+                BindingState::Dormant => 2,
+                BindingState::Quarantined => 3,
+            };
+            head |= u64::from(slot.created) << 32
+                | u64::from(slot.inside & MAX_INSIDE) << 4
+                | u64::from(slot.pinned) << 3
+                | state;
+        }
+        cells[HEAD].store(head, Ordering::Release);
+        version
+    }
+
+    /// Starts the counts of a new binding.
+    pub fn start_usage(&self, index: u32, now: u32) {
+        let Some(cells) = self.slot(index) else { return };
+        cells[USED].store(u64::from(now), Ordering::Relaxed);
+        cells[PACKETS_OUT].store(0, Ordering::Relaxed);
+        cells[PACKETS_IN].store(0, Ordering::Relaxed);
+    }
+
+    /// Adds use that a worker has counted.
+    pub fn add_usage(&self, index: u32, usage: Usage) {
+        let Some(cells) = self.slot(index) else { return };
+        if usage.packets_out > 0 {
+            cells[PACKETS_OUT].fetch_add(usage.packets_out, Ordering::Relaxed);
+        }
+        if usage.packets_in > 0 {
+            cells[PACKETS_IN].fetch_add(usage.packets_in, Ordering::Relaxed);
+        }
+        if usage.callbacks > 0 {
+            cells[USED].fetch_add(u64::from(usage.callbacks) << 32, Ordering::Relaxed);
+        }
+    }
+
+    /// The use counted so far.
+    pub fn usage(&self, index: u32) -> Usage {
+        self.slot(index).map_or_else(Usage::default, |cells| Usage {
+            packets_out: cells[PACKETS_OUT].load(Ordering::Relaxed),
+            packets_in: cells[PACKETS_IN].load(Ordering::Relaxed),
+            callbacks: low32(cells[USED].load(Ordering::Relaxed) >> 32),
+        })
+    }
+
+    /// The second in which the binding was last used.
+    pub fn last_used(&self, index: u32) -> u32 {
+        self.slot(index).map_or(0, |cells| low32(cells[USED].load(Ordering::Relaxed)))
+    }
+
+    /// Notes that the binding was used in second `now`; never moves back.
+    pub fn touch(&self, index: u32, now: u32) {
+        let Some(cells) = self.slot(index) else { return };
+        let _ = cells[USED].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            (low32(used) < now).then_some(used >> 32 << 32 | u64::from(now))
+        });
+    }
+
+    fn slot(&self, index: u32) -> Option<&[AtomicU64; CELLS]> {
+        if index >= self.len {
+            return None;
+        }
+        self.cells.get(self.start + usize::try_from(index).ok()? * CELLS..)?.first_chunk()
+    }
+}
+
+fn load_address(cells: &[AtomicU64; CELLS], at: usize) -> Address {
+    let half = |at: usize| cells.get(at).map_or(0, |cell| cell.load(Ordering::Relaxed));
+    Address::from_bits(u128::from(half(at)) << 64 | u128::from(half(at + 1)))
+}
+
+fn store_address(cells: &[AtomicU64; CELLS], at: usize, address: Address) {
+    #[allow(clippy::cast_possible_truncation, reason = "each half is taken on purpose")]
+    let halves = [(address.bits() >> 64) as u64, address.bits() as u64];
+    for (cell, half) in cells.iter().skip(at).zip(halves) {
+        cell.store(half, Ordering::Relaxed);
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the low half is taken on purpose")]
+const fn low32(cell: u64) -> u32 {
+    cell as u32
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the low quarter is taken on purpose")]
+const fn low16(cell: u64) -> u16 {
+    cell as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    fn slot(n: u128) -> Slot {
+        Slot {
+            version: 0,
+            state: BindingState::Active,
+            pinned: n % 2 == 1,
+            inside: MAX_INSIDE,
+            terminal: Address::from_bits(n << 64 | n),
+            virtual_ip: Address::from_bits(n << 64 | n),
+            created: u32::MAX,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let slots = Slots::new(3).unwrap();
+        assert_eq!(slots.read(1), None);
+        let version = slots.write(1, Some(slot(7)));
+        assert_eq!(slots.read(1), Some(Slot { version, ..slot(7) }));
+        assert_eq!((slots.read(0), slots.read(2), slots.read(3)), (None, None, None));
+        assert_ne!(slots.write(1, None), version);
+        assert_eq!(slots.read(1), None);
+    }
+
+    #[test]
+    fn use_is_counted_and_the_last_use_never_moves_back() {
+        let slots = Slots::new(1).unwrap();
+        slots.start_usage(0, 100);
+        slots.touch(0, 200);
+        slots.touch(0, 150);
+        slots.add_usage(0, Usage { packets_out: 2, packets_in: 3, callbacks: 1 });
+        slots.add_usage(0, Usage { packets_out: 1, packets_in: 0, callbacks: 1 });
+        assert_eq!(slots.last_used(0), 200);
+        assert_eq!(slots.usage(0), Usage { packets_out: 3, packets_in: 3, callbacks: 2 });
+    }
+
+    #[test]
+    fn a_reader_never_sees_half_a_change() {
+        let slots = Slots::new(1).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..200_000 {
+                    slots.write(0, (n % 3 != 0).then(|| slot(n)));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                if let Some(seen) = slots.read(0) {
+                    assert_eq!(seen.terminal, seen.virtual_ip);
+                    assert_eq!(seen.pinned, seen.terminal.bits() % 2 == 1);
+                }
+            }
+        });
+    }
+}

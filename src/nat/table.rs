@@ -1,0 +1,376 @@
+//! The table: terminal → slot in lock-sharded maps, virtual IP → slot by its number.
+//!
+//! Order of locks: a shard, then the ledger. Never two shards at once.
+
+use super::admin::BindingState;
+use super::ledger::{Counts, Ledger, Stamp};
+use super::parts::{Part, Parts};
+use super::settings::Lifetimes;
+use super::slots::{Slot, Slots, Usage};
+use crate::time::Time;
+use crate::wire::Address;
+use hashbrown::HashTable;
+use parking_lot::{Mutex, RwLock};
+use siphasher::sip::SipHasher13;
+use std::time::Duration;
+
+/// Shards of the map; more than any number of workers, so that two rarely meet.
+const SHARDS: usize = 256;
+
+/// The bindings of one or more pools that serve the same peers.
+pub struct Table {
+    parts: Parts,
+    slots: Slots,
+    shards: Box<[RwLock<HashTable<u32>>]>,
+    ledger: Mutex<Ledger>,
+    hasher: SipHasher13,
+    lifetimes: Lifetimes,
+}
+
+/// A binding found or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its slot number.
+    pub index: u32,
+    /// Its slot.
+    pub slot: Slot,
+}
+
+/// Why a binding cannot be pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinError {
+    /// The address is set aside.
+    Reserved,
+    /// The slot is another's.
+    Taken(Slot),
+}
+
+/// What [`Table::age`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aged {
+    /// It went dormant.
+    Dormant(Found),
+    /// It ended.
+    Released(Found),
+    /// Its virtual IP is free.
+    Freed(Found),
+}
+
+/// A table with nothing in it could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+impl Table {
+    /// An empty table.
+    pub fn new(parts: Parts, hash_key: &[u8; 16], lifetimes: Lifetimes) -> Result<Self, TooLarge> {
+        let len = parts.len();
+        let mut ledger = Ledger::new(len, parts.iter().count());
+        for slot in parts.reserved_slots() {
+            ledger.vacancy.take(slot);
+        }
+        Ok(Self {
+            slots: Slots::new(len).ok_or(TooLarge)?,
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            ledger: Mutex::new(ledger),
+            hasher: SipHasher13::new_with_key(hash_key),
+            lifetimes,
+            parts,
+        })
+    }
+
+    /// The binding of a terminal.
+    pub fn of_terminal(&self, inside: u16, terminal: Address) -> Option<Found> {
+        let hash = self.hash(inside, terminal);
+        let index = self.find(&self.shard(hash).read(), hash, inside, terminal)?;
+        self.at(index)
+    }
+
+    /// The binding of a virtual IP.
+    pub fn of_virtual_ip(&self, virtual_ip: Address) -> Option<Found> {
+        self.at(self.parts.slot_of(virtual_ip)?.0).filter(|found| found.slot.virtual_ip == virtual_ip)
+    }
+
+    /// The binding in a slot.
+    pub fn at(&self, index: u32) -> Option<Found> {
+        Some(Found { index, slot: self.slots.read(index)? })
+    }
+
+    /// The binding of a terminal, made now if there is none (then `true`); `None` if no virtual IP is left. In that case
+    /// the binding that has been dormant longest ends, so that its virtual IP is free after the quarantine.
+    pub fn create(&self, inside: u16, terminal: Address, now: Time) -> (Option<(Found, bool)>, Option<Found>) {
+        let hash = self.hash(inside, terminal);
+        let mut shard = self.shard(hash).write();
+        if let Some(found) = self.find(&shard, hash, inside, terminal).and_then(|index| self.at(index)) {
+            return (Some((found, false)), None);
+        }
+        let mut ledger = self.ledger.lock();
+        let Some(index) = ledger.vacancy.next(self.first_choice(hash)) else {
+            drop(shard);
+            let oldest = self.retire(&mut ledger);
+            drop(ledger);
+            return (None, oldest.and_then(|stamp| self.end(stamp, now)));
+        };
+        let Some(virtual_ip) = self.parts.address(index, hash) else { return (None, None) };
+        ledger.vacancy.take(index);
+        let slot = Slot {
+            version: 0,
+            state: BindingState::Active,
+            pinned: false,
+            inside,
+            terminal,
+            virtual_ip,
+            created: now.as_secs(),
+        };
+        let found = self.settle(&mut ledger, index, slot, now);
+        drop(ledger);
+        shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
+        (Some((found, true)), None)
+    }
+
+    /// Wakes a dormant binding; `None` if it is not what it was any more.
+    pub fn wake(&self, found: Found, now: Time) -> Option<Found> {
+        let mut ledger = self.ledger.lock();
+        let slot = self.slots.read(found.index)?;
+        if slot.version != found.slot.version || slot.state != BindingState::Dormant {
+            return None;
+        }
+        self.slots.touch(found.index, now.as_secs());
+        let slot = Slot { state: BindingState::Active, ..slot };
+        let part = self.parts.of_slot(found.index)?.0;
+        ledger.recount(part, Some(BindingState::Dormant), Some(BindingState::Active));
+        Some(self.put(&mut ledger, found.index, slot, now, self.lifetimes.hold))
+    }
+
+    /// Ties `terminal` to `virtual_ip`. Returns the binding, and the one that the terminal had before.
+    pub fn pin(
+        &self,
+        inside: u16,
+        terminal: Address,
+        virtual_ip: Address,
+        now: Time,
+    ) -> Result<(Found, Option<Found>), PinError> {
+        let (index, part) = self.parts.slot_of(virtual_ip).ok_or(PinError::Reserved)?;
+        if part.is_reserved(virtual_ip) {
+            return Err(PinError::Reserved);
+        }
+        let hash = self.hash(inside, terminal);
+        let mut shard = self.shard(hash).write();
+        let mut ledger = self.ledger.lock();
+        let held = self.slots.read(index);
+        let own = |slot: &Slot| slot.terminal == terminal && slot.inside == inside && slot.virtual_ip == virtual_ip;
+        if let Some(slot) = held.filter(|slot| !own(slot)) {
+            return Err(PinError::Taken(slot));
+        }
+        let before = self.find(&shard, hash, inside, terminal).and_then(|index| self.at(index));
+        let moved = before.filter(|before| before.index != index);
+        if let Some(moved) = moved {
+            if let Ok(entry) = shard.find_entry(hash, |slot| *slot == moved.index) {
+                entry.remove();
+            }
+            self.quarantine(&mut ledger, moved, now);
+        }
+        let created = held.filter(|slot| slot.state != BindingState::Quarantined).map_or(now.as_secs(), |s| s.created);
+        let slot =
+            Slot { version: 0, state: BindingState::Active, pinned: true, inside, terminal, virtual_ip, created };
+        let found = if before.is_some() && moved.is_none() {
+            let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
+            ledger.recount(part, held.map(|slot| slot.state), Some(BindingState::Active));
+            self.put(&mut ledger, index, slot, now, self.lifetimes.hold)
+        } else {
+            if let (Some(slot), Some((part, _))) = (held, self.parts.of_slot(index)) {
+                ledger.recount(part, Some(slot.state), None);
+            }
+            ledger.vacancy.take(index);
+            let found = self.settle(&mut ledger, index, slot, now);
+            shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
+            found
+        };
+        Ok((found, moved))
+    }
+
+    /// Ends a binding: its virtual IP goes into quarantine. `None` if it is not what it was any more.
+    pub fn end(&self, stamp: Stamp, now: Time) -> Option<Found> {
+        let slot = self.slots.read(stamp.index)?;
+        let hash = self.hash(slot.inside, slot.terminal);
+        let mut shard = self.shard(hash).write();
+        let mut ledger = self.ledger.lock();
+        let slot = self.slots.read(stamp.index)?;
+        if slot.version != stamp.version || slot.state == BindingState::Quarantined {
+            return None;
+        }
+        shard.find_entry(hash, |index| *index == stamp.index).ok()?.remove();
+        let found = Found { index: stamp.index, slot };
+        self.quarantine(&mut ledger, found, now);
+        Some(found)
+    }
+
+    /// Looks at up to `budget` bindings that may have come of age, and tells `sink` what became of them.
+    /// Returns whether all that was due was seen.
+    pub fn age(&self, now: Time, budget: usize, sink: &mut dyn FnMut(Aged)) -> bool {
+        for _ in 0..budget {
+            let Some(stamp) = self.ledger.lock().take_due(now.as_secs()) else { return true };
+            if let Some(aged) = self.age_one(stamp, now) {
+                sink(aged);
+            }
+        }
+        false
+    }
+
+    /// Notes the use of a binding that a worker has counted.
+    pub fn used(&self, index: u32, usage: Usage, now: Time) {
+        self.slots.add_usage(index, usage);
+        if usage.packets_out > 0 {
+            self.slots.touch(index, now.as_secs());
+        }
+    }
+
+    /// Use and last use of a binding.
+    pub fn usage(&self, index: u32) -> (Usage, Time) {
+        (self.slots.usage(index), Time::from_secs(self.slots.last_used(index).into()))
+    }
+
+    /// The pools.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// The part a slot belongs to.
+    pub fn part(&self, index: u32) -> Option<&Part> {
+        self.parts.of_slot(index).map(|(_, part)| part)
+    }
+
+    /// How many slots.
+    pub fn len(&self) -> u32 {
+        self.slots.len()
+    }
+
+    /// The first binding at or after slot `from`. Holds the ledger's lock for some microseconds at most.
+    pub fn next_at(&self, mut from: u32) -> Option<Found> {
+        loop {
+            let next = self.ledger.lock().vacancy.next_taken(from)?;
+            match next {
+                Ok(index) => match self.at(index) {
+                    Some(found) => return Some(found),
+                    None => from = index.checked_add(1)?, // reserved, or freed just now
+                },
+                Err(resume) => from = resume,
+            }
+        }
+    }
+
+    /// How many bindings each part has, by state.
+    pub fn counts(&self) -> Vec<Counts> {
+        let ledger = self.ledger.lock();
+        (0..self.parts.iter().count()).map(|part| ledger.counts(part)).collect()
+    }
+
+    fn age_one(&self, stamp: Stamp, now: Time) -> Option<Aged> {
+        let slot = self.slots.read(stamp.index).filter(|slot| slot.version == stamp.version)?;
+        match slot.state {
+            BindingState::Active => {
+                let mut ledger = self.ledger.lock();
+                let slot = self.slots.read(stamp.index).filter(|slot| slot.version == stamp.version)?;
+                let hold = seconds(self.lifetimes.hold);
+                let idle_at = if slot.pinned { now.as_secs() } else { self.slots.last_used(stamp.index) } + hold;
+                if idle_at > now.as_secs() {
+                    ledger.remind(idle_at, stamp);
+                    return None;
+                }
+                let part = self.parts.of_slot(stamp.index)?.0;
+                ledger.recount(part, Some(BindingState::Active), Some(BindingState::Dormant));
+                let slot = Slot { state: BindingState::Dormant, ..slot };
+                let found = self.put(&mut ledger, stamp.index, slot, now, self.lifetimes.dormant);
+                ledger.queue_dormant(found.stamp());
+                if ledger.has_stale_dormant() {
+                    ledger.prune_dormant(|stamp| self.is_current(*stamp));
+                }
+                Some(Aged::Dormant(found))
+            }
+            BindingState::Dormant => self.end(stamp, now).map(Aged::Released),
+            BindingState::Quarantined => {
+                let mut ledger = self.ledger.lock();
+                let slot = self.slots.read(stamp.index).filter(|slot| slot.version == stamp.version)?;
+                self.slots.write(stamp.index, None);
+                ledger.vacancy.give(stamp.index);
+                ledger.recount(self.parts.of_slot(stamp.index)?.0, Some(BindingState::Quarantined), None);
+                Some(Aged::Freed(Found { index: stamp.index, slot }))
+            }
+        }
+    }
+
+    /// The dormant binding to end because the pool is full; none while enough addresses are in quarantine already.
+    fn retire(&self, ledger: &mut Ledger) -> Option<Stamp> {
+        let enough = (u64::from(self.len()) / 64).max(1);
+        if ledger.quarantined() >= enough {
+            return None;
+        }
+        ledger.oldest_dormant(|stamp| self.is_current(stamp))
+    }
+
+    fn is_current(&self, stamp: Stamp) -> bool {
+        self.slots.read(stamp.index).is_some_and(|slot| slot.version == stamp.version)
+    }
+
+    /// Writes a new binding into its slot.
+    fn settle(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time) -> Found {
+        self.slots.start_usage(index, now.as_secs());
+        let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
+        ledger.recount(part, None, Some(slot.state));
+        self.put(ledger, index, slot, now, self.lifetimes.hold)
+    }
+
+    fn quarantine(&self, ledger: &mut Ledger, found: Found, now: Time) {
+        let part = self.parts.of_slot(found.index).map_or(0, |(part, _)| part);
+        ledger.recount(part, Some(found.slot.state), Some(BindingState::Quarantined));
+        let slot = Slot { state: BindingState::Quarantined, pinned: false, ..found.slot };
+        self.put(ledger, found.index, slot, now, self.lifetimes.quarantine);
+    }
+
+    fn put(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time, look_again: Duration) -> Found {
+        let version = self.slots.write(index, Some(slot));
+        let found = Found { index, slot: Slot { version, ..slot } };
+        ledger.remind(now.as_secs().saturating_add(seconds(look_again)), found.stamp());
+        found
+    }
+
+    fn find(&self, shard: &HashTable<u32>, hash: u64, inside: u16, terminal: Address) -> Option<u32> {
+        let is_it = |index: &u32| {
+            self.slots.read(*index).is_some_and(|slot| slot.terminal == terminal && slot.inside == inside)
+        };
+        shard.find(hash, is_it).copied()
+    }
+
+    fn first_choice(&self, hash: u64) -> u32 {
+        u32::try_from((u128::from(hash) * u128::from(self.parts.len())) >> 64).unwrap_or_default()
+    }
+
+    fn shard(&self, hash: u64) -> &RwLock<HashTable<u32>> {
+        // Bits that neither the map (low and top ones) nor the first choice (top ones) depend on most.
+        #[allow(clippy::cast_possible_truncation, reason = "masked to the number of shards")]
+        let number = (hash >> 40) as usize % SHARDS;
+        #[allow(clippy::indexing_slicing, reason = "the remainder is below the length")]
+        &self.shards[number]
+    }
+
+    fn hash(&self, inside: u16, terminal: Address) -> u64 {
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(&terminal.bits().to_le_bytes());
+        bytes[16..].copy_from_slice(&inside.to_le_bytes());
+        self.hasher.hash(&bytes)
+    }
+
+    fn hash_of_slot(&self, index: u32) -> u64 {
+        self.slots.read(index).map_or(0, |slot| self.hash(slot.inside, slot.terminal))
+    }
+}
+
+impl Found {
+    /// The slot at its present version.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { index: self.index, version: self.slot.version }
+    }
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}

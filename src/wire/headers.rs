@@ -1,0 +1,282 @@
+//! One look at a packet: which addresses, which transport, where its checksum is.
+
+use super::{Address, checksum::Stored};
+use etherparse::{Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6Header, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice};
+
+/// IP protocol numbers (IANA) that translation has to know.
+pub mod protocol {
+    #![allow(missing_docs, reason = "the names are IANA's")]
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const DCCP: u8 = 33;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const AH: u8 = 51;
+    pub const ICMPV6: u8 = 58;
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    pub const MOBILITY: u8 = 135;
+    pub const UDP_LITE: u8 = 136;
+}
+
+/// What the headers of one packet say. Holds offsets, not borrows, so that the bytes can be rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Protocol of the transport (behind all extension headers).
+    pub protocol: u8,
+    /// Offset of the transport header, or of the payload of a later fragment.
+    pub transport: usize,
+    /// Where the packet ends; bytes behind it are padding.
+    pub end: usize,
+    /// Whether this is a fragment.
+    pub fragment: Fragment,
+    /// What kind of packet it is to a translator.
+    pub kind: Kind,
+    /// Offset of the transport checksum, if it covers the addresses.
+    pub checksum: Option<usize>,
+}
+
+/// Whether a packet is a fragment, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not a fragment.
+    Whole,
+    /// The first one: it has the transport header.
+    First,
+    /// A later one: addresses only.
+    Later,
+}
+
+/// What kind of packet it is to a translator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A TCP SYN without ACK: a connection request.
+    TcpSyn,
+    /// Any other TCP segment.
+    Tcp,
+    /// A UDP or UDP-Lite datagram.
+    Datagram,
+    /// An ICMP query: echo, timestamp, information or address mask request (RFC 792, RFC 950).
+    IcmpQuery,
+    /// An ICMP reply, or an ICMP message that is neither query nor error.
+    IcmpOther,
+    /// An ICMP error: it quotes the packet it is about.
+    IcmpError,
+    /// An ICMP redirect: about the local network only, never translated.
+    IcmpRedirect,
+    /// IPsec AH: the addresses are signed.
+    Authentication,
+    /// Another protocol.
+    Other,
+    /// A later fragment: nothing is known but the addresses.
+    LaterFragment,
+}
+
+/// Why bytes are not a packet that can be translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Neither IPv4 nor IPv6.
+    Version,
+    /// Too short, or lengths that contradict each other.
+    Malformed,
+    /// A first fragment that ends before the transport checksum (RFC 1858).
+    TinyFragment,
+    /// A source route with hops left to visit (RFC 5095, RFC 7126): the addresses are not the ends.
+    SourceRoute,
+}
+
+impl Headers {
+    /// Reads the headers of a packet that must be complete.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
+        read(bytes, Extent::Complete)
+    }
+
+    /// Reads the headers of a packet quoted in an ICMP error: the quote may end anywhere behind the addresses.
+    pub fn parse_quoted(bytes: &[u8]) -> Result<Self, Unreadable> {
+        read(bytes, Extent::Quoted)
+    }
+
+    /// How the transport checksum is stored, given where the sender of the packet said that a checksum is still to be
+    /// computed from (`csum_start` of the virtio header).
+    pub fn stored(&self, checksum_start: Option<usize>) -> Stored {
+        match self.protocol {
+            _ if checksum_start == Some(self.transport) => Stored::PseudoHeader,
+            protocol::UDP => Stored::FullOrNone,
+            _ => Stored::Full,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Complete,
+    Quoted,
+}
+
+fn read(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
+    match bytes.first().map(|b| b >> 4) {
+        Some(4) => read_v4(bytes, extent),
+        Some(6) => read_v6(bytes, extent),
+        Some(_) => Err(Unreadable::Version),
+        None => Err(Unreadable::Malformed),
+    }
+}
+
+fn read_v4(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
+    let ip = Ipv4HeaderSlice::from_slice(bytes).map_err(|_| Unreadable::Malformed)?;
+    let header = ip.slice().len();
+    let total = usize::from(ip.total_len());
+    let end = match extent {
+        Extent::Complete if total < header || total > bytes.len() => return Err(Unreadable::Malformed),
+        Extent::Complete => total,
+        Extent::Quoted => total.clamp(header, bytes.len().max(header)),
+    };
+    if has_source_route(ip.options()) {
+        return Err(Unreadable::SourceRoute);
+    }
+    let fragment = match (ip.fragments_offset().value(), ip.more_fragments()) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    finish(
+        Headers {
+            source: Address::from_v4(ip.source()),
+            destination: Address::from_v4(ip.destination()),
+            protocol: ip.protocol().0,
+            transport: header,
+            end,
+            fragment,
+            kind: Kind::Other,
+            checksum: None,
+        },
+        bytes,
+        extent,
+    )
+}
+
+/// Loose and strict source route (RFC 791): type 131 and 137, with an address still to visit.
+fn has_source_route(mut options: &[u8]) -> bool {
+    loop {
+        match options {
+            [] | [0, ..] => return false,
+            [1, rest @ ..] => options = rest,
+            [kind, length, rest @ ..] => {
+                if matches!(kind, 131 | 137) {
+                    return rest.first().is_none_or(|pointer| pointer <= length);
+                }
+                match options.get(usize::from((*length).max(2))..) {
+                    Some(rest) => options = rest,
+                    None => return false,
+                }
+            }
+            [_] => return false,
+        }
+    }
+}
+
+fn read_v6(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
+    let ip = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| Unreadable::Malformed)?;
+    let total = Ipv6Header::LEN + usize::from(ip.payload_length());
+    let end = match extent {
+        Extent::Complete if total > bytes.len() => return Err(Unreadable::Malformed),
+        _ => total.min(bytes.len()),
+    };
+    let mut headers = Headers {
+        source: Address::from_v6(ip.source()),
+        destination: Address::from_v6(ip.destination()),
+        protocol: ip.next_header().0,
+        transport: Ipv6Header::LEN,
+        end,
+        fragment: Fragment::Whole,
+        kind: Kind::Other,
+        checksum: None,
+    };
+    while headers.fragment != Fragment::Later {
+        let rest = bytes.get(headers.transport..end).unwrap_or_default();
+        let (next, length) = match headers.protocol {
+            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING | protocol::MOBILITY => {
+                let Ok(extension) = Ipv6RawExtHeaderSlice::from_slice(rest) else { break };
+                // The fourth byte of a routing header counts the hops left (RFC 8200 §4.4).
+                if headers.protocol == protocol::ROUTING && rest.get(3).is_some_and(|left| *left > 0) {
+                    return Err(Unreadable::SourceRoute);
+                }
+                (extension.next_header().0, extension.slice().len())
+            }
+            protocol::FRAGMENT => {
+                let Ok(extension) = Ipv6FragmentHeaderSlice::from_slice(rest) else { break };
+                headers.fragment = match (extension.fragment_offset().value(), extension.more_fragments()) {
+                    (0, false) => headers.fragment, // an atomic fragment (RFC 6946) is a whole packet
+                    (0, true) => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                (extension.next_header().0, extension.slice().len())
+            }
+            _ => return finish(headers, bytes, extent),
+        };
+        headers.protocol = next;
+        headers.transport += length;
+    }
+    match (headers.fragment, extent) {
+        (Fragment::Later, _) => finish(headers, bytes, extent),
+        (_, Extent::Quoted) => Ok(headers), // the quote ends inside the chain
+        (Fragment::First, Extent::Complete) => Err(Unreadable::TinyFragment),
+        (Fragment::Whole, Extent::Complete) => Err(Unreadable::Malformed),
+    }
+}
+
+/// Looks at the transport header: what kind of packet, and where the checksum is.
+fn finish(mut headers: Headers, bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
+    if headers.fragment == Fragment::Later {
+        headers.kind = Kind::LaterFragment;
+        return Ok(headers);
+    }
+    let transport = bytes.get(headers.transport..headers.end).unwrap_or_default();
+    let v4 = headers.source.is_v4();
+    // Least length of the transport header, and where in it the checksum over the pseudo-header is.
+    let (least, checksum) = match headers.protocol {
+        protocol::TCP => (20, Some(16)),
+        protocol::UDP | protocol::UDP_LITE => (8, Some(6)),
+        protocol::DCCP => (12, Some(6)),
+        protocol::ICMP if v4 => (8, None),
+        protocol::ICMPV6 if !v4 => (8, Some(2)),
+        _ => (0, None),
+    };
+    if extent == Extent::Complete && transport.len() < least {
+        return Err(match headers.fragment {
+            Fragment::Whole => Unreadable::Malformed,
+            _ => Unreadable::TinyFragment,
+        });
+    }
+    headers.checksum = checksum.filter(|at| at + 2 <= transport.len()).map(|at| headers.transport + at);
+    headers.kind = match headers.protocol {
+        protocol::TCP => match transport.get(13).map(|flags| flags & 0b01_0110) {
+            Some(0b00_0010) => Kind::TcpSyn, // SYN, and neither ACK nor RST
+            _ => Kind::Tcp,
+        },
+        protocol::UDP | protocol::UDP_LITE => Kind::Datagram,
+        protocol::ICMP if v4 => match transport.first() {
+            Some(8 | 13 | 15 | 17) => Kind::IcmpQuery,
+            Some(3 | 4 | 11 | 12) => Kind::IcmpError,
+            Some(5) => Kind::IcmpRedirect,
+            _ => Kind::IcmpOther,
+        },
+        protocol::ICMPV6 if !v4 => match transport.first() {
+            Some(128) => Kind::IcmpQuery,
+            Some(0..=127) => Kind::IcmpError,
+            Some(137) => Kind::IcmpRedirect,
+            _ => Kind::IcmpOther,
+        },
+        protocol::AH => Kind::Authentication,
+        _ => Kind::Other,
+    };
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests;

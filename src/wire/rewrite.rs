@@ -1,0 +1,95 @@
+//! Writing into a packet: addresses, hops, checksums.
+
+use super::{Address, Delta, Headers, Stored};
+
+/// A packet to translate in place.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// From the first byte of the IP header on.
+    pub bytes: &'a mut [u8],
+    /// Where the kernel or a NIC will start to sum for a checksum that is not complete yet (`csum_start` of a virtio
+    /// header with `VIRTIO_NET_HDR_F_NEEDS_CSUM`); `None` for a packet as on a wire.
+    pub checksum_start: Option<usize>,
+}
+
+impl<'a> Packet<'a> {
+    /// A packet as on a wire.
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        Self { bytes, checksum_start: None }
+    }
+}
+
+/// Which address of a header to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The source.
+    Source,
+    /// The destination.
+    Destination,
+}
+
+/// Offset of the header checksum of IPv4.
+const V4_CHECKSUM: usize = 10;
+
+/// Writes `new` over the address `field` of the IP header at `at`, and mends the IPv4 header checksum and the
+/// transport checksum. Returns what this changed in the sum of all bytes written: the checksum of an ICMP error that
+/// quotes this header changes by it.
+pub(crate) fn set_address(
+    bytes: &mut [u8],
+    at: usize,
+    headers: &Headers,
+    stored: Stored,
+    field: Field,
+    new: Address,
+) -> Delta {
+    let old = match field {
+        Field::Source => headers.source,
+        Field::Destination => headers.destination,
+    };
+    let delta = Delta::of_address(old, new);
+    // Of a quoted packet only the part that an address has changed counts: its header checksum moves the other way.
+    let mut quoted = delta;
+    if old.is_v4() {
+        let start = at + if field == Field::Source { 12 } else { 16 };
+        put(bytes, start, &new.v4_octets());
+        quoted = quoted.and(mend(bytes, at + V4_CHECKSUM, delta, Stored::Full));
+    } else {
+        let start = at + if field == Field::Source { 8 } else { 24 };
+        put(bytes, start, &new.v6_octets());
+    }
+    if let Some(checksum) = headers.checksum {
+        let changed = mend(bytes, at + checksum, delta, stored);
+        // A checksum at an odd offset of the quote cannot be: all headers are multiples of two bytes long.
+        quoted = quoted.and(changed);
+    }
+    quoted
+}
+
+/// Applies `delta` to the checksum at `at`; returns the change of that word itself.
+pub(crate) fn mend(bytes: &mut [u8], at: usize, delta: Delta, stored: Stored) -> Delta {
+    let Some(field) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) else { return Delta::NONE };
+    let old = u16::from_be_bytes(*field);
+    let new = delta.apply(old, stored);
+    *field = new.to_be_bytes();
+    Delta::of_word(old, new)
+}
+
+/// Adds one to TTL or hop limit, unless it is as large as can be.
+pub(crate) fn give_back_hop(bytes: &mut [u8]) {
+    match bytes {
+        [version, _, _, _, _, _, _, hop_limit, ..] if *version >> 4 == 6 => *hop_limit = hop_limit.saturating_add(1),
+        [_, _, _, _, _, _, _, _, ttl, protocol, ..] if *ttl < u8::MAX => {
+            let old = u16::from_be_bytes([*ttl, *protocol]);
+            *ttl += 1;
+            let new = u16::from_be_bytes([*ttl, *protocol]);
+            mend(bytes, V4_CHECKSUM, Delta::of_word(old, new), Stored::Full);
+        }
+        _ => {}
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
+    if let Some(field) = bytes.get_mut(at..at + new.len()) {
+        field.copy_from_slice(new);
+    }
+}
