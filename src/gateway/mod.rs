@@ -1,1 +1,325 @@
-//! The running gateway.
+//! The running gateway: threads, kernel set-up, shutdown.
+//!
+//! ```text
+//!              inside interfaces                              outside interfaces
+//!                     │  policy rule: iif                            │  policy rule: to a pool
+//!                     ▼                                              ▼
+//!               {tun}-in0 ──read──►  Translator::translate  ──write──► {tun}-out ──► main table ──► peer
+//!  terminal ◄── main table ◄── {tun}-in0 ◄──write──   (one worker a queue)   ◄──read── {tun}-out
+//! ```
+//!
+//! One TUN device a realm says without guessing where a packet came from. It leaves by the device of the realm it goes
+//! to, so that routing, TTL, MTU and the operator's firewall see it as coming from there.
+
+pub mod clock;
+mod housekeeping;
+pub mod kernel;
+mod settings;
+mod worker;
+
+use crate::config::Config;
+use crate::control::{Admin, ControlError, GatewayStatus, Listener};
+use crate::device::tun::{self, Ask, TunError};
+use crate::nat::{Event, Nat, SettingsError};
+use crate::time::Time;
+use clock::Clock;
+use crossbeam_channel::Sender;
+use housekeeping::{EventLog, Housekeeping};
+use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
+use parking_lot::Mutex;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use worker::{Shared, Worker};
+
+/// Events on their way to housekeeping; more wait only while it writes thousands of lines.
+const EVENTS: usize = 65_536;
+
+/// Why the gateway did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Setting up the host's network.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The TUN devices.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// What the translator cannot hold.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The state directory.
+    #[error("state directory {path}: {error}; choose another with --state-dir")]
+    State {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Something the system would not give.
+    #[error("{what}: {error}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A worker ended: the process must not go on without it.
+    #[error("{0}; inside packets are blocked until the gateway is started again")]
+    WorkerEnded(String),
+}
+
+/// Runs the gateway until SIGTERM or SIGINT. On the way out, and on an error on the way in, the host's network is put
+/// back as it was.
+pub fn run(config: Config) -> Result<(), GatewayError> {
+    let clock = Clock::start();
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
+    let plan = plan(&config);
+    kernel::require_privilege()?;
+    let _claim = Claim::take(&config.tun)?;
+    let listener = Listener::bind(&config.control)?;
+    let host = kernel::inspect(&plan)?;
+    let nat = Nat::new(settings::settings(&config, &host)?)?;
+    let workers = config.workers.unwrap_or_else(one_a_core).get();
+    let (devices, offload) = tun::create(&device_names(&plan), workers, Ask::All)?;
+    let kernel = Kernel::set_up(plan)?;
+    tell_surroundings(&nat, kernel.host());
+
+    let running = Running::start(&nat, kernel, devices, workers, clock)?;
+    let admin = Arc::new(GatewayAdmin {
+        nat: Arc::clone(&nat),
+        clock,
+        log: Mutex::new(EventLog::default()),
+        shared: Arc::clone(&running.shared),
+        fixed: GatewayStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: 0,
+            ready: true,
+            tun: config.tun.clone(),
+            insides: config.insides.iter().flat_map(|inside| inside.interfaces.iter().cloned()).collect(),
+            outsides: config.outsides.clone(),
+            workers,
+            offload: offload.to_string(),
+            super_packets: 0,
+            write_errors: 0,
+        },
+    });
+    let server = listener.serve(admin);
+    log::info!(
+        "ready: {} → {}, {} pools, {workers} workers, offloads: {offload}, control {}",
+        running.inside_names,
+        config.outsides.join(", "),
+        config.pools.len(),
+        config.control.display()
+    );
+    let ended = running.wait(signals);
+    server.stop();
+    ended
+}
+
+fn plan(config: &Config) -> Plan {
+    Plan {
+        tun: config.tun.clone(),
+        insides: config
+            .insides
+            .iter()
+            .enumerate()
+            .map(|(number, inside)| InsidePlan {
+                device: format!("{}-in{number}", config.tun),
+                interfaces: inside.interfaces.clone(),
+                sources: inside.prefixes.clone(),
+            })
+            .collect(),
+        outside_device: format!("{}-out", config.tun),
+        outsides: config.outsides.clone(),
+        pools: config.pools.iter().map(|pool| pool.range).collect(),
+        undo_file: config.control.with_extension("undo"),
+    }
+}
+
+/// The outside first, then the insides in their order: the order in which workers know them.
+fn device_names(plan: &Plan) -> Vec<String> {
+    let insides = plan.insides.iter().map(|inside| inside.device.clone());
+    std::iter::once(plan.outside_device.clone()).chain(insides).collect()
+}
+
+fn one_a_core() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Tells the translator what the host's network looks like now.
+fn tell_surroundings(nat: &Nat, host: &Host) {
+    for (inside, sources) in host.sources().into_iter().enumerate() {
+        nat.set_sources(inside, sources);
+    }
+    for (inside, addresses) in host.own_inside().into_iter().enumerate() {
+        nat.set_own_inside(inside, addresses);
+    }
+    nat.set_own_outside(host.own_outside());
+}
+
+/// The threads.
+struct Running {
+    shared: Arc<Shared>,
+    stopping: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    housekeeping: JoinHandle<Kernel>,
+    ended: crossbeam_channel::Receiver<String>,
+    inside_names: String,
+}
+
+impl Running {
+    fn start(
+        nat: &Arc<Nat>,
+        kernel: Kernel,
+        devices: Vec<Vec<tun::Queue>>,
+        workers: usize,
+        clock: Clock,
+    ) -> Result<Self, GatewayError> {
+        let system = |what| move |error| GatewayError::System { what, error };
+        let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
+            .map_err(|error| GatewayError::System { what: "cannot make an event descriptor", error: error.into() })?;
+        let shared = Arc::new(Shared {
+            stop,
+            stopping: AtomicBool::new(false),
+            write_errors: AtomicU64::new(0),
+            super_packets: AtomicU64::new(0),
+        });
+        let inside_names = (0..devices.len().saturating_sub(1))
+            .filter_map(|inside| u16::try_from(inside).ok())
+            .map(|inside| nat.inside_name(inside).to_owned())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let (events, received) = crossbeam_channel::bounded(EVENTS);
+        let (say_ended, ended) = crossbeam_channel::bounded(workers);
+        let neighbours = kernel.neighbours();
+        let mut queues: Vec<Vec<tun::Queue>> = (0..workers).map(|_| Vec::new()).collect();
+        for device in devices {
+            for (worker, queue) in queues.iter_mut().zip(device) {
+                worker.push(queue);
+            }
+        }
+        let mut handles = Vec::new();
+        for (number, queues) in queues.into_iter().enumerate() {
+            let worker = Worker {
+                queues,
+                translator: nat.translator(),
+                clock,
+                events: events.clone(),
+                neighbours: neighbours.clone(),
+                shared: Arc::clone(&shared),
+            };
+            let handle = spawn_worker(number, worker, say_ended.clone()).map_err(system("cannot start a worker"))?;
+            handles.push(handle);
+        }
+        let stopping = Arc::new(AtomicBool::new(false));
+        let housekeeping = Housekeeping {
+            nat: Arc::clone(nat),
+            kernel,
+            clock,
+            events: received,
+            neighbours,
+            stopping: Arc::clone(&stopping),
+        };
+        let housekeeping = std::thread::Builder::new()
+            .name("housekeeping".to_owned())
+            .spawn(move || housekeeping.run())
+            .map_err(system("cannot start the housekeeping thread"))?;
+        Ok(Self { shared, stopping, workers: handles, housekeeping, ended, inside_names })
+    }
+
+    /// Waits for a signal, then stops everything; or for the end of a worker, which is an error.
+    fn wait(self, mut signals: signal_hook::iterator::Signals) -> Result<(), GatewayError> {
+        let (say_signal, signal) = crossbeam_channel::bounded(1);
+        let handle = signals.handle();
+        let waiter = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                if let Some(signal) = signals.forever().next() {
+                    let _ = say_signal.send(signal);
+                }
+            })
+            .map_err(|error| GatewayError::System { what: "cannot start a thread for signals", error })?;
+        let why = crossbeam_channel::select! {
+            recv(signal) -> signal => {
+                let name = if signal == Ok(SIGINT) { "SIGINT" } else { "SIGTERM" };
+                log::info!("{name}: stopping");
+                None
+            }
+            recv(self.ended) -> why => Some(why.unwrap_or_else(|_| "all workers ended".to_owned())),
+        };
+        handle.close();
+        let _ = waiter.join();
+        if let Some(why) = why {
+            // Fail closed: the rules and blackholes stay, as after `kill -9`. Undoing them would let inside packets
+            // out untranslated while nobody serves them.
+            log::error!("{why}");
+            std::mem::forget(self.housekeeping);
+            return Err(GatewayError::WorkerEnded(why));
+        }
+        self.stopping.store(true, Ordering::Release);
+        let kernel = self.housekeeping.join().map_err(|_| GatewayError::WorkerEnded("housekeeping ended".to_owned()))?;
+        // The rules go first, while the devices still take packets; then the workers, and with them the devices.
+        let undone = kernel.undo();
+        self.shared.stopping.store(true, Ordering::Release);
+        rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes())
+            .map_err(|error| GatewayError::System { what: "cannot stop the workers", error: error.into() })?;
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        log::info!("stopped");
+        Ok(undone?)
+    }
+}
+
+fn spawn_worker(number: usize, worker: Worker, say_ended: Sender<String>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        // A panic is a bug; the process ends fail-closed rather than go on with a worker less.
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+        let why = match end {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("worker {number} cannot go on: {error}"),
+            Err(_) => format!("worker {number} panicked"),
+        };
+        let _ = say_ended.send(why);
+    })
+}
+
+/// What the control interface asks.
+struct GatewayAdmin {
+    nat: Arc<Nat>,
+    clock: Clock,
+    log: Mutex<EventLog>,
+    shared: Arc<Shared>,
+    fixed: GatewayStatus,
+}
+
+impl Admin for GatewayAdmin {
+    fn nat(&self) -> &Arc<Nat> {
+        &self.nat
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn changed(&self, event: Event) {
+        self.log.lock().write(&self.nat, event, self.clock.now());
+    }
+
+    fn status(&self) -> GatewayStatus {
+        GatewayStatus {
+            uptime_seconds: self.clock.uptime().as_secs(),
+            super_packets: self.shared.super_packets.load(Ordering::Relaxed),
+            write_errors: self.shared.write_errors.load(Ordering::Relaxed),
+            ..self.fixed.clone()
+        }
+    }
+}

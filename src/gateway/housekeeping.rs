@@ -1,0 +1,114 @@
+//! The housekeeping thread: ages bindings, follows the host's network, writes the log.
+
+use super::clock::Clock;
+use super::kernel::{Kernel, Neighbours};
+use crate::nat::{Event, EventKind, Nat};
+use crate::time::Time;
+use crate::wire::Address;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often bindings are aged and the host's network is looked at.
+const BEAT: Duration = Duration::from_secs(1);
+/// A terminal that is refused again and again is logged once in this time.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+/// Refused terminals remembered.
+const REFUSED_MOST: usize = 1024;
+
+/// What housekeeping needs.
+pub struct Housekeeping {
+    /// The translator's shared state.
+    pub nat: Arc<Nat>,
+    /// What was set up in the kernel.
+    pub kernel: Kernel,
+    /// The clock of the process.
+    pub clock: Clock,
+    /// Events from the workers.
+    pub events: Receiver<Event>,
+    /// Who must know of a virtual IP that is in use no more.
+    pub neighbours: Neighbours,
+    /// Set when it is time to stop.
+    pub stopping: Arc<AtomicBool>,
+}
+
+impl Housekeeping {
+    /// Works until told to stop; hands back what was set up in the kernel.
+    pub fn run(mut self) -> Kernel {
+        let mut log = EventLog::default();
+        let mut next = self.clock.now() + BEAT;
+        while !self.stopping.load(Ordering::Acquire) {
+            match self.events.recv_timeout(next - self.clock.now()) {
+                Ok(event) => log.write(&self.nat, event, self.clock.now()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(next - self.clock.now()),
+            }
+            let now = self.clock.now();
+            if now >= next {
+                next = now + BEAT;
+                self.beat(&mut log, now);
+            }
+        }
+        for event in self.events.try_iter() {
+            log.write(&self.nat, event, self.clock.now());
+        }
+        self.kernel
+    }
+
+    fn beat(&mut self, log: &mut EventLog, now: Time) {
+        self.nat.tick(now, &mut |event| {
+            if event.kind == EventKind::Released {
+                self.neighbours.withdraw(event.virtual_ip.into());
+            }
+            log.write(&self.nat, event, now);
+        });
+        log.beat(now);
+        match self.kernel.poll() {
+            Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),
+            Ok(false) => {}
+            Err(error) => log::error!("{error}"),
+        }
+    }
+}
+
+/// One line an event; refusals, which can come by the packet, once a minute and terminal.
+#[derive(Default)]
+pub struct EventLog {
+    refused: HashMap<Address, Time>,
+    unsaid: u64,
+}
+
+impl EventLog {
+    /// Writes the line of an event, unless it says nothing new.
+    pub fn write(&mut self, nat: &Nat, event: Event, now: Time) {
+        let (terminal, virtual_ip) = (event.terminal, event.virtual_ip);
+        let (pool, inside) = (nat.pool_name(event.pool), nat.inside_name(event.inside));
+        match event.kind {
+            EventKind::Created => log::info!("binding made: {terminal} ({inside}) is {virtual_ip} ({pool})"),
+            EventKind::Pinned => log::info!("binding pinned: {terminal} ({inside}) is {virtual_ip} ({pool})"),
+            EventKind::Woken => log::info!("binding woken: {terminal} ({inside}) is {virtual_ip} ({pool})"),
+            EventKind::Dormant => log::info!("binding dormant: {terminal} ({inside}) was {virtual_ip} ({pool})"),
+            EventKind::Released => log::info!("binding released: {terminal} ({inside}) was {virtual_ip} ({pool})"),
+            EventKind::Freed => log::debug!("virtual IP free: {virtual_ip} ({pool})"),
+            EventKind::Refused(reason) => {
+                let known = self.refused.get(&terminal).is_some_and(|at| now - *at < REFUSED_AGAIN);
+                if known || self.refused.len() >= REFUSED_MOST {
+                    self.unsaid += 1;
+                    return;
+                }
+                self.refused.insert(terminal, now);
+                log::warn!("binding refused: {terminal} ({inside}) from {pool}: {}", reason.explain());
+            }
+        }
+    }
+
+    fn beat(&mut self, now: Time) {
+        self.refused.retain(|_, at| now - *at < REFUSED_AGAIN);
+        if self.unsaid > 0 && self.refused.is_empty() {
+            log::warn!("{} more packets were refused a binding in the last minute", self.unsaid);
+            self.unsaid = 0;
+        }
+    }
+}
