@@ -1,1 +1,83 @@
-//! Configuration.
+//! Configuration: what the operator wrote (`draft`, from a file and from flags) becomes a [`Config`] that cannot hold
+//! nonsense, or a list of what is wrong with it. Reads no file itself.
+
+mod check;
+mod draft;
+mod problem;
+
+pub use draft::{Draft, Located, PoolDraft};
+pub use problem::{Place, Problem, Wrong};
+
+use crate::nat::{CallbackPolicy, CreationLimit, Exhausted, Lifetimes, PoolSettings};
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Where the control socket is unless told otherwise.
+pub const DEFAULT_CONTROL: &str = "/run/kamei/gateway.sock";
+/// Where state is kept unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/kamei";
+/// Base name of the TUN devices unless told otherwise.
+pub const DEFAULT_TUN: &str = "kamei";
+
+/// A configuration that has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The inside realms.
+    pub insides: Vec<Inside>,
+    /// The outside interfaces.
+    pub outsides: Vec<String>,
+    /// The pools.
+    pub pools: Vec<PoolSettings>,
+    /// Who may call a virtual IP.
+    pub callback: CallbackPolicy,
+    /// How long things live.
+    pub lifetimes: Lifetimes,
+    /// How fast bindings may be made.
+    pub creation: CreationLimit,
+    /// What a terminal hears when no virtual IP is left.
+    pub exhausted: Exhausted,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// Worker threads; one a core if not given.
+    pub workers: Option<NonZeroUsize>,
+    /// Base name of the TUN devices.
+    pub tun: String,
+    /// Whether to ask the kernel for offloads.
+    pub offload: Offload,
+}
+
+/// One inside realm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// Its name in listings and logs.
+    pub name: String,
+    /// Its interfaces.
+    pub interfaces: Vec<String>,
+    /// Prefixes whose addresses may get a binding, beside those the kernel routes to these interfaces.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// Whether to ask the kernel for offloads on the TUN devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Offload {
+    /// As much as the kernel grants.
+    #[default]
+    Auto,
+    /// None: one packet a read, for trouble-shooting.
+    Off,
+}
+
+impl Config {
+    /// Reads and checks a configuration file. All problems at once, in the order of their lines.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        Draft::parse(text).map_err(|problem| vec![problem])?.check()
+    }
+}
+
+#[cfg(test)]
+mod tests;

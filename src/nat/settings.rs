@@ -40,7 +40,7 @@ pub struct InsideSettings {
 }
 
 /// One pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
     /// Its name; unique.
     pub name: String,

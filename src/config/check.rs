@@ -1,0 +1,283 @@
+//! From a draft to a checked configuration.
+
+use super::draft::{Draft, Located, PoolDraft};
+use super::problem::{Place, Problem, Wrong};
+use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, Inside};
+use crate::nat::{CallbackPolicy, CreationLimit, Lifetimes, PoolSettings};
+use crate::wire::AddressRange;
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest name a Linux interface can have (`IFNAMSIZ` less the final zero).
+const MOST_NAME: usize = 15;
+/// The longest base name of the TUN devices: a suffix such as `-in15` is still to follow.
+const MOST_TUN: usize = 10;
+/// More workers than any machine this is meant for has cores.
+const MOST_WORKERS: i64 = 256;
+/// Name of the one inside realm that flags can make.
+const INSIDE: &str = "inside";
+
+impl Draft {
+    /// Checks everything; says all that is wrong, not only the first.
+    pub fn check(&self) -> Result<Config, Vec<Problem>> {
+        let mut problems = Problems(Vec::new());
+        let insides = self.interfaces(&mut problems);
+        let prefixes: Vec<IpNet> =
+            self.inside_prefixes.iter().filter_map(|text| problems.take(text.place, prefix(&text.value))).collect();
+        let pools = self.pools(&mut problems);
+        for (prefix, text) in prefixes.iter().zip(&self.inside_prefixes) {
+            let range = AddressRange::from(*prefix);
+            if let Some(pool) = pools.iter().find(|pool| pool.range.overlaps(&range)) {
+                let wrong = Wrong::InsideIsPool { prefix: prefix.to_string(), range: pool.range.to_string() };
+                problems.add(text.place, wrong);
+            }
+        }
+        let callback = self.callback.as_ref().and_then(|words| problems.take(words.place, policy(&words.value)));
+        let lifetimes = self.lifetimes(&mut problems);
+        let creation = self.creation(&mut problems);
+        let workers = self.workers.as_ref().and_then(|workers| {
+            problems.take(workers.place, number("workers", workers.value, 1, MOST_WORKERS)).and_then(NonZeroUsize::new)
+        });
+        let tun = self.tun.as_ref().map_or(DEFAULT_TUN, |tun| &tun.value).to_owned();
+        if !is_tun_name(&tun) {
+            problems.add(self.tun.as_ref().map_or(Place::Missing, |tun| tun.place), Wrong::TunName(tun.clone()));
+        }
+        let mut path = |key, given: &Option<Located<String>>, default: &str| {
+            let path = PathBuf::from(given.as_ref().map_or(default, |path| &path.value));
+            if let Some(given) = given.as_ref().filter(|_| !path.is_absolute()) {
+                problems.add(given.place, Wrong::RelativePath { key, value: given.value.clone() });
+            }
+            path
+        };
+        let control = path("control", &self.control, DEFAULT_CONTROL);
+        let state_dir = path("state-dir", &self.state_dir, DEFAULT_STATE_DIR);
+        problems.0.sort_by_key(|problem| problem.place);
+        if !problems.0.is_empty() {
+            return Err(problems.0);
+        }
+        Ok(Config {
+            insides: vec![Inside { name: INSIDE.to_owned(), interfaces: insides.0, prefixes }],
+            outsides: insides.1,
+            pools,
+            callback: callback.unwrap_or_default(),
+            lifetimes,
+            creation,
+            exhausted: self.exhausted.unwrap_or_default(),
+            control,
+            state_dir,
+            workers,
+            tun,
+            offload: self.offload,
+        })
+    }
+
+    fn interfaces(&self, problems: &mut Problems) -> (Vec<String>, Vec<String>) {
+        if self.inside.is_empty() {
+            problems.add(Place::Missing, Wrong::NoInside);
+        }
+        if self.outside.is_empty() {
+            problems.add(Place::Missing, Wrong::NoOutside);
+        }
+        let mut seen: HashMap<&str, bool> = HashMap::new();
+        for (is_inside, name) in
+            self.inside.iter().map(|name| (true, name)).chain(self.outside.iter().map(|name| (false, name)))
+        {
+            if !is_interface_name(&name.value) {
+                problems.add(name.place, Wrong::InterfaceName(name.value.clone()));
+            }
+            match seen.insert(&name.value, is_inside) {
+                None => {}
+                Some(before) if before == is_inside => {
+                    problems.add(name.place, Wrong::InterfaceTwice(name.value.clone()));
+                }
+                Some(_) => problems.add(name.place, Wrong::InterfaceInBoth(name.value.clone())),
+            }
+        }
+        let names = |list: &[Located<String>]| list.iter().map(|name| name.value.clone()).collect();
+        (names(&self.inside), names(&self.outside))
+    }
+
+    fn pools(&self, problems: &mut Problems) -> Vec<PoolSettings> {
+        if self.pools.is_empty() {
+            problems.add(Place::Missing, Wrong::NoPool);
+        }
+        let mut pools: Vec<PoolSettings> = Vec::new();
+        for draft in &self.pools {
+            let Some(pool) = pool(draft, problems) else { continue };
+            if let Some(other) = pools.iter().find(|other| other.range.overlaps(&pool.range)) {
+                let wrong = Wrong::PoolsOverlap(pool.range.to_string(), other.range.to_string());
+                problems.add(draft.range.place, wrong);
+            } else if pools.iter().any(|other| other.name == pool.name) {
+                let place = draft.name.as_ref().map_or(draft.range.place, |name| name.place);
+                problems.add(place, Wrong::PoolNameTwice(pool.name.clone()));
+            }
+            for (prefix, text) in pool.destinations.iter().zip(&draft.destinations) {
+                // Pools with the same list are one pool of several ranges; a partly shared list is a contradiction.
+                let rival = pools
+                    .iter()
+                    .find(|other| other.destinations != pool.destinations && other.destinations.contains(prefix));
+                if let Some(rival) = rival {
+                    let (prefix, first) = (prefix.to_string(), rival.name.clone());
+                    problems.add(text.place, Wrong::DestinationTwice { prefix, first });
+                }
+            }
+            pools.push(pool);
+        }
+        pools
+    }
+
+    fn lifetimes(&self, problems: &mut Problems) -> Lifetimes {
+        let mut lifetimes = Lifetimes::default();
+        for (key, text) in &self.lifetimes {
+            let Ok(value) = humantime::parse_duration(&text.value) else {
+                problems.add(text.place, Wrong::Duration { key, value: text.value.clone() });
+                continue;
+            };
+            let (field, least, source) = match *key {
+                "hold" => (&mut lifetimes.hold, 7440, "RFC 5382 REQ-5"),
+                "quarantine" => (&mut lifetimes.quarantine, 120, "RFC 6888 REQ-8"),
+                "dormant" => (&mut lifetimes.dormant, 1, "a binding must be dormant for some time"),
+                _ => (&mut lifetimes.contact, 120, "RFC 4787 REQ-5"),
+            };
+            if value < Duration::from_secs(least) {
+                let least = humantime::format_duration(Duration::from_secs(least)).to_string();
+                let wrong = Wrong::TooShort { key, value: text.value.clone(), least, source_: source };
+                problems.add(text.place, wrong);
+            }
+            *field = value;
+        }
+        if let Some(most) = self.number("contacts-per-binding", 1, 65_536, problems) {
+            lifetimes.contacts_per_binding = most;
+        }
+        lifetimes
+    }
+
+    fn creation(&self, problems: &mut Problems) -> CreationLimit {
+        let default = CreationLimit::default();
+        let bits = |value: Option<u32>, default| value.and_then(|bits| u8::try_from(bits).ok()).unwrap_or(default);
+        CreationLimit {
+            per_second: self.number("per-second", 1, 10_000_000, problems).unwrap_or(default.per_second),
+            burst: self.number("burst", 1, 10_000_000, problems).unwrap_or(default.burst),
+            prefix_v4: bits(self.number("prefix-v4", 0, 32, problems), default.prefix_v4),
+            prefix_v6: bits(self.number("prefix-v6", 0, 128, problems), default.prefix_v6),
+        }
+    }
+
+    fn number(&self, key: &'static str, least: i64, most: i64, problems: &mut Problems) -> Option<u32> {
+        let (_, given) = self.numbers.iter().find(|(name, _)| *name == key)?;
+        let value = problems.take(given.place, number(key, given.value, least, most))?;
+        u32::try_from(value).ok()
+    }
+}
+
+fn pool(draft: &PoolDraft, problems: &mut Problems) -> Option<PoolSettings> {
+    let range: AddressRange = problems.take(draft.range.place, draft.range.value.parse().map_err(Wrong::Range))?;
+    problems.take(draft.range.place, sensible(&range));
+    let destinations: Vec<IpNet> =
+        draft.destinations.iter().filter_map(|text| problems.take(text.place, prefix(&text.value))).collect();
+    for (destination, text) in destinations.iter().zip(&draft.destinations) {
+        if destination.addr().is_ipv4() != range.is_v4() {
+            let (prefix, range) = (destination.to_string(), range.to_string());
+            problems.add(text.place, Wrong::DestinationFamily { prefix, range });
+        }
+    }
+    let mut reserved = Vec::new();
+    for text in &draft.reserved {
+        match text.value.parse::<IpAddr>() {
+            Ok(address) if range.contains(address.into()) => reserved.push(address),
+            _ => problems.add(text.place, Wrong::ReservedElsewhere(text.value.clone())),
+        }
+    }
+    if range.size() <= reserved.len() as u128 {
+        problems.add(draft.range.place, Wrong::PoolEmpty(range.to_string()));
+    }
+    let callback = draft.callback.as_ref().and_then(|words| problems.take(words.place, policy(&words.value)));
+    let name = draft.name.as_ref().map_or_else(|| range.to_string(), |name| name.value.clone());
+    Some(PoolSettings { name, range, reserved, destinations, callback })
+}
+
+/// Whether hosts can have the addresses of a pool (RFC 6890, RFC 4291).
+fn sensible(range: &AddressRange) -> Result<(), Wrong> {
+    let large = if range.is_v4() { range.size() > 1 << 24 } else { range.size() > 1 << 96 };
+    if large {
+        return Err(Wrong::PoolTooLarge { range: range.to_string() });
+    }
+    let special: &[(&str, &str)] = if range.is_v4() {
+        &[
+            ("0.0.0.0/8", "\"this network\" (0.0.0.0/8)"),
+            ("127.0.0.0/8", "loopback (127.0.0.0/8)"),
+            ("169.254.0.0/16", "link-local addresses (169.254.0.0/16)"),
+            ("224.0.0.0-255.255.255.255", "multicast, reserved or broadcast addresses (224.0.0.0 and up)"),
+        ]
+    } else {
+        &[
+            ("::-1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "addresses outside 2000::/3 and fc00::/7"),
+            ("4000::-fbff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "addresses outside 2000::/3 and fc00::/7"),
+            ("fe00::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "link-local, multicast or reserved addresses"),
+        ]
+    };
+    for (text, what) in special {
+        if text.parse().is_ok_and(|special: AddressRange| special.overlaps(range)) {
+            return Err(Wrong::PoolSpecial { range: range.to_string(), what });
+        }
+    }
+    Ok(())
+}
+
+fn prefix(text: &str) -> Result<IpNet, Wrong> {
+    let net: IpNet = match (text.parse(), text.parse::<IpAddr>()) {
+        (Ok(net), _) => net,
+        (_, Ok(address)) => address.into(),
+        _ => return Err(Wrong::Prefix(text.to_owned())),
+    };
+    if net.addr() == net.network() { Ok(net) } else { Err(Wrong::HostBits(text.to_owned(), net.trunc().to_string())) }
+}
+
+fn policy(words: &[String]) -> Result<CallbackPolicy, Wrong> {
+    match words {
+        [word] if word == "contacted" => Ok(CallbackPolicy::Contacted),
+        [word] if word == "anyone" => Ok(CallbackPolicy::Anyone),
+        [] => Err(Wrong::Callback(String::new())),
+        _ => words
+            .iter()
+            .map(|word| match prefix(word.trim()) {
+                Err(Wrong::Prefix(word)) => Err(Wrong::Callback(word)),
+                other => other,
+            })
+            .collect::<Result<_, _>>()
+            .map(CallbackPolicy::Prefixes),
+    }
+}
+
+fn number(key: &'static str, value: i64, least: i64, most: i64) -> Result<usize, Wrong> {
+    let wrong = Wrong::OutOfRange { key, value, least, most };
+    if (least..=most).contains(&value) { usize::try_from(value).map_err(|_| wrong) } else { Err(wrong) }
+}
+
+fn is_interface_name(name: &str) -> bool {
+    (1..=MOST_NAME).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
+}
+
+fn is_tun_name(name: &str) -> bool {
+    (1..=MOST_TUN).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && name.bytes().any(|byte| byte.is_ascii_alphanumeric())
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, place: Place, wrong: Wrong) {
+        self.0.push(Problem { place, wrong });
+    }
+
+    fn take<T>(&mut self, place: Place, result: Result<T, Wrong>) -> Option<T> {
+        result.map_err(|wrong| self.add(place, wrong)).ok()
+    }
+}

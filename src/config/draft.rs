@@ -1,0 +1,236 @@
+//! What the operator wrote, as it was written, with the place of every value.
+
+use super::Offload;
+use super::problem::{Place, Problem, Wrong};
+use crate::nat::Exhausted;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Where it comes from.
+    pub place: Place,
+}
+
+/// Everything that can be configured, not yet checked. A list that is empty was not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// Inside interfaces.
+    pub inside: Vec<Located<String>>,
+    /// Inside prefixes beside those the kernel knows.
+    pub inside_prefixes: Vec<Located<String>>,
+    /// Outside interfaces.
+    pub outside: Vec<Located<String>>,
+    /// Pools.
+    pub pools: Vec<PoolDraft>,
+    /// Callback policy: one word, or prefixes.
+    pub callback: Option<Located<Vec<String>>>,
+    /// Answer when a pool is full.
+    pub exhausted: Option<Exhausted>,
+    /// Control socket.
+    pub control: Option<Located<String>>,
+    /// State directory.
+    pub state_dir: Option<Located<String>>,
+    /// Workers.
+    pub workers: Option<Located<i64>>,
+    /// Base name of the TUN devices.
+    pub tun: Option<Located<String>>,
+    /// Offloads.
+    pub offload: Offload,
+    /// Times, by key.
+    pub lifetimes: Vec<(&'static str, Located<String>)>,
+    /// Numbers, by key.
+    pub numbers: Vec<(&'static str, Located<i64>)>,
+}
+
+/// A pool, not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolDraft {
+    /// Its addresses.
+    pub range: Located<String>,
+    /// Its name.
+    pub name: Option<Located<String>>,
+    /// The peers it is for.
+    pub destinations: Vec<Located<String>>,
+    /// Addresses never to give.
+    pub reserved: Vec<Located<String>>,
+    /// Who may call back.
+    pub callback: Option<Located<Vec<String>>>,
+}
+
+impl Draft {
+    /// Reads a configuration file.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        let file: File = parse(text)?;
+        let here = |span: std::ops::Range<usize>| Place::Line(line_of(text, span.start));
+        let one = |value: Spanned<String>| Located { place: here(value.span()), value: value.into_inner() };
+        let number = |value: Spanned<i64>| Located { place: here(value.span()), value: value.into_inner() };
+        let all = |values: Vec<Spanned<String>>| values.into_iter().map(one).collect::<Vec<_>>();
+        let policy =
+            |value: Spanned<Policy>| Located { place: here(value.span()), value: value.into_inner().into_words() };
+        let pools = file
+            .pool
+            .into_iter()
+            .map(|pool| PoolDraft {
+                range: one(pool.range),
+                name: pool.name.map(one),
+                destinations: all(pool.destinations),
+                reserved: all(pool.reserved),
+                callback: pool.callback.map(policy),
+            })
+            .collect();
+        let times = file.lifetimes;
+        let lifetimes = [
+            ("hold", times.hold),
+            ("dormant", times.dormant),
+            ("quarantine", times.quarantine),
+            ("contact", times.contact),
+        ];
+        let numbers = [
+            ("contacts-per-binding", times.contacts_per_binding),
+            ("per-second", file.creation.per_second),
+            ("burst", file.creation.burst),
+            ("prefix-v4", file.creation.prefix_v4),
+            ("prefix-v6", file.creation.prefix_v6),
+        ];
+        Ok(Self {
+            inside: all(file.inside),
+            inside_prefixes: all(file.inside_prefixes),
+            outside: all(file.outside),
+            pools,
+            callback: file.callback.map(policy),
+            exhausted: file.exhausted,
+            control: file.control.map(one),
+            state_dir: file.state_dir.map(one),
+            workers: file.workers.map(number),
+            tun: file.tun.map(one),
+            offload: file.offload,
+            lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
+            numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
+        })
+    }
+
+    /// What `flags` say instead: a list replaces a list, a value a value.
+    pub fn overridden_by(self, flags: Draft) -> Draft {
+        fn list<T>(ours: Vec<T>, theirs: Vec<T>) -> Vec<T> {
+            if theirs.is_empty() { ours } else { theirs }
+        }
+        Draft {
+            inside: list(self.inside, flags.inside),
+            inside_prefixes: list(self.inside_prefixes, flags.inside_prefixes),
+            outside: list(self.outside, flags.outside),
+            pools: list(self.pools, flags.pools),
+            callback: flags.callback.or(self.callback),
+            exhausted: flags.exhausted.or(self.exhausted),
+            control: flags.control.or(self.control),
+            state_dir: flags.state_dir.or(self.state_dir),
+            workers: flags.workers.or(self.workers),
+            tun: flags.tun.or(self.tun),
+            offload: self.offload,
+            lifetimes: list(self.lifetimes, flags.lifetimes),
+            numbers: list(self.numbers, flags.numbers),
+        }
+    }
+}
+
+/// The file, key by key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    #[serde(default)]
+    inside: Vec<Spanned<String>>,
+    #[serde(default)]
+    inside_prefixes: Vec<Spanned<String>>,
+    #[serde(default)]
+    outside: Vec<Spanned<String>>,
+    #[serde(default)]
+    pool: Vec<FilePool>,
+    callback: Option<Spanned<Policy>>,
+    exhausted: Option<Exhausted>,
+    control: Option<Spanned<String>>,
+    state_dir: Option<Spanned<String>>,
+    workers: Option<Spanned<i64>>,
+    tun: Option<Spanned<String>>,
+    #[serde(default)]
+    offload: Offload,
+    #[serde(default)]
+    lifetimes: FileLifetimes,
+    #[serde(default)]
+    creation: FileCreation,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FilePool {
+    range: Spanned<String>,
+    name: Option<Spanned<String>>,
+    #[serde(default)]
+    destinations: Vec<Spanned<String>>,
+    #[serde(default)]
+    reserved: Vec<Spanned<String>>,
+    callback: Option<Spanned<Policy>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileLifetimes {
+    hold: Option<Spanned<String>>,
+    dormant: Option<Spanned<String>>,
+    quarantine: Option<Spanned<String>>,
+    contact: Option<Spanned<String>>,
+    contacts_per_binding: Option<Spanned<i64>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileCreation {
+    per_second: Option<Spanned<i64>>,
+    burst: Option<Spanned<i64>>,
+    prefix_v4: Option<Spanned<i64>>,
+    prefix_v6: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "\"contacted\", \"anyone\" or a list of prefixes")]
+enum Policy {
+    Word(String),
+    Prefixes(Vec<String>),
+}
+
+impl Policy {
+    fn into_words(self) -> Vec<String> {
+        match self {
+            Policy::Word(word) => vec![word],
+            Policy::Prefixes(prefixes) => prefixes,
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    toml::from_str(text).map_err(|error| {
+        let place = error.span().map_or(Place::Missing, |span| Place::Line(line_of(text, span.start)));
+        let message = error.message().lines().collect::<Vec<_>>().join(" ");
+        Problem { place, wrong: unknown_key(&message).unwrap_or(Wrong::Syntax(message)) }
+    })
+}
+
+/// Serde says "unknown field `x`, expected one of `a`, `b`": say the nearest instead of all.
+fn unknown_key(message: &str) -> Option<Wrong> {
+    let mut quoted = message.strip_prefix("unknown field `")?.split('`');
+    let key = quoted.next()?.to_owned();
+    let known = quoted.skip(1).step_by(2);
+    let nearest = known
+        .map(|candidate| (strsim::damerau_levenshtein(&key, candidate), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(4) / 2)
+        .map(|(_, candidate)| candidate.to_owned());
+    Some(Wrong::UnknownKey { key, nearest })
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}

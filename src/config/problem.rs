@@ -1,0 +1,176 @@
+//! What is wrong with a configuration, where, and what to do.
+
+use std::fmt;
+
+/// Something wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub wrong: Wrong,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Nowhere: it is missing.
+    Missing,
+    /// A line of the file, counted from 1.
+    Line(usize),
+    /// A flag.
+    Flag(&'static str),
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// Not TOML, or a value of the wrong type.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key that does not exist.
+    #[error("there is no key '{key}'{}", suggestion(.nearest))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// One that does exist and looks like it.
+        nearest: Option<String>,
+    },
+    /// No inside interface.
+    #[error("no inside interface; name one with --inside IF or `inside = [\"IF\"]`")]
+    NoInside,
+    /// No outside interface.
+    #[error("no outside interface; name one with --outside IF or `outside = [\"IF\"]`")]
+    NoOutside,
+    /// No pool.
+    #[error("no pool; give one with --pool PREFIX or a [[pool]] section")]
+    NoPool,
+    /// Not a name Linux takes.
+    #[error("'{0}' cannot be an interface name: 1 to 15 characters, no slash, colon or space")]
+    InterfaceName(String),
+    /// The same interface twice.
+    #[error("interface {0} is named twice; name it once")]
+    InterfaceTwice(String),
+    /// An interface in both realms.
+    #[error("interface {0} is both inside and outside; it can be only one of them")]
+    InterfaceInBoth(String),
+    /// A range that cannot be read.
+    #[error("pool {0}")]
+    Range(#[from] crate::wire::ParseRangeError),
+    /// A pool that is too large.
+    #[error("pool {range} is absurdly large; the largest are an IPv4 /8 and an IPv6 /32")]
+    PoolTooLarge {
+        /// The pool.
+        range: String,
+    },
+    /// Addresses that no host can have.
+    #[error("pool {range} contains {what}, which no host can have; leave it out")]
+    PoolSpecial {
+        /// The pool.
+        range: String,
+        /// What.
+        what: &'static str,
+    },
+    /// Two pools share addresses.
+    #[error("pool {0} overlaps pool {1}; make them disjoint")]
+    PoolsOverlap(String, String),
+    /// Two pools have one name.
+    #[error("two pools are named '{0}'; give each its own name")]
+    PoolNameTwice(String),
+    /// Two pools for the same peers, and for others as well.
+    #[error("destination {prefix} is named by pool '{first}' already; a destination has one pool")]
+    DestinationTwice {
+        /// The destination.
+        prefix: String,
+        /// The pool that has it.
+        first: String,
+    },
+    /// A prefix that cannot be read.
+    #[error("'{0}' is not a prefix such as 203.0.113.0/24 or 2001:db8::/32")]
+    Prefix(String),
+    /// A prefix with host bits.
+    #[error("'{0}' has host bits set; did you mean {1}?")]
+    HostBits(String, String),
+    /// Families differ.
+    #[error("destination {prefix} and pool {range} are of different address families")]
+    DestinationFamily {
+        /// The destination.
+        prefix: String,
+        /// The pool.
+        range: String,
+    },
+    /// A reserved address outside its pool.
+    #[error("reserved address {0} is not in its pool")]
+    ReservedElsewhere(String),
+    /// All addresses reserved.
+    #[error("pool {0} has no address left to give; reserve fewer")]
+    PoolEmpty(String),
+    /// An inside prefix that is a pool.
+    #[error("inside prefix {prefix} overlaps pool {range}; virtual IPs must not be inside addresses")]
+    InsideIsPool {
+        /// The prefix.
+        prefix: String,
+        /// The pool.
+        range: String,
+    },
+    /// A policy that cannot be read.
+    #[error("callback '{0}' is neither contacted, anyone nor a list of prefixes")]
+    Callback(String),
+    /// A time that cannot be read.
+    #[error("{key} '{value}' is not a time such as 24h, 14d or 7440s")]
+    Duration {
+        /// The key.
+        key: &'static str,
+        /// What was written.
+        value: String,
+    },
+    /// A time that is too short.
+    #[error("{key} is {value}, but at least {least} is needed ({source_})")]
+    TooShort {
+        /// The key.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// The least.
+        least: String,
+        /// Why.
+        source_: &'static str,
+    },
+    /// A number out of range.
+    #[error("{key} is {value}; it must be from {least} to {most}")]
+    OutOfRange {
+        /// The key or flag.
+        key: &'static str,
+        /// What was written.
+        value: i64,
+        /// The least.
+        least: i64,
+        /// The most.
+        most: i64,
+    },
+    /// A name the TUN devices cannot have.
+    #[error("'{0}' cannot name the TUN devices: 1 to 10 letters, digits, '-', '_' or '.'")]
+    TunName(String),
+    /// A path that is not absolute.
+    #[error("{key} '{value}' is not an absolute path")]
+    RelativePath {
+        /// The key.
+        key: &'static str,
+        /// What was written.
+        value: String,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Missing => write!(f, "{}", self.wrong),
+            Place::Line(line) => write!(f, "line {line}: {}", self.wrong),
+            Place::Flag(flag) => write!(f, "{flag}: {}", self.wrong),
+        }
+    }
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |nearest| format!("; did you mean '{nearest}'?"))
+}

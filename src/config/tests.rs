@@ -1,0 +1,139 @@
+use super::*;
+use proptest::prelude::*;
+
+const GOOD: &str = r#"
+inside = ["gi", "gi2"]
+inside-prefixes = ["10.0.0.0/8"]
+outside = ["go"]
+callback = ["203.0.113.0/24", "2001:db8::/32"]
+control = "/run/kamei/test.sock"
+workers = 2
+
+[[pool]]
+range = "198.18.0.0/16"
+
+[[pool]]
+name = "for the bank"
+range = "198.19.0.10-198.19.0.50"
+destinations = ["192.0.2.0/24"]
+reserved = ["198.19.0.11"]
+callback = "anyone"
+
+[[pool]]
+range = "fd00:2::/64"
+
+[lifetimes]
+hold = "8h"
+contacts-per-binding = 16
+
+[creation]
+per-second = 5
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    Config::parse(text).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+/// What is wrong with the good file after one change.
+fn after(old: &str, new: &str) -> String {
+    assert!(GOOD.contains(old), "{old}");
+    problems(&GOOD.replacen(old, new, 1)).join(" | ")
+}
+
+#[test]
+fn a_good_file_says_what_it_says() {
+    let config = Config::parse(GOOD).unwrap();
+    assert_eq!(config.insides[0].interfaces, ["gi", "gi2"]);
+    assert_eq!((config.outsides, config.workers), (vec!["go".to_owned()], NonZeroUsize::new(2)));
+    assert_eq!(
+        config.pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>(),
+        ["198.18.0.0/16", "for the bank", "fd00:2::/64"]
+    );
+    assert_eq!(config.pools[1].callback, Some(CallbackPolicy::Anyone));
+    assert_eq!((config.lifetimes.hold.as_secs(), config.lifetimes.contacts_per_binding), (8 * 3600, 16));
+    assert_eq!(config.creation, CreationLimit { per_second: 5, ..CreationLimit::default() });
+    assert_eq!((config.tun.as_str(), config.state_dir), (DEFAULT_TUN, PathBuf::from(DEFAULT_STATE_DIR)));
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_line_and_the_nearest() {
+    assert_eq!(after("workers", "wokers"), "line 7: there is no key 'wokers'; did you mean 'workers'?");
+    assert_eq!(after("hold =", "hodl ="), "line 23: there is no key 'hodl'; did you mean 'hold'?");
+    assert_eq!(after("workers", "colour"), "line 7: there is no key 'colour'");
+}
+
+#[test]
+fn every_kind_of_nonsense_has_its_line() {
+    for (old, new, expected) in [
+        ("[\"gi\", \"gi2\"]", "[]", "no inside interface"),
+        ("\"gi2\"", "\"gi\"", "line 2: interface gi is named twice"),
+        ("\"gi2\"", "\"go\"", "line 4: interface go is both inside and outside"),
+        ("\"gi2\"", "\"a/b\"", "line 2: 'a/b' cannot be an interface name"),
+        ("198.18.0.0/16", "0.0.0.0/0", "line 10: pool 0.0.0.0/0 is absurdly large"),
+        ("198.18.0.0/16", "127.0.0.0/24", "line 10: pool 127.0.0.0/24 contains loopback"),
+        ("198.18.0.0/16", "224.1.0.0/24", "line 10: pool 224.1.0.0/24 contains multicast"),
+        (
+            "198.18.0.0/16",
+            "198.18.0.1/16",
+            "line 10: pool '198.18.0.1/16' has host bits set; did you mean 198.18.0.0/16?",
+        ),
+        ("198.18.0.0/16", "198.19.0.0/24", "line 14: pool 198.19.0.10-198.19.0.50 overlaps pool 198.19.0.0/24"),
+        ("198.18.0.0/16", "10.1.0.0/16", "line 3: inside prefix 10.0.0.0/8 overlaps pool 10.1.0.0/16"),
+        ("198.18.0.0/16", "many", "line 10: pool 'many' is neither a prefix"),
+        (
+            "198.19.0.10-198.19.0.50",
+            "198.19.0.50-198.19.0.10",
+            "line 14: pool '198.19.0.50-198.19.0.10' ends before it starts",
+        ),
+        ("fd00:2::/64", "2000::/3", "line 20: pool 2000::/3 is absurdly large"),
+        ("fd00:2::/64", "fe80::/64", "line 20: pool fe80::/64 contains link-local"),
+        ("192.0.2.0/24", "2001:db8::/64", "line 15: destination 2001:db8::/64 and pool"),
+        ("192.0.2.0/24", "192.0.2.1/24", "line 15: '192.0.2.1/24' has host bits set"),
+        ("198.19.0.11", "198.20.0.1", "line 16: reserved address 198.20.0.1 is not in its pool"),
+        ("\"anyone\"", "\"everybody\"", "line 17: callback 'everybody' is neither"),
+        ("workers = 2", "workers = 0", "line 7: workers is 0; it must be from 1 to 256"),
+        ("workers = 2", "workers = \"two\"", "line 7: invalid type: string \"two\""),
+        ("8h", "2h", "line 23: hold is 2h, but at least 2h 4m is needed (RFC 5382 REQ-5)"),
+        ("8h", "soon", "line 23: hold 'soon' is not a time"),
+        ("/run/kamei/test.sock", "test.sock", "line 6: control 'test.sock' is not an absolute path"),
+        ("workers = 2", "tun = \"much-too-long\"", "line 7: 'much-too-long' cannot name the TUN devices"),
+    ] {
+        let said = after(old, new);
+        assert!(said.contains(expected), "{new}: {said}");
+    }
+    assert!(problems("").len() == 3, "{:?}", problems(""));
+    assert!(problems("inside = [").join("").starts_with("line 1: "));
+}
+
+#[test]
+fn large_pools_that_are_not_absurd_are_taken() {
+    for range in ["11.0.0.0/8", "2001:db8::/32", "fd00::/48", "198.18.0.1"] {
+        let text = format!("inside = [\"a\"]\noutside = [\"b\"]\n[[pool]]\nrange = \"{range}\"\n");
+        assert!(Config::parse(&text).is_ok(), "{range}");
+    }
+}
+
+#[test]
+fn a_flag_replaces_what_the_file_says() {
+    let flag = |value: &str| Located { value: value.to_owned(), place: Place::Flag("--inside") };
+    let flags = Draft { inside: vec![flag("lan0")], tun: Some(flag("t")), ..Draft::default() };
+    let config = Draft::parse(GOOD).unwrap().overridden_by(flags).check().unwrap();
+    assert_eq!((config.insides[0].interfaces.as_slice(), config.tun.as_str()), (&["lan0".to_owned()][..], "t"));
+    assert_eq!(config.pools.len(), 3);
+    let flags = Draft { inside: vec![flag("go")], ..Draft::default() };
+    let problems = Draft::parse(GOOD).unwrap().overridden_by(flags).check().unwrap_err();
+    assert_eq!(problems[0].to_string(), "line 4: interface go is both inside and outside; it can be only one of them");
+}
+
+proptest! {
+    #[test]
+    fn hostile_text_never_panics(text in "\\PC{0,200}") {
+        let _ = Config::parse(&text);
+    }
+
+    #[test]
+    fn a_mutated_file_never_panics(at in 0..GOOD.len(), length in 0usize..12, put in "[\\x00-\\x7f]{0,6}") {
+        let end = (at + length).min(GOOD.len());
+        let _ = Config::parse(&format!("{}{put}{}", &GOOD[..at], &GOOD[end..]));
+    }
+}
