@@ -1,1 +1,7 @@
-fn main() {}
+//! The `kamei` program: see `kamei --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kamei::cli::main()
+}

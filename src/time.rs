@@ -1,12 +1,12 @@
 //! Time as the core sees it: a number handed in by the caller.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// A point in time: milliseconds since the Unix epoch, as read once when the gateway started and
 /// advanced by the monotonic clock from there, so that steps of the wall clock do not move it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(u64);
 

@@ -1,1 +1,133 @@
-//! The command line.
+//! The command line: one file a subcommand.
+//!
+//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 refused by the gateway (no such binding,
+//! for example), 4 no gateway answers on the control socket.
+
+#![allow(clippy::print_stdout, reason = "the command line is the one place that prints")]
+
+mod bindings;
+mod check;
+mod cleanup;
+mod gateway;
+mod show;
+mod status;
+
+use crate::config::{DEFAULT_CONTROL, Problem};
+use crate::control::ClientError;
+use crate::gateway::GatewayError;
+use crate::gateway::kernel::KernelError;
+use clap::{Args, Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A virtual-IP gateway: every hidden host gets an address that the outside can call back.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done · 1 failed while running · 2 wrong usage or configuration · 3 refused by the gateway · \
+4 no gateway answers
+
+Example, on a router with the hidden hosts behind eth1 and the world behind eth0:
+  kamei gateway --inside eth1 --outside eth0 --pool 198.18.0.0/16";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway (as root), until SIGTERM or SIGINT
+    Gateway(gateway::Arguments),
+    /// Check a configuration file and say everything that is wrong with it
+    Check(check::Arguments),
+    /// List, show, pin and release bindings
+    Bindings(bindings::Arguments),
+    /// Say how the gateway is
+    Status(status::Arguments),
+    /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
+    Cleanup(cleanup::Arguments),
+}
+
+/// Which gateway to ask.
+#[derive(Args)]
+struct Socket {
+    /// Control socket of the gateway
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL, global = true)]
+    control: PathBuf,
+}
+
+/// Why a subcommand ended without doing what it was told.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The configuration is wrong: one line a problem.
+    #[error("{}", lines(.file, .problems))]
+    Config {
+        /// The file; none if all came from flags.
+        file: Option<PathBuf>,
+        /// What is wrong.
+        problems: Vec<Problem>,
+    },
+    /// The configuration file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The gateway did not start, or ended.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The host's network could not be changed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The gateway did not answer, or said no.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Output could not be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// Parses the arguments, runs the subcommand, says what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse(); // exits with 2 by itself
+    let result = match cli.command {
+        Command::Gateway(arguments) => gateway::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Bindings(arguments) => bindings::run(arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Cleanup(arguments) => cleanup::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has had enough, as `kamei bindings | head`: not an error.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                let _ = writeln!(std::io::stderr(), "kamei: {line}");
+            }
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+impl CliError {
+    fn code(&self) -> u8 {
+        match self {
+            CliError::Config { .. } | CliError::File { .. } => 2,
+            CliError::Gateway(GatewayError::Kernel(error)) | CliError::Kernel(error) if error.is_usage() => 2,
+            CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) => 1,
+            CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed { .. }) => 3,
+            CliError::Client(ClientError::NoGateway { .. }) => 4,
+            CliError::Client(ClientError::Garbled { .. }) => 1,
+        }
+    }
+}
+
+fn lines(file: &Option<PathBuf>, problems: &[Problem]) -> String {
+    let file = file.as_ref().map_or_else(String::new, |file| format!("{}: ", file.display()));
+    problems.iter().map(|problem| format!("{file}{problem}")).collect::<Vec<_>>().join("\n")
+}

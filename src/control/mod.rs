@@ -1,1 +1,90 @@
-//! The local interface.
+//! The local interface: HTTP/JSON on a unix socket that only root may use.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/bindings` | array of [`BindingView`](crate::nat::BindingView), in the order of the virtual IPs |
+//! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
+//! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
+//! | `DELETE /v1/bindings/ADDRESS` | array: what was released, as it was |
+//!
+//! An error is [`Failure`] with status 400 (cannot be read), 403 (not root), 404 (no such binding or path), 405, 409 (the
+//! virtual IP is taken or cannot be given), 413 (too long). One request a connection.
+
+mod client;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use server::{ControlError, Listener, Server};
+
+use crate::nat::{Event, Nat, StatusView};
+use crate::time::Time;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What the server asks the gateway.
+pub trait Admin: Send + Sync + 'static {
+    /// The translator.
+    fn nat(&self) -> &Arc<Nat>;
+    /// The time now.
+    fn now(&self) -> Time;
+    /// How the gateway itself is.
+    fn status(&self) -> GatewayStatus;
+    /// A binding was changed by hand.
+    fn changed(&self, event: Event);
+}
+
+/// How the gateway itself is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Version of kamei.
+    pub version: String,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Whether packets are served.
+    pub ready: bool,
+    /// Base name of the TUN devices.
+    pub tun: String,
+    /// Inside interfaces.
+    pub insides: Vec<String>,
+    /// Outside interfaces.
+    pub outsides: Vec<String>,
+    /// Worker threads.
+    pub workers: usize,
+    /// Offloads that the kernel granted.
+    pub offload: String,
+    /// Super-packets read.
+    pub super_packets: u64,
+    /// Translated packets that the kernel did not take.
+    pub write_errors: u64,
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway.
+    #[serde(flatten)]
+    pub gateway: GatewayStatus,
+    /// The translator.
+    #[serde(flatten)]
+    pub nat: StatusView,
+}
+
+/// Body of a pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// The virtual IP to tie to the terminal.
+    pub virtual_ip: IpAddr,
+}
+
+/// Body of every error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One line: what is wrong and what to do.
+    pub error: String,
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// A binding as the administrator sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindingView {
     /// The terminal's own address.
     pub terminal: IpAddr,
@@ -53,7 +53,7 @@ pub enum BindingState {
 }
 
 /// One pool, in numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolView {
     /// Its name.
     pub name: String,
@@ -72,7 +72,7 @@ pub struct PoolView {
 }
 
 /// Traffic of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficView {
     /// Packets translated; a super-packet counts once.
     pub packets: u64,
@@ -81,7 +81,7 @@ pub struct TrafficView {
 }
 
 /// The translator in numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
     /// Each pool.
     pub pools: Vec<PoolView>,
@@ -95,7 +95,7 @@ pub struct StatusView {
     /// Bindings made since the start.
     pub created: u64,
     /// Packets dropped, by reason ([`super::DropReason::name`]); every reason is listed.
-    pub drops: BTreeMap<&'static str, u64>,
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// Why a change by hand was refused.
@@ -258,7 +258,7 @@ impl Nat {
             created: sum(&|counters| counters.created.get()),
             drops: DropReason::ALL
                 .iter()
-                .map(|reason| (reason.name(), sum(&|counters| counters.drops(*reason).get())))
+                .map(|reason| (reason.name().to_owned(), sum(&|counters| counters.drops(*reason).get())))
                 .collect(),
         }
     }

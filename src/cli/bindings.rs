@@ -1,0 +1,166 @@
+//! `kamei bindings`.
+
+use super::{CliError, Socket, show};
+use crate::control::{Client, Pin};
+use crate::nat::{BindingState, BindingView};
+use crate::time::Time;
+use anstyle::AnsiColor;
+use clap::{Args, Subcommand};
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    socket: Socket,
+    /// JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show the bindings with this terminal or virtual IP
+    Show {
+        /// Address of a terminal, or a virtual IP
+        address: IpAddr,
+    },
+    /// Tie a terminal to a virtual IP until it is released
+    Pin {
+        /// Address of the terminal
+        terminal: IpAddr,
+        /// The virtual IP it shall have
+        #[arg(value_name = "VIRTUAL")]
+        virtual_ip: IpAddr,
+    },
+    /// End the bindings with this terminal or virtual IP; the virtual IP is quarantined
+    Release {
+        /// Address of a terminal, or a virtual IP
+        address: IpAddr,
+    },
+}
+
+/// Runs the subcommand.
+pub fn run(arguments: Arguments) -> Result<(), CliError> {
+    let client = Client::new(&arguments.socket.control);
+    let json = arguments.json;
+    match arguments.action {
+        None if json => Ok(std::io::stdout().lock().write_all(&client.get_raw("/v1/bindings")?)?),
+        None => list(&client.get::<Vec<BindingView>>("/v1/bindings")?),
+        Some(Action::Show { address }) => print(&client.get(&format!("/v1/bindings/{address}"))?, json, detail),
+        Some(Action::Pin { terminal, virtual_ip }) => {
+            let view: BindingView = client.put(&format!("/v1/bindings/{terminal}"), &Pin { virtual_ip })?;
+            print(&[view], json, |views, out| {
+                views.iter().try_for_each(|view| writeln!(out, "pinned: {} is {}", view.terminal, view.virtual_ip))
+            })
+        }
+        Some(Action::Release { address }) => {
+            print(&client.delete::<Vec<_>>(&format!("/v1/bindings/{address}"))?, json, |views, out| {
+                views.iter().try_for_each(|view| writeln!(out, "released: {} was {}", view.terminal, view.virtual_ip))
+            })
+        }
+    }
+}
+
+fn print(
+    views: &[BindingView],
+    json: bool,
+    words: impl Fn(&[BindingView], &mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, views).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        words(views, &mut out)?;
+    }
+    Ok(())
+}
+
+fn list(views: &[BindingView]) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    if views.is_empty() {
+        writeln!(out, "no bindings yet: one is made when a terminal first calls out")?;
+        return Ok(());
+    }
+    let now = now();
+    let mut table = show::table(&[
+        "TERMINAL", "VIRTUAL IP", "STATE", ">AGE", ">LAST USED", ">CONTACTS", ">PACKETS OUT", ">PACKETS IN", ">CALLBACKS",
+        "POOL",
+    ]);
+    for view in views {
+        table.add_row(vec![
+            view.terminal.to_string().into(),
+            show::cell(&view.virtual_ip.to_string(), AnsiColor::Cyan),
+            state(view),
+            show::span(now - view.created).into(),
+            format!("{} ago", show::span(now - view.last_used)).into(),
+            show::count(view.contacts.into()).into(),
+            show::count(view.packets_out).into(),
+            show::count(view.packets_in).into(),
+            show::count(view.callbacks.into()).into(),
+            view.pool.as_str().into(),
+        ]);
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
+    let now = now();
+    for (number, view) in views.iter().enumerate() {
+        if number > 0 {
+            writeln!(out)?;
+        }
+        let pinned = if view.pinned { ", pinned" } else { "" };
+        for (name, value) in [
+            ("terminal", format!("{} ({})", view.terminal, view.realm)),
+            ("virtual IP", view.virtual_ip.to_string()),
+            ("pool", view.pool.clone()),
+            ("state", format!("{}{pinned}", state_name(view.state))),
+            ("created", format!("{} ({} ago)", point(view.created), show::span(now - view.created))),
+            ("last used", format!("{} ({} ago)", point(view.last_used), show::span(now - view.last_used))),
+            ("contacts", view.contacts.to_string()),
+            ("packets out", view.packets_out.to_string()),
+            ("packets in", view.packets_in.to_string()),
+            ("callbacks", view.callbacks.to_string()),
+        ] {
+            writeln!(out, "{name:<12} {value}")?;
+        }
+    }
+    Ok(())
+}
+
+fn state(view: &BindingView) -> comfy_table::Cell {
+    let colour = match view.state {
+        BindingState::Active => AnsiColor::Green,
+        BindingState::Dormant => AnsiColor::Yellow,
+        BindingState::Quarantined => AnsiColor::Red,
+    };
+    let name = state_name(view.state);
+    if view.pinned { show::cell(&format!("{name} (pinned)"), colour) } else { show::cell(name, colour) }
+}
+
+fn state_name(state: BindingState) -> &'static str {
+    match state {
+        BindingState::Active => "active",
+        BindingState::Dormant => "dormant",
+        BindingState::Quarantined => "quarantined",
+    }
+}
+
+/// In UTC, to the second.
+fn point(time: Time) -> String {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| "?".to_owned(), |at| at.strftime("%F %T UTC").to_string())
+}
+
+fn now() -> Time {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,134 @@
+//! `kamei gateway`.
+
+use super::CliError;
+use crate::config::{Draft, Located, Place, PoolDraft};
+use clap::Args;
+use log::LevelFilter;
+use std::path::{Path, PathBuf};
+
+/// A flag overrides what the file says; a flag that can be repeated replaces the whole list.
+#[derive(Args)]
+pub struct Arguments {
+    /// Interface behind which the hidden hosts are; repeatable
+    #[arg(long, value_name = "IF")]
+    inside: Vec<String>,
+    /// Interface towards everybody else; repeatable
+    #[arg(long, value_name = "IF")]
+    outside: Vec<String>,
+    /// Virtual IPs to give: a prefix (198.18.0.0/16), a range (198.18.0.10-198.18.0.50) or an address; repeatable
+    #[arg(long, value_name = "PREFIX|RANGE")]
+    pool: Vec<String>,
+    /// Who may call a virtual IP: `contacted` (only peers that its terminal has called), `anyone`, or prefixes that may
+    /// besides those
+    #[arg(long, value_name = "contacted|anyone|CIDR,…", value_delimiter = ',')]
+    callback: Vec<String>,
+    /// Control socket [default: /run/kamei/gateway.sock]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Directory for what must outlive the process [default: /var/lib/kamei]
+    #[arg(long, value_name = "PATH")]
+    state_dir: Option<PathBuf>,
+    /// Worker threads [default: one a core]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    workers: Option<i64>,
+    /// Base name of the TUN devices, at most 10 characters: NAME-out, NAME-in0 [default: kamei]
+    #[arg(long, value_name = "NAME")]
+    tun: Option<String>,
+    /// Configuration file (TOML); `kamei check FILE` checks one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log; RUST_LOG can say it in more detail
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: LevelFilter,
+}
+
+/// Runs the gateway.
+pub fn run(arguments: Arguments) -> Result<(), CliError> {
+    let level = arguments.log_level;
+    let file = arguments.config.clone();
+    let flags = arguments.into_draft()?;
+    let draft = match &file {
+        Some(path) => read(path)?.overridden_by(flags),
+        None => flags,
+    };
+    let config = draft.check().map_err(|problems| CliError::Config { file, problems })?;
+    env_logger::Builder::new().filter_level(level).parse_default_env().format_timestamp_millis().init();
+    Ok(crate::gateway::run(config)?)
+}
+
+/// Reads a configuration file.
+pub fn read(path: &Path) -> Result<Draft, CliError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
+    Draft::parse(&text).map_err(|problem| CliError::Config { file: Some(path.to_owned()), problems: vec![problem] })
+}
+
+impl Arguments {
+    fn into_draft(self) -> Result<Draft, CliError> {
+        let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| CliError::File { path, error });
+        let path = |flag, path: Option<PathBuf>| -> Result<_, CliError> {
+            let path = path.map(absolute).transpose()?;
+            Ok(path.map(|path| given(flag, path.to_string_lossy().into_owned())))
+        };
+        let all = |flag, values: Vec<String>| values.into_iter().map(|value| given(flag, value)).collect();
+        Ok(Draft {
+            inside: all("--inside", self.inside),
+            outside: all("--outside", self.outside),
+            pools: self
+                .pool
+                .into_iter()
+                .map(|range| PoolDraft {
+                    range: given("--pool", range),
+                    name: None,
+                    destinations: Vec::new(),
+                    reserved: Vec::new(),
+                    callback: None,
+                })
+                .collect(),
+            callback: (!self.callback.is_empty()).then(|| given("--callback", self.callback)),
+            control: path("--control", self.control)?,
+            state_dir: path("--state-dir", self.state_dir)?,
+            workers: self.workers.map(|workers| given("--workers", workers)),
+            tun: self.tun.map(|tun| given("--tun", tun)),
+            ..Draft::default()
+        })
+    }
+}
+
+fn given<T>(flag: &'static str, value: T) -> Located<T> {
+    Located { value, place: Place::Flag(flag) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN};
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn the_help_names_the_real_defaults() {
+        let help = Only::command().render_long_help().to_string();
+        for default in [DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN] {
+            assert!(help.contains(&format!("[default: {default}]")), "{default}");
+        }
+    }
+
+    #[test]
+    fn flags_alone_make_a_configuration() {
+        let line = "x --inside gi --outside go --pool 198.18.0.0/16 --pool fd00::/64 --callback 192.0.2.0/24,2001:db8::/32";
+        let draft = Only::parse_from(line.split(' ')).arguments.into_draft().unwrap();
+        let config = draft.check().unwrap();
+        assert_eq!((config.pools.len(), config.outsides), (2, vec!["go".to_owned()]));
+        assert!(matches!(config.callback, crate::nat::CallbackPolicy::Prefixes(prefixes) if prefixes.len() == 2));
+        let draft = Only::parse_from(["x", "--inside", "a/b", "--workers", "-1"]).arguments.into_draft().unwrap();
+        let said: Vec<String> = draft.check().unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(said.iter().any(|line| line.starts_with("--inside: 'a/b' cannot be an interface name")), "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with("--workers: workers is -1")), "{said:?}");
+    }
+}

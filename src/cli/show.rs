@@ -1,0 +1,100 @@
+//! How numbers, ages and tables look.
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Whether to colour what goes to standard output (<https://no-color.org>, <https://bixense.com/clicolors>).
+pub fn colours() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if set("NO_COLOR") {
+        return false;
+    }
+    if std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0" && !value.is_empty()) {
+        return true;
+    }
+    std::io::stdout().is_terminal() && std::env::var_os("CLICOLOR").is_none_or(|value| value != "0")
+}
+
+/// The text in a colour, if colours are wanted.
+pub fn paint(text: &str, colour: AnsiColor) -> String {
+    let style = Style::new().fg_color(Some(colour.into()));
+    if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// The text in bold, if colours are wanted.
+pub fn bold(text: &str) -> String {
+    let style = Style::new().bold();
+    if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// A table without borders. Columns whose name starts with `>` are aligned right.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(header.iter().map(|name| bold(name.trim_start_matches('>'))));
+    for (number, name) in header.iter().enumerate() {
+        if let Some(column) = table.column_mut(number) {
+            column.set_padding((0, 2));
+            if name.starts_with('>') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    table
+}
+
+/// A cell in a colour, if colours are wanted.
+pub fn cell(text: &str, colour: AnsiColor) -> Cell {
+    Cell::new(paint(text, colour))
+}
+
+/// The two largest units of a span: `3m 12s`.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// A count for people: `12.4 k`.
+pub fn count(number: u64) -> String {
+    scaled(number, 1000, &["", "k", "M", "G", "T", "P", "E"])
+}
+
+/// A number of bytes for people: `1.2 GiB`.
+pub fn bytes(number: u64) -> String {
+    scaled(number, 1024, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
+}
+
+fn scaled(number: u64, step: u64, units: &[&str]) -> String {
+    let mut unit = 0;
+    let mut rest = number;
+    let mut tenths = 0;
+    while rest >= step && unit + 1 < units.len() {
+        tenths = rest % step * 10 / step;
+        rest /= step;
+        unit += 1;
+    }
+    let name = units.get(unit).copied().unwrap_or_default();
+    let text = if unit == 0 || rest >= 100 { rest.to_string() } else { format!("{rest}.{tenths}") };
+    if name.is_empty() { text } else { format!("{text} {name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        assert_eq!([count(0), count(999), count(12_400), count(1_000_000)], ["0", "999", "12.4 k", "1.0 M"]);
+        assert_eq!([bytes(1023), bytes(1024), bytes(u64::MAX)], ["1023 B", "1.0 KiB", "15.9 EiB"]);
+        let span = |seconds| super::span(Duration::from_secs(seconds));
+        assert_eq!([span(0), span(192), span(3700), span(90_000)], ["0s", "3m 12s", "1h 1m", "1d 1h"]);
+    }
+}
