@@ -1,0 +1,519 @@
+//! What the host has: interfaces, addresses, routes, other gateways; and whether the plan fits it.
+
+use super::claim::Claim;
+use super::messages::{Family, PROTOCOL, Route, Rule, Then, To};
+use super::netlink::Netlink;
+use super::tables::{self, Tables};
+use super::{INSIDES_MAX, KernelError, Plan};
+use crate::wire::AddressRange;
+use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+/// The address our TUN devices carry so that the reverse-path filter takes them for IPv4 devices (RFC 7600 §4.8).
+pub(super) const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// `RT_TABLE_MAIN`.
+pub(super) const MAIN: u32 = 254;
+
+/// What of the host the gateway must know; found anew whenever something changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    pub(super) outside_device: Option<u32>,
+    pub(super) insides: Vec<Inside>,
+    pub(super) has_ipv6: bool,
+    pub(super) own_outside: Vec<IpAddr>,
+    pub(super) own_inside: Vec<IpAddr>,
+    pub(super) reserved: Vec<IpAddr>,
+    /// Outside networks that contain virtual IPs.
+    pub(super) lans: Vec<Lan>,
+    /// Every interface by name, with its index: an interface that was made anew has another one.
+    pub(super) links: Vec<(String, u32)>,
+    /// One of our own devices was set down by somebody.
+    pub(super) device_down: bool,
+    /// What an operator should hear of, in whole lines.
+    pub(super) remarks: Vec<String>,
+}
+
+/// One inside realm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Inside {
+    pub(super) device: Option<u32>,
+    pub(super) sources: Vec<IpNet>,
+    /// Main's routes through its interfaces.
+    pub(super) routes: Vec<Route>,
+}
+
+/// An outside interface's network in which virtual IPs lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lan {
+    pub(super) interface: String,
+    pub(super) index: u32,
+    pub(super) network: IpNet,
+}
+
+impl Host {
+    /// The gateway's own addresses on its outside interfaces.
+    pub fn own_outside(&self) -> Vec<IpAddr> {
+        self.own_outside.clone()
+    }
+
+    /// The prefixes of each inside realm: its interfaces' networks, what is routed through them, what the operator listed.
+    pub fn sources(&self) -> Vec<Vec<IpNet>> {
+        self.insides.iter().map(|inside| inside.sources.clone()).collect()
+    }
+
+    /// Addresses inside the pools that must not be given to anybody: the gateway's own, its routers' and the network
+    /// and broadcast addresses of outside networks.
+    pub fn reserved(&self) -> Vec<IpAddr> {
+        self.reserved.clone()
+    }
+
+    /// The address in whose name the host speaks to peers, if it has one.
+    pub(super) fn outside_address(&self, family: Family) -> Option<IpAddr> {
+        self.own_outside.iter().copied().find(|a| Family::of(*a) == family)
+    }
+
+    /// The address in whose name the host itself calls virtual IPs.
+    pub(super) fn inside_address(&self, family: Family) -> Option<IpAddr> {
+        self.own_inside.iter().copied().find(|a| Family::of(*a) == family)
+    }
+
+    /// The index of an interface.
+    pub(super) fn index(&self, name: &str) -> Option<u32> {
+        self.links.iter().find(|(have, _)| have == name).map(|(_, index)| *index)
+    }
+
+    /// Whether the translator must hear of the change from `before`.
+    pub(super) fn tells_news(&self, before: &Self) -> bool {
+        self.own_outside != before.own_outside || self.reserved != before.reserved || self.sources() != before.sources()
+    }
+}
+
+/// How strictly to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Before the start: every doubt is an error, and our devices must not be there.
+    Before,
+    /// At the start: the same, but our devices must be there.
+    Start,
+    /// While running: what has gone missing may come back.
+    Running,
+}
+
+/// Reads the host and judges it.
+pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<Host, KernelError> {
+    judge(plan, &Seen::read(netlink, plan)?, stage, &Claim::is_taken)
+}
+
+/// The raw material of a [`Host`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) links: Vec<(String, u32)>,
+    /// Indices of links that are not up.
+    pub(super) down: Vec<u32>,
+    pub(super) addresses: Vec<OwnAddress>,
+    /// Main's routes through inside interfaces.
+    pub(super) inside_routes: Vec<Route>,
+    /// Main's routes through outside interfaces that have virtual IPs in their network.
+    pub(super) routers: Vec<IpAddr>,
+    /// The rules of every gateway in this namespace.
+    pub(super) rules: Vec<Rule>,
+    /// Priorities of other people's rules that come before ours.
+    pub(super) rules_before: Vec<u32>,
+    pub(super) has_ipv6: bool,
+}
+
+/// One address of the host.
+#[derive(Clone, Debug)]
+pub(super) struct OwnAddress {
+    pub(super) interface: u32,
+    pub(super) address: IpAddr,
+    /// The network that comes with it.
+    pub(super) network: IpNet,
+    /// Not tentative, not a duplicate.
+    pub(super) usable: bool,
+}
+
+impl Seen {
+    fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
+        let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
+        for message in dump(netlink, "list the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                let index = link.header.index;
+                if !link.header.flags.contains(LinkFlags::Up) {
+                    seen.down.push(index);
+                }
+                seen.links.extend(link.attributes.into_iter().find_map(|a| match a {
+                    LinkAttribute::IfName(name) => Some((name, index)),
+                    _ => None,
+                }));
+            }
+        }
+        for message in dump(netlink, "list the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
+        {
+            if let RouteNetlinkMessage::NewAddress(address) = message {
+                seen.addresses.extend(own_address(&address));
+            }
+        }
+        for message in dump(netlink, "list the rules", RouteNetlinkMessage::GetRule(RuleMessage::default()))? {
+            if let RouteNetlinkMessage::NewRule(message) = message {
+                match Rule::ours(&message) {
+                    Some(rule) => seen.rules.push(rule),
+                    None => seen.rules_before.extend(priority(&message).filter(|p| *p < *tables::PRIORITIES.start())),
+                }
+            }
+        }
+        seen.rules_before.dedup();
+        for name in plan.insides.iter().flat_map(|inside| &inside.interfaces) {
+            seen.inside_routes.extend(main_routes(netlink, &seen.links, name)?);
+        }
+        for name in &plan.outsides {
+            // A full table of the internet is not read for nothing.
+            if seen.networks_of(name).iter().any(|net| plan.pools.iter().any(|pool| pool.overlaps(&(*net).into()))) {
+                for route in main_routes(netlink, &seen.links, name)? {
+                    if let To::Hops(hops) = &route.to {
+                        seen.routers.extend(hops.gateways());
+                    }
+                }
+            }
+        }
+        seen.routers.sort_unstable();
+        seen.routers.dedup();
+        Ok(seen)
+    }
+
+    fn index(&self, name: &str) -> Option<u32> {
+        self.links.iter().find(|(have, _)| have == name).map(|(_, index)| *index)
+    }
+
+    fn name(&self, index: u32) -> &str {
+        self.links.iter().find(|(_, have)| *have == index).map_or("?", |(name, _)| name)
+    }
+
+    fn addresses_of<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a OwnAddress> + use<'a> {
+        let index = self.index(name);
+        self.addresses.iter().filter(move |a| Some(a.interface) == index && !is_link_local(a.address))
+    }
+
+    fn networks_of(&self, name: &str) -> Vec<IpNet> {
+        self.addresses_of(name).map(|a| a.network).collect()
+    }
+}
+
+/// Judges what was seen. `alive` says whether a gateway of a name is running.
+pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str) -> bool) -> Result<Host, KernelError> {
+    let mut host = Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), ..Host::default() };
+    if let Some(pool) = plan.pools.iter().find(|pool| !pool.is_v4() && !seen.has_ipv6) {
+        return Err(KernelError::NoIpv6(*pool));
+    }
+    if stage != Stage::Running {
+        judge_names(plan, seen)?;
+        judge_other_gateways(plan, seen, alive, &mut host.remarks)?;
+    }
+    judge_devices(plan, seen, stage)?;
+    host.outside_device = seen.index(&plan.outside_device);
+    host.own_outside = plan.outsides.iter().flat_map(|name| usable(seen, name)).collect();
+    host.own_inside = plan.insides.iter().flat_map(|i| &i.interfaces).flat_map(|name| usable(seen, name)).collect();
+    host.insides = (0..plan.insides.len()).map(|realm| inside(plan, seen, realm, &mut host.remarks)).collect();
+    let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.outside_device]).flatten();
+    host.device_down = devices.any(|index| seen.down.contains(&index));
+    reserve(plan, seen, stage, &mut host)?;
+    judge_inside_overlap(plan, stage, &mut host)?;
+    if let Some(first) = seen.rules_before.iter().filter(|p| **p != 0 && **p != L3MDEV).min() {
+        host.remarks.push(format!(
+            "a routing rule of priority {first} comes before the gateway's (from {}); packets it takes are not translated",
+            tables::PRIORITIES.start()
+        ));
+    }
+    Ok(host)
+}
+
+/// `ip rule` priority of the kernel's own rule for VRFs, harmless without one (net/core/fib_rules.c).
+const L3MDEV: u32 = 1000;
+
+fn judge_names(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
+    let all = || plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
+    let mut met = BTreeSet::new();
+    for name in all() {
+        // "all" and "default" in /proc/sys are not interfaces, and "lo" leads nowhere.
+        if tables::is_device_of(name, &plan.tun) || matches!(name.as_str(), "all" | "default" | "lo") {
+            return Err(KernelError::UnfitInterface(name.clone()));
+        }
+        if !met.insert(name) {
+            return Err(KernelError::InterfaceInTwoRealms(name.clone()));
+        }
+        if seen.index(name).is_none() {
+            let distance = |have: &str| strsim::damerau_levenshtein(have, name);
+            let names = seen.links.iter().map(|(have, _)| have).filter(|have| *have != "lo");
+            let nearest = names.min_by_key(|have| distance(have)).filter(|have| distance(have) <= 3).cloned();
+            return Err(KernelError::UnknownInterface { name: name.clone(), nearest });
+        }
+    }
+    if plan.insides.len() > INSIDES_MAX as usize {
+        return Err(KernelError::TooManyInsides(plan.insides.len()));
+    }
+    Ok(())
+}
+
+fn judge_devices(plan: &Plan, seen: &Seen, stage: Stage) -> Result<(), KernelError> {
+    let devices = || plan.insides.iter().map(|inside| &inside.device).chain([&plan.outside_device]);
+    match stage {
+        Stage::Before => match devices().find(|name| seen.index(name).is_some()) {
+            Some(name) => Err(KernelError::DeviceExists(name.clone())),
+            None => Ok(()),
+        },
+        Stage::Start | Stage::Running => match devices().find(|name| seen.index(name).is_none()) {
+            Some(name) => Err(KernelError::DeviceMissing(name.clone())),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Another gateway may share our outside interface and nothing else; a dead one must not stand in our way.
+fn judge_other_gateways(
+    plan: &Plan,
+    seen: &Seen,
+    alive: &dyn Fn(&str) -> bool,
+    remarks: &mut Vec<String>,
+) -> Result<(), KernelError> {
+    let names: BTreeSet<&str> = seen.rules.iter().filter_map(tables::name_kept_by).collect();
+    for other in names.into_iter().filter(|name| *name != plan.tun) {
+        let lives = alive(other);
+        let tables = Tables::of(other);
+        let dead = |what: String| KernelError::LeftByDeadGateway { what, other: other.to_owned() };
+        for rule in seen.rules.iter().filter(|rule| tables.owns_rule(rule, other)) {
+            if let Some(net) = rule.to
+                && let Some(pool) = plan.pools.iter().find(|pool| pool.overlaps(&net.into()))
+            {
+                let pool = *pool;
+                let taken = KernelError::PoolTaken { pool, other: other.to_owned() };
+                return Err(if lives { taken } else { dead(format!("pool {pool}")) });
+            }
+            let Some(interface) = &rule.from_interface else { continue };
+            let outside_there = rule.then == Then::Table(tables.out());
+            let inside_here = plan.insides.iter().any(|inside| inside.interfaces.contains(interface));
+            let outside_here = plan.outsides.contains(interface);
+            if inside_here || outside_here && !outside_there {
+                let interface = interface.clone();
+                return Err(if lives {
+                    KernelError::InterfaceTaken { interface, other: other.to_owned() }
+                } else {
+                    dead(format!("interface '{interface}'"))
+                });
+            }
+        }
+        if !lives {
+            remarks.push(format!(
+                "a dead gateway --tun {other} keeps its interfaces closed; clear it with: kamei cleanup --tun {other}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<String>) -> Inside {
+    let Some(planned) = plan.insides.get(realm) else { return Inside::default() };
+    let indices: Vec<u32> = planned.interfaces.iter().filter_map(|name| seen.index(name)).collect();
+    let mut found = Inside { device: seen.index(&planned.device), ..Inside::default() };
+    for route in &seen.inside_routes {
+        let To::Hops(hops) = &route.to else { continue };
+        let devices = hops.devices();
+        if !devices.iter().any(|index| indices.contains(index)) {
+            continue;
+        }
+        let net = route.destination;
+        if tables::is_default(&net) {
+            remarks.push(format!("the route {net} through inside {realm} does not count: everything would be inside"));
+        } else if devices.iter().any(|index| !indices.contains(index)) {
+            remarks.push(format!("the route {net} leads inside and elsewhere at once; it is not used"));
+        } else if !is_link_local(net.addr()) && !found.routes.contains(route) {
+            found.routes.push(route.clone());
+        }
+    }
+    let mut sources: Vec<IpNet> = found.routes.iter().map(|route| route.destination).collect();
+    // The network of an address counts also while its interface is down and its route is gone.
+    sources.extend(planned.interfaces.iter().flat_map(|name| seen.networks_of(name)));
+    sources.extend(planned.sources.iter().map(IpNet::trunc));
+    found.sources = IpNet::aggregate(&sources);
+    found
+}
+
+/// Finds what of the pools cannot be given away, and the outside networks they lie in.
+fn reserve(plan: &Plan, seen: &Seen, stage: Stage, host: &mut Host) -> Result<(), KernelError> {
+    let mut reserved: BTreeSet<IpAddr> = seen.routers.iter().copied().collect();
+    reserved.insert(DUMMY.into());
+    for own in &seen.addresses {
+        let name = seen.name(own.interface);
+        if !plan.outsides.iter().any(|outside| outside == name) {
+            let inside_pool = plan.pools.iter().find(|pool| pool.contains(own.address.into()));
+            match inside_pool {
+                Some(pool) if own.address != IpAddr::V4(DUMMY) => {
+                    let (pool, address, interface) = (*pool, own.address, name.to_owned());
+                    let error = KernelError::PoolHasOwnAddress { pool, address, interface };
+                    if stage != Stage::Running {
+                        return Err(error);
+                    }
+                    host.remarks.push(error.to_string());
+                    reserved.insert(address);
+                }
+                _ => {}
+            }
+            continue;
+        }
+        if is_link_local(own.address) {
+            continue;
+        }
+        reserved.insert(own.address);
+        let network = own.network;
+        match network {
+            // No network and broadcast addresses in /31 and /32 (RFC 3021), no anycast in /127 (RFC 6164).
+            IpNet::V4(net) if net.prefix_len() < 31 => {
+                reserved.extend([IpAddr::V4(net.network()), IpAddr::V4(net.broadcast())]);
+            }
+            IpNet::V6(net) if net.prefix_len() < 127 => drop(reserved.insert(IpAddr::V6(net.network()))),
+            _ => {}
+        }
+        if plan.pools.iter().any(|pool| pool.overlaps(&network.into())) {
+            let lan = Lan { interface: name.to_owned(), index: own.interface, network };
+            if !host.lans.contains(&lan) {
+                host.lans.push(lan);
+            }
+        }
+    }
+    host.reserved = reserved.into_iter().filter(|a| plan.pools.iter().any(|p| p.contains((*a).into()))).collect();
+    for pool in &plan.pools {
+        let taken = host.reserved.iter().filter(|a| pool.contains((**a).into())).count();
+        if stage != Stage::Running && pool.size() <= taken as u128 {
+            return Err(KernelError::PoolHasNoFreeAddress(*pool));
+        }
+    }
+    Ok(())
+}
+
+fn judge_inside_overlap(plan: &Plan, stage: Stage, host: &mut Host) -> Result<(), KernelError> {
+    for pool in &plan.pools {
+        let sources = host.insides.iter().flat_map(|inside| &inside.sources);
+        let mut real = sources.filter(|net| !tables::is_default(net));
+        if let Some(inside) = real.find(|net| pool.overlaps(&AddressRange::from(**net))) {
+            let error = KernelError::PoolOverlapsInside { pool: *pool, inside: *inside };
+            if stage != Stage::Running {
+                return Err(error);
+            }
+            host.remarks.push(error.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn usable(seen: &Seen, name: &str) -> Vec<IpAddr> {
+    seen.addresses_of(name).filter(|a| a.usable).map(|a| a.address).collect()
+}
+
+/// 169.254/16 (RFC 3927) counts as an ordinary network here: routers do use it between themselves.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+fn priority(message: &RuleMessage) -> Option<u32> {
+    // A rule without the attribute has priority 0: the local table.
+    message.attributes.iter().find_map(|a| if let RuleAttribute::Priority(p) = a { Some(*p) } else { None })
+}
+
+fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
+    let (mut local, mut prefix) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(a) => local = Some(*a),
+            AddressAttribute::Address(a) => prefix = Some(*a),
+            _ => {}
+        }
+    }
+    let doubtful = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    Some(OwnAddress {
+        interface: message.header.index,
+        address: local.or(prefix)?,
+        // On a point-to-point link the prefix is the peer's.
+        network: IpNet::new(prefix.or(local)?, message.header.prefix_len).ok()?.trunc(),
+        usable: !message.header.flags.intersects(doubtful),
+    })
+}
+
+/// The routes of main that leave by an interface; the kernel does the choosing, however large main is.
+fn main_routes(netlink: &mut Netlink, links: &[(String, u32)], name: &str) -> Result<Vec<Route>, KernelError> {
+    let Some((_, index)) = links.iter().find(|(have, _)| have == name) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family.number();
+        message.attributes = vec![RouteAttribute::Table(MAIN), RouteAttribute::Oif(*index)];
+        for route in routes(netlink, message)? {
+            // An older kernel ignores the filter.
+            let here = matches!(&route.to, To::Hops(hops) if hops.devices().contains(index));
+            if route.table == MAIN && here {
+                found.push(route);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The routes of all gateways in this namespace, every table.
+pub(super) fn gateway_routes(netlink: &mut Netlink) -> Result<Vec<Route>, KernelError> {
+    let mut found = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family.number();
+        message.header.protocol = PROTOCOL;
+        found.extend(routes(netlink, message)?);
+    }
+    Ok(found)
+}
+
+/// The rules of all gateways in this namespace.
+pub(super) fn gateway_rules(netlink: &mut Netlink) -> Result<Vec<Rule>, KernelError> {
+    let messages = dump(netlink, "list the rules", RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
+    Ok(messages
+        .iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRule(rule) => Rule::ours(rule),
+            _ => None,
+        })
+        .collect())
+}
+
+fn routes(netlink: &mut Netlink, filter: RouteMessage) -> Result<Vec<Route>, KernelError> {
+    let (protocol, family) = (filter.header.protocol, filter.header.address_family);
+    let messages = match netlink.dump(&RouteNetlinkMessage::GetRoute(filter)) {
+        // No such table yet, or no such family in this kernel.
+        Err(e) if e.is(Errno::NOENT) || e.is(Errno::AFNOSUPPORT) || e.is(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other.map_err(|source| KernelError::netlink("list the routes", source))?,
+    };
+    Ok(messages
+        .iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.address_family == family
+                    && (protocol == Default::default() || route.header.protocol == protocol) =>
+            {
+                Route::read(route)
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+fn dump(
+    netlink: &mut Netlink,
+    what: &str,
+    message: RouteNetlinkMessage,
+) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+    netlink.dump(&message).map_err(|source| KernelError::netlink(what, source))
+}

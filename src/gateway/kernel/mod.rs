@@ -1,0 +1,348 @@
+//! The host's network around the gateway: devices, routes, policy rules, settings; made, watched, and undone exactly.
+//!
+//! [`tables`] says which routes and rules there are and why. Everything the gateway makes carries protocol number 75 and
+//! lies in tables of its own, so it can be told from the operator's; only kernel settings have to be remembered, and
+//! they are, in a file that a successor reads after `kill -9`.
+//!
+//! # Order
+//!
+//! *Start:* devices (settings, address, up), blackholes, routes, rules, those for inside packets last, proxy settings,
+//! forwarding at the very end. Until the rules stand, inside packets go where they went before; from then on they go
+//! through the translator or nowhere. *Stop:* forwarding first, as far as the gateway has switched it on, then rules,
+//! routes, neighbours; the caller then closes the devices. If the host forwarded before the gateway came, it forwards
+//! again when the gateway has gone, untranslated: that is how it was found.
+//!
+//! *Killed:* the devices and the routes to them vanish with the process; rules and blackholes stay, so nothing from the
+//! inside leaves. The next gateway of the same `--tun` name takes all of it over without a gap; [`clean_up`] removes it.
+//! A start that fails in the middle undoes what it did; one that fails on top of what a killed gateway left leaves the
+//! closed state as it is.
+//!
+//! # What is decided here
+//!
+//! - IPv4 forwarding is switched on for the interfaces of the gateway alone (`conf/*/forwarding`), not for the host.
+//!   IPv6 knows only one switch, `all`.
+//! - A family without a pool is closed: its packets from the inside reach other insides and the host, nothing else.
+//! - A pool may lie in an outside network, be equal to it or larger. The host's own addresses, its routers and the
+//!   network and broadcast addresses in it are reserved and stay reachable. Every other address of the pool belongs to
+//!   the gateway: it answers ARP for all of them, so no other machine of that network may use one.
+
+mod apply;
+mod claim;
+mod error;
+mod host;
+mod messages;
+mod neighbours;
+mod netlink;
+mod sysctl;
+mod tables;
+mod undo;
+
+pub use claim::Claim;
+pub use error::KernelError;
+pub use host::Host;
+pub use neighbours::Neighbours;
+pub use netlink::NetlinkError;
+
+use self::claim::SetUpLock;
+use self::host::{Lan, Stage};
+use self::netlink::{Monitor, Netlink};
+use self::sysctl::Sysctls;
+use self::tables::{POOL, Tables};
+use self::undo::UndoFile;
+use crate::wire::AddressRange;
+use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteAttribute;
+use rustix::thread::CapabilitySet;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// So many inside realms fit into a gateway's range of table numbers.
+pub(crate) const INSIDES_MAX: u32 = 127;
+
+/// After a change the host is looked at at most this often.
+const BREATH: Duration = Duration::from_millis(200);
+
+/// What the gateway wants of the host's network.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The base name of the devices; also the name of the gateway.
+    pub tun: String,
+    /// The inside realms.
+    pub insides: Vec<InsidePlan>,
+    /// The outside realm's device: `{tun}-out`.
+    pub outside_device: String,
+    /// The outside interfaces.
+    pub outsides: Vec<String>,
+    /// The virtual IPs.
+    pub pools: Vec<AddressRange>,
+    /// Where to remember what to restore; its directory exists and is root's.
+    pub undo_file: PathBuf,
+}
+
+/// One inside realm.
+#[derive(Clone, Debug)]
+pub struct InsidePlan {
+    /// Its device: `{tun}-in0`, `{tun}-in1`…
+    pub device: String,
+    /// Its interfaces.
+    pub interfaces: Vec<String>,
+    /// Prefixes the operator says are in it, whatever the routes say.
+    pub sources: Vec<IpNet>,
+}
+
+/// Checks the plan against the host and changes nothing. To be called with the [`Claim`] held, before the TUN devices
+/// are made.
+///
+/// # Errors
+/// The first thing that would keep the gateway from working, one variant each.
+pub fn inspect(plan: &Plan) -> Result<Host, KernelError> {
+    may_change_the_network()?;
+    host::look(&mut open()?, plan, Stage::Before)
+}
+
+/// The host's network, set up for a gateway. Dropping it undoes everything.
+pub struct Kernel {
+    plan: Plan,
+    host: Host,
+    netlink: Netlink,
+    monitor: Monitor,
+    sysctls: Sysctls,
+    neighbours: Neighbours,
+    /// Something has changed since the last look.
+    stale: bool,
+    looked: Instant,
+    /// Remarks and missing interfaces that have been logged, so that each is said once.
+    said: BTreeSet<String>,
+    missing: BTreeSet<String>,
+    undone: bool,
+}
+
+impl Kernel {
+    /// Sets everything up. The TUN devices exist, each with all its queues.
+    ///
+    /// # Errors
+    /// As [`inspect`], and whatever the kernel refuses; what had been done is undone before this returns.
+    pub fn set_up(plan: Plan) -> Result<Self, KernelError> {
+        may_change_the_network()?;
+        let _lock = SetUpLock::take()?;
+        let monitor = Monitor::open().map_err(|e| KernelError::netlink("watch the network", e.into()))?;
+        let mut netlink = open()?;
+        let host = host::look(&mut netlink, &plan, Stage::Start)?;
+        let sysctls = Sysctls::take_over(UndoFile::new(&plan.undo_file), &plan.tun);
+        let left = apply::present(&mut netlink, &plan.tun)?;
+        let adopted = sysctls.inherited() || !left.rules.is_empty();
+        if adopted {
+            log::info!("taking over what a killed gateway --tun {} has left", plan.tun);
+        }
+        let neighbours = Neighbours::new(&host)?;
+        let (said, missing) = (BTreeSet::new(), BTreeSet::new());
+        let looked = Instant::now();
+        let mut kernel = Self {
+            plan,
+            host,
+            netlink,
+            monitor,
+            sysctls,
+            neighbours,
+            stale: false,
+            looked,
+            said,
+            missing,
+            undone: false,
+        };
+        kernel.remark();
+        if let Err(error) = kernel.bring_up() {
+            kernel.undone = true;
+            if adopted {
+                log::warn!("the network stays closed as the killed gateway left it; start again, or: kamei cleanup");
+            } else if let Err(also) = kernel.take_down() {
+                log::warn!("and while undoing: {also}");
+            }
+            return Err(error);
+        }
+        Ok(kernel)
+    }
+
+    /// What the host has, as last seen.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Hears what has changed (links, addresses, routes, rules) and follows it; never waits. `true` if [`Kernel::host`]
+    /// has news for the translator. To be called a few times a second, or when [`Kernel::as_fd`] is readable and once
+    /// more a moment later: a burst of changes is looked at once it has passed.
+    ///
+    /// # Errors
+    /// What the kernel refuses; what was set up before stays, and the next call tries again.
+    pub fn poll(&mut self) -> Result<bool, KernelError> {
+        let (plan, host) = (&self.plan, &self.host);
+        let mut stale = self.stale;
+        let lost = self.monitor.drain(|message| stale = stale || matters(plan, host, &message));
+        self.stale = stale | lost.map_err(|e| KernelError::netlink("watch the network", e.into()))?;
+        if !self.stale || self.looked.elapsed() < BREATH {
+            return Ok(false);
+        }
+        self.looked = Instant::now();
+        let host = host::look(&mut self.netlink, &self.plan, Stage::Running)?;
+        let news = host.tells_news(&self.host);
+        self.host = host;
+        self.remark();
+        if self.host.device_down {
+            log::warn!("a device of the gateway was set down; it is set up again");
+            apply::raise_devices(&mut self.netlink, &self.plan, &self.host)?;
+        }
+        apply::apply(&mut self.netlink, &self.plan, &self.host)?;
+        self.sysctls.apply(&self.plan, &self.host)?;
+        self.neighbours.follow(&self.host);
+        self.stale = false;
+        Ok(news)
+    }
+
+    /// The means to make virtual IPs answer on an outside LAN.
+    pub fn neighbours(&self) -> Neighbours {
+        self.neighbours.clone()
+    }
+
+    /// Undoes exactly what was done. The caller closes the TUN devices afterwards.
+    ///
+    /// # Errors
+    /// The first failure; everything else is undone all the same.
+    pub fn undo(mut self) -> Result<(), KernelError> {
+        self.undone = true;
+        self.take_down()
+    }
+
+    fn bring_up(&mut self) -> Result<(), KernelError> {
+        Sysctls::prepare_devices(&self.plan, &self.host)?;
+        apply::raise_devices(&mut self.netlink, &self.plan, &self.host)?;
+        apply::apply(&mut self.netlink, &self.plan, &self.host)?;
+        neighbours::clear_left(&mut self.netlink, &self.plan.pools)?;
+        self.sysctls.apply(&self.plan, &self.host)
+    }
+
+    fn take_down(&mut self) -> Result<(), KernelError> {
+        let lock = SetUpLock::take();
+        let settings = self.sysctls.undo().map(|_| ());
+        let tables = apply::remove(&mut self.netlink, &self.plan.tun).map(|_| ());
+        self.neighbours.clear();
+        // Two gateways undo at the same time all right; the lock only spares a third one a half-way view.
+        drop(lock);
+        settings.and(tables)
+    }
+
+    /// Logs remarks and interfaces that have gone or come back, each once.
+    fn remark(&mut self) {
+        for remark in &self.host.remarks {
+            if !self.said.contains(remark) {
+                log::warn!("{remark}");
+            }
+        }
+        self.said = self.host.remarks.iter().cloned().collect();
+        let all = self.plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&self.plan.outsides);
+        let missing: BTreeSet<String> = all.filter(|name| self.host.index(name).is_none()).cloned().collect();
+        for name in missing.difference(&self.missing) {
+            log::warn!("interface '{name}' has gone; the gateway waits for it to come back");
+        }
+        for name in self.missing.difference(&missing) {
+            log::info!("interface '{name}' is back");
+        }
+        self.missing = missing;
+    }
+}
+
+impl AsFd for Kernel {
+    /// Readable when [`Kernel::poll`] has something to hear.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if !std::mem::replace(&mut self.undone, true)
+            && let Err(error) = self.take_down()
+        {
+            log::error!("the network could not be put back as it was: {error}");
+        }
+    }
+}
+
+/// What [`clean_up`] has removed and put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Policy rules removed.
+    pub rules: usize,
+    /// Routes removed.
+    pub routes: usize,
+    /// Proxy neighbour entries removed.
+    pub neighbours: usize,
+    /// Kernel settings put back.
+    pub settings: usize,
+}
+
+/// Removes all that a killed gateway of this name has left. From then on inside packets go where they went before it.
+///
+/// # Errors
+/// [`KernelError::Running`] if it lives; otherwise what the kernel refuses.
+pub fn clean_up(tun: &str, undo_file: &Path) -> Result<Cleaned, KernelError> {
+    may_change_the_network()?;
+    let _claim = Claim::take(tun)?;
+    let _lock = SetUpLock::take()?;
+    let mut netlink = open()?;
+    let left = apply::present(&mut netlink, tun)?;
+    let pools: Vec<AddressRange> =
+        left.rules.iter().filter(|rule| rule.priority == POOL).filter_map(|rule| Some(rule.to?.into())).collect();
+    let mut sysctls = Sysctls::take_over(UndoFile::new(undo_file), tun);
+    let settings = sysctls.undo()?;
+    let (rules, routes) = apply::remove(&mut netlink, tun)?;
+    let neighbours = neighbours::clear_left(&mut netlink, &pools)?;
+    Ok(Cleaned { rules, routes, neighbours, settings })
+}
+
+/// Whether a notification may mean work: any link or address, main's routes by an inside interface, lost rules.
+fn matters(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) -> bool {
+    match message {
+        RouteNetlinkMessage::NewLink(_)
+        | RouteNetlinkMessage::DelLink(_)
+        | RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_) => true,
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            let table = route
+                .attributes
+                .iter()
+                .find_map(|a| if let RouteAttribute::Table(table) = a { Some(*table) } else { None })
+                .unwrap_or_else(|| u32::from(route.header.table));
+            let deleted = matches!(message, RouteNetlinkMessage::DelRoute(_));
+            if Tables::of(&plan.tun).own(table) {
+                // One of ours was taken: by somebody, or by the kernel with an address or a link.
+                return deleted;
+            }
+            let by = messages::Route::read(route).map_or_else(Vec::new, |route| match route.to {
+                messages::To::Hops(hops) => hops.devices(),
+                _ => Vec::new(),
+            });
+            let inside = |index: &u32| {
+                let mut interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces);
+                interfaces.any(|name| host.index(name) == Some(*index))
+            };
+            table == host::MAIN && by.iter().any(inside)
+        }
+        RouteNetlinkMessage::DelRule(rule) => {
+            messages::Rule::ours(rule).is_some_and(|rule| Tables::of(&plan.tun).owns_rule(&rule, &plan.tun))
+        }
+        _ => false,
+    }
+}
+
+fn may_change_the_network() -> Result<(), KernelError> {
+    let have = rustix::thread::capabilities(None)
+        .map_err(|e| KernelError::System { what: "read this process's capabilities", source: e.into() })?;
+    if have.effective.contains(CapabilitySet::NET_ADMIN) { Ok(()) } else { Err(KernelError::NotPermitted) }
+}
+
+fn open() -> Result<Netlink, KernelError> {
+    Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket", e.into()))
+}

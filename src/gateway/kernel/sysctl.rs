@@ -1,0 +1,285 @@
+//! Kernel settings under /proc/sys: what the gateway needs, what was there before, and the way back.
+
+use super::undo::{Record, UndoFile};
+use super::{Host, KernelError, Plan};
+use crate::wire::AddressRange;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// One setting of one interface (or of `all`, `default`); only those the gateway ever touches can be named.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// `net/ipv4/conf` and so on: one of [`PLACES`].
+    place: &'static str,
+    interface: String,
+    name: &'static str,
+}
+
+/// Where settings live, and which of them the gateway touches there.
+const PLACES: [(&str, &[&str]); 4] = [
+    ("net/ipv4/conf", &["forwarding", "proxy_arp", "rp_filter", "accept_local", "send_redirects"]),
+    ("net/ipv6/conf", &["forwarding", "proxy_ndp", "accept_ra", "addr_gen_mode", "disable_ipv6"]),
+    ("net/ipv4/neigh", &["proxy_delay"]),
+    ("net/ipv6/neigh", &["proxy_delay"]),
+];
+
+const V4: &str = "net/ipv4/conf";
+const V6: &str = "net/ipv6/conf";
+
+impl Key {
+    fn new(place: &'static str, interface: &str, name: &'static str) -> Self {
+        Self { place, interface: interface.to_owned(), name }
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from("/proc/sys").join(self.to_string())
+    }
+
+    fn read(&self) -> io::Result<String> {
+        Ok(fs::read_to_string(self.path())?.trim().to_owned())
+    }
+
+    fn get(&self) -> Result<String, KernelError> {
+        self.read().map_err(|source| KernelError::Sysctl { action: "read", key: self.to_string(), source })
+    }
+
+    /// Writes the value unless it is there already: a read-only /proc/sys that is right as it is will do.
+    fn set(&self, value: &str) -> Result<(), KernelError> {
+        if self.get()? == value {
+            return Ok(());
+        }
+        log::debug!("{self} = {value}");
+        fs::write(self.path(), value).map_err(|source| KernelError::Sysctl {
+            action: "set",
+            key: self.to_string(),
+            source,
+        })
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.place, self.interface, self.name)
+    }
+}
+
+impl FromStr for Key {
+    type Err = ();
+
+    /// Takes only what [`Key`] can write: a file from elsewhere names no other setting.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        for (place, names) in PLACES {
+            let Some(rest) = text.strip_prefix(place).and_then(|rest| rest.strip_prefix('/')) else { continue };
+            let (interface, name) = rest.split_once('/').ok_or(())?;
+            let name = names.iter().find(|have| **have == name).ok_or(())?;
+            // IFNAMSIZ is 16 with the final zero (linux/if.h).
+            let plain = !interface.is_empty() && interface.len() < 16 && !matches!(interface, "." | "..");
+            return if plain { Ok(Self::new(place, interface, name)) } else { Err(()) };
+        }
+        Err(())
+    }
+}
+
+/// The settings changed so far, with what they were; kept on disk before each change.
+#[derive(Debug)]
+pub(super) struct Sysctls {
+    file: UndoFile,
+    changes: Vec<Record>,
+    /// The interfaces as they were when their settings were made: one that was deleted and came back starts anew.
+    seen: Vec<(String, u32)>,
+}
+
+impl Sysctls {
+    /// Takes over what a killed predecessor noted.
+    pub(super) fn take_over(file: UndoFile, tun: &str) -> Self {
+        let mut changes = file.load(tun);
+        // A value that is no longer the one we set was changed by somebody else since: not ours to put back.
+        changes.retain(|record| record.key.read().is_ok_and(|now| now == record.new));
+        Self { file, changes, seen: Vec::new() }
+    }
+
+    /// Whether a predecessor left anything.
+    pub(super) fn inherited(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Settings of our own devices; they vanish with them, so nothing is remembered.
+    pub(super) fn prepare_devices(plan: &Plan, host: &Host) -> Result<(), KernelError> {
+        let strict = Key::new(V4, "all", "rp_filter").get()? != "0";
+        for device in plan.insides.iter().map(|inside| &inside.device).chain([&plan.outside_device]) {
+            let set = |place, name, value: &str| Key::new(place, device, name).set(value);
+            set(V4, "forwarding", "1")?;
+            // The kernel takes the larger of "all" and the device's: 2 (loose) beats a strict 1.
+            set(V4, "rp_filter", if strict { "2" } else { "0" })?;
+            // The host's own ICMP errors come back from the translator with the host's address as source.
+            set(V4, "accept_local", "1")?;
+            set(V4, "send_redirects", "0")?;
+            if host.has_ipv6 {
+                set(V6, "addr_gen_mode", "1")?;
+                set(V6, "accept_ra", "0")?;
+                if plan.pools.iter().any(|pool| !pool.is_v4()) {
+                    set(V6, "disable_ipv6", "0")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every setting that the plan needs; forwarding last. Again later: makes what interfaces that came (back)
+    /// need, and leaves alone what somebody has changed on the others.
+    pub(super) fn apply(&mut self, plan: &Plan, host: &Host) -> Result<(), KernelError> {
+        let first = self.seen.is_empty();
+        let known = |name: &str| {
+            matches!(name, "all" | "default")
+                || self.seen.iter().any(|(have, index)| have == name && host.index(name) == Some(*index))
+        };
+        let wants = self.wants(plan, host)?;
+        let fresh: Vec<Record> = wants.into_iter().filter(|w| first || !known(&w.key.interface)).collect();
+        let mut kept = self.changes.clone();
+        kept.retain(|old| !fresh.iter().any(|new| new.key == old.key));
+        let dropped: Vec<Record> = if first { std::mem::take(&mut kept) } else { Vec::new() };
+        kept.extend(fresh.iter().filter(|w| w.old != w.new || w.held).cloned());
+        let both: Vec<Record> = dropped.iter().chain(&kept).cloned().collect();
+        if both != self.changes {
+            self.file.save(&plan.tun, &both)?;
+        }
+        self.changes = kept;
+        for record in &fresh {
+            record.key.set(&record.new)?;
+        }
+        if !dropped.is_empty() {
+            let _ = restore(dropped);
+            self.file.save(&plan.tun, &self.changes)?;
+        }
+        self.seen.clone_from(&host.links);
+        Ok(())
+    }
+
+    /// Puts everything back that still is as we left it, the last change first, and forgets it.
+    pub(super) fn undo(&mut self) -> Result<usize, KernelError> {
+        let count = self.changes.len();
+        let restored = restore(std::mem::take(&mut self.changes));
+        self.file.remove()?;
+        restored.map(|()| count)
+    }
+
+    /// What a setting was before any gateway of this name touched it.
+    fn original(&self, key: &Key) -> Result<String, KernelError> {
+        match self.changes.iter().find(|record| record.key == *key) {
+            Some(record) => Ok(record.old.clone()),
+            None => key.get(),
+        }
+    }
+
+    /// The settings the plan needs, in the order in which they are made; those that are right already included.
+    fn wants(&self, plan: &Plan, host: &Host) -> Result<Vec<Record>, KernelError> {
+        let mut wants = Vec::new();
+        let mut want = |key: Key, new: &str| -> Result<(), KernelError> {
+            wants.push(Record { old: self.original(&key)?, new: new.to_owned(), held: false, key });
+            Ok(())
+        };
+        let insides: Vec<&String> = plan.insides.iter().flat_map(|inside| &inside.interfaces).collect();
+        let present = |name: &&String| host.index(name).is_some();
+        for lan in &host.lans {
+            let pooled =
+                |v4| plan.pools.iter().any(|p| p.is_v4() == v4 && p.overlaps(&AddressRange::from(lan.network)));
+            for (v4, conf, neigh, name) in
+                [(true, V4, "net/ipv4/neigh", "proxy_arp"), (false, V6, "net/ipv6/neigh", "proxy_ndp")]
+            {
+                if pooled(v4) {
+                    // Answers for others wait up to 0.8 s by default; a callback should not.
+                    want(Key::new(neigh, &lan.interface, "proxy_delay"), "0")?;
+                    want(Key::new(conf, &lan.interface, name), "1")?;
+                }
+            }
+        }
+        if plan.pools.iter().any(AddressRange::is_v4) {
+            for name in insides.iter().copied().chain(&plan.outsides).filter(present) {
+                want(Key::new(V4, name, "forwarding"), "1")?;
+            }
+        }
+        if plan.pools.iter().any(|pool| !pool.is_v4()) {
+            self.want_ipv6(plan, host, &mut wants)?;
+        }
+        Ok(wants)
+    }
+
+    /// IPv6 forwards only if `all` says so, and saying it there changes every interface and ends router
+    /// advertisements on those that listened to them: accept_ra = 2 keeps them listening.
+    fn want_ipv6(&self, plan: &Plan, host: &Host, wants: &mut Vec<Record>) -> Result<(), KernelError> {
+        let all = Key::new(V6, "all", "forwarding");
+        let noted = |key: &Key| self.changes.iter().any(|record| record.key == *key);
+        // Once `all` is ours, an interface forwards because of it, unless it is noted that it did before.
+        let already = noted(&all);
+        let switched = self.original(&all)? == "0";
+        let forwarded = |key: &Key| if already { noted(key) } else { key.read().is_ok_and(|value| value != "0") };
+        let is_inside = |name: &String| plan.insides.iter().any(|inside| inside.interfaces.contains(name));
+        let mut held = vec![Key::new(V6, "default", "forwarding")];
+        for (name, _) in host.links.iter().filter(|(name, _)| !super::tables::is_device_of(name, &plan.tun)) {
+            let (ra, forwarding) = (Key::new(V6, name, "accept_ra"), Key::new(V6, name, "forwarding"));
+            if ra.read().is_err() {
+                // No IPv6 on that interface: its MTU is too small, or it has just gone.
+                continue;
+            }
+            let forwards = forwarded(&forwarding);
+            if name != "lo" && !is_inside(name) && !forwards && self.original(&ra)? == "1" {
+                wants.push(Record { key: ra, old: "1".into(), new: "2".into(), held: false });
+            }
+            if !switched && (is_inside(name) || plan.outsides.contains(name)) {
+                wants.push(Record { old: self.original(&forwarding)?, new: "1".into(), held: false, key: forwarding });
+            } else if switched {
+                held.push(forwarding);
+            }
+        }
+        if switched {
+            held.retain(|key| forwarded(key));
+            wants.extend(held.into_iter().map(|key| Record { key, old: "1".into(), new: "1".into(), held: true }));
+            wants.push(Record { key: all, old: "0".into(), new: "1".into(), held: false });
+        }
+        Ok(())
+    }
+}
+
+/// Puts values back, the last first. Goes on after a failure and returns the first one.
+pub(super) fn restore(records: Vec<Record>) -> Result<(), KernelError> {
+    let mut first = Ok(());
+    for record in records.into_iter().rev() {
+        // Gone with its interface, or changed by somebody else since: not ours any more.
+        let Ok(now) = record.key.read() else { continue };
+        if record.held || now == record.new {
+            first = first.and(record.key.set(&record.old));
+        }
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_only_settings_the_gateway_touches() {
+        for good in ["net/ipv4/conf/eth0.5/forwarding", "net/ipv6/neigh/go/proxy_delay", "net/ipv6/conf/all/forwarding"]
+        {
+            assert_eq!(good.parse::<Key>().map(|key| key.to_string()), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "/",
+            "net/ipv4/conf",
+            "net/ipv4/conf/",
+            "net/ipv4/conf/../forwarding",
+            "net/ipv4/conf//forwarding",
+            "net/ipv4/conf/a/b/forwarding",
+            "kernel/core_pattern",
+            "net/ipv4/conf/go/../../../../kernel/core_pattern",
+            "net/ipv4/conf/go/arp_ignore",
+            "net/ipv4/conf/a-name-that-is-too-long/forwarding",
+        ] {
+            assert_eq!(bad.parse::<Key>(), Err(()), "{bad}");
+        }
+    }
+}
