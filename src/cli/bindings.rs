@@ -50,7 +50,9 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.action {
         None if json => Ok(std::io::stdout().lock().write_all(&client.get_raw("/v1/bindings")?)?),
         None => list(&client.get::<Vec<BindingView>>("/v1/bindings")?),
-        Some(Action::Show { address }) => print(&client.get(&format!("/v1/bindings/{address}"))?, json, detail),
+        Some(Action::Show { address }) => {
+            print(&client.get::<Vec<_>>(&format!("/v1/bindings/{address}"))?, json, detail)
+        }
         Some(Action::Pin { terminal, virtual_ip }) => {
             let view: BindingView = client.put(&format!("/v1/bindings/{terminal}"), &Pin { virtual_ip })?;
             print(&[view], json, |views, out| {
@@ -88,7 +90,15 @@ fn list(views: &[BindingView]) -> Result<(), CliError> {
     }
     let now = now();
     let mut table = show::table(&[
-        "TERMINAL", "VIRTUAL IP", "STATE", ">AGE", ">LAST USED", ">CONTACTS", ">PACKETS OUT", ">PACKETS IN", ">CALLBACKS",
+        "TERMINAL",
+        "VIRTUAL IP",
+        "STATE",
+        ">AGE",
+        ">LAST USED",
+        ">CONTACTS",
+        ">PACKETS OUT",
+        ">PACKETS IN",
+        ">CALLBACKS",
         "POOL",
     ]);
     for view in views {

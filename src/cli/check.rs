@@ -13,9 +13,8 @@ pub struct Arguments {
 /// Checks a file; nothing of the host is looked at.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let file = &arguments.file;
-    let config = gateway::read(file)?
-        .check()
-        .map_err(|problems| CliError::Config { file: Some(file.clone()), problems })?;
+    let config =
+        gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.clone()), problems })?;
     let interfaces: Vec<&str> =
         config.insides.iter().flat_map(|inside| inside.interfaces.iter().map(String::as_str)).collect();
     let pools: Vec<String> = config.pools.iter().map(|pool| pool.range.to_string()).collect();

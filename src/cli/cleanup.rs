@@ -1,7 +1,8 @@
 //! `kamei cleanup`.
 
-use super::CliError;
+use super::{CliError, Socket};
 use crate::config::DEFAULT_TUN;
+use crate::gateway::{self, kernel};
 use clap::Args;
 
 #[derive(Args)]
@@ -9,11 +10,16 @@ pub struct Arguments {
     /// Base name of the TUN devices of the gateway that was killed
     #[arg(long, value_name = "NAME", default_value = DEFAULT_TUN)]
     tun: String,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 /// Removes what a dead gateway left in the kernel.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let cleaned = crate::gateway::kernel::clean_up(&arguments.tun)?;
-    println!("{cleaned}");
+    let cleaned = kernel::clean_up(&arguments.tun, &gateway::undo_file(&arguments.socket.control))?;
+    println!(
+        "removed {} rules, {} routes, {} neighbours; put back {} settings",
+        cleaned.rules, cleaned.routes, cleaned.neighbours, cleaned.settings
+    );
     Ok(())
 }

@@ -58,8 +58,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 
 /// Reads a configuration file.
 pub fn read(path: &Path) -> Result<Draft, CliError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
+    let text = std::fs::read_to_string(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
     Draft::parse(&text).map_err(|problem| CliError::Config { file: Some(path.to_owned()), problems: vec![problem] })
 }
 
@@ -121,7 +120,8 @@ mod tests {
 
     #[test]
     fn flags_alone_make_a_configuration() {
-        let line = "x --inside gi --outside go --pool 198.18.0.0/16 --pool fd00::/64 --callback 192.0.2.0/24,2001:db8::/32";
+        let line =
+            "x --inside gi --outside go --pool 198.18.0.0/16 --pool fd00::/64 --callback 192.0.2.0/24,2001:db8::/32";
         let draft = Only::parse_from(line.split(' ')).arguments.into_draft().unwrap();
         let config = draft.check().unwrap();
         assert_eq!((config.pools.len(), config.outsides), (2, vec!["go".to_owned()]));

@@ -32,7 +32,7 @@ pub fn bold(text: &str) -> String {
 /// A table without borders. Columns whose name starts with `>` are aligned right.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(|name| bold(name.trim_start_matches('>'))));
     for (number, name) in header.iter().enumerate() {
         if let Some(column) = table.column_mut(number) {

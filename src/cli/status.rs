@@ -41,10 +41,8 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         out.write_all(&raw)?;
         return Ok(());
     }
-    let status: Status = serde_json::from_slice(&raw).map_err(|error| ClientError::Garbled {
-        path: arguments.socket.control.clone(),
-        what: error.to_string(),
-    })?;
+    let status: Status = serde_json::from_slice(&raw)
+        .map_err(|error| ClientError::Garbled { path: arguments.socket.control.clone(), what: error.to_string() })?;
     print(&status, &mut out)
 }
 
@@ -63,8 +61,7 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     writeln!(out, "super      {} packets longer than 1,500 bytes", show::count(gateway.super_packets))?;
     writeln!(out, "callbacks  {}", show::count(nat.callbacks))?;
     writeln!(out, "bindings   {} made since the start\n", show::count(nat.created))?;
-    let mut pools =
-        show::table(&["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
+    let mut pools = show::table(&["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
     for pool in &nat.pools {
         pools.add_row(vec![
             pool.name.clone(),
@@ -92,7 +89,11 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     }
     if gateway.write_errors > 0 {
         let number = show::count(gateway.write_errors);
-        drops.add_row(vec![number, "write_errors".to_owned(), "The kernel did not take a translated packet.".to_owned()]);
+        drops.add_row(vec![
+            number,
+            "write_errors".to_owned(),
+            "The kernel did not take a translated packet.".to_owned(),
+        ]);
     }
     writeln!(out)?;
     for line in drops.lines() {

@@ -96,9 +96,8 @@ impl Client {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path: self.path.clone() },
             _ => ClientError::NoGateway { path: self.path.clone(), error },
         })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.garbled(error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbled(error))?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)

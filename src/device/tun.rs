@@ -2,6 +2,7 @@
 //! pass whole.
 
 use super::virtio::{HEADER_LEN, VirtioHeader};
+use crate::config;
 use crate::wire::Packet;
 use std::fmt;
 use std::io;
@@ -19,15 +20,6 @@ pub enum Offload {
     /// Checksums and TCP segmentation.
     Tcp,
     /// None: a packet a read.
-    None,
-}
-
-/// Whether to ask for offloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// As much as the kernel grants.
-    All,
-    /// None.
     None,
 }
 
@@ -76,8 +68,8 @@ pub struct Buffer {
 
 /// Makes the devices `names` with `queues` queues each. Either all have offloads or none, for a packet read from one is
 /// written to another. Returns the queues of each device, and what was granted.
-pub fn create(names: &[String], queues: usize, ask: Ask) -> Result<(Vec<Vec<Queue>>, Offload), TunError> {
-    if ask == Ask::All {
+pub fn create(names: &[String], queues: usize, ask: config::Offload) -> Result<(Vec<Vec<Queue>>, Offload), TunError> {
+    if ask == config::Offload::Auto {
         match create_all(names, queues, true) {
             Ok(devices) => {
                 let uso = devices.iter().flatten().all(|queue| queue.device.udp_gso());

@@ -19,7 +19,7 @@ mod worker;
 
 use crate::config::Config;
 use crate::control::{Admin, ControlError, GatewayStatus, Listener};
-use crate::device::tun::{self, Ask, TunError};
+use crate::device::tun::{self, TunError};
 use crate::nat::{Event, Nat, SettingsError};
 use crate::time::Time;
 use clock::Clock;
@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -82,13 +82,12 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
     let plan = plan(&config);
-    kernel::require_privilege()?;
     let _claim = Claim::take(&config.tun)?;
     let listener = Listener::bind(&config.control)?;
     let host = kernel::inspect(&plan)?;
     let nat = Nat::new(settings::settings(&config, &host)?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
-    let (devices, offload) = tun::create(&device_names(&plan), workers, Ask::All)?;
+    let (devices, offload) = tun::create(&device_names(&plan), workers, config.offload)?;
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
 
@@ -111,7 +110,7 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
             write_errors: 0,
         },
     });
-    let server = listener.serve(admin);
+    let server = listener.serve(admin)?;
     log::info!(
         "ready: {} → {}, {} pools, {workers} workers, offloads: {offload}, control {}",
         running.inside_names,
@@ -140,8 +139,13 @@ fn plan(config: &Config) -> Plan {
         outside_device: format!("{}-out", config.tun),
         outsides: config.outsides.clone(),
         pools: config.pools.iter().map(|pool| pool.range).collect(),
-        undo_file: config.control.with_extension("undo"),
+        undo_file: undo_file(&config.control),
     }
+}
+
+/// Where it is noted what to restore, for a successor after `kill -9`: beside the control socket.
+pub fn undo_file(control: &Path) -> PathBuf {
+    control.with_extension("undo")
 }
 
 /// The outside first, then the insides in their order: the order in which workers know them.
@@ -159,9 +163,7 @@ fn tell_surroundings(nat: &Nat, host: &Host) {
     for (inside, sources) in host.sources().into_iter().enumerate() {
         nat.set_sources(inside, sources);
     }
-    for (inside, addresses) in host.own_inside().into_iter().enumerate() {
-        nat.set_own_inside(inside, addresses);
-    }
+    nat.set_own_inside(host.own_inside());
     nat.set_own_outside(host.own_outside());
 }
 
@@ -265,7 +267,8 @@ impl Running {
             return Err(GatewayError::WorkerEnded(why));
         }
         self.stopping.store(true, Ordering::Release);
-        let kernel = self.housekeeping.join().map_err(|_| GatewayError::WorkerEnded("housekeeping ended".to_owned()))?;
+        let kernel =
+            self.housekeeping.join().map_err(|_| GatewayError::WorkerEnded("housekeeping ended".to_owned()))?;
         // The rules go first, while the devices still take packets; then the workers, and with them the devices.
         let undone = kernel.undo();
         self.shared.stopping.store(true, Ordering::Release);

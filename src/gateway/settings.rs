@@ -14,8 +14,8 @@ const KEY_FILE: &str = "hash-key";
 
 /// The translator's settings.
 pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> {
-    let hash_key = hash_key(&config.state_dir)
-        .map_err(|error| GatewayError::State { path: config.state_dir.clone(), error })?;
+    let hash_key =
+        hash_key(&config.state_dir).map_err(|error| GatewayError::State { path: config.state_dir.clone(), error })?;
     let reserved = host.reserved();
     Ok(Settings {
         insides: config
@@ -58,7 +58,7 @@ fn hash_key(state_dir: &Path) -> io::Result<[u8; 16]> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    getrandom::fill(&mut key).map_err(io::Error::from)?;
+    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
     // Whole or not at all: written beside, then renamed.
     let beside = state_dir.join(format!("{KEY_FILE}.new"));
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;

@@ -61,10 +61,10 @@ impl Worker {
         let mut noted = self.clock.now();
         loop {
             // An idle gateway sleeps; only while something is to be noted does a worker wake by itself.
-            let timeout = self.translator.is_dirty().then(|| Timespec {
-                tv_sec: i64::try_from(NOTE_AFTER.as_secs()).unwrap_or(1),
-                tv_nsec: 0,
-            });
+            let timeout = self
+                .translator
+                .is_dirty()
+                .then(|| Timespec { tv_sec: i64::try_from(NOTE_AFTER.as_secs()).unwrap_or(1), tv_nsec: 0 });
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}

@@ -79,8 +79,8 @@ pub struct Nat {
 struct Surroundings {
     /// For each inside realm, the prefixes whose addresses may get a binding.
     sources: Vec<Vec<IpNet>>,
-    /// For each inside realm, the gateway's own addresses there.
-    own_inside: Vec<Vec<IpAddr>>,
+    /// The gateway's own addresses inside.
+    own_inside: Vec<IpAddr>,
     /// The gateway's own addresses outside.
     own_outside: Vec<IpAddr>,
 }
@@ -124,7 +124,7 @@ impl Nat {
         }
         let surroundings = Surroundings {
             sources: settings.insides.iter().map(|inside| inside.sources.clone()).collect(),
-            own_inside: settings.insides.iter().map(|_| Vec::new()).collect(),
+            own_inside: Vec::new(),
             own_outside: settings.own_outside,
         };
         Ok(Arc::new(Self {
@@ -182,13 +182,9 @@ impl Nat {
         self.change_surroundings(|surroundings| surroundings.own_outside = addresses);
     }
 
-    /// Replaces the gateway's own addresses in an inside realm: the senders of what it tells terminals itself.
-    pub fn set_own_inside(&self, inside: usize, addresses: Vec<IpAddr>) {
-        self.change_surroundings(|surroundings| {
-            if let Some(place) = surroundings.own_inside.get_mut(inside) {
-                *place = addresses;
-            }
-        });
+    /// Replaces the gateway's own inside addresses: the senders of what it tells terminals itself.
+    pub fn set_own_inside(&self, addresses: Vec<IpAddr>) {
+        self.change_surroundings(|surroundings| surroundings.own_inside = addresses);
     }
 
     fn change_surroundings(&self, change: impl FnOnce(&mut Surroundings)) {
@@ -236,9 +232,9 @@ impl Surroundings {
         first_of_family(&self.own_outside, like)
     }
 
-    /// The gateway's own address in an inside realm, of the family of `like`.
-    fn own_inside(&self, inside: u16, like: Address) -> Option<Address> {
-        first_of_family(self.own_inside.get(usize::from(inside))?, like)
+    /// The gateway's own address inside, of the family of `like`.
+    fn own_inside(&self, like: Address) -> Option<Address> {
+        first_of_family(&self.own_inside, like)
     }
 }
 

@@ -205,7 +205,7 @@ fn sources_that_are_not_inside_get_nothing() {
 #[test]
 fn s_an_exhausted_pool_refuses_with_icmp_and_goes_on() {
     let mut gateway = Gateway::with_pool("198.18.0.4/30");
-    gateway.nat.set_own_inside(0, vec!["10.0.0.1".parse().unwrap()]);
+    gateway.nat.set_own_inside(vec!["10.0.0.1".parse().unwrap()]);
     let held: Vec<_> = (1..=4).map(|n| gateway.call(&format!("10.0.0.{n}"), "192.0.2.1").unwrap()).collect();
     let mut packet = tcp("10.0.0.9", "192.0.2.1", Flags::Syn);
     let Verdict::Refuse(refused) = gateway.send(&mut packet, INSIDE) else { panic!("not refused") };

@@ -138,7 +138,7 @@ impl Translator {
             Exhausted::Silent => None,
         };
         let answer = refusal.filter(|_| self.may_answer(now)).and_then(|refusal| {
-            let own = self.nat.surroundings().own_inside(inside, headers.source)?;
+            let own = self.nat.surroundings().own_inside(headers.source)?;
             wire::unreachable(packet.bytes, headers, own, refusal)
         });
         Verdict::Refuse(Box::new(Refused { reason, event, answer }))

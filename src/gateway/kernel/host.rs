@@ -65,6 +65,11 @@ impl Host {
         self.own_outside.clone()
     }
 
+    /// The gateway's own addresses on its inside interfaces.
+    pub fn own_inside(&self) -> Vec<IpAddr> {
+        self.own_inside.clone()
+    }
+
     /// The prefixes of each inside realm: its interfaces' networks, what is routed through them, what the operator listed.
     pub fn sources(&self) -> Vec<Vec<IpNet>> {
         self.insides.iter().map(|inside| inside.sources.clone()).collect()
@@ -93,7 +98,10 @@ impl Host {
 
     /// Whether the translator must hear of the change from `before`.
     pub(super) fn tells_news(&self, before: &Self) -> bool {
-        self.own_outside != before.own_outside || self.reserved != before.reserved || self.sources() != before.sources()
+        self.own_outside != before.own_outside
+            || self.own_inside != before.own_inside
+            || self.reserved != before.reserved
+            || self.sources() != before.sources()
     }
 }
 
