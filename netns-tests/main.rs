@@ -1,0 +1,19 @@
+//! Tests with real kernels, real clients and real servers, in network namespaces. They need root.
+//!
+//! A test's name starts with the number of the requirement it shows. The lab is in [`lab`] (hosts and wires),
+//! [`gateway`] (the program under test), [`capture`] (what was on a wire), [`traffic`] (servers and clients).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it stands")]
+
+mod capture;
+mod gateway;
+mod lab;
+mod traffic;
+
+mod bulk;
+mod cascade;
+mod life;
+mod many;
+mod pairs;
+mod privacy;
+mod wrong_input;
