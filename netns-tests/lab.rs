@@ -179,9 +179,12 @@ impl Lab {
             let ns = &host.namespace;
             ip(&format!("netns add {ns}"));
             ip(&format!("-n {ns} link set lo up"));
+            // Duplicate address detection would hold IPv6 back for a second; nobody advertises routes here.
+            let keys = ["accept_dad", "accept_ra"].map(|key| format!("net.ipv6.conf.default.{key}=0")).join(" ");
+            host.run(&format!("exec sysctl -qw {keys}")).ok();
         }
         for lan in ["inside", "outside"] {
-            self.on(lan, "link add lan type bridge");
+            self.on(lan, "link add lan type bridge mcast_snooping 0");
             self.on(lan, "link set lan up");
         }
         for i in 1..=plan.terminals {
