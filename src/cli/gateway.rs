@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Some(path) => read(path)?.overridden_by(flags),
         None => flags,
     };
-    let config = draft.check().map_err(|problems| CliError::Config { file, problems })?;
+    let config = draft.check().map_err(|problems| CliError::Start { file, problems })?;
     env_logger::Builder::new().filter_level(level).parse_default_env().format_timestamp_millis().init();
     Ok(crate::gateway::run(config)?)
 }

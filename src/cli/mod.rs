@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 refused by the gateway (no such binding,
-//! for example), 4 no gateway answers on the control socket.
+//! Exit codes: 0 done, 1 this host cannot do it or it failed while running, 2 wrong usage or configuration (trying again
+//! will not help), 3 refused by the gateway (no such binding, for example), 4 no gateway answers on the control socket.
 
 #![allow(clippy::print_stdout, reason = "the command line is the one place that prints")]
 
@@ -12,7 +12,7 @@ mod gateway;
 mod show;
 mod status;
 
-use crate::config::{DEFAULT_CONTROL, Problem};
+use crate::config::{DEFAULT_CONTROL, Place, Problem};
 use crate::control::ClientError;
 use crate::gateway::GatewayError;
 use crate::gateway::kernel::KernelError;
@@ -30,8 +30,8 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done · 1 failed while running · 2 wrong usage or configuration · 3 refused by the gateway · \
-4 no gateway answers
+Exit codes: 0 done · 1 this host cannot do it, or it failed while running · 2 wrong usage or configuration · \
+3 refused by the gateway · 4 no gateway answers
 
 Example, on a router with the hidden hosts behind eth1 and the world behind eth0:
   kamei gateway --inside eth1 --outside eth0 --pool 198.18.0.0/16";
@@ -69,6 +69,14 @@ enum CliError {
         /// What is wrong.
         problems: Vec<Problem>,
     },
+    /// The same, of which the first problem is enough to say.
+    #[error("{}{}", lines(.file, &.problems[..1.min(.problems.len())]), more(.file, .problems.len()))]
+    Start {
+        /// The file; none if all came from flags.
+        file: Option<PathBuf>,
+        /// What is wrong.
+        problems: Vec<Problem>,
+    },
     /// The configuration file cannot be read.
     #[error("cannot read {path}: {error}")]
     File {
@@ -93,7 +101,10 @@ enum CliError {
 
 /// Parses the arguments, runs the subcommand, says what went wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse(); // exits with 2 by itself
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let result = match cli.command {
         Command::Gateway(arguments) => gateway::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -106,10 +117,36 @@ pub fn main() -> ExitCode {
         // Whoever reads has had enough, as `kamei bindings | head`: not an error.
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            for line in error.to_string().lines() {
-                let _ = writeln!(std::io::stderr(), "kamei: {line}");
-            }
+            complain(&error.to_string());
             ExitCode::from(error.code())
+        }
+    }
+}
+
+fn complain(lines: &str) {
+    for line in lines.lines() {
+        let _ = writeln!(std::io::stderr(), "kamei: {line}");
+    }
+}
+
+/// Help and version as clap has them; of an error the one line that matters, with its tip.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
+        _ => {
+            let text = error.render().to_string();
+            let mut parts = text.split("\n\n");
+            let what = parts.next().unwrap_or_default().trim_start_matches("error: ");
+            let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+            let tip = parts.find_map(|part| part.trim().strip_prefix("tip: "));
+            complain(&match tip {
+                Some(tip) => format!("{what}; {}", tip.lines().next().unwrap_or_default()),
+                None => format!("{what}; see `kamei help`"),
+            });
+            ExitCode::from(2)
         }
     }
 }
@@ -117,8 +154,7 @@ pub fn main() -> ExitCode {
 impl CliError {
     fn code(&self) -> u8 {
         match self {
-            CliError::Config { .. } | CliError::File { .. } => 2,
-            CliError::Gateway(GatewayError::Kernel(error)) | CliError::Kernel(error) if error.is_usage() => 2,
+            CliError::Config { .. } | CliError::Start { .. } | CliError::File { .. } => 2,
             CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed { .. }) => 3,
             CliError::Client(ClientError::NoGateway { .. }) => 4,
@@ -127,7 +163,20 @@ impl CliError {
     }
 }
 
+/// `FILE:LINE: what`, as compilers have it.
 fn lines(file: &Option<PathBuf>, problems: &[Problem]) -> String {
-    let file = file.as_ref().map_or_else(String::new, |file| format!("{}: ", file.display()));
-    problems.iter().map(|problem| format!("{file}{problem}")).collect::<Vec<_>>().join("\n")
+    let line = |problem: &Problem| match (file, problem.place) {
+        (Some(file), Place::Line(line)) => format!("{}:{line}: {}", file.display(), problem.wrong),
+        (Some(file), Place::Missing) => format!("{}: {}", file.display(), problem.wrong),
+        _ => problem.to_string(),
+    };
+    problems.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn more(file: &Option<PathBuf>, problems: usize) -> String {
+    match (problems, file) {
+        (0 | 1, _) => String::new(),
+        (_, Some(file)) => format!(" ({} more: kamei check {})", problems - 1, file.display()),
+        (_, None) => format!(" ({} more)", problems - 1),
+    }
 }

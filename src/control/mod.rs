@@ -29,6 +29,8 @@ pub trait Admin: Send + Sync + 'static {
     fn nat(&self) -> &Arc<Nat>;
     /// The time now.
     fn now(&self) -> Time;
+    /// Makes the counters of bindings true as of now; may take a moment.
+    fn settle(&self);
     /// How the gateway itself is.
     fn status(&self) -> GatewayStatus;
     /// A binding was changed by hand.

@@ -244,6 +244,10 @@ async fn answer(request: Request<Incoming>, admin: &Arc<dyn Admin>, allowed: boo
         return fail(StatusCode::FORBIDDEN, "only root may ask the gateway");
     }
     let path = request.uri().path().to_owned();
+    if path.starts_with("/v1/bindings/") {
+        let admin = Arc::clone(admin);
+        let _ = tokio::task::spawn_blocking(move || admin.settle()).await;
+    }
     let method = request.method().clone();
     let address = path.strip_prefix("/v1/bindings/").map(str::parse::<IpAddr>);
     match (method, path.as_str(), address) {
@@ -297,6 +301,7 @@ fn list(admin: Arc<dyn Admin>) -> Response<Body> {
     let (mut sender, channel) = Channel::<Bytes, Infallible>::new(2);
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
+        admin.settle();
         let mut chunk = vec![b'['];
         let mut first = true;
         let mut open = true;

@@ -4,6 +4,7 @@
 use super::virtio::{HEADER_LEN, VirtioHeader};
 use crate::config;
 use crate::wire::Packet;
+use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,7 +28,9 @@ pub enum Offload {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// No `/dev/net/tun`.
-    #[error("this kernel has no TUN device ({0}); load it with `modprobe tun`, or give the container /dev/net/tun")]
+    #[error(
+        "cannot open /dev/net/tun ({0}); load the kernel's module with `modprobe tun`, or give the container the device"
+    )]
     NoTun(io::Error),
     /// Not allowed.
     #[error("not allowed to make TUN device {name} ({error}); run as root or with CAP_NET_ADMIN")]
@@ -89,12 +92,10 @@ fn create_all(names: &[String], queues: usize, offload: bool) -> Result<Vec<Vec<
 }
 
 fn create_one(name: &str, queues: usize, offload: bool) -> Result<Vec<Queue>, TunError> {
-    let explain = |error: io::Error| match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV) => TunError::NoTun(error),
-        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
-            TunError::NotAllowed { name: name.to_owned(), error }
-        }
-        Some(rustix::io::Errno::BUSY) => TunError::Busy { name: name.to_owned() },
+    let explain = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::ACCESS) => TunError::NoTun(error),
+        Some(Errno::PERM) => TunError::NotAllowed { name: name.to_owned(), error },
+        Some(Errno::BUSY) => TunError::Busy { name: name.to_owned() },
         _ => TunError::Other { name: name.to_owned(), error },
     };
     let first = DeviceBuilder::new()

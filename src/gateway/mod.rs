@@ -32,7 +32,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use worker::{Shared, Worker};
 
@@ -186,14 +186,7 @@ impl Running {
         clock: Clock,
     ) -> Result<Self, GatewayError> {
         let system = |what| move |error| GatewayError::System { what, error };
-        let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
-            .map_err(|error| GatewayError::System { what: "cannot make an event descriptor", error: error.into() })?;
-        let shared = Arc::new(Shared {
-            stop,
-            stopping: AtomicBool::new(false),
-            write_errors: AtomicU64::new(0),
-            super_packets: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
         let inside_names = (0..devices.len().saturating_sub(1))
             .filter_map(|inside| u16::try_from(inside).ok())
             .map(|inside| nat.inside_name(inside).to_owned())
@@ -211,6 +204,7 @@ impl Running {
         let mut handles = Vec::new();
         for (number, queues) in queues.into_iter().enumerate() {
             let worker = Worker {
+                number,
                 queues,
                 translator: nat.translator(),
                 clock,
@@ -271,9 +265,7 @@ impl Running {
             self.housekeeping.join().map_err(|_| GatewayError::WorkerEnded("housekeeping ended".to_owned()))?;
         // The rules go first, while the devices still take packets; then the workers, and with them the devices.
         let undone = kernel.undo();
-        self.shared.stopping.store(true, Ordering::Release);
-        rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes())
-            .map_err(|error| GatewayError::System { what: "cannot stop the workers", error: error.into() })?;
+        self.shared.stop();
         for worker in self.workers {
             let _ = worker.join();
         }
@@ -311,6 +303,10 @@ impl Admin for GatewayAdmin {
 
     fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    fn settle(&self) {
+        self.shared.settle();
     }
 
     fn changed(&self, event: Event) {

@@ -5,23 +5,27 @@ use super::kernel::Neighbours;
 use crate::device::tun::{Buffer, Queue};
 use crate::nat::{Event, EventKind, Realm, Translator, Verdict};
 use crossbeam_channel::Sender;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Packets read from one device before the other gets its turn.
 const TURN: usize = 64;
 /// How long counted packets may wait before they are noted in their bindings.
-const NOTE_AFTER: Duration = Duration::from_secs(1);
-/// Tag of the descriptor that wakes a worker to stop.
-const STOP: u64 = u64::MAX;
+const NOTE_AFTER: Duration = Duration::from_millis(200);
+/// How long whoever looks at bindings waits for busy workers.
+const SETTLE_WITHIN: Duration = Duration::from_millis(100);
+/// Tag of the descriptor that wakes a worker.
+const WAKE: u64 = u64::MAX;
 
 /// What a worker needs.
 pub struct Worker {
+    /// Its number.
+    pub number: usize,
     /// Its queue of every device: the outside first, then each inside.
     pub queues: Vec<Queue>,
     /// Its translator.
@@ -38,14 +42,56 @@ pub struct Worker {
 
 /// What all workers share.
 pub struct Shared {
-    /// Readable once the workers shall stop.
-    pub stop: OwnedFd,
-    /// Set before `stop` is.
-    pub stopping: AtomicBool,
+    /// A descriptor for each worker: readable when it shall look up.
+    wakers: Vec<OwnedFd>,
+    /// Set when the workers shall stop.
+    stopping: AtomicBool,
+    /// Counts the calls of [`Shared::settle`].
+    asked: AtomicU64,
+    /// For each worker, the last such call it has heeded.
+    settled: Vec<AtomicU64>,
     /// Packets the kernel would not take.
     pub write_errors: AtomicU64,
     /// Packets longer than 1,500 bytes that were read: super-packets.
     pub super_packets: AtomicU64,
+}
+
+impl Shared {
+    /// For so many workers.
+    pub fn new(workers: usize) -> io::Result<Self> {
+        let waker = |_| rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Self {
+            wakers: (0..workers).map(waker).collect::<Result<_, _>>()?,
+            stopping: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            settled: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            write_errors: AtomicU64::new(0),
+            super_packets: AtomicU64::new(0),
+        })
+    }
+
+    /// Tells the workers to stop.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has every worker note what it has counted, so that whoever looks next sees true numbers. Gives up on a worker that
+    /// is too busy to look up.
+    pub fn settle(&self) {
+        let asked = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake();
+        let deadline = Instant::now() + SETTLE_WITHIN;
+        while self.settled.iter().any(|settled| settled.load(Ordering::Acquire) < asked) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn wake(&self) {
+        for waker in &self.wakers {
+            let _ = rustix::io::write(waker, &1u64.to_ne_bytes()); // full: it is to wake anyhow
+        }
+    }
 }
 
 impl Worker {
@@ -55,16 +101,15 @@ impl Worker {
         for (number, queue) in self.queues.iter().enumerate() {
             epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
         }
-        epoll::add(&epoll, &self.shared.stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+        if let Some(waker) = self.shared.wakers.get(self.number) {
+            epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        }
         let mut buffer = Buffer::new();
         let mut ready = Vec::with_capacity(self.queues.len() + 1);
         let mut noted = self.clock.now();
         loop {
             // An idle gateway sleeps; only while something is to be noted does a worker wake by itself.
-            let timeout = self
-                .translator
-                .is_dirty()
-                .then(|| Timespec { tv_sec: i64::try_from(NOTE_AFTER.as_secs()).unwrap_or(1), tv_nsec: 0 });
+            let timeout = self.translator.is_dirty().then(|| Timespec { tv_sec: 0, tv_nsec: 0 });
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -72,10 +117,11 @@ impl Worker {
             }
             for event in &ready {
                 match event.data.u64() {
-                    STOP => {
-                        let now = self.clock.now();
-                        self.translator.flush(now);
-                        return Ok(());
+                    WAKE => {
+                        self.look_up();
+                        if self.shared.stopping.load(Ordering::Acquire) {
+                            return Ok(());
+                        }
                     }
                     number => self.take_turn(usize::try_from(number).unwrap_or_default(), &mut buffer)?,
                 }
@@ -85,6 +131,18 @@ impl Worker {
                 self.translator.flush(now);
                 noted = now;
             }
+        }
+    }
+
+    /// Notes what was counted, because somebody asked.
+    fn look_up(&mut self) {
+        if let Some(waker) = self.shared.wakers.get(self.number) {
+            let _ = rustix::io::read(waker, &mut [0; 8]);
+        }
+        let asked = self.shared.asked.load(Ordering::Acquire);
+        self.translator.flush(self.clock.now());
+        if let Some(settled) = self.shared.settled.get(self.number) {
+            settled.store(asked, Ordering::Release);
         }
     }
 

@@ -139,20 +139,6 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// Whether the operator asked for what this host cannot give, rather than the host failing.
-    pub fn is_usage(&self) -> bool {
-        !matches!(
-            self,
-            Self::NotPermitted
-                | Self::DeviceMissing(_)
-                | Self::Busy(_)
-                | Self::Netlink { .. }
-                | Self::Sysctl { .. }
-                | Self::UndoFile { .. }
-                | Self::System { .. }
-        )
-    }
-
     /// Wraps the kernel's answer; a refusal for want of rights becomes [`KernelError::NotPermitted`].
     pub(super) fn netlink(what: impl Into<String>, source: NetlinkError) -> Self {
         if source.is(rustix::io::Errno::PERM) {
