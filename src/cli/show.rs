@@ -94,7 +94,7 @@ mod tests {
     fn numbers_are_for_people() {
         assert_eq!([count(0), count(999), count(12_400), count(1_000_000)], ["0", "999", "12.4 k", "1.0 M"]);
         assert_eq!([bytes(1023), bytes(1024), bytes(u64::MAX)], ["1023 B", "1.0 KiB", "15.9 EiB"]);
-        let span = |seconds| super::span(Duration::from_secs(seconds));
-        assert_eq!([span(0), span(192), span(3700), span(90_000)], ["0s", "3m 12s", "1h 1m", "1d 1h"]);
+        let spans = [0, 192, 3700, 90_000].map(|seconds| span(Duration::from_secs(seconds)));
+        assert_eq!(spans, ["0s", "3m 12s", "1h 1m", "1d 1h"]);
     }
 }

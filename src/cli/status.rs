@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How often `--wait` asks.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Length of the bar that shows how full a pool is.
-const BAR: u64 = 20;
+const BAR: usize = 20;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -104,8 +104,8 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
 
 fn bar(pool: &PoolView) -> String {
     let used = pool.capacity.saturating_sub(pool.free);
-    let filled = (u128::from(used) * u128::from(BAR)).div_ceil(u128::from(pool.capacity.max(1)));
-    let filled = usize::try_from(filled).unwrap_or_default().min(BAR as usize);
-    let colour = if filled * 10 >= BAR as usize * 9 { AnsiColor::Red } else { AnsiColor::Green };
-    format!("{}{}", show::paint(&"█".repeat(filled), colour), "░".repeat(BAR as usize - filled))
+    let filled = (u128::from(used) * BAR as u128).div_ceil(u128::from(pool.capacity.max(1)));
+    let filled = usize::try_from(filled).unwrap_or_default().min(BAR);
+    let colour = if filled * 10 >= BAR * 9 { AnsiColor::Red } else { AnsiColor::Green };
+    format!("{}{}", show::paint(&"█".repeat(filled), colour), "░".repeat(BAR - filled))
 }

@@ -106,10 +106,11 @@ impl Worker {
         }
         let mut buffer = Buffer::new();
         let mut ready = Vec::with_capacity(self.queues.len() + 1);
+        let nap = Timespec { tv_sec: 0, tv_nsec: NOTE_AFTER.subsec_nanos().into() };
         let mut noted = self.clock.now();
         loop {
             // An idle gateway sleeps; only while something is to be noted does a worker wake by itself.
-            let timeout = self.translator.is_dirty().then(|| Timespec { tv_sec: 0, tv_nsec: 0 });
+            let timeout = self.translator.is_dirty().then_some(nap);
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
