@@ -3,6 +3,8 @@ use crate::wire::{Headers, Packet};
 use etherparse::{PacketBuilder, SlicedPacket};
 use std::time::Duration;
 
+mod leaks;
+
 const START: Time = Time::from_secs(1_800_000_000);
 
 fn pool(range: &str, destinations: &[&str]) -> PoolSettings {

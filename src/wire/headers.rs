@@ -88,6 +88,9 @@ pub enum Unreadable {
     TinyFragment,
     /// A source route with hops left to visit (RFC 5095, RFC 7126): the addresses are not the ends.
     SourceRoute,
+    /// An IPv6 header with an IPv4-mapped address (RFC 4291 §2.5.5.2): [`Address`] writes IPv4 like that, and no wire
+    /// may carry it (draft-itojun-v6ops-v4mapped-harmful-02).
+    Mapped,
 }
 
 impl Headers {
@@ -197,6 +200,9 @@ fn read_v6(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
         kind: Kind::Other,
         checksum: None,
     };
+    if headers.source.is_v4() || headers.destination.is_v4() {
+        return Err(Unreadable::Mapped);
+    }
     while headers.fragment != Fragment::Later {
         let rest = bytes.get(headers.transport..end).unwrap_or_default();
         let (next, length) = match headers.protocol {
