@@ -109,7 +109,8 @@ impl Headers {
     pub fn stored(&self, checksum_start: Option<usize>) -> Stored {
         match self.protocol {
             _ if checksum_start == Some(self.transport) => Stored::PseudoHeader,
-            protocol::UDP => Stored::FullOrNone,
+            // UDP-Lite may not send zero either (RFC 3828 §3.1): receivers drop it.
+            protocol::UDP | protocol::UDP_LITE => Stored::FullOrNone,
             _ => Stored::Full,
         }
     }

@@ -82,6 +82,14 @@ fn a_source_route_with_hops_left_is_refused_and_a_finished_one_is_not() {
     assert!(!has_source_route(&options));
 }
 
+#[test]
+fn s_udp_lite_never_sends_a_zero_checksum_either() {
+    let mut bytes = Vec::new();
+    PacketBuilder::ipv4([10, 0, 0, 1], [192, 0, 2, 1], 64).udp(1, 2).write(&mut bytes, b"x").unwrap();
+    bytes[9] = protocol::UDP_LITE;
+    assert_eq!(Headers::parse(&bytes).unwrap().stored(None), Stored::FullOrNone);
+}
+
 proptest! {
     #[test]
     fn parsing_never_panics_and_offsets_stay_inside(mut bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0u8..3) {
