@@ -67,7 +67,7 @@ pub enum Kind {
     IcmpOther,
     /// An ICMP error: it quotes the packet it is about.
     IcmpError,
-    /// An ICMP redirect: about the local network only, never translated.
+    /// An ICMP redirect or neighbour discovery (RFC 4861): about the local network only, never translated.
     IcmpRedirect,
     /// IPsec AH: the addresses are signed.
     Authentication,
@@ -276,7 +276,7 @@ fn finish(mut headers: Headers, bytes: &[u8], extent: Extent) -> Result<Headers,
         protocol::ICMPV6 if !v4 => match transport.first() {
             Some(128) => Kind::IcmpQuery,
             Some(0..=127) => Kind::IcmpError,
-            Some(137) => Kind::IcmpRedirect,
+            Some(133..=137) => Kind::IcmpRedirect,
             _ => Kind::IcmpOther,
         },
         protocol::AH => Kind::Authentication,

@@ -90,6 +90,26 @@ fn s_udp_lite_never_sends_a_zero_checksum_either() {
     assert_eq!(Headers::parse(&bytes).unwrap().stored(None), Stored::FullOrNone);
 }
 
+#[test]
+fn neighbour_discovery_is_told_from_what_crosses_routers() {
+    for (icmp_type, kind) in [
+        (128, Kind::IcmpQuery),
+        (129, Kind::IcmpOther),
+        (132, Kind::IcmpOther),
+        (133, Kind::IcmpRedirect),
+        (135, Kind::IcmpRedirect),
+        (137, Kind::IcmpRedirect),
+        (138, Kind::IcmpOther),
+    ] {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv6([0xfd; 16], [0x20; 16], 64)
+            .icmpv6_raw(icmp_type, 0, [0; 4])
+            .write(&mut bytes, &[0; 16])
+            .unwrap();
+        assert_eq!(Headers::parse(&bytes).unwrap().kind, kind, "type {icmp_type}");
+    }
+}
+
 proptest! {
     #[test]
     fn parsing_never_panics_and_offsets_stay_inside(mut bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0u8..3) {
