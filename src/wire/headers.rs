@@ -207,7 +207,7 @@ fn read_v6(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
     while headers.fragment != Fragment::Later {
         let rest = bytes.get(headers.transport..end).unwrap_or_default();
         let (next, length) = match headers.protocol {
-            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING | protocol::MOBILITY => {
+            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING => {
                 let Ok(extension) = Ipv6RawExtHeaderSlice::from_slice(rest) else { break };
                 // The fourth byte of a routing header counts the hops left (RFC 8200 §4.4).
                 if headers.protocol == protocol::ROUTING && rest.get(3).is_some_and(|left| *left > 0) {
@@ -252,6 +252,8 @@ fn finish(mut headers: Headers, bytes: &[u8], extent: Extent) -> Result<Headers,
         protocol::DCCP => (12, Some(6)),
         protocol::ICMP if v4 => (8, None),
         protocol::ICMPV6 if !v4 => (8, Some(2)),
+        // Looks like an extension header, but nothing follows it, and its checksum covers the addresses (RFC 6275 §6.1.1).
+        protocol::MOBILITY if !v4 => (8, Some(4)),
         _ => (0, None),
     };
     if extent == Extent::Complete && transport.len() < least {

@@ -91,6 +91,16 @@ fn s_udp_lite_never_sends_a_zero_checksum_either() {
 }
 
 #[test]
+fn the_checksum_of_a_mobility_header_covers_the_addresses() {
+    let mut bytes = vec![0x60, 0, 0, 0, 0, 8, protocol::MOBILITY, 64];
+    bytes.extend_from_slice(&[0xfd; 16]);
+    bytes.extend_from_slice(&[0x20; 16]);
+    bytes.extend_from_slice(&[59, 0, 0, 0, 0xaa, 0xbb, 0, 0]);
+    let headers = Headers::parse(&bytes).unwrap();
+    assert_eq!((headers.protocol, headers.kind, headers.checksum), (protocol::MOBILITY, Kind::Other, Some(44)));
+}
+
+#[test]
 fn neighbour_discovery_is_told_from_what_crosses_routers() {
     for (icmp_type, kind) in [
         (128, Kind::IcmpQuery),
