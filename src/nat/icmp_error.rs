@@ -108,15 +108,19 @@ impl Nat {
             }
         }
         match candidate {
-            Some(virtual_ip) => Ok(Some(Restored {
-                to: Realm::Outside,
-                outer: surroundings.own_outside(peer).map(|own| (Field::Source, own)),
-                quoted: (Field::Destination, virtual_ip),
-            })),
-            None if surroundings.is_any_source(terminal) || surroundings.is_any_source(quote.headers.source) => {
-                Err(DropReason::IcmpErrorUnrelated)
+            Some(virtual_ip) => {
+                let own = surroundings.own_outside(peer);
+                if own.is_none() && surroundings.is_hidden(headers.source) {
+                    return Err(DropReason::NoOwnAddress);
+                }
+                let outer = own.map(|own| (Field::Source, own));
+                Ok(Some(Restored { to: Realm::Outside, outer, quoted: (Field::Destination, virtual_ip) }))
             }
-            None => Ok(None),
+            None => {
+                let shown = [headers.source, quote.headers.source, terminal];
+                let leaks = shown.into_iter().any(|address| surroundings.is_hidden(address));
+                if leaks { Err(DropReason::IcmpErrorUnrelated) } else { Ok(None) }
+            }
         }
     }
 }

@@ -221,10 +221,11 @@ impl Surroundings {
             .is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&address)))
     }
 
-    /// Whether `address` is in a prefix of any inside realm.
-    fn is_any_source(&self, address: Address) -> bool {
+    /// Whether nobody outside may see `address`: it is in a prefix of an inside realm, or the gateway's own there.
+    fn is_hidden(&self, address: Address) -> bool {
         let address = IpAddr::from(address);
         self.sources.iter().flatten().any(|prefix| prefix.contains(&address))
+            || self.own_inside.iter().flatten().any(|own| *own == address)
     }
 
     /// The gateway's own address outside, of the family of `like`.

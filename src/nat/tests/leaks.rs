@@ -27,3 +27,44 @@ fn n8_an_ipv6_header_with_mapped_addresses_is_never_taken_for_ipv4() {
     }
     assert_eq!(gateway.nat.status().created, 0);
 }
+
+/// What the gateway's own kernel tells a peer about a packet it could not deliver to a terminal.
+fn error_of_our_own(gateway: &mut Gateway, sender: &str) -> Vec<u8> {
+    let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+    let mut received = tcp("192.0.2.1", &virtual_ip.to_string(), Flags::Ack);
+    gateway.send(&mut received, Realm::Outside);
+    let headers = Headers::parse(&received).unwrap();
+    let sender = sender.parse::<IpAddr>().unwrap().into();
+    crate::wire::unreachable(&received, &headers, sender, crate::wire::Refusal::Prohibited).unwrap().into()
+}
+
+#[test]
+fn n8_an_error_of_our_own_from_an_inside_address_stays_here_when_no_outside_address_is_known() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let mut from_inside = error_of_our_own(&mut gateway, "10.0.0.1");
+    let mut from_elsewhere = error_of_our_own(&mut gateway, "172.16.0.1");
+    let mut from_outside = error_of_our_own(&mut gateway, "203.0.113.1");
+    gateway.nat.set_own_outside(Vec::new());
+    gateway.nat.set_own_inside(0, vec!["172.16.0.1".parse().unwrap()]);
+    assert_eq!(gateway.send(&mut from_inside, Realm::Outside), Verdict::Drop(DropReason::NoOwnAddress));
+    assert_eq!(gateway.send(&mut from_elsewhere, Realm::Outside), Verdict::Drop(DropReason::NoOwnAddress));
+    let forward = Verdict::Forward { to: Realm::Outside, event: None };
+    assert_eq!(gateway.send(&mut from_outside, Realm::Outside), forward);
+}
+
+#[test]
+fn n8_an_error_of_our_own_about_something_else_shows_no_inside_address_either() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    // About a packet from a peer to an address that is neither inside nor translated.
+    let original = tcp("192.0.2.1", "203.0.113.9", Flags::Ack);
+    let headers = Headers::parse(&original).unwrap();
+    for (sender, verdict) in [
+        ("10.0.0.1", Verdict::Drop(DropReason::IcmpErrorUnrelated)),
+        ("203.0.113.1", Verdict::Forward { to: Realm::Outside, event: None }),
+    ] {
+        let sender = sender.parse::<IpAddr>().unwrap().into();
+        let refusal = crate::wire::Refusal::Prohibited;
+        let mut error = crate::wire::unreachable(&original, &headers, sender, refusal).unwrap();
+        assert_eq!(gateway.send(&mut error, Realm::Outside), verdict);
+    }
+}
