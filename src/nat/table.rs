@@ -224,6 +224,11 @@ impl Table {
         }
     }
 
+    /// Notes that a worker has decided to send a terminal's packet by this binding, before it counts any.
+    pub fn touch(&self, index: u32, now: Time) {
+        self.slots.touch(index, now.as_secs());
+    }
+
     /// Use and last use of a binding.
     pub fn usage(&self, index: u32) -> (Usage, Time) {
         (self.slots.usage(index), Time::from_secs(self.slots.last_used(index).into()))
@@ -271,7 +276,8 @@ impl Table {
                 let mut ledger = self.ledger.lock();
                 let slot = self.slots.read(stamp.index).filter(|slot| slot.version == stamp.version)?;
                 let hold = seconds(self.lifetimes.hold);
-                let idle_at = if slot.pinned { now.as_secs() } else { self.slots.last_used(stamp.index) } + hold;
+                let used = if slot.pinned { now.as_secs() } else { self.slots.last_used(stamp.index) };
+                let idle_at = used.saturating_add(hold);
                 if idle_at > now.as_secs() {
                     ledger.remind(idle_at, stamp);
                     return None;
@@ -329,7 +335,9 @@ impl Table {
     fn put(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time, look_again: Duration) -> Found {
         let version = self.slots.write(index, Some(slot));
         let found = Found { index, slot: Slot { version, ..slot } };
-        ledger.remind(now.as_secs().saturating_add(seconds(look_again)), found.stamp());
+        // Rounded up: a quarantine must not end within its last second.
+        let begun = now.as_secs().saturating_add(u32::from(now.as_millis() % 1000 > 0));
+        ledger.remind(begun.saturating_add(seconds(look_again)), found.stamp());
         found
     }
 

@@ -4,6 +4,7 @@ use etherparse::{PacketBuilder, SlicedPacket};
 use std::time::Duration;
 
 mod leaks;
+mod life;
 
 const START: Time = Time::from_secs(1_800_000_000);
 

@@ -183,7 +183,11 @@ impl Nat {
         let number = self.selection.for_peer(peer).ok_or(DropReason::NoPool)?;
         let table = self.table(number)?;
         let (found, event) = match table.of_terminal(inside, terminal) {
-            Some(found) => self.wake(number, table, found, now),
+            Some(found) => {
+                // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
+                table.touch(found.index, now);
+                self.wake(number, table, found, now)
+            }
             None => self.create(number, table, headers, inside, now)?,
         };
         self.contacts.note(owner(number.into(), &found), peer, now.as_secs());

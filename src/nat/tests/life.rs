@@ -1,0 +1,46 @@
+//! The life of a binding at its edges: the last moment of a hold time, clocks that jump.
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[test]
+fn a_binding_used_at_the_last_moment_does_not_go_dormant_under_its_connection() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+    gateway.tick(DAY - Duration::from_secs(1));
+    // A new connection; the worker has not noted it when the hold time is over.
+    gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+    gateway.now = gateway.now + Duration::from_secs(1);
+    let mut kinds = Vec::new();
+    gateway.nat.tick(gateway.now, &mut |event| kinds.push(event.kind));
+    assert_eq!(kinds, []);
+    assert!(gateway.callback("192.0.2.1", virtual_ip).is_ok());
+}
+
+#[test]
+fn c8_a_quarantine_lasts_its_full_length_however_the_seconds_fall() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.now = gateway.now + Duration::from_millis(999);
+    let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+    gateway.nat.release(virtual_ip, gateway.now).unwrap();
+    assert_eq!(gateway.tick(Duration::from_millis(119_999)), []);
+    assert_eq!(gateway.tick(Duration::from_millis(1_000)), [EventKind::Freed]);
+}
+
+#[test]
+fn a_clock_that_jumps_to_either_end_of_time_harms_nothing() {
+    let mut gateway = Gateway::with_pool("198.18.0.4/30");
+    for now in [START, Time::from_millis(u64::MAX), Time::from_millis(0), START] {
+        gateway.now = now;
+        for n in 1..=6 {
+            let _ = gateway.call(&format!("10.0.0.{n}"), "192.0.2.1");
+        }
+        let _ = gateway.nat.pin("10.0.0.7".parse().unwrap(), "198.18.0.4".parse().unwrap(), now);
+        gateway.tick(Duration::ZERO);
+        let _ = gateway.nat.release("10.0.0.2".parse().unwrap(), now);
+        gateway.tick(DAY);
+        let pool = &gateway.nat.status().pools[0];
+        assert_eq!(pool.active + pool.dormant + pool.quarantined + pool.free, 4);
+    }
+}
