@@ -46,6 +46,7 @@ impl From<Unreadable> for DropReason {
             Unreadable::Malformed => DropReason::Malformed,
             Unreadable::TinyFragment => DropReason::TinyFragment,
             Unreadable::SourceRoute => DropReason::SourceRoute,
+            Unreadable::RecordsAddresses => DropReason::RecordsAddresses,
             Unreadable::Mapped => DropReason::MappedAddress,
         }
     }
@@ -90,6 +91,8 @@ drop_reasons! {
     TinyFragment = "tiny_fragment",
     /// A source route with hops left to visit (RFC 5095, RFC 7126).
     SourceRoute = "source_route",
+    /// An IPv4 record-route or timestamp option, in which inside addresses would be written down (RFC 7126 §4.6, §4.7).
+    RecordsAddresses = "records_addresses",
     /// An IPv6 packet with an IPv4-mapped address, which no wire may carry (RFC 4291 §2.5.5.2).
     MappedAddress = "mapped_address",
     /// The virtual IP belongs to nobody.

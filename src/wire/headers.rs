@@ -88,6 +88,8 @@ pub enum Unreadable {
     TinyFragment,
     /// A source route with hops left to visit (RFC 5095, RFC 7126): the addresses are not the ends.
     SourceRoute,
+    /// An option in which hosts and routers on the way write their addresses down (RFC 7126 §4.6, §4.7).
+    RecordsAddresses,
     /// An IPv6 header with an IPv4-mapped address (RFC 4291 §2.5.5.2): [`Address`] writes IPv4 like that, and no wire
     /// may carry it (draft-itojun-v6ops-v4mapped-harmful-02).
     Mapped,
@@ -143,6 +145,9 @@ fn read_v4(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
     if has_source_route(ip.options()) {
         return Err(Unreadable::SourceRoute);
     }
+    if extent == Extent::Complete && records_addresses(ip.options()) {
+        return Err(Unreadable::RecordsAddresses);
+    }
     let fragment = match (ip.fragments_offset().value(), ip.more_fragments()) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
@@ -165,20 +170,35 @@ fn read_v4(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
 }
 
 /// Loose and strict source route (RFC 791): type 131 and 137, with an address still to visit.
-fn has_source_route(mut options: &[u8]) -> bool {
+fn has_source_route(options: &[u8]) -> bool {
+    any_option(options, |option| match option {
+        [131 | 137, length, pointer, ..] => pointer <= length,
+        [131 | 137, ..] => true,
+        _ => false,
+    })
+}
+
+/// Record route (type 7), and timestamps (type 68) with addresses (any flag but 0): whoever handles the packet, the
+/// terminal first, writes an address of its own into it (RFC 791).
+fn records_addresses(options: &[u8]) -> bool {
+    any_option(options, |option| match option {
+        [7, ..] => true,
+        [68, _, _, flag, ..] => flag & 0xf != 0,
+        _ => false,
+    })
+}
+
+/// Whether `is_it` says so of what starts at any of the options.
+fn any_option(mut options: &[u8], is_it: impl Fn(&[u8]) -> bool) -> bool {
     loop {
         match options {
             [] | [0, ..] => return false,
             [1, rest @ ..] => options = rest,
-            [kind, length, rest @ ..] => {
-                if matches!(kind, 131 | 137) {
-                    return rest.first().is_none_or(|pointer| pointer <= length);
-                }
-                match options.get(usize::from((*length).max(2))..) {
-                    Some(rest) => options = rest,
-                    None => return false,
-                }
-            }
+            _ if is_it(options) => return true,
+            [_, length, ..] => match options.get(usize::from((*length).max(2))..) {
+                Some(rest) => options = rest,
+                None => return false,
+            },
             [_] => return false,
         }
     }

@@ -68,3 +68,28 @@ fn n8_an_error_of_our_own_about_something_else_shows_no_inside_address_either() 
         assert_eq!(gateway.send(&mut error, Realm::Outside), verdict);
     }
 }
+
+#[test]
+fn n8_options_that_write_inside_addresses_down_do_not_pass() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap().to_string();
+    for (option, passes) in [
+        (&[7, 7, 8, 10, 0, 0, 5, 0][..], false), // record route: what `ping -R` sends
+        (&[1, 7, 7, 8, 10, 0, 0, 5], false),     // the same behind a padding byte
+        (&[68, 12, 13, 1, 10, 0, 0, 5, 0, 0, 0, 1], false), // addresses and times
+        (&[68, 8, 9, 0, 0, 0, 0, 1], true),      // times alone
+        (&[148, 4, 0, 0], true),                 // router alert
+    ] {
+        for (from, to, realm) in [("10.0.0.5", "192.0.2.1", INSIDE), ("192.0.2.1", &*virtual_ip, Realm::Outside)] {
+            let mut packet = tcp(from, to, Flags::Ack);
+            packet[0] += u8::try_from(option.len() / 4).unwrap();
+            let total = u16::try_from(packet.len() + option.len()).unwrap();
+            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            packet.splice(20..20, option.iter().copied());
+            let verdict = gateway.send(&mut packet, realm);
+            let expected = Verdict::Drop(DropReason::RecordsAddresses);
+            assert_eq!(verdict != expected, passes, "{option:?} {verdict:?}");
+            assert!(!passes || matches!(verdict, Verdict::Forward { .. }));
+        }
+    }
+}
