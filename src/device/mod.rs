@@ -1,5 +1,6 @@
 //! Edges that carry packets.
 
+pub mod memory;
 pub mod tun;
 mod virtio;
 

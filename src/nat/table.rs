@@ -336,7 +336,7 @@ impl Table {
         let version = self.slots.write(index, Some(slot));
         let found = Found { index, slot: Slot { version, ..slot } };
         // Rounded up: a quarantine must not end within its last second.
-        let begun = now.as_secs().saturating_add(u32::from(now.as_millis() % 1000 > 0));
+        let begun = now.as_secs().saturating_add(u32::from(!now.as_millis().is_multiple_of(1000)));
         ledger.remind(begun.saturating_add(seconds(look_again)), found.stamp());
         found
     }
