@@ -225,7 +225,7 @@ impl Surroundings {
     fn is_hidden(&self, address: Address) -> bool {
         let address = IpAddr::from(address);
         self.sources.iter().flatten().any(|prefix| prefix.contains(&address))
-            || self.own_inside.iter().flatten().any(|own| *own == address)
+            || self.own_inside.contains(&address)
     }
 
     /// The gateway's own address outside, of the family of `like`.

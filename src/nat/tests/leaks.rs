@@ -45,7 +45,7 @@ fn n8_an_error_of_our_own_from_an_inside_address_stays_here_when_no_outside_addr
     let mut from_elsewhere = error_of_our_own(&mut gateway, "172.16.0.1");
     let mut from_outside = error_of_our_own(&mut gateway, "203.0.113.1");
     gateway.nat.set_own_outside(Vec::new());
-    gateway.nat.set_own_inside(0, vec!["172.16.0.1".parse().unwrap()]);
+    gateway.nat.set_own_inside(vec!["172.16.0.1".parse().unwrap()]);
     assert_eq!(gateway.send(&mut from_inside, Realm::Outside), Verdict::Drop(DropReason::NoOwnAddress));
     assert_eq!(gateway.send(&mut from_elsewhere, Realm::Outside), Verdict::Drop(DropReason::NoOwnAddress));
     let forward = Verdict::Forward { to: Realm::Outside, event: None };

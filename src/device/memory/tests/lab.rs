@@ -103,7 +103,7 @@ impl Lab {
                     Some(before) => pools[before].prefixes(),
                 };
                 let nat = Nat::new(settings(pools[k], sources, network("203.0.113.", "2001:db8:1::", k + 1))).unwrap();
-                nat.set_own_inside(0, vec![network("10.91.37.", "fd00:1::", 254)]);
+                nat.set_own_inside(vec![network("10.91.37.", "fd00:1::", 254)]);
                 let translator = nat.translator();
                 (nat, translator)
             })
