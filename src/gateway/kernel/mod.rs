@@ -1,6 +1,6 @@
 //! The host's network around the gateway: devices, routes, policy rules, settings; made, watched, and undone exactly.
 //!
-//! [`tables`] says which routes and rules there are and why. Everything the gateway makes carries protocol number 75 and
+//! The module `tables` says which routes and rules there are and why. Everything the gateway makes carries protocol number 75 and
 //! lies in tables of its own, so it can be told from the operator's; only kernel settings have to be remembered, and
 //! they are, in a file that a successor reads after `kill -9`.
 //!
@@ -78,7 +78,7 @@ pub struct Plan {
     pub outsides: Vec<String>,
     /// The virtual IPs.
     pub pools: Vec<AddressRange>,
-    /// Where to remember what to restore; its directory exists and is root's.
+    /// Where to remember what to restore; its directory exists and is root's. One file a gateway: put `tun` in its name.
     pub undo_file: PathBuf,
 }
 
@@ -212,6 +212,7 @@ impl Kernel {
     /// The first failure; everything else is undone all the same.
     pub fn undo(mut self) -> Result<(), KernelError> {
         self.undone = true;
+        let _lock = SetUpLock::take();
         self.take_down()
     }
 
@@ -223,13 +224,11 @@ impl Kernel {
         self.sysctls.apply(&self.plan, &self.host)
     }
 
+    /// The caller holds the lock if it could get it: it spares others a half-way view, it must not keep this from ending.
     fn take_down(&mut self) -> Result<(), KernelError> {
-        let lock = SetUpLock::take();
         let settings = self.sysctls.undo().map(|_| ());
         let tables = apply::remove(&mut self.netlink, &self.plan.tun).map(|_| ());
         self.neighbours.clear();
-        // Two gateways undo at the same time all right; the lock only spares a third one a half-way view.
-        drop(lock);
         settings.and(tables)
     }
 
@@ -262,9 +261,11 @@ impl AsFd for Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        if !std::mem::replace(&mut self.undone, true)
-            && let Err(error) = self.take_down()
-        {
+        if std::mem::replace(&mut self.undone, true) {
+            return;
+        }
+        let _lock = SetUpLock::take();
+        if let Err(error) = self.take_down() {
             log::error!("the network could not be put back as it was: {error}");
         }
     }
