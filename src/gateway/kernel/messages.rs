@@ -210,7 +210,7 @@ impl Route {
                 if hops.on_link {
                     message.header.flags |= RouteFlags::Onlink;
                 }
-                message.attributes.extend(hops.attributes.iter().cloned());
+                message.attributes.extend(hops.given());
                 RouteType::Unicast
             }
         };
@@ -264,13 +264,18 @@ impl Hops {
 
     fn read(message: &RouteMessage) -> Self {
         let mut attributes: Vec<_> = message.attributes.iter().filter_map(kept).collect();
-        if let Some(id) = attributes.iter().find(|a| matches!(a, RouteAttribute::NhId(_))).cloned() {
-            // A next-hop object says it all; the kernel refuses both at once.
-            attributes.retain(|a| matches!(a, RouteAttribute::PrefSource(_) | RouteAttribute::Metrics(_)));
-            attributes.push(id);
-        }
         attributes.sort_by_key(netlink_packet_core::Nla::kind);
         Self { scope: message.header.scope, on_link: message.header.flags.contains(RouteFlags::Onlink), attributes }
+    }
+
+    /// What the kernel has to be told. A next-hop object says it all; the kernel refuses both at once.
+    fn given(&self) -> impl Iterator<Item = RouteAttribute> + use<'_> {
+        let object = self.attributes.iter().any(|a| matches!(a, RouteAttribute::NhId(_)));
+        let said_by_object = |a: &RouteAttribute| {
+            use RouteAttribute as A;
+            matches!(a, A::Oif(_) | A::Gateway(_) | A::Via(_) | A::MultiPath(_) | A::Encap(_) | A::EncapType(_))
+        };
+        self.attributes.iter().filter(move |a| !(object && said_by_object(a))).cloned()
     }
 
     /// The interfaces the route leaves by.
