@@ -88,6 +88,8 @@ impl FromStr for Key {
 pub(super) struct Sysctls {
     file: UndoFile,
     changes: Vec<Record>,
+    /// The file on disk is this gateway's, not some other's by the same path.
+    on_disk: bool,
     /// The interfaces as they were when their settings were made: one that was deleted and came back starts anew.
     seen: Vec<(String, u32)>,
 }
@@ -96,9 +98,10 @@ impl Sysctls {
     /// Takes over what a killed predecessor noted.
     pub(super) fn take_over(file: UndoFile, tun: &str) -> Self {
         let mut changes = file.load(tun);
+        let on_disk = !changes.is_empty();
         // A value that is no longer the one we set was changed by somebody else since: not ours to put back.
         changes.retain(|record| record.key.read().is_ok_and(|now| now == record.new));
-        Self { file, changes, seen: Vec::new() }
+        Self { file, changes, on_disk, seen: Vec::new() }
     }
 
     /// Whether a predecessor left anything.
@@ -145,6 +148,7 @@ impl Sysctls {
         let both: Vec<Record> = dropped.iter().chain(&kept).cloned().collect();
         if both != self.changes {
             self.file.save(&plan.tun, &both)?;
+            self.on_disk = true;
         }
         self.changes = kept;
         for record in &fresh {
@@ -162,7 +166,9 @@ impl Sysctls {
     pub(super) fn undo(&mut self) -> Result<usize, KernelError> {
         let count = self.changes.len();
         let restored = restore(std::mem::take(&mut self.changes));
-        self.file.remove()?;
+        if std::mem::take(&mut self.on_disk) {
+            self.file.remove()?;
+        }
         restored.map(|()| count)
     }
 
@@ -225,7 +231,9 @@ impl Sysctls {
                 continue;
             }
             let forwards = forwarded(&forwarding);
-            if name != "lo" && !is_inside(name) && !forwards && self.original(&ra)? == "1" {
+            // Of interfaces that come later only ours matter.
+            let concerned = !already || noted(&ra) || plan.outsides.contains(name);
+            if concerned && name != "lo" && !is_inside(name) && !forwards && self.original(&ra)? == "1" {
                 wants.push(Record { key: ra, old: "1".into(), new: "2".into(), held: false });
             }
             if !switched && (is_inside(name) || plan.outsides.contains(name)) {
