@@ -525,3 +525,6 @@ fn dump(
 ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
     netlink.dump(&message).map_err(|source| KernelError::netlink(what, source))
 }
+
+#[cfg(test)]
+mod tests;

@@ -280,3 +280,6 @@ pub(super) fn difference(wanted: &Wanted, there: &Wanted) -> Difference {
         remove_routes: there.routes.iter().filter(|route| !keys.contains(&route.key())).cloned().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use super::super::InsidePlan;
+use super::*;
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
+fn plan(pools: &[&str]) -> Plan {
+    Plan {
+        tun: "kamei".into(),
+        insides: vec![InsidePlan { device: "kamei-in0".into(), interfaces: vec!["gi".into()], sources: vec![] }],
+        outside_device: "kamei-out".into(),
+        outsides: vec!["go".into()],
+        pools: pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
+        undo_file: "/run/kamei/undo.json".into(),
+    }
+}
+
+/// A router: lo 1, gi 2 (10.0.0.1/24), go 3 (192.0.2.1/24), other 4 (172.16.0.1/12).
+fn seen() -> Seen {
+    let own = |interface, text: &str| {
+        let net = net(text);
+        OwnAddress { interface, address: net.addr(), network: net.trunc(), usable: true }
+    };
+    let links = [("lo", 1), ("gi", 2), ("go", 3), ("other", 4)];
+    Seen {
+        links: links.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect(),
+        addresses: vec![
+            own(1, "127.0.0.1/8"),
+            own(2, "10.0.0.1/24"),
+            own(2, "fe80::1/64"),
+            own(3, "192.0.2.1/24"),
+            own(4, "172.16.0.1/12"),
+        ],
+        inside_routes: vec![Route::device(MAIN, net("10.0.0.0/24"), 0, 2, None)],
+        has_ipv6: true,
+        ..Seen::default()
+    }
+}
+
+fn before(plan: &Plan, seen: &Seen) -> Result<Host, KernelError> {
+    judge(plan, seen, Stage::Before, &|_| false)
+}
+
+fn text(result: Result<Host, KernelError>) -> String {
+    result.map(|_| String::new()).unwrap_or_else(|e| e.to_string())
+}
+
+#[test]
+fn a_plain_router_is_fine() {
+    let host = before(&plan(&["198.18.0.0/16"]), &seen()).expect("fine");
+    assert_eq!(host.own_outside(), ["192.0.2.1".parse::<IpAddr>().expect("an address")]);
+    assert_eq!(host.sources(), [[net("10.0.0.0/24")]]);
+    assert_eq!(host.reserved(), [] as [IpAddr; 0]);
+    assert_eq!(host.lans, []);
+}
+
+#[test]
+fn names_are_judged_one_line_each() {
+    let with = |inside: &str, outside: &str| {
+        let mut plan = plan(&["198.18.0.0/16"]);
+        plan.insides[0].interfaces = vec![inside.into()];
+        plan.outsides = vec![outside.into()];
+        text(before(&plan, &seen()))
+    };
+    assert!(with("gu", "go").contains("no network interface 'gu'; did you mean 'g"), "{}", with("gu", "go"));
+    assert_eq!(with("wlan0", "go"), "there is no network interface 'wlan0'");
+    assert!(with("go", "go").contains("two realms"));
+    assert!(with("kamei-in0", "go").contains("cannot be an inside or outside interface"));
+    assert!(with("all", "go").contains("cannot be"));
+}
+
+#[test]
+fn our_devices_must_be_absent_before_and_there_at_the_start() {
+    let plan = plan(&["198.18.0.0/16"]);
+    assert!(matches!(judge(&plan, &seen(), Stage::Start, &|_| false), Err(KernelError::DeviceMissing(_))));
+    let mut with = seen();
+    with.links.extend([("kamei-in0".to_owned(), 8), ("kamei-out".to_owned(), 9)]);
+    assert!(matches!(before(&plan, &with), Err(KernelError::DeviceExists(name)) if name == "kamei-in0"));
+    let host = judge(&plan, &with, Stage::Start, &|_| false).expect("fine");
+    assert_eq!((host.outside_device, host.insides[0].device), (Some(9), Some(8)));
+}
+
+#[test]
+fn pools_that_cannot_work_are_refused() {
+    let told = |pool: &str| text(before(&plan(&[pool]), &seen()));
+    assert!(told("10.0.0.64/26").contains("overlaps the inside network 10.0.0.0/24"));
+    assert!(told("172.16.0.0/24").contains("contains 172.16.0.1, this machine's own address on 'other'"));
+    assert!(told("127.0.0.0/8").contains("on 'lo'"));
+    assert!(told("192.0.2.1").contains("no address to give"));
+    assert!(told("192.0.2.0-192.0.2.1").contains("no address to give"));
+    assert_eq!(told("172.17.0.0/24"), "");
+    let mut no_ipv6 = seen();
+    no_ipv6.has_ipv6 = false;
+    assert!(matches!(before(&plan(&["2001:db8::/64"]), &no_ipv6), Err(KernelError::NoIpv6(_))));
+}
+
+#[test]
+fn a_pool_in_the_outside_network_keeps_its_own_and_its_routers_addresses() {
+    let seen = Seen { routers: vec!["192.0.2.254".parse().expect("an address")], ..seen() };
+    let host = before(&plan(&["192.0.2.0/24"]), &seen).expect("fine");
+    let reserved: Vec<String> = host.reserved().iter().map(ToString::to_string).collect();
+    assert_eq!(reserved, ["192.0.2.0", "192.0.2.1", "192.0.2.254", "192.0.2.255"]);
+    assert_eq!(host.lans, [Lan { interface: "go".into(), index: 3, network: net("192.0.2.0/24") }]);
+    let larger = before(&plan(&["192.0.0.0/16"]), &seen).expect("fine");
+    assert!(larger.reserved().contains(&DUMMY.into()));
+}
+
+#[test]
+fn the_default_route_through_the_inside_does_not_count() {
+    let mut seen = seen();
+    seen.inside_routes.push(Route::device(MAIN, net("0.0.0.0/0"), 0, 2, None));
+    seen.inside_routes.push(Route::device(MAIN, net("10.9.0.0/16"), 0, 2, None));
+    seen.inside_routes.push(Route::device(MAIN, net("fe80::/64"), 256, 2, None));
+    let host = before(&plan(&["198.18.0.0/16"]), &seen).expect("fine");
+    assert_eq!(host.sources(), [[net("10.0.0.0/24"), net("10.9.0.0/16")]]);
+    assert!(host.remarks.iter().any(|remark| remark.contains("0.0.0.0/0")));
+    assert_eq!(host.insides[0].routes.len(), 2);
+}
+
+#[test]
+fn while_running_nothing_is_fatal() {
+    let plan = plan(&["198.18.0.0/16"]);
+    let mut seen = seen();
+    seen.links.retain(|(name, _)| name != "gi");
+    seen.links.extend([("kamei-in0".to_owned(), 8), ("kamei-out".to_owned(), 9)]);
+    seen.inside_routes = vec![Route::device(MAIN, net("198.18.5.0/24"), 0, 3, None)];
+    judge(&plan, &seen, Stage::Running, &|_| false).expect("goes on");
+}
+
+#[test]
+fn another_gateway_may_share_the_outside_interface_and_nothing_else() {
+    let mut theirs = plan(&["198.19.0.0/16"]);
+    theirs.tun = "two".into();
+    theirs.insides[0] = InsidePlan { device: "two-in0".into(), interfaces: vec!["other".into()], sources: vec![] };
+    theirs.outside_device = "two-out".into();
+    let rules = |theirs: &Plan| tables::wanted(theirs, &Host { has_ipv6: true, ..Host::default() }).rules;
+    let with = |theirs: &Plan| Seen { rules: rules(theirs), ..seen() };
+    let ours = plan(&["198.18.0.0/16"]);
+
+    let host = judge(&ours, &with(&theirs), Stage::Before, &|_| true).expect("both can live");
+    assert_eq!(host.remarks, [] as [String; 0]);
+    let host = judge(&ours, &with(&theirs), Stage::Before, &|_| false).expect("in nobody's way");
+    assert!(host.remarks[0].contains("kamei cleanup --tun two"));
+
+    theirs.pools = ours.pools.clone();
+    let seen = with(&theirs);
+    assert!(matches!(judge(&ours, &seen, Stage::Before, &|_| true), Err(KernelError::PoolTaken { .. })));
+    let dead = text(judge(&ours, &seen, Stage::Before, &|_| false));
+    assert!(dead.ends_with("clear it with: kamei cleanup --tun two"), "{dead}");
+
+    theirs.pools = plan(&["198.19.0.0/16"]).pools;
+    theirs.insides[0].interfaces = vec!["gi".into()];
+    assert!(matches!(judge(&ours, &with(&theirs), Stage::Before, &|_| true), Err(KernelError::InterfaceTaken { .. })));
+    theirs.insides[0].interfaces = vec!["go".into()];
+    assert!(matches!(judge(&ours, &with(&theirs), Stage::Before, &|_| true), Err(KernelError::InterfaceTaken { .. })));
+
+    // What the same name has left is ours to take over.
+    theirs.tun = "kamei".into();
+    theirs.outside_device = "kamei-out".into();
+    theirs.insides[0].device = "kamei-in0".into();
+    assert!(judge(&ours, &with(&theirs), Stage::Before, &|_| false).is_ok());
+}
