@@ -1,6 +1,6 @@
 //! The program under test.
 
-use crate::lab::{Background, Family, Host, Lab, Ran};
+use crate::lab::{Background, Family, Host, Lab, Ran, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -49,9 +49,12 @@ impl Lab {
         let (control, state) = (self.control(k), self.scratch().join(format!("state{k}")));
         let paths = ["--control", control.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
         let process = host.spawn("kamei", &[&[KAMEI, "gateway"], arguments, &paths].concat());
-        let gateway = Gateway { host, process, control };
-        let waited = gateway.ask("status --wait 15");
-        assert!(waited.succeeded(), "gateway {k} is not ready: {}{}", waited.stderr, gateway.log());
+        let mut gateway = Gateway { host, process, control };
+        wait_until("the gateway to be ready", || {
+            let ended = gateway.process.child.try_wait().unwrap();
+            assert!(ended.is_none(), "gateway {k} did not start:\n{}", gateway.log());
+            gateway.ask("status --wait 1").succeeded()
+        });
         gateway
     }
 
