@@ -17,9 +17,10 @@ fn n7_two_hundred_terminals_at_once_each_its_own_virtual_ip() {
     let (_web, _back) = (Web::start(&server, 80), Web::start(&host, 8080));
     let terminals: Vec<IpAddr> =
         (0..TERMINALS).map(|i| IpAddr::from([10, 77, 143, u8::try_from(50 + i).unwrap()])).collect();
-    for terminal in &terminals {
-        host.run(&format!("ip address add {terminal}/24 dev eth0")).ok();
-    }
+    let batch: String = terminals.iter().map(|terminal| format!("address add {terminal}/24 dev eth0\n")).collect();
+    let file = lab.scratch().join("addresses");
+    std::fs::write(&file, batch).unwrap();
+    host.run(&format!("ip -batch {}", file.display())).ok();
 
     let calls: Vec<(String, String)> = terminals
         .iter()
