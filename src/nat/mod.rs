@@ -224,8 +224,7 @@ impl Surroundings {
     /// Whether nobody outside may see `address`: it is in a prefix of an inside realm, or the gateway's own there.
     fn is_hidden(&self, address: Address) -> bool {
         let address = IpAddr::from(address);
-        self.sources.iter().flatten().any(|prefix| prefix.contains(&address))
-            || self.own_inside.contains(&address)
+        self.sources.iter().flatten().any(|prefix| prefix.contains(&address)) || self.own_inside.contains(&address)
     }
 
     /// The gateway's own address outside, of the family of `like`.

@@ -297,14 +297,15 @@ fn judge_other_gateways(
         let lives = alive(other);
         let tables = Tables::of(other);
         let dead = |what: String| KernelError::LeftByDeadGateway { what, other: other.to_owned() };
-        for rule in seen.rules.iter().filter(|rule| tables.owns_rule(rule, other)) {
-            if let Some(net) = rule.to
-                && let Some(pool) = plan.pools.iter().find(|pool| pool.overlaps(&net.into()))
-            {
-                let pool = *pool;
+        let rules = || seen.rules.iter().filter(|rule| tables.owns_rule(rule, other));
+        // The pool first: it says more than the interfaces that two gateways on one pool mostly share as well.
+        for net in rules().filter_map(|rule| rule.to) {
+            if let Some(pool) = plan.pools.iter().find(|pool| pool.overlaps(&net.into())).copied() {
                 let taken = KernelError::PoolTaken { pool, other: other.to_owned() };
                 return Err(if lives { taken } else { dead(format!("pool {pool}")) });
             }
+        }
+        for rule in rules() {
             let Some(interface) = &rule.from_interface else { continue };
             let outside_there = rule.then == Then::Table(tables.out());
             let inside_here = plan.insides.iter().any(|inside| inside.interfaces.contains(interface));
