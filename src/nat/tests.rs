@@ -5,6 +5,8 @@ use std::time::Duration;
 
 mod leaks;
 mod life;
+mod packets;
+mod properties;
 
 const START: Time = Time::from_secs(1_800_000_000);
 
