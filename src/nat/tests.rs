@@ -5,8 +5,10 @@ use std::time::Duration;
 
 mod leaks;
 mod life;
+mod model;
 mod packets;
 mod properties;
+mod races;
 
 const START: Time = Time::from_secs(1_800_000_000);
 

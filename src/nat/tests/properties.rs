@@ -78,7 +78,7 @@ fn same_packet(one: &Built, other: &Built) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn out_and_back_is_the_identity_and_checksums_stay_what_they_were(spec in spec(), ends in ends(), restore: bool) {
