@@ -37,9 +37,12 @@ impl Parts {
         for (pool, settings) in pools {
             let slots = u32::try_from(settings.range.size()).unwrap_or(SPARSE_SLOTS).min(SPARSE_SLOTS);
             let mut reserved: Vec<Address> = settings.reserved.iter().map(|address| Address::from(*address)).collect();
+            reserved.retain(|address| settings.range.contains(*address));
             if !settings.range.is_v4() && settings.range.size() > u128::from(SPARSE_SLOTS) {
                 reserved.push(settings.range.first()); // the routers' anycast address (RFC 4291 §2.6.1)
             }
+            reserved.sort_unstable();
+            reserved.dedup();
             all.parts.push(Part {
                 pool,
                 range: settings.range,
@@ -97,9 +100,12 @@ impl Part {
         (self.first_slot, self.first_slot + self.slots)
     }
 
-    /// Whether `address` is never given.
+    /// Whether `address` is never given. In a sparse pool neither is any other address of the same slot: once free, the
+    /// slot would be given like every other.
     pub fn is_reserved(&self, address: Address) -> bool {
-        self.reserved.contains(&address)
+        let slots = u128::from(self.slots);
+        let offset = |address: Address| address.bits().wrapping_sub(self.range.first().bits()) % slots;
+        self.reserved.iter().any(|reserved| offset(*reserved) == offset(address))
     }
 
     /// How many virtual IPs it can give.
@@ -145,6 +151,32 @@ mod tests {
             assert_eq!(parts.slot_of(address).unwrap().0, index);
         }
         assert!(parts.slot_of("198.18.1.0".parse::<std::net::IpAddr>().unwrap().into()).is_none());
+    }
+
+    #[test]
+    fn what_is_set_aside_stays_so_with_its_whole_slot() {
+        let address = |text: &str| Address::from(text.parse::<std::net::IpAddr>().unwrap());
+        let sparse = parts(&["fd00::/64"]);
+        let (slot, part) = sparse.slot_of(address("fd00::")).unwrap();
+        assert!(sparse.reserved_slots().eq([slot]));
+        assert_eq!(sparse.slot_of(address("fd00::7700:0")).unwrap().0, slot);
+        assert!(part.is_reserved(address("fd00::")) && part.is_reserved(address("fd00::7700:0")));
+        assert!(!part.is_reserved(address("fd00::7700:1")));
+    }
+
+    #[test]
+    fn the_capacity_counts_each_reserved_address_of_the_pool_once() {
+        let reserved = ["198.18.0.0", "198.18.0.3", "198.18.0.3", "198.18.0.0", "192.0.2.1"];
+        let pool = PoolSettings {
+            name: "four".to_owned(),
+            range: "198.18.0.0/30".parse().unwrap(),
+            reserved: reserved.map(|address| address.parse().unwrap()).to_vec(),
+            destinations: Vec::new(),
+            callback: None,
+        };
+        let parts = Parts::new([(0, &pool)].into_iter()).unwrap();
+        assert_eq!(parts.iter().next().unwrap().capacity(), 2);
+        assert_eq!(parts.reserved_slots().count(), 2);
     }
 
     #[test]
