@@ -31,3 +31,6 @@ pub mod control;
 pub mod device;
 #[cfg(feature = "gateway")]
 pub mod gateway;
+
+#[cfg(test)]
+mod import_rule;
