@@ -16,7 +16,7 @@ pub struct Arguments {
 
 /// Removes what a dead gateway left in the kernel.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let cleaned = kernel::clean_up(&arguments.tun, &gateway::undo_file(&arguments.socket.control))?;
+    let cleaned = kernel::clean_up(&arguments.tun, &gateway::undo_file(&arguments.socket.control, &arguments.tun))?;
     println!(
         "removed {} rules, {} routes, {} neighbours; put back {} settings",
         cleaned.rules, cleaned.routes, cleaned.neighbours, cleaned.settings

@@ -139,13 +139,13 @@ fn plan(config: &Config) -> Plan {
         outside_device: format!("{}-out", config.tun),
         outsides: config.outsides.clone(),
         pools: config.pools.iter().map(|pool| pool.range).collect(),
-        undo_file: undo_file(&config.control),
+        undo_file: undo_file(&config.control, &config.tun),
     }
 }
 
 /// Where it is noted what to restore, for a successor after `kill -9`: beside the control socket.
-pub fn undo_file(control: &Path) -> PathBuf {
-    control.with_extension("undo")
+pub fn undo_file(control: &Path, tun: &str) -> PathBuf {
+    control.with_file_name(format!("{tun}.undo"))
 }
 
 /// The outside first, then the insides in their order: the order in which workers know them.
