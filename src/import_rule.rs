@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["time", "wire", "nat"]),
     ("journal", &["time", "wire", "nat", "config"]),
     ("control", &["time", "wire", "nat", "config", "journal"]),
-    ("device", &["time", "wire", "nat"]),
+    ("device", &["time", "wire", "nat", "config"]),
     ("fastpath", &["time", "wire", "nat"]),
     ("gateway", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath"]),
     ("cli", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath", "gateway"]),

@@ -9,7 +9,7 @@
 //! | [`nat`] | the translator: pools, bindings, contacts, verdicts | `time`, `wire` |
 //! | [`config`] | raw TOML and flags → a checked configuration | `nat` and left of it |
 //! | `control` | the local HTTP/JSON interface and its types | `config` and left of it |
-//! | `device` | edges that carry packets: TUN, memory | `nat` and left of it |
+//! | `device` | edges that carry packets: TUN, memory | `config` and left of it |
 //! | `gateway` | threads, kernel set-up, shutdown | all of the above |
 //! | `cli` | one file a subcommand | everything |
 //!
