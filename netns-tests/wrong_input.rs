@@ -201,7 +201,7 @@ fn a_host_that_cannot_be_a_gateway() {
     ));
     bench.judge(&ran, FAILED, &["root"]);
     // /dev/net is hidden behind an empty file system in a mount namespace of this one command.
-    let no_tun = "mount -t tmpfs none /dev/net &&";
+    let no_tun = "mount -t tmpfs -o nodev none /dev/net &&";
     bench.gateway_behind(no_tun, right, FAILED, &["/dev/net/tun"]);
     bench.host.run("ip tuntap add mode tun name kamei-in0").ok();
     bench.gateway(right, FAILED, &["kamei-in0"]);
