@@ -110,6 +110,14 @@ impl Gateway {
         self.ask("bindings --json").ok().contains(&format!("\"{address}\""))
     }
 
+    /// Memory that the process has now.
+    #[track_caller]
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub fn log(&self) -> String {
         self.process.output()
     }

@@ -163,6 +163,21 @@ fn n5_a_pool_on_the_outside_lan_needs_no_route() {
     before.assert_unchanged(&host);
 }
 
+/// Pools with more addresses than anybody could keep a slot for.
+#[test]
+fn a_huge_pool_costs_what_is_used_of_it() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let gateway = lab.start_with(1, &["--pool", "11.0.0.0/8", "--pool", "2001:dba::/32"]);
+    // Servers have a default route: no route of their own is needed.
+    for family in [Family::V4, Family::V6] {
+        let seen = curl(&terminal, server.address(family), 80);
+        assert!(seen.starts_with("11.") || seen.starts_with("2001:dba:"), "{seen}");
+    }
+    assert!(gateway.resident_kib() < 100 << 10, "{} KiB for two bindings", gateway.resident_kib());
+}
+
 /// A network behind a router on the inside belongs to the inside too, also when its route comes late.
 #[test]
 fn n12_a_routed_network_behind_the_inside_may_call() {
