@@ -3,7 +3,7 @@
 use crate::gateway::outermost;
 use crate::lab::{Family, Lab, Plan};
 use crate::traffic::{Echo, Pattern, accept, ask_udp, connect, expect_pattern, listen, send_pattern};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// 64 MiB in blocks of 64 KiB.
@@ -39,13 +39,18 @@ fn tcp_bulk(gateways: u8, family: Family) {
     }
 }
 
-fn exchange(a: std::net::TcpStream, b: std::net::TcpStream) {
+fn exchange(a: TcpStream, b: TcpStream) {
+    exchange_blocks(a, b, BLOCKS);
+}
+
+/// Both ends send at once; each must get exactly what the other sent.
+fn exchange_blocks(a: TcpStream, b: TcpStream, blocks: usize) {
     std::thread::scope(|scope| {
         let (a_out, b_out) = (a.try_clone().unwrap(), b.try_clone().unwrap());
-        scope.spawn(|| send_pattern(a_out, 1, BLOCKS));
-        scope.spawn(|| send_pattern(b_out, 2, BLOCKS));
-        scope.spawn(|| expect_pattern(&a, 2, BLOCKS));
-        scope.spawn(|| expect_pattern(&b, 1, BLOCKS));
+        scope.spawn(move || send_pattern(a_out, 1, blocks));
+        scope.spawn(move || send_pattern(b_out, 2, blocks));
+        scope.spawn(|| expect_pattern(&a, 2, blocks));
+        scope.spawn(|| expect_pattern(&b, 1, blocks));
     });
 }
 
@@ -77,13 +82,43 @@ fn tcp_both_ways_without_offloads() {
     let listener = listen(&server, 4000);
     let call = connect(&terminal, SocketAddr::new(server.v4.into(), 4000));
     let (accepted, _) = accept(&listener);
-    std::thread::scope(|scope| {
-        let (call_out, accepted_out) = (call.try_clone().unwrap(), accepted.try_clone().unwrap());
-        scope.spawn(|| send_pattern(call_out, 1, 64));
-        scope.spawn(|| send_pattern(accepted_out, 2, 64));
-        scope.spawn(|| expect_pattern(&call, 2, 64));
-        scope.spawn(|| expect_pattern(&accepted, 1, 64));
-    });
+    exchange_blocks(call, accepted, 64);
+}
+
+/// A link on the way is narrower than those at both ends, which must find that out (RFC 1191, RFC 8201).
+fn through_a_narrow_link(interface: &str, family: Family) {
+    let lab = Lab::new(Plan::gateways(2));
+    let running = lab.start_all();
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    // `gi` of the first gateway: the inside LAN; `go` of the first: the link between the two.
+    running[0].host.run(&format!("ip link set {interface} mtu 1280")).ok();
+    let (at_server, at_terminal) = (listen(&server, 4000), listen(&terminal, 4001));
+    let call = connect(&terminal, SocketAddr::new(server.address(family), 4000));
+    let (accepted, virtual_ip) = accept(&at_server);
+    exchange_blocks(call, accepted, 32);
+    let callback = connect(&server, SocketAddr::new(virtual_ip, 4001));
+    let (accepted, _) = accept(&at_terminal);
+    exchange_blocks(callback, accepted, 32);
+}
+
+#[test]
+fn tcp_finds_a_narrow_link_inside() {
+    through_a_narrow_link("gi", Family::V4);
+}
+
+#[test]
+fn tcp_finds_a_narrow_link_inside_v6() {
+    through_a_narrow_link("gi", Family::V6);
+}
+
+#[test]
+fn tcp_finds_a_narrow_link_between_two_gateways() {
+    through_a_narrow_link("go", Family::V4);
+}
+
+#[test]
+fn tcp_finds_a_narrow_link_between_two_gateways_v6() {
+    through_a_narrow_link("go", Family::V6);
 }
 
 /// Datagrams of all sizes; those above 1,472 bytes travel as fragments.
