@@ -85,13 +85,14 @@ fn tcp_both_ways_without_offloads() {
     exchange_blocks(call, accepted, 64);
 }
 
-/// A link on the way is narrower than those at both ends, which must find that out (RFC 1191, RFC 8201).
-fn through_a_narrow_link(interface: &str, family: Family) {
+/// The link between two gateways is narrower than those at both ends, which must find that out (RFC 1191, RFC 8201):
+/// the errors come from the gateways' own kernels, about packets that were translated already.
+fn through_a_narrow_link(family: Family) {
     let lab = Lab::new(Plan::gateways(2));
     let running = lab.start_all();
     let (terminal, server) = (lab.terminal(1), lab.server(1));
-    // `gi` of the first gateway: the inside LAN; `go` of the first: the link between the two.
-    running[0].host.run(&format!("ip link set {interface} mtu 1280")).ok();
+    running[0].host.run("ip link set go mtu 1280").ok();
+    running[1].host.run("ip link set gi mtu 1280").ok();
     let (at_server, at_terminal) = (listen(&server, 4000), listen(&terminal, 4001));
     let call = connect(&terminal, SocketAddr::new(server.address(family), 4000));
     let (accepted, virtual_ip) = accept(&at_server);
@@ -102,23 +103,13 @@ fn through_a_narrow_link(interface: &str, family: Family) {
 }
 
 #[test]
-fn tcp_finds_a_narrow_link_inside() {
-    through_a_narrow_link("gi", Family::V4);
-}
-
-#[test]
-fn tcp_finds_a_narrow_link_inside_v6() {
-    through_a_narrow_link("gi", Family::V6);
-}
-
-#[test]
 fn tcp_finds_a_narrow_link_between_two_gateways() {
-    through_a_narrow_link("go", Family::V4);
+    through_a_narrow_link(Family::V4);
 }
 
 #[test]
 fn tcp_finds_a_narrow_link_between_two_gateways_v6() {
-    through_a_narrow_link("go", Family::V6);
+    through_a_narrow_link(Family::V6);
 }
 
 /// Datagrams of all sizes; those above 1,472 bytes travel as fragments.

@@ -340,8 +340,19 @@ fn n12_netcat_by_tcp_and_udp() {
     for udp in ["", "-u"] {
         let listening = server.spawn("ncat", &["sh", "-c", &format!("exec ncat {udp} -l 7000 -e /bin/cat")]);
         wait_until("ncat to listen", || !server.run("ss -Htuln 'sport = 7000'").ok().trim().is_empty());
-        let script = format!("(echo question; sleep 0.3) | ncat {udp} -i 2 {} 7000 || true", server.v4);
-        assert_eq!(terminal.run(&script).ok().trim(), "question", "ncat {udp}");
+        // The client keeps its input open until the answer is there.
+        let answer = lab.scratch().join(format!("answer{udp}"));
+        let script = format!(
+            "(echo question; until grep -q . {0}; do sleep 0.02; done) | timeout 15 ncat {udp} {1} 7000 > {0} & \
+             until grep -q . {0}; do sleep 0.02; done; kill $!; cat {0}",
+            answer.display(),
+            server.v4
+        );
+        assert_eq!(
+            terminal.run(&format!("timeout 15 sh -c '{script}' 2> /dev/null")).ok().trim(),
+            "question",
+            "ncat {udp}"
+        );
         drop(listening);
         wait_until("ncat to end", || server.run("ss -Htuln 'sport = 7000'").ok().trim().is_empty());
     }
