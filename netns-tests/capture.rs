@@ -11,7 +11,7 @@ pub struct Capture {
     host: Host,
     interface: String,
     path: PathBuf,
-    tcpdump: Background,
+    _tcpdump: Background,
 }
 
 /// The packets of a capture that has ended.
@@ -33,11 +33,11 @@ impl Capture {
             &["tcpdump", "--immediate-mode", "-U", "-n", "-Z", "root", "-s", "2048", "-i", interface, "-w", &file],
         );
         wait_until("tcpdump to listen", || tcpdump.output().contains("listening on"));
-        Self { host: host.clone(), interface: interface.to_owned(), path, tcpdump }
+        Self { host: host.clone(), interface: interface.to_owned(), path, _tcpdump: tcpdump }
     }
 
     /// Ends the capture, once everything sent before this call is in it.
-    pub fn finish(mut self) -> Packets {
+    pub fn finish(self) -> Packets {
         let marker = format!("end of capture {}", self.path.display());
         let broadcast = self.broadcast();
         self.host.inside(|| {
@@ -46,20 +46,7 @@ impl Capture {
             socket.send_to(marker.as_bytes(), (broadcast, 9)).unwrap();
         });
         wait_until("the end marker in the capture", || self.packets().has_bytes(marker.as_bytes()));
-        let packets = self.packets();
-        self.stop();
-        let _ = fs::remove_file(&self.path);
-        packets
-    }
-
-    /// Ends the capture as it stands; keeps the file if asked to.
-    pub fn end(mut self, keep: bool) {
-        self.stop();
-        if keep {
-            eprintln!("capture of {} on {}: {}", self.interface, self.host.name, self.path.display());
-        } else {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.packets()
     }
 
     /// What is in it so far.
@@ -76,17 +63,21 @@ impl Capture {
         Packets(packets)
     }
 
-    fn stop(&mut self) {
-        // Fails only if it has ended already.
-        let pid = rustix::process::Pid::from_child(&self.tcpdump.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        self.tcpdump.wait();
-    }
-
     fn broadcast(&self) -> Ipv4Addr {
         let line = self.host.run(&format!("ip -o -4 address show dev {}", self.interface)).ok();
         let mut words = line.split_whitespace().skip_while(|word| *word != "brd");
         words.nth(1).unwrap_or_else(|| panic!("no broadcast address in {line}")).parse().unwrap()
+    }
+}
+
+/// A capture is kept for the reader of a failed test.
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("capture of {} on {}: {}", self.interface, self.host.name, self.path.display());
+        } else {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -257,9 +257,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Some(watch) = self.watch.take() {
-            watch.end(std::thread::panicking());
-        }
+        drop(self.watch.take());
         if std::thread::panicking() {
             print_logs(self.scratch.path());
         }
