@@ -2,6 +2,8 @@
 //!
 //! A test binary of its own because it counts in the global allocator.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use etherparse::PacketBuilder;
 use kamei::nat::{
     CallbackPolicy, CreationLimit, DropReason, Exhausted, InsideSettings, Lifetimes, Nat, PoolSettings, Realm,

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench translate`; `-- --quick` for a first look; a name filters (`hit`, `miss`, `create`, `checksum`).
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark; criterion's macro makes a public function")]
+
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
@@ -134,6 +136,7 @@ fn create(c: &mut Criterion, fill: u32, nat: &Arc<Nat>) {
         b.iter_custom(|times| {
             let mut spent = Duration::ZERO;
             let mut left = times;
+            // In batches, between which the bindings end again: the table stays as full as its name says.
             while left > 0 {
                 let batch = left.min(1000);
                 let mut packets: Vec<_> = (0..batch)
@@ -146,7 +149,6 @@ fn create(c: &mut Criterion, fill: u32, nat: &Arc<Nat>) {
                 packets.iter_mut().for_each(|bytes| send(&mut translator, bytes, INSIDE));
                 spent += start.elapsed();
                 left -= batch;
-                // Give them back, so that the table stays as full as its name says.
                 for n in next - u32::try_from(batch).unwrap() + 1..=next {
                     nat.release(Ipv4Addr::from(terminal(n)).into(), NOW).unwrap();
                 }
