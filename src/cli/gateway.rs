@@ -82,6 +82,7 @@ impl Arguments {
                     destinations: Vec::new(),
                     reserved: Vec::new(),
                     callback: None,
+                    translates: None,
                 })
                 .collect(),
             callback: (!self.callback.is_empty()).then(|| given("--callback", self.callback)),

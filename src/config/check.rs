@@ -3,7 +3,7 @@
 use super::draft::{Draft, Located, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, Inside};
-use crate::nat::{CallbackPolicy, CreationLimit, Lifetimes, PoolSettings};
+use crate::nat::{CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -18,6 +18,12 @@ const MOST_NAME: usize = 15;
 const MOST_TUN: usize = 10;
 /// More workers than any machine this is meant for has cores.
 const MOST_WORKERS: i64 = 256;
+/// The least segment size that leaves room for data beside all headers and options (RFC 791: every host takes 68 bytes).
+const LEAST_MSS: i64 = 88;
+/// The largest that the field can say.
+const MOST_MSS: i64 = 65_535;
+/// The longest prefix that can be translated without memory: behind it a 16-bit word must be free (RFC 6296 §3.5).
+const MOST_TRANSLATED: u8 = 64;
 /// Name of the one inside realm that flags can make.
 const INSIDE: &str = "inside";
 
@@ -39,6 +45,7 @@ impl Draft {
         let callback = self.callback.as_ref().and_then(|words| problems.take(words.place, policy(&words.value)));
         let lifetimes = self.lifetimes(&mut problems);
         let creation = self.creation(&mut problems);
+        let mss = self.number("mss", LEAST_MSS, MOST_MSS, &mut problems).and_then(|mss| u16::try_from(mss).ok());
         let workers = self.workers.as_ref().and_then(|workers| {
             problems.take(workers.place, number("workers", workers.value, 1, MOST_WORKERS)).and_then(NonZeroUsize::new)
         });
@@ -67,6 +74,13 @@ impl Draft {
             lifetimes,
             creation,
             exhausted: self.exhausted.unwrap_or_default(),
+            hairpin: self.hairpin.unwrap_or_default(),
+            inbound_refresh: match self.inbound_refresh {
+                Some(true) => Inbound::Refreshes,
+                _ => Inbound::Ignored,
+            },
+            unsolicited: self.unsolicited.unwrap_or_default(),
+            mss,
             control,
             state_dir,
             workers,
@@ -164,6 +178,8 @@ impl Draft {
             burst: self.number("burst", 1, 10_000_000, problems).unwrap_or(default.burst),
             prefix_v4: bits(self.number("prefix-v4", 0, 32, problems), default.prefix_v4),
             prefix_v6: bits(self.number("prefix-v6", 0, 128, problems), default.prefix_v6),
+            per_prefix: self.number("per-prefix", 1, 1 << 32, problems).or(default.per_prefix),
+            total: self.number("total", 1, 1 << 32, problems).map(u64::from).or(default.total),
         }
     }
 
@@ -197,7 +213,23 @@ fn pool(draft: &PoolDraft, problems: &mut Problems) -> Option<PoolSettings> {
     }
     let callback = draft.callback.as_ref().and_then(|words| problems.take(words.place, policy(&words.value)));
     let name = draft.name.as_ref().map_or_else(|| range.to_string(), |name| name.value.clone());
-    Some(PoolSettings { name, range, reserved, destinations, callback })
+    let kind = match &draft.translates {
+        None => PoolKind::Bindings,
+        Some(text) => problems.take(text.place, translated(&text.value, &range))?,
+    };
+    Some(PoolSettings { name, range, reserved, destinations, callback, kind })
+}
+
+/// The terminals' prefix that `range` is to stand for (RFC 6296).
+fn translated(text: &str, range: &AddressRange) -> Result<PoolKind, Wrong> {
+    let wrong = || Wrong::Translates { prefix: text.to_owned(), range: range.to_string() };
+    let short = |net: &ipnet::Ipv6Net| net.prefix_len() <= MOST_TRANSLATED;
+    match (prefix(text)?, range.prefixes().as_slice()) {
+        (IpNet::V6(internal), [IpNet::V6(external)]) if short(&internal) && short(external) => {
+            Ok(PoolKind::Prefix { internal, inside: 0 })
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// Whether hosts can have the addresses of a pool (RFC 6890, RFC 4291).

@@ -2,7 +2,7 @@
 
 use super::Offload;
 use super::problem::{Place, Problem, Wrong};
-use crate::nat::Exhausted;
+use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -31,6 +31,12 @@ pub struct Draft {
     pub callback: Option<Located<Vec<String>>>,
     /// Answer when a pool is full.
     pub exhausted: Option<Exhausted>,
+    /// Whether terminals may call each other's virtual IPs.
+    pub hairpin: Option<Hairpin>,
+    /// Whether packets from outside keep a binding alive.
+    pub inbound_refresh: Option<bool>,
+    /// Answer to a call that reaches nobody.
+    pub unsolicited: Option<Unsolicited>,
     /// Control socket.
     pub control: Option<Located<String>>,
     /// State directory.
@@ -60,6 +66,8 @@ pub struct PoolDraft {
     pub reserved: Vec<Located<String>>,
     /// Who may call back.
     pub callback: Option<Located<Vec<String>>>,
+    /// The terminals' own prefix, where the pool is another prefix for it.
+    pub translates: Option<Located<String>>,
 }
 
 impl Draft {
@@ -81,6 +89,7 @@ impl Draft {
                 destinations: all(pool.destinations),
                 reserved: all(pool.reserved),
                 callback: pool.callback.map(policy),
+                translates: pool.translates.map(one),
             })
             .collect();
         let times = file.lifetimes;
@@ -96,6 +105,9 @@ impl Draft {
             ("burst", file.creation.burst),
             ("prefix-v4", file.creation.prefix_v4),
             ("prefix-v6", file.creation.prefix_v6),
+            ("per-prefix", file.creation.per_prefix),
+            ("total", file.creation.total),
+            ("mss", file.mss),
         ];
         Ok(Self {
             inside: all(file.inside),
@@ -104,6 +116,9 @@ impl Draft {
             pools,
             callback: file.callback.map(policy),
             exhausted: file.exhausted,
+            hairpin: file.hairpin,
+            inbound_refresh: file.inbound_refresh,
+            unsolicited: file.unsolicited,
             control: file.control.map(one),
             state_dir: file.state_dir.map(one),
             workers: file.workers.map(number),
@@ -126,6 +141,9 @@ impl Draft {
             pools: list(self.pools, flags.pools),
             callback: flags.callback.or(self.callback),
             exhausted: flags.exhausted.or(self.exhausted),
+            hairpin: flags.hairpin.or(self.hairpin),
+            inbound_refresh: flags.inbound_refresh.or(self.inbound_refresh),
+            unsolicited: flags.unsolicited.or(self.unsolicited),
             control: flags.control.or(self.control),
             state_dir: flags.state_dir.or(self.state_dir),
             workers: flags.workers.or(self.workers),
@@ -151,6 +169,10 @@ struct File {
     pool: Vec<FilePool>,
     callback: Option<Spanned<Policy>>,
     exhausted: Option<Exhausted>,
+    hairpin: Option<Hairpin>,
+    inbound_refresh: Option<bool>,
+    unsolicited: Option<Unsolicited>,
+    mss: Option<Spanned<i64>>,
     control: Option<Spanned<String>>,
     state_dir: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
@@ -173,6 +195,7 @@ struct FilePool {
     #[serde(default)]
     reserved: Vec<Spanned<String>>,
     callback: Option<Spanned<Policy>>,
+    translates: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -192,6 +215,8 @@ struct FileCreation {
     burst: Option<Spanned<i64>>,
     prefix_v4: Option<Spanned<i64>>,
     prefix_v6: Option<Spanned<i64>>,
+    per_prefix: Option<Spanned<i64>>,
+    total: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]

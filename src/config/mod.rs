@@ -8,7 +8,7 @@ mod problem;
 pub use draft::{Draft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 
-use crate::nat::{CallbackPolicy, CreationLimit, Exhausted, Lifetimes, PoolSettings};
+use crate::nat::{CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, PoolSettings, Unsolicited};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -38,6 +38,14 @@ pub struct Config {
     pub creation: CreationLimit,
     /// What a terminal hears when no virtual IP is left.
     pub exhausted: Exhausted,
+    /// Whether terminals may call each other's virtual IPs.
+    pub hairpin: Hairpin,
+    /// Whether packets from outside keep a binding alive.
+    pub inbound_refresh: Inbound,
+    /// What a peer hears that calls in vain.
+    pub unsolicited: Unsolicited,
+    /// The largest TCP segment that both sides are told to send.
+    pub mss: Option<u16>,
     /// The control socket.
     pub control: PathBuf,
     /// The state directory.

@@ -102,6 +102,14 @@ pub enum Wrong {
     /// A reserved address outside its pool.
     #[error("reserved address {0} is not in its pool")]
     ReservedElsewhere(String),
+    /// A pair of prefixes that cannot stand for each other.
+    #[error("pool {range} cannot translate '{prefix}': both must be IPv6 prefixes of at most 64 bits (RFC 6296)")]
+    Translates {
+        /// The terminals' prefix.
+        prefix: String,
+        /// The pool.
+        range: String,
+    },
     /// All addresses reserved.
     #[error("pool {0} has no address left to give; reserve fewer")]
     PoolEmpty(String),

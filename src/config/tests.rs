@@ -1,4 +1,5 @@
 use super::*;
+use crate::nat::PoolKind;
 use proptest::prelude::*;
 
 const GOOD: &str = r#"
@@ -111,6 +112,21 @@ fn large_pools_that_are_not_absurd_are_taken() {
         let text = format!("inside = [\"a\"]\noutside = [\"b\"]\n[[pool]]\nrange = \"{range}\"\n");
         assert!(Config::parse(&text).is_ok(), "{range}");
     }
+}
+
+#[test]
+fn what_is_off_by_default_has_a_key_each() {
+    let text = GOOD
+        .replace("workers = 2", "hairpin = \"anyone\"\ninbound-refresh = true\nunsolicited = \"reset\"\nmss = 1360");
+    let text =
+        text.replace("range = \"fd00:2::/64\"", "range = \"2001:db8:1::/48\"\ntranslates = \"fd01:203:405::/48\"");
+    let config = Config::parse(&text).unwrap();
+    assert_eq!((config.hairpin, config.inbound_refresh), (Hairpin::Anyone, Inbound::Refreshes));
+    assert_eq!((config.unsolicited, config.mss), (Unsolicited::Reset, Some(1360)));
+    let internal = "fd01:203:405::/48".parse().unwrap();
+    assert_eq!(config.pools[2].kind, PoolKind::Prefix { internal, inside: 0 });
+    let said = problems(&text.replace("fd01:203:405::/48", "10.0.0.0/8")).join("");
+    assert!(said.contains("pool 2001:db8:1::/48 cannot translate '10.0.0.0/8'"), "{said}");
 }
 
 #[test]

@@ -109,8 +109,9 @@ impl Worker {
         let nap = Timespec { tv_sec: 0, tv_nsec: NOTE_AFTER.subsec_nanos().into() };
         let mut noted = self.clock.now();
         loop {
-            // An idle gateway sleeps; only while something is to be noted does a worker wake by itself.
-            let timeout = self.translator.is_dirty().then_some(nap);
+            // An idle gateway sleeps; only while something is to be noted or answered does a worker wake by itself.
+            let awaited = self.translator.is_dirty() || self.translator.next_due().is_some();
+            let timeout = awaited.then_some(nap);
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -131,6 +132,9 @@ impl Worker {
             if now - noted >= NOTE_AFTER {
                 self.translator.flush(now);
                 noted = now;
+                while let Some(answer) = self.translator.overdue(now) {
+                    self.write(Realm::Outside, |queue| queue.send_own(&answer));
+                }
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use super::counters::{Counters, Traffic};
 use super::event::{Event, EventKind};
-use super::table::{Found, PinError};
+use super::settings::{CallbackPolicy, PoolKind};
+use super::table::{Found, PinError, Pinned};
 use super::verdict::DropReason;
 use super::{Nat, owner};
 use crate::time::Time;
@@ -186,23 +187,27 @@ impl Nat {
             [inside] => *inside,
             _ => return Err(AdminError::Ambiguous(terminal)),
         };
-        let (found, moved) = table.pin(inside, terminal_address, address, now).map_err(|error| match error {
-            PinError::Reserved => AdminError::Reserved(virtual_ip),
-            PinError::Taken(slot) => AdminError::Taken {
-                virtual_ip,
-                holder: slot.terminal.into(),
-                state: match slot.state {
-                    BindingState::Active => "active",
-                    BindingState::Dormant => "dormant",
-                    BindingState::Quarantined => "in quarantine for some minutes",
+        let Pinned { found, moved, is_new } =
+            table.pin(inside, terminal_address, address, now).map_err(|error| match error {
+                PinError::Reserved => AdminError::Reserved(virtual_ip),
+                PinError::Taken(slot) => AdminError::Taken {
+                    virtual_ip,
+                    holder: slot.terminal.into(),
+                    state: match slot.state {
+                        BindingState::Active => "active",
+                        BindingState::Dormant => "dormant",
+                        BindingState::Quarantined => "in quarantine for some minutes",
+                    },
                 },
-            },
-        })?;
+            })?;
         let number = usize::from(number);
         let mut events = Vec::new();
         if let Some(moved) = moved {
-            self.contacts.forget(owner(number, &moved));
+            self.ended(number, &moved);
             events.push(self.event(EventKind::Released, number, &moved));
+        }
+        if is_new {
+            self.limiter.enter(inside, terminal_address);
         }
         self.invalidate();
         events.push(self.event(EventKind::Pinned, number, &found));
@@ -216,7 +221,7 @@ impl Nat {
         for (number, found) in self.matching(address.into()) {
             let view = self.view(number, &found, now);
             let Some(ended) = self.tables.get(number).and_then(|table| table.end(found.stamp(), now)) else { continue };
-            self.contacts.forget(owner(number, &ended));
+            self.ended(number, &ended);
             views.push(view);
             events.push(self.event(EventKind::Released, number, &ended));
         }
@@ -224,10 +229,35 @@ impl Nat {
         if views.is_empty() { Err(AdminError::NotFound(address)) } else { Ok((views, events)) }
     }
 
+    /// Gives the bindings in which `address` is the terminal or the virtual IP a callback policy of their own, or (`None`)
+    /// takes it away. Workers heed it before this returns.
+    pub fn set_callback(
+        &self,
+        address: IpAddr,
+        policy: Option<&CallbackPolicy>,
+        now: Time,
+    ) -> Result<Vec<BindingView>, AdminError> {
+        let found = self.matching(address.into());
+        for (table, found) in &found {
+            self.policies.set(owner(*table, found), policy.cloned());
+        }
+        self.invalidate();
+        if found.is_empty() {
+            return Err(AdminError::NotFound(address));
+        }
+        Ok(found.iter().map(|(table, found)| self.view(*table, found, now)).collect())
+    }
+
     /// Counters and pool use.
     pub fn status(&self) -> StatusView {
         let mut pools = Vec::new();
         for (number, settings) in self.pools.iter().enumerate() {
+            if settings.kind != PoolKind::Bindings {
+                let capacity = u64::try_from(settings.range.size()).unwrap_or(u64::MAX);
+                let (name, range) = (settings.name.clone(), settings.range);
+                pools.push(PoolView { name, range, capacity, active: 0, dormant: 0, quarantined: 0, free: capacity });
+                continue;
+            }
             for table in &self.tables {
                 let counts = table.counts();
                 let part = table.parts().iter().zip(counts).find(|(part, _)| usize::from(part.pool) == number);

@@ -2,7 +2,7 @@
 
 use super::settings::{CallbackPolicy, Lifetimes};
 use crate::wire::Address;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -112,6 +112,30 @@ impl Contacts {
     fn shard(&self, owner: Owner) -> &Mutex<Lists> {
         #[allow(clippy::indexing_slicing, reason = "the remainder is below the length")]
         &self.shards[owner.index as usize % SHARDS]
+    }
+}
+
+/// Policies that the administrator gave to single bindings.
+#[derive(Default)]
+pub struct Policies {
+    by_slot: RwLock<HashMap<(u16, u32), (u32, CallbackPolicy)>>,
+}
+
+impl Policies {
+    /// Whether the binding's own policy lets `peer` call without having been called; `None` if it has none.
+    pub fn welcomes(&self, owner: Owner, peer: Address) -> Option<bool> {
+        let by_slot = self.by_slot.read();
+        let (created, policy) = by_slot.get(&(owner.table, owner.index))?;
+        (*created == owner.created).then(|| policy.welcomes(peer))
+    }
+
+    /// Gives the binding a policy of its own, or takes it away.
+    pub fn set(&self, owner: Owner, policy: Option<CallbackPolicy>) {
+        let mut by_slot = self.by_slot.write();
+        match policy {
+            Some(policy) => by_slot.insert((owner.table, owner.index), (owner.created, policy)),
+            None => by_slot.remove(&(owner.table, owner.index)),
+        };
     }
 }
 

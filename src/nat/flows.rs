@@ -5,7 +5,7 @@
 use super::slots::Usage;
 use super::verdict::Realm;
 use crate::time::Time;
-use crate::wire::{Address, Field};
+use crate::wire::{Address, Rewrite};
 
 /// Entries a worker; direct-mapped.
 const ENTRIES: usize = 4096;
@@ -16,15 +16,22 @@ const STANDS: u64 = 4_000;
 /// The decision about a flow: all packets between two addresses in one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    /// Which address to write.
-    pub field: Field,
-    /// What to write there.
-    pub address: Address,
+    /// What to write.
+    pub rewrite: Rewrite,
     /// Where the packet goes.
     pub to: Realm,
-    /// Table of the binding.
+    /// The binding of the terminal that sends, if one does.
+    pub caller: Option<SlotRef>,
+    /// The binding of the terminal that receives, if one does. Both, where one terminal calls another (hairpin).
+    pub callee: Option<SlotRef>,
+}
+
+/// Names a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRef {
+    /// Number of the table.
     pub table: u16,
-    /// Slot of the binding.
+    /// Slot in it.
     pub index: u32,
 }
 
@@ -37,7 +44,8 @@ struct Entry {
     flow: Flow,
     epoch: u64,
     decided: Time,
-    usage: Usage,
+    packets: u64,
+    opened: u32,
 }
 
 /// See the module.
@@ -47,15 +55,22 @@ pub struct Flows {
     dirty: Vec<u16>,
 }
 
-/// Something a worker has counted, to be noted in the table.
+/// Packets of a flow that a worker has counted and that are still to be noted in its bindings.
 #[derive(Clone, Copy, Debug)]
 pub struct Tally {
-    /// Table of the binding.
-    pub table: u16,
-    /// Slot of the binding.
-    pub index: u32,
-    /// What to add.
-    pub usage: Usage,
+    caller: Option<SlotRef>,
+    callee: Option<SlotRef>,
+    packets: u64,
+    opened: u32,
+}
+
+impl Tally {
+    /// What to add to which binding.
+    pub fn usages(&self) -> impl Iterator<Item = (SlotRef, Usage)> {
+        let out = Usage { packets_out: self.packets, ..Usage::default() };
+        let inward = Usage { packets_in: self.packets, callbacks: self.opened, ..Usage::default() };
+        self.caller.map(|slot| (slot, out)).into_iter().chain(self.callee.map(|slot| (slot, inward)))
+    }
 }
 
 impl Flows {
@@ -84,7 +99,7 @@ impl Flows {
         if !stands {
             return None;
         }
-        if entry.usage == Usage::default() {
+        if entry.packets == 0 {
             self.dirty.push(u16::try_from(at).unwrap_or_default());
         }
         entry.count(opens);
@@ -105,8 +120,8 @@ impl Flows {
     ) -> Option<Tally> {
         let at = place(from, source, destination);
         let place = self.entries.get_mut(at)?;
-        let before = place.as_ref().filter(|entry| entry.usage != Usage::default()).map(Entry::tally);
-        let mut entry = Entry { from, source, destination, flow, epoch, decided: now, usage: Usage::default() };
+        let before = place.as_ref().filter(|entry| entry.packets > 0).map(Entry::tally);
+        let mut entry = Entry { from, source, destination, flow, epoch, decided: now, packets: 0, opened: 0 };
         entry.count(opens);
         *place = Some(entry);
         if before.is_none() {
@@ -119,10 +134,10 @@ impl Flows {
     pub fn drain(&mut self, mut note: impl FnMut(Tally)) {
         for at in self.dirty.drain(..) {
             if let Some(Some(entry)) = self.entries.get_mut(usize::from(at))
-                && entry.usage != Usage::default()
+                && entry.packets > 0
             {
                 note(entry.tally());
-                entry.usage = Usage::default();
+                (entry.packets, entry.opened) = (0, 0);
             }
         }
     }
@@ -135,17 +150,13 @@ impl Flows {
 
 impl Entry {
     fn count(&mut self, opens: bool) {
-        match self.from {
-            Realm::Inside(_) => self.usage.packets_out += 1,
-            Realm::Outside => {
-                self.usage.packets_in += 1;
-                self.usage.callbacks += u32::from(opens);
-            }
-        }
+        self.packets += 1;
+        self.opened += u32::from(opens);
     }
 
     fn tally(&self) -> Tally {
-        Tally { table: self.flow.table, index: self.flow.index, usage: self.usage }
+        let Flow { caller, callee, .. } = self.flow;
+        Tally { caller, callee, packets: self.packets, opened: self.opened }
     }
 }
 

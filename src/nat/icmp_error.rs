@@ -3,18 +3,17 @@
 
 use super::Nat;
 use super::admin::BindingState;
+use super::decide::Bound;
 use super::slots::Usage;
 use super::verdict::{DropReason, Realm};
 use crate::time::Time;
-use crate::wire::{self, Address, Field, Fragment, Headers, Packet, Quote, Stored, Unreadable};
+use crate::wire::{self, Address, Fragment, Headers, Packet, Quote, Rewrite, Stored, Unreadable};
 
 /// What to write into an ICMP error.
 struct Restored {
     to: Realm,
-    /// Address of the outer header.
-    outer: Option<(Field, Address)>,
-    /// Address of the quoted header.
-    quoted: (Field, Address),
+    outer: Rewrite,
+    quoted: Rewrite,
 }
 
 impl Nat {
@@ -35,14 +34,15 @@ impl Nat {
             Unreadable::Malformed | Unreadable::Version => DropReason::IcmpErrorTruncated,
             other => other.into(),
         })?;
+        let about_virtual_ip = self.selection.of_virtual_ip(headers.destination).is_some();
         let restored = match realm {
-            Realm::Outside if self.selection.of_virtual_ip(headers.destination).is_some() => {
-                self.error_from_outside(headers, &quote, now)?
-            }
+            _ if self.prefixes.concerns(headers, &quote.headers) => self.error_by_prefix(headers, &quote, realm)?,
+            Realm::Outside if about_virtual_ip => self.error_from_outside(headers, &quote, now)?,
             Realm::Outside => match self.error_of_our_own(headers, &quote, now)? {
                 Some(restored) => restored,
                 None => return Ok(Realm::Outside),
             },
+            Realm::Inside(inside) if about_virtual_ip => self.error_by_hairpin(headers, &quote, Some(inside))?,
             Realm::Inside(inside) => self.error_from_inside(headers, &quote, inside)?,
         };
         write(packet, headers, stored, &quote, &restored);
@@ -51,39 +51,65 @@ impl Nat {
 
     /// Somebody outside could not deliver what a terminal sent.
     fn error_from_outside(&self, headers: &Headers, quote: &Quote, now: Time) -> Result<Restored, DropReason> {
-        let (table, found) = self.callee(headers.destination)?;
+        let callee = self.callee(headers.destination)?;
         if quote.headers.source != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
         }
-        self.may_call(table, &found, quote.headers.destination, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
-        self.table(table)?.used(found.index, Usage { packets_in: 1, ..Usage::default() }, now);
+        if self.surroundings().is_own(headers.source) && self.surroundings().is_hidden(quote.headers.destination) {
+            // The gateway's own kernel could not deliver what one terminal sent to another.
+            return self.error_by_hairpin(headers, quote, None);
+        }
+        let peer = quote.headers.destination;
+        self.may_call(&callee, peer, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
+        let Bound { table, found } = callee;
+        self.table(table)?.used(found.index, Usage { packets_in: 1, ..Usage::default() });
         let terminal = found.slot.terminal;
         Ok(Restored {
             to: Realm::Inside(found.slot.inside),
-            outer: Some((Field::Destination, terminal)),
-            quoted: (Field::Source, terminal),
+            outer: Rewrite::destination(terminal),
+            quoted: Rewrite::source(terminal),
         })
     }
 
-    /// Somebody inside could not deliver what a peer sent to a terminal. The sender of the error is shown by its own
-    /// virtual IP if it has one (RFC 5508 REQ-5c), else by the gateway's address.
+    /// Somebody inside could not deliver what a peer sent to a terminal.
     fn error_from_inside(&self, headers: &Headers, quote: &Quote, inside: u16) -> Result<Restored, DropReason> {
         let (peer, terminal) = (quote.headers.source, quote.headers.destination);
         if peer != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
         }
-        let table = self.table(self.selection.for_peer(peer).ok_or(DropReason::NoPool)?)?;
-        let found = table.of_terminal(inside, terminal).ok_or(DropReason::IcmpErrorUnrelated)?;
-        let sender = table
-            .of_terminal(inside, headers.source)
-            .filter(|found| found.slot.state == BindingState::Active)
-            .map(|found| found.slot.virtual_ip)
-            .or_else(|| self.surroundings().own_outside(peer))
-            .ok_or(DropReason::NoOwnAddress)?;
+        let called = self.shown_to(peer, inside, terminal).ok_or(DropReason::IcmpErrorUnrelated)?;
+        let sender = self.shown_to(peer, inside, headers.source).or_else(|| self.surroundings().own_outside(peer));
         Ok(Restored {
             to: Realm::Outside,
-            outer: Some((Field::Source, sender)),
-            quoted: (Field::Destination, found.slot.virtual_ip),
+            outer: Rewrite::source(sender.ok_or(DropReason::NoOwnAddress)?),
+            quoted: Rewrite::destination(called),
+        })
+    }
+
+    /// Somebody inside (`None`: the gateway's own kernel) could not deliver what one terminal sent to another's virtual
+    /// IP: both addresses of the quote are restored (RFC 5508 REQ-7).
+    fn error_by_hairpin(&self, headers: &Headers, quote: &Quote, from: Option<u16>) -> Result<Restored, DropReason> {
+        let (shown, called) = (headers.destination, quote.headers.destination);
+        let caller = self.callee(shown)?;
+        if quote.headers.source != shown {
+            return Err(DropReason::IcmpErrorUnrelated);
+        }
+        let mut insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
+        let callee = match from {
+            Some(inside) => self.shown_to(shown, inside, called),
+            None => insides.find_map(|inside| self.shown_to(shown, inside, called)),
+        };
+        let sender = from
+            .and_then(|inside| self.shown_to(shown, inside, headers.source))
+            .or_else(|| self.surroundings().own_inside(shown));
+        let terminal = caller.found.slot.terminal;
+        Ok(Restored {
+            to: Realm::Inside(caller.found.slot.inside),
+            outer: Rewrite { source: Some(sender.ok_or(DropReason::NoOwnAddress)?), destination: Some(terminal) },
+            quoted: Rewrite {
+                source: Some(terminal),
+                destination: Some(callee.ok_or(DropReason::IcmpErrorUnrelated)?),
+            },
         })
     }
 
@@ -98,7 +124,7 @@ impl Nat {
             let table = self.table(number)?;
             let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
             for found in insides.filter_map(|inside| table.of_terminal(inside, terminal)) {
-                let called = self.may_call(number, &found, peer, now).is_ok();
+                let called = self.may_call(&Bound { table: number, found }, peer, now).is_ok();
                 if called || candidate.is_none() {
                     candidate = Some(found.slot.virtual_ip);
                 }
@@ -113,8 +139,8 @@ impl Nat {
                 if own.is_none() && surroundings.is_hidden(headers.source) {
                     return Err(DropReason::NoOwnAddress);
                 }
-                let outer = own.map(|own| (Field::Source, own));
-                Ok(Some(Restored { to: Realm::Outside, outer, quoted: (Field::Destination, virtual_ip) }))
+                let outer = Rewrite { source: own, destination: None };
+                Ok(Some(Restored { to: Realm::Outside, outer, quoted: Rewrite::destination(virtual_ip) }))
             }
             None => {
                 let shown = [headers.source, quote.headers.source, terminal];
@@ -123,17 +149,51 @@ impl Nat {
             }
         }
     }
+
+    /// An error about a packet that a prefix translation passed (RFC 6296 §6: the quote is translated as well).
+    fn error_by_prefix(&self, headers: &Headers, quote: &Quote, realm: Realm) -> Result<Restored, DropReason> {
+        match realm {
+            Realm::Outside => match self.prefixes.of_virtual_ip(headers.destination) {
+                Some(prefix) => {
+                    let terminal = prefix.inward(headers.destination)?;
+                    let quoted = prefix.inward(quote.headers.source)?;
+                    let to = Realm::Inside(prefix.inside);
+                    Ok(Restored { to, outer: Rewrite::destination(terminal), quoted: Rewrite::source(quoted) })
+                }
+                None => {
+                    let terminal = self.prefixes.outward(None, quote.headers.destination, headers.destination);
+                    let shown = terminal.ok_or(DropReason::IcmpErrorUnrelated)??;
+                    let outer = Rewrite { source: self.surroundings().own_outside(shown), destination: None };
+                    Ok(Restored { to: Realm::Outside, outer, quoted: Rewrite::destination(shown) })
+                }
+            },
+            Realm::Inside(inside) => {
+                let peer = headers.destination;
+                let shown = self.prefixes.outward(Some(inside), quote.headers.destination, peer);
+                let shown = shown.ok_or(DropReason::IcmpErrorUnrelated)??;
+                let sender = match self.prefixes.outward(Some(inside), headers.source, peer) {
+                    Some(sender) => sender?,
+                    None => self.surroundings().own_outside(peer).ok_or(DropReason::NoOwnAddress)?,
+                };
+                Ok(Restored { to: Realm::Outside, outer: Rewrite::source(sender), quoted: Rewrite::destination(shown) })
+            }
+        }
+    }
+
+    /// The virtual IP by which `peer` knows an inside address, if it has an active one (RFC 5508 REQ-5c).
+    fn shown_to(&self, peer: Address, inside: u16, address: Address) -> Option<Address> {
+        let table = self.table(self.selection.for_peer(peer)?).ok()?;
+        let found = table.of_terminal(inside, address)?;
+        (found.slot.state != BindingState::Quarantined).then_some(found.slot.virtual_ip)
+    }
 }
 
-/// Writes the quoted address first, then mends the ICMP checksum for it, then the outer address.
+/// Writes the quoted addresses first, then mends the ICMP checksum for them, then the outer addresses.
 fn write(packet: &mut Packet<'_>, headers: &Headers, stored: Stored, quote: &Quote, restored: &Restored) {
-    let (field, address) = restored.quoted;
     let quoted = &quote.headers;
-    let changed = wire::set_address(packet.bytes, quote.at, quoted, quoted.stored(None), field, address);
+    let changed = wire::set_addresses(packet.bytes, quote.at, quoted, quoted.stored(None), restored.quoted);
     if stored != Stored::PseudoHeader {
         wire::mend(packet.bytes, headers.transport + 2, changed, stored);
     }
-    if let Some((field, address)) = restored.outer {
-        wire::set_address(packet.bytes, 0, headers, stored, field, address);
-    }
+    wire::set_addresses(packet.bytes, 0, headers, stored, restored.outer);
 }

@@ -1,6 +1,8 @@
-//! How fast a prefix of terminals may ask for new bindings: token buckets.
+//! How fast a prefix of terminals may ask for new bindings, and how many it may hold (RFC 6888 REQ-4): token buckets
+//! and quotas.
 
 use super::settings::CreationLimit;
+use super::verdict::DropReason;
 use crate::time::Time;
 use crate::wire::Address;
 use parking_lot::Mutex;
@@ -13,6 +15,14 @@ const MOST_BUCKETS: usize = 65_536;
 pub struct Limiter {
     limit: CreationLimit,
     buckets: Mutex<Buckets>,
+    held: Mutex<Held>,
+}
+
+/// Bindings held; by prefix only where there is a quota.
+#[derive(Default)]
+struct Held {
+    by_prefix: BTreeMap<(u16, Address), u32>,
+    total: u64,
 }
 
 #[derive(Default)]
@@ -30,12 +40,55 @@ struct Bucket {
 impl Limiter {
     /// All buckets full.
     pub fn new(limit: CreationLimit) -> Self {
-        Self { limit, buckets: Mutex::default() }
+        Self { limit, buckets: Mutex::default(), held: Mutex::default() }
+    }
+
+    /// Counts in a new binding of `terminal`, unless its prefix asks too fast or holds its quota.
+    pub fn admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
+        let held = self.held.lock();
+        let of_prefix = held.by_prefix.get(&(inside, self.prefix(terminal))).copied().unwrap_or(0);
+        if of_prefix >= self.limit.per_prefix.unwrap_or(u32::MAX) || held.total >= self.limit.total.unwrap_or(u64::MAX)
+        {
+            return Err(DropReason::Quota);
+        }
+        drop(held);
+        if !self.take(inside, terminal, now) {
+            return Err(DropReason::CreationRate);
+        }
+        self.enter(inside, terminal);
+        Ok(())
+    }
+
+    /// Counts in a binding, whatever the limits.
+    pub fn enter(&self, inside: u16, terminal: Address) {
+        let mut held = self.held.lock();
+        held.total += 1;
+        if self.limit.per_prefix.is_some() {
+            *held.by_prefix.entry((inside, self.prefix(terminal))).or_default() += 1;
+        }
+    }
+
+    /// A binding of `terminal` ended, or was not made after all.
+    pub fn leave(&self, inside: u16, terminal: Address) {
+        let mut held = self.held.lock();
+        held.total = held.total.saturating_sub(1);
+        if let std::collections::btree_map::Entry::Occupied(mut count) =
+            held.by_prefix.entry((inside, self.prefix(terminal)))
+        {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    fn prefix(&self, terminal: Address) -> Address {
+        terminal.truncate(if terminal.is_v4() { self.limit.prefix_v4 } else { self.limit.prefix_v6 })
     }
 
     /// Takes a token for `terminal`; false if its prefix has none left.
-    pub fn take(&self, inside: u16, terminal: Address, now: Time) -> bool {
-        let prefix = terminal.truncate(if terminal.is_v4() { self.limit.prefix_v4 } else { self.limit.prefix_v6 });
+    fn take(&self, inside: u16, terminal: Address, now: Time) -> bool {
+        let prefix = self.prefix(terminal);
         let mut buckets = self.buckets.lock();
         if buckets.by_prefix.len() >= MOST_BUCKETS && !buckets.by_prefix.contains_key(&(inside, prefix)) {
             // Sweeping costs time: at most once a second.
@@ -74,7 +127,8 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    const LIMIT: CreationLimit = CreationLimit { per_second: 10, burst: 3, prefix_v4: 24, prefix_v6: 64 };
+    const LIMIT: CreationLimit =
+        CreationLimit { per_second: 10, burst: 3, prefix_v4: 24, prefix_v6: 64, per_prefix: None, total: None };
 
     #[test]
     fn c4_a_prefix_has_a_burst_and_then_its_rate_and_others_are_not_touched() {
@@ -87,6 +141,16 @@ mod tests {
         assert!(!limiter.take(0, terminal(9), at(101)));
         assert!(limiter.take(0, Address::from_v4([10, 0, 1, 1]), at(101)));
         assert!(limiter.take(1, terminal(1), at(101)));
+    }
+
+    #[test]
+    fn c4_a_prefix_holds_its_quota_and_others_are_not_touched() {
+        let limiter = Limiter::new(CreationLimit { per_prefix: Some(2), total: Some(3), burst: 100, ..LIMIT });
+        let admit = |a, b| limiter.admit(0, Address::from_v4([10, 0, a, b]), Time::from_secs(1000));
+        assert_eq!((admit(0, 1), admit(0, 2), admit(0, 3)), (Ok(()), Ok(()), Err(DropReason::Quota)));
+        assert_eq!((admit(1, 1), admit(2, 1)), (Ok(()), Err(DropReason::Quota)));
+        limiter.leave(0, Address::from_v4([10, 0, 0, 2]));
+        assert_eq!((admit(0, 3), admit(0, 4)), (Ok(()), Err(DropReason::Quota)));
     }
 
     #[test]

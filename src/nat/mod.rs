@@ -10,6 +10,9 @@
 //! | `selection.rs` | which pool serves which peer, and which pool a virtual IP is from |
 //! | `callback.rs` | who may call back |
 //! | `limit.rs` | how fast bindings may be made |
+//! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
+//! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
+//! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
 //! | `icmp_error.rs` | errors, with the packet they quote |
 //! | `admin.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
@@ -20,34 +23,41 @@
 mod admin;
 mod callback;
 mod counters;
+mod decide;
 mod event;
 mod flows;
 mod icmp_error;
 mod ledger;
 mod limit;
 mod parts;
+mod prefix;
 mod selection;
 mod settings;
 mod slots;
 mod table;
 mod translate;
+mod unsolicited;
 mod vacancy;
 mod verdict;
 
 pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, TrafficView};
 pub use event::{Event, EventKind};
-pub use settings::{CallbackPolicy, CreationLimit, Exhausted, InsideSettings, Lifetimes, PoolSettings, Settings};
+pub use settings::{
+    CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind, PoolSettings,
+    Settings, Unsolicited,
+};
 pub use translate::Translator;
 pub use verdict::{DropReason, Realm, Refused, Verdict};
 
 use crate::time::Time;
 use crate::wire::Address;
-use callback::{Contacts, Owner};
+use callback::{Contacts, Owner, Policies};
 use counters::Counters;
 use ipnet::IpNet;
 use limit::Limiter;
 use parking_lot::{Mutex, RwLock};
 use parts::Parts;
+use prefix::Prefixes;
 use selection::Selection;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,6 +75,12 @@ pub struct Nat {
     selection: Selection,
     contacts: Contacts,
     callback: CallbackPolicy,
+    policies: Policies,
+    prefixes: Prefixes,
+    hairpin: Hairpin,
+    inbound_refresh: Inbound,
+    unsolicited: Unsolicited,
+    mss: Option<u16>,
     exhausted: Exhausted,
     restore_hop: bool,
     limiter: Limiter,
@@ -133,6 +149,12 @@ impl Nat {
             selection,
             contacts: Contacts::new(&settings.lifetimes),
             callback: settings.callback,
+            policies: Policies::default(),
+            prefixes: Prefixes::new(&settings.pools),
+            hairpin: settings.hairpin,
+            inbound_refresh: settings.inbound_refresh,
+            unsolicited: settings.unsolicited,
+            mss: settings.mss,
             exhausted: settings.exhausted,
             restore_hop: settings.restore_hop,
             limiter: Limiter::new(settings.creation),
@@ -160,7 +182,7 @@ impl Nat {
                     Aged::Freed(found) => (EventKind::Freed, found),
                 };
                 if kind == EventKind::Released {
-                    self.contacts.forget(owner(number, &found));
+                    self.ended(number, &found);
                     self.invalidate();
                 }
                 sink(self.event(kind, number, &found));
@@ -200,6 +222,14 @@ impl Nat {
         Arc::clone(&self.surroundings.read())
     }
 
+    /// A binding ended: what was known about it goes.
+    fn ended(&self, table: usize, found: &Found) {
+        let owner = owner(table, found);
+        self.contacts.forget(owner);
+        self.policies.set(owner, None);
+        self.limiter.leave(found.slot.inside, found.slot.terminal);
+    }
+
     /// Workers decide anew about every flow.
     fn invalidate(&self) {
         self.epoch.fetch_add(1, Ordering::Release);
@@ -225,6 +255,12 @@ impl Surroundings {
     fn is_hidden(&self, address: Address) -> bool {
         let address = IpAddr::from(address);
         self.sources.iter().flatten().any(|prefix| prefix.contains(&address)) || self.own_inside.contains(&address)
+    }
+
+    /// Whether `address` is the gateway's own.
+    fn is_own(&self, address: Address) -> bool {
+        let address = IpAddr::from(address);
+        self.own_outside.contains(&address) || self.own_inside.contains(&address)
     }
 
     /// The gateway's own address outside, of the family of `like`.

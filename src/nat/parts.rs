@@ -137,6 +137,7 @@ mod tests {
                 reserved: Vec::new(),
                 destinations: Vec::new(),
                 callback: None,
+                kind: Default::default(),
             })
             .collect();
         Parts::new(pools.iter().enumerate().map(|(n, pool)| (u16::try_from(n).unwrap(), pool))).unwrap()
@@ -173,6 +174,7 @@ mod tests {
             reserved: reserved.map(|address| address.parse().unwrap()).to_vec(),
             destinations: Vec::new(),
             callback: None,
+            kind: Default::default(),
         };
         let parts = Parts::new([(0, &pool)].into_iter()).unwrap();
         assert_eq!(parts.iter().next().unwrap().capacity(), 2);

@@ -1,6 +1,6 @@
 //! Which table serves which peer (N1), and which table a virtual IP belongs to.
 
-use super::settings::PoolSettings;
+use super::settings::{PoolKind, PoolSettings};
 use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -16,10 +16,10 @@ pub struct Selection {
     ranges: Vec<(AddressRange, u16)>,
 }
 
-/// Which pools share a table: all of a family that name no destinations, and those that name the same ones.
+/// Which pools share a table (those translated by prefix have none): all of a family that name no destinations, and those that name the same ones.
 pub fn groups(pools: &[PoolSettings]) -> Vec<Vec<u16>> {
     let mut groups: Vec<(&PoolSettings, Vec<u16>)> = Vec::new();
-    for (number, pool) in pools.iter().enumerate() {
+    for (number, pool) in pools.iter().enumerate().filter(|(_, pool)| pool.kind == PoolKind::Bindings) {
         let number = u16::try_from(number).unwrap_or(u16::MAX);
         let alike =
             |other: &PoolSettings| other.range.is_v4() == pool.range.is_v4() && other.destinations == pool.destinations;
@@ -74,6 +74,7 @@ mod tests {
             reserved: Vec::new(),
             destinations: destinations.iter().map(|prefix| prefix.parse().unwrap()).collect(),
             callback: None,
+            kind: Default::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the translator is told: checked settings, no nonsense left in them.
 
 use crate::wire::AddressRange;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +17,15 @@ pub struct Settings {
     pub callback: CallbackPolicy,
     /// How long things live.
     pub lifetimes: Lifetimes,
-    /// How fast a group of terminals may ask for new bindings.
+    /// Whether terminals may call each other's virtual IPs.
+    pub hairpin: Hairpin,
+    /// Whether packets from outside keep a binding alive.
+    pub inbound_refresh: Inbound,
+    /// What a peer hears that calls in vain.
+    pub unsolicited: Unsolicited,
+    /// The largest TCP segment that both sides are told to send, in bytes (RFC 9293 §3.7.1); `None`: as they say.
+    pub mss: Option<u16>,
+    /// How fast a group of terminals may ask for new bindings, and how many it may hold.
     pub creation: CreationLimit,
     /// What a terminal hears when no virtual IP is left.
     pub exhausted: Exhausted,
@@ -52,6 +60,61 @@ pub struct PoolSettings {
     pub destinations: Vec<IpNet>,
     /// Overrides the general policy for this pool.
     pub callback: Option<CallbackPolicy>,
+    /// How its addresses are given.
+    pub kind: PoolKind,
+}
+
+/// How the addresses of a pool are given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PoolKind {
+    /// To terminals, one each, remembered as bindings.
+    #[default]
+    Bindings,
+    /// As another prefix for the terminals' own, without memory (RFC 6296). Everyone may call.
+    Prefix {
+        /// The terminals' prefix.
+        internal: Ipv6Net,
+        /// Index of the inside realm they are in.
+        inside: u16,
+    },
+}
+
+/// Whether terminals may call each other's virtual IPs, and their own (RFC 4787 REQ-9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hairpin {
+    /// Where the callback policy lets the caller's virtual IP call.
+    #[default]
+    Policy,
+    /// Always.
+    Anyone,
+    /// Never.
+    Off,
+}
+
+/// Whether packets from outside keep a binding alive (RFC 4787 REQ-6, RFC 7857 §7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inbound {
+    /// Only what the terminal sends does.
+    #[default]
+    Ignored,
+    /// They do as well.
+    Refreshes,
+}
+
+/// What a peer hears whose SYN reaches nobody (RFC 5382 REQ-4). Never sooner than 6 s after the SYN, and nothing if the
+/// terminal has called the peer by then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unsolicited {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// ICMP port unreachable.
+    Unreachable,
+    /// A TCP reset.
+    Reset,
 }
 
 /// Who may open a connection to a virtual IP (RFC 4787 REQ-8, RFC 5382 REQ-3).
@@ -94,7 +157,7 @@ impl Default for Lifetimes {
     }
 }
 
-/// How fast new bindings may be made: a token bucket for each prefix of terminals (RFC 6888 REQ-4).
+/// How fast new bindings may be made, and how many, for each prefix of terminals (RFC 6888 REQ-4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreationLimit {
     /// New bindings a second for each prefix.
@@ -105,11 +168,15 @@ pub struct CreationLimit {
     pub prefix_v4: u8,
     /// The same for IPv6. Default 64.
     pub prefix_v6: u8,
+    /// Bindings that a prefix may hold at one time; `None`: as many as the pools have.
+    pub per_prefix: Option<u32>,
+    /// Bindings in all; `None`: as many as the pools have.
+    pub total: Option<u64>,
 }
 
 impl Default for CreationLimit {
     fn default() -> Self {
-        Self { per_second: 1000, burst: 2000, prefix_v4: 24, prefix_v6: 64 }
+        Self { per_second: 1000, burst: 2000, prefix_v4: 24, prefix_v6: 64, per_prefix: None, total: None }
     }
 }
 

@@ -36,6 +36,17 @@ pub struct Found {
     pub slot: Slot,
 }
 
+/// What [`Table::pin`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The binding.
+    pub found: Found,
+    /// The one that the terminal had before, if it was another.
+    pub moved: Option<Found>,
+    /// Whether the binding was made now.
+    pub is_new: bool,
+}
+
 /// Why a binding cannot be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinError {
@@ -141,14 +152,8 @@ impl Table {
         Some(self.put(&mut ledger, found.index, slot, now, self.lifetimes.hold))
     }
 
-    /// Ties `terminal` to `virtual_ip`. Returns the binding, and the one that the terminal had before.
-    pub fn pin(
-        &self,
-        inside: u16,
-        terminal: Address,
-        virtual_ip: Address,
-        now: Time,
-    ) -> Result<(Found, Option<Found>), PinError> {
+    /// Ties `terminal` to `virtual_ip`.
+    pub fn pin(&self, inside: u16, terminal: Address, virtual_ip: Address, now: Time) -> Result<Pinned, PinError> {
         let (index, part) = self.parts.slot_of(virtual_ip).ok_or(PinError::Reserved)?;
         if part.is_reserved(virtual_ip) {
             return Err(PinError::Reserved);
@@ -185,7 +190,7 @@ impl Table {
             shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
             found
         };
-        Ok((found, moved))
+        Ok(Pinned { found, moved, is_new: before.is_none() || moved.is_some() })
     }
 
     /// Ends a binding: its virtual IP goes into quarantine. `None` if it is not what it was any more.
@@ -216,15 +221,12 @@ impl Table {
         false
     }
 
-    /// Notes the use of a binding that a worker has counted.
-    pub fn used(&self, index: u32, usage: Usage, now: Time) {
+    /// Adds the use of a binding that a worker has counted.
+    pub fn used(&self, index: u32, usage: Usage) {
         self.slots.add_usage(index, usage);
-        if usage.packets_out > 0 {
-            self.slots.touch(index, now.as_secs());
-        }
     }
 
-    /// Notes that a worker has decided to send a terminal's packet by this binding, before it counts any.
+    /// Notes that the binding is in use.
     pub fn touch(&self, index: u32, now: Time) {
         self.slots.touch(index, now.as_secs());
     }

@@ -19,6 +19,7 @@ fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
         reserved: Vec::new(),
         destinations: destinations.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         callback: None,
+        kind: Default::default(),
     }
 }
 
@@ -33,6 +34,10 @@ fn settings(pools: Vec<PoolSettings>) -> Settings {
         lifetimes: Lifetimes::default(),
         creation: CreationLimit::default(),
         exhausted: Exhausted::Prohibited,
+        hairpin: Hairpin::default(),
+        inbound_refresh: Inbound::default(),
+        unsolicited: Unsolicited::default(),
+        mss: None,
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],
         restore_hop: false,
@@ -300,7 +305,7 @@ fn i4_an_error_from_outside_reaches_the_terminal_as_about_its_own_packet() {
     gateway.send(&mut sent, INSIDE);
     let headers = Headers::parse(&sent).unwrap();
     let router = "192.0.2.254".parse::<IpAddr>().unwrap().into();
-    let mut error = crate::wire::unreachable(&sent, &headers, router, crate::wire::Refusal::HostUnreachable).unwrap();
+    let mut error = crate::wire::unreachable(&sent, &headers, router, crate::wire::Refusal::Host).unwrap();
     assert_eq!(gateway.send(&mut error, Realm::Outside), Verdict::Forward { to: INSIDE, event: None });
     let outer = Headers::parse(&error).unwrap();
     assert_eq!(IpAddr::from(outer.destination).to_string(), "10.0.0.5");
@@ -344,6 +349,157 @@ fn i3_an_error_with_a_wrong_checksum_is_dropped() {
         crate::wire::unreachable(&sent, &headers, headers.destination, crate::wire::Refusal::Prohibited).unwrap();
     error[40] ^= 1;
     assert_eq!(gateway.send(&mut error, Realm::Outside), Verdict::Drop(DropReason::IcmpChecksum));
+}
+
+#[test]
+fn r9_a_terminal_calls_anothers_virtual_ip_and_is_seen_by_its_own() {
+    let mut gateway = Gateway::new(Settings { hairpin: Hairpin::Anyone, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let called = gateway.call("10.0.0.6", "192.0.2.1").unwrap();
+    let mut packet = tcp("10.0.0.5", &called.to_string(), Flags::Syn);
+    let Verdict::Forward { to: INSIDE, event: Some(event) } = gateway.send(&mut packet, INSIDE) else { panic!() };
+    assert_tcp_checksum_right(&packet);
+    let headers = Headers::parse(&packet).unwrap();
+    assert_eq!((headers.source, IpAddr::from(headers.destination).to_string()), (event.virtual_ip, "10.0.0.6".into()));
+    // The answer finds its way back, from the called one's virtual IP.
+    let mut answer = tcp("10.0.0.6", &IpAddr::from(event.virtual_ip).to_string(), Flags::Ack);
+    assert!(matches!(gateway.send(&mut answer, INSIDE), Verdict::Forward { to: INSIDE, .. }));
+    let headers = Headers::parse(&answer).unwrap();
+    assert_eq!(
+        (IpAddr::from(headers.source), IpAddr::from(headers.destination).to_string()),
+        (called, "10.0.0.5".into())
+    );
+    gateway.translator.flush(gateway.now);
+    let caller = &gateway.nat.find("10.0.0.5".parse().unwrap(), gateway.now)[0];
+    let callee = &gateway.nat.find("10.0.0.6".parse().unwrap(), gateway.now)[0];
+    assert_eq!((caller.packets_out, caller.packets_in, callee.callbacks), (1, 1, 1));
+}
+
+#[test]
+fn r9_the_callback_policy_applies_to_terminals_as_to_peers() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let [first, second] = ["10.0.0.5", "10.0.0.6"].map(|terminal| gateway.call(terminal, "192.0.2.1").unwrap());
+    let dial = |gateway: &mut Gateway, from: &str, to: IpAddr| {
+        gateway.send(&mut tcp(from, &to.to_string(), Flags::Syn), INSIDE)
+    };
+    assert_eq!(dial(&mut gateway, "10.0.0.5", second), Verdict::Drop(DropReason::NotContacted));
+    // 10.0.0.6 calls 10.0.0.5 in vain as well? No: 10.0.0.5 has called it by now, so it may call back.
+    assert!(matches!(dial(&mut gateway, "10.0.0.6", first), Verdict::Forward { to: INSIDE, .. }));
+    assert!(matches!(dial(&mut gateway, "10.0.0.5", second), Verdict::Forward { to: INSIDE, .. }));
+    // A terminal may call itself.
+    assert!(matches!(dial(&mut gateway, "10.0.0.5", first), Verdict::Forward { to: INSIDE, .. }));
+    let mut off = Gateway::new(Settings { hairpin: Hairpin::Off, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let own = off.call("10.0.0.5", "192.0.2.1").unwrap();
+    assert_eq!(dial(&mut off, "10.0.0.5", own), Verdict::Drop(DropReason::Hairpin));
+}
+
+#[test]
+fn i7_an_error_about_a_hairpinned_packet_is_restored_on_both_sides() {
+    let mut gateway = Gateway::new(Settings { hairpin: Hairpin::Anyone, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    gateway.nat.set_own_inside(vec!["10.0.0.1".parse().unwrap()]);
+    let called = gateway.call("10.0.0.6", "192.0.2.1").unwrap();
+    let original = tcp("10.0.0.5", &called.to_string(), Flags::Syn);
+    let mut received = original.clone();
+    gateway.send(&mut received, INSIDE);
+    let headers = Headers::parse(&received).unwrap();
+    // From the called terminal, from a router inside, and from the gateway's own kernel.
+    for (sender, realm, shown) in [
+        ("10.0.0.6", INSIDE, called.to_string()),
+        ("10.0.0.254", INSIDE, "10.0.0.1".to_owned()),
+        ("10.0.0.1", Realm::Outside, "10.0.0.1".to_owned()),
+    ] {
+        let sender = sender.parse::<IpAddr>().unwrap().into();
+        let mut error = crate::wire::unreachable(&received, &headers, sender, crate::wire::Refusal::Port).unwrap();
+        assert_eq!(gateway.send(&mut error, realm), Verdict::Forward { to: INSIDE, event: None });
+        let outer = Headers::parse(&error).unwrap();
+        assert_eq!(IpAddr::from(outer.source).to_string(), shown);
+        assert_eq!(IpAddr::from(outer.destination).to_string(), "10.0.0.5");
+        assert!(crate::wire::is_intact(&error, &outer));
+        assert_eq!(&error[28..], &original[..]);
+    }
+}
+
+#[test]
+fn r6_inbound_traffic_refreshes_only_if_configured() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    for (inbound_refresh, expected) in [(Inbound::Ignored, vec![EventKind::Dormant]), (Inbound::Refreshes, vec![])] {
+        let settings = settings(vec![pool("198.18.0.0/24", &[])]);
+        let callback = CallbackPolicy::Anyone;
+        let mut gateway = Gateway::new(Settings { inbound_refresh, callback, ..settings });
+        let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+        gateway.tick(20 * HOUR);
+        gateway.callback("192.0.2.1", virtual_ip).unwrap();
+        gateway.tick(Duration::from_secs(1));
+        assert_eq!(gateway.tick(5 * HOUR), expected);
+    }
+}
+
+#[test]
+fn r8_a_binding_can_have_a_policy_of_its_own() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let [open, closed] = ["10.0.0.5", "10.0.0.6"].map(|terminal| gateway.call(terminal, "192.0.2.1").unwrap());
+    gateway.nat.set_callback("10.0.0.5".parse().unwrap(), Some(&CallbackPolicy::Anyone), START).unwrap();
+    assert!(gateway.callback("192.0.2.77", open).is_ok());
+    assert_eq!(gateway.callback("192.0.2.77", closed), Err(DropReason::NotContacted));
+    gateway.nat.set_callback(open, None, START).unwrap();
+    assert_eq!(gateway.callback("192.0.2.77", open), Err(DropReason::NotContacted));
+}
+
+#[test]
+fn t4_an_unsolicited_syn_hears_nothing_for_six_seconds() {
+    for (unsolicited, first_byte_of_transport) in
+        [(Unsolicited::Unreachable, Some(3)), (Unsolicited::Reset, Some(1)), (Unsolicited::Silent, None)]
+    {
+        let mut gateway = Gateway::new(Settings { unsolicited, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+        let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+        assert!(gateway.callback("192.0.2.66", virtual_ip).is_err());
+        assert!(gateway.callback("192.0.2.67", virtual_ip).is_err());
+        // 192.0.2.67 is called within the six seconds (simultaneous open): it hears nothing.
+        gateway.call("10.0.0.5", "192.0.2.67").unwrap();
+        let at = |seconds: u64| START + Duration::from_millis(seconds * 1000);
+        assert_eq!(gateway.translator.overdue(START + Duration::from_millis(5999)), None);
+        let answer = gateway.translator.overdue(at(6));
+        assert_eq!(answer.as_ref().map(|answer| answer[20]), first_byte_of_transport);
+        if let Some(answer) = answer {
+            assert_eq!(IpAddr::from(Headers::parse(&answer).unwrap().destination).to_string(), "192.0.2.66");
+        }
+        assert_eq!(gateway.translator.overdue(at(60)), None);
+        assert_eq!(gateway.translator.next_due(), None);
+    }
+}
+
+#[test]
+fn s_an_inside_address_that_comes_from_outside_is_spoofed() {
+    let mut gateway =
+        Gateway::new(Settings { callback: CallbackPolicy::Anyone, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
+    for source in ["10.0.0.77", "198.18.0.9", "127.0.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255"] {
+        assert_eq!(gateway.callback(source, virtual_ip), Err(DropReason::SpoofedSource), "{source}");
+    }
+}
+
+#[test]
+fn rfc6296_a_prefix_pool_translates_both_ways_without_a_binding() {
+    let mut npt = pool("2001:db8:1::/48", &[]);
+    npt.kind = PoolKind::Prefix { internal: "fd00:1::/48".parse().unwrap(), inside: 0 };
+    let mut gateway = Gateway::new(settings(vec![npt]));
+    let original = tcp("fd00:1::5", "2001:db8:9::1", Flags::Ack);
+    let mut packet = original.clone();
+    assert_eq!(gateway.send(&mut packet, INSIDE), Verdict::Forward { to: Realm::Outside, event: None });
+    assert_tcp_checksum_right(&packet);
+    let shown = IpAddr::from(Headers::parse(&packet).unwrap().source);
+    assert_eq!(gateway.callback("2001:db8:9::77", shown), Ok("fd00:1::5".parse().unwrap()));
+    // An error about it is restored.
+    let headers = Headers::parse(&packet).unwrap();
+    let router = "2001:db8:9::fe".parse::<IpAddr>().unwrap().into();
+    let mut error = crate::wire::unreachable(&packet, &headers, router, crate::wire::Refusal::Port).unwrap();
+    assert_eq!(gateway.send(&mut error, Realm::Outside), Verdict::Forward { to: INSIDE, event: None });
+    assert!(crate::wire::is_intact(&error, &Headers::parse(&error).unwrap()));
+    assert_eq!(&error[48..], &original[..]);
+    // Hairpin: one inside host calls another by its external address.
+    let mut packet = tcp("fd00:1::6", &shown.to_string(), Flags::Syn);
+    assert_eq!(gateway.send(&mut packet, INSIDE), Verdict::Forward { to: INSIDE, event: None });
+    assert_eq!(IpAddr::from(Headers::parse(&packet).unwrap().destination).to_string(), "fd00:1::5");
+    assert_eq!(gateway.nat.status().pools[0].active, 0);
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl From<Unreadable> for DropReason {
             Unreadable::Version => DropReason::UnknownVersion,
             Unreadable::Malformed => DropReason::Malformed,
             Unreadable::TinyFragment => DropReason::TinyFragment,
+            Unreadable::OverlappingFragment => DropReason::OverlappingFragment,
             Unreadable::SourceRoute => DropReason::SourceRoute,
             Unreadable::RecordsAddresses => DropReason::RecordsAddresses,
             Unreadable::Mapped => DropReason::MappedAddress,
@@ -89,6 +90,8 @@ drop_reasons! {
     UnknownVersion = "unknown_version",
     /// A first fragment that ends before the transport checksum (RFC 1858).
     TinyFragment = "tiny_fragment",
+    /// A TCP fragment at offset 8, which would overwrite the flags of the first one (RFC 3128).
+    OverlappingFragment = "overlapping_fragment",
     /// A source route with hops left to visit (RFC 5095, RFC 7126).
     SourceRoute = "source_route",
     /// An IPv4 record-route or timestamp option, in which inside addresses would be written down (RFC 7126 §4.6, §4.7).
@@ -111,9 +114,13 @@ drop_reasons! {
     NoPool = "no_pool",
     /// The terminal's prefix asked for new bindings too fast.
     CreationRate = "creation_rate",
+    /// The terminal's prefix, or the gateway, holds as many bindings as it may.
+    Quota = "quota",
+    /// An address that prefix translation cannot map (RFC 6296 §3.4, §3.5).
+    PrefixUnmappable = "prefix_unmappable",
     /// The source is in none of the inside prefixes.
     SourceNotInside = "source_not_inside",
-    /// The source is a virtual IP, or an address no packet may come from.
+    /// The source is a virtual IP, an inside address that came from outside, or one that no packet may come from.
     SpoofedSource = "spoofed_source",
     /// An ICMP error about a packet that was not translated here.
     IcmpErrorUnrelated = "icmp_error_unrelated",
@@ -125,7 +132,7 @@ drop_reasons! {
     NoOwnAddress = "no_own_address",
     /// The peer belongs to another pool than the virtual IP it called.
     WrongPool = "wrong_pool",
-    /// A terminal called a virtual IP of this gateway, and hairpinning cannot serve it.
+    /// A terminal called a virtual IP of this gateway, and hairpinning is switched off or cannot serve it.
     Hairpin = "hairpin",
     /// IPsec AH protects the addresses; translating would break it (RFC 3948 §1).
     AuthenticationHeader = "authentication_header",

@@ -86,6 +86,8 @@ pub enum Unreadable {
     Malformed,
     /// A first fragment that ends before the transport checksum (RFC 1858).
     TinyFragment,
+    /// A TCP fragment at offset 8 (RFC 3128): it would overwrite the flags of the first one.
+    OverlappingFragment,
     /// A source route with hops left to visit (RFC 5095, RFC 7126): the addresses are not the ends.
     SourceRoute,
     /// An option in which hosts and routers on the way write their addresses down (RFC 7126 §4.6, §4.7).
@@ -151,6 +153,7 @@ fn read_v4(bytes: &[u8], extent: Extent) -> Result<Headers, Unreadable> {
     let fragment = match (ip.fragments_offset().value(), ip.more_fragments()) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
+        (1, _) if ip.protocol().0 == protocol::TCP => return Err(Unreadable::OverlappingFragment),
         _ => Fragment::Later,
     };
     finish(

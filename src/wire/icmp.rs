@@ -1,7 +1,7 @@
 //! ICMP errors: what they quote, whether they are intact, and how to send one.
 
 use super::{Address, Headers, Unreadable, checksum, pseudo_header};
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, TcpHeaderSlice};
 use std::net::IpAddr;
 
 /// Length of the ICMP header in front of the quote (RFC 792, RFC 4443).
@@ -24,7 +24,9 @@ pub enum Refusal {
     /// IPv4 type 3 code 13, IPv6 type 1 code 1.
     Prohibited,
     /// IPv4 type 3 code 1, IPv6 type 1 code 3.
-    HostUnreachable,
+    Host,
+    /// IPv4 type 3 code 3, IPv6 type 1 code 4.
+    Port,
 }
 
 impl Quote {
@@ -56,12 +58,13 @@ pub fn is_intact(bytes: &[u8], headers: &Headers) -> bool {
 /// (IPv4: 576 bytes in all, RFC 1812 §4.3.2.3; IPv6: 1,280, RFC 4443 §3.1).
 pub fn unreachable(original: &[u8], headers: &Headers, source: Address, refusal: Refusal) -> Option<Box<[u8]>> {
     let mut packet = Vec::new();
-    let original = original.get(..headers.end)?;
+    let original = original.get(..headers.end).unwrap_or(original);
     match (IpAddr::from(source), IpAddr::from(headers.source)) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let code = match refusal {
                 Refusal::Prohibited => 13,
-                Refusal::HostUnreachable => 1,
+                Refusal::Host => 1,
+                Refusal::Port => 3,
             };
             let quote = original.get(..576 - 20 - HEADER).unwrap_or(original);
             let builder = PacketBuilder::ipv4(from.octets(), to.octets(), OWN_TTL).icmpv4_raw(3, code, [0; 4]);
@@ -70,7 +73,8 @@ pub fn unreachable(original: &[u8], headers: &Headers, source: Address, refusal:
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let code = match refusal {
                 Refusal::Prohibited => 1,
-                Refusal::HostUnreachable => 3,
+                Refusal::Host => 3,
+                Refusal::Port => 4,
             };
             let quote = original.get(..1280 - 40 - HEADER).unwrap_or(original);
             let builder = PacketBuilder::ipv6(from.octets(), to.octets(), OWN_TTL).icmpv6_raw(1, code, [0; 4]);
@@ -78,5 +82,21 @@ pub fn unreachable(original: &[u8], headers: &Headers, source: Address, refusal:
         }
         _ => return None,
     }
+    Some(packet.into_boxed_slice())
+}
+
+/// A TCP reset in answer to the SYN `original`, in the name of the side that it called (RFC 9293 §3.5.2).
+pub fn reset(original: &[u8], headers: &Headers) -> Option<Box<[u8]>> {
+    let segment = TcpHeaderSlice::from_slice(original.get(headers.transport..)?).ok()?;
+    let acknowledged = segment.sequence_number().wrapping_add(1);
+    let (from, to) = (IpAddr::from(headers.destination), IpAddr::from(headers.source));
+    let ip = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), OWN_TTL),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), OWN_TTL),
+        _ => return None,
+    };
+    let tcp = ip.tcp(segment.destination_port(), segment.source_port(), 0, 0).rst().ack(acknowledged);
+    let mut packet = Vec::new();
+    tcp.write(&mut packet, &[]).ok()?;
     Some(packet.into_boxed_slice())
 }

@@ -7,11 +7,13 @@ mod address;
 mod checksum;
 mod headers;
 mod icmp;
+mod mss;
 mod rewrite;
 
 pub use address::{Address, AddressRange, ParseRangeError};
 pub use checksum::{Delta, Stored, checksum, pseudo_header};
 pub use headers::{Fragment, Headers, Kind, Unreadable, protocol};
-pub use icmp::{Quote, Refusal, is_intact, unreachable};
-pub use rewrite::{Field, Packet};
-pub(crate) use rewrite::{give_back_hop, mend, set_address};
+pub use icmp::{Quote, Refusal, is_intact, reset, unreachable};
+pub(crate) use mss::clamp_mss;
+pub use rewrite::{Packet, Rewrite};
+pub(crate) use rewrite::{give_back_hop, mend, set_addresses};

@@ -19,29 +19,49 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Which address of a header to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// The source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
     Source,
-    /// The destination.
     Destination,
+}
+
+/// Addresses to write into a header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Over the source, if any.
+    pub source: Option<Address>,
+    /// Over the destination, if any.
+    pub destination: Option<Address>,
+}
+
+impl Rewrite {
+    /// The source alone.
+    pub fn source(address: Address) -> Self {
+        Self { source: Some(address), destination: None }
+    }
+
+    /// The destination alone.
+    pub fn destination(address: Address) -> Self {
+        Self { source: None, destination: Some(address) }
+    }
+}
+
+/// Writes `rewrite` into the IP header at `at`, and mends the IPv4 header checksum and the transport checksum. Returns
+/// what this changed in the sum of all bytes written: the checksum of an ICMP error that quotes this header changes by it.
+pub(crate) fn set_addresses(bytes: &mut [u8], at: usize, headers: &Headers, stored: Stored, rewrite: Rewrite) -> Delta {
+    let mut changed = Delta::NONE;
+    for (field, address) in [(Field::Source, rewrite.source), (Field::Destination, rewrite.destination)] {
+        if let Some(address) = address {
+            changed = changed.and(set_address(bytes, at, headers, stored, field, address));
+        }
+    }
+    changed
 }
 
 /// Offset of the header checksum of IPv4.
 const V4_CHECKSUM: usize = 10;
 
-/// Writes `new` over the address `field` of the IP header at `at`, and mends the IPv4 header checksum and the
-/// transport checksum. Returns what this changed in the sum of all bytes written: the checksum of an ICMP error that
-/// quotes this header changes by it.
-pub(crate) fn set_address(
-    bytes: &mut [u8],
-    at: usize,
-    headers: &Headers,
-    stored: Stored,
-    field: Field,
-    new: Address,
-) -> Delta {
+fn set_address(bytes: &mut [u8], at: usize, headers: &Headers, stored: Stored, field: Field, new: Address) -> Delta {
     let old = match field {
         Field::Source => headers.source,
         Field::Destination => headers.destination,

@@ -3,7 +3,7 @@
 use crate::nat::admin::BindingState::{self, Active, Dormant, Quarantined};
 use crate::nat::parts::Parts;
 use crate::nat::slots::Usage;
-use crate::nat::table::{Aged, Found, PinError, Table};
+use crate::nat::table::{Aged, Found, PinError, Pinned, Table};
 use crate::nat::{Lifetimes, PoolSettings};
 use crate::time::Time;
 use crate::wire::Address;
@@ -88,6 +88,7 @@ fn pools() -> Vec<PoolSettings> {
         reserved: reserved.iter().map(|address| address.parse().unwrap()).collect(),
         destinations: Vec::new(),
         callback: None,
+        kind: Default::default(),
     };
     vec![pool("198.18.0.0/30", &["198.18.0.1"]), pool("198.18.1.0-198.18.1.2", &[])]
 }
@@ -118,7 +119,8 @@ impl Pair {
             Step::Call { inside, terminal: n } => self.call(inside, terminal(n))?,
             Step::Note { inside, terminal: n } => {
                 if let Some(found) = self.table.of_terminal(inside, terminal(n)) {
-                    self.table.used(found.index, Usage { packets_out: 1, ..Usage::default() }, self.model.now);
+                    self.table.used(found.index, Usage { packets_out: 1, ..Usage::default() });
+                    self.table.touch(found.index, self.model.now);
                 }
                 let now = self.model.now.as_secs();
                 if let Some(row) = self.model.of_terminal(inside, terminal(n)) {
@@ -182,7 +184,7 @@ impl Pair {
                 prop_assert_eq!((slot.inside, slot.terminal), (held.inside, held.terminal));
                 prop_assert_ne!((held.inside, held.terminal), (inside, terminal));
             }
-            Ok((found, moved)) => {
+            Ok(Pinned { found, moved, .. }) => {
                 prop_assert!(exists && found.slot.pinned && found.slot.state == Active);
                 let leaves = before.filter(|row| row.virtual_ip != virtual_ip).map(|row| row.virtual_ip);
                 prop_assert_eq!(moved.map(|found| found.slot.virtual_ip), leaves);

@@ -24,7 +24,14 @@ fn call(translator: &mut Translator, n: u32) -> Result<Address, DropReason> {
 
 fn nat(range: &str) -> Arc<Nat> {
     let mut settings = settings(vec![pool(range, &[])]);
-    settings.creation = CreationLimit { per_second: u32::MAX, burst: u32::MAX, prefix_v4: 8, prefix_v6: 32 };
+    settings.creation = CreationLimit {
+        per_second: u32::MAX,
+        burst: u32::MAX,
+        prefix_v4: 8,
+        prefix_v6: 32,
+        per_prefix: None,
+        total: None,
+    };
     Nat::new(settings).unwrap()
 }
 
@@ -118,7 +125,14 @@ fn s_the_pool_runs_out_under_several_threads() {
 fn s_calls_releases_pins_and_ageing_at_once_leave_a_table_that_agrees_with_itself() {
     let mut settings = settings(vec![pool("198.18.0.0/26", &[])]);
     settings.lifetimes.quarantine = Duration::ZERO; // so that slots are used again while the threads run
-    settings.creation = CreationLimit { per_second: u32::MAX, burst: u32::MAX, prefix_v4: 8, prefix_v6: 32 };
+    settings.creation = CreationLimit {
+        per_second: u32::MAX,
+        burst: u32::MAX,
+        prefix_v4: 8,
+        prefix_v6: 32,
+        per_prefix: None,
+        total: None,
+    };
     let nat = Nat::new(settings).unwrap();
     let rounds = 4_000_u32;
     thread::scope(|scope| {

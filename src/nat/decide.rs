@@ -1,0 +1,234 @@
+//! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
+
+use super::admin::BindingState;
+use super::callback::Owner;
+use super::event::{Event, EventKind};
+use super::flows::{Flow, SlotRef, Tally};
+use super::settings::{Hairpin, Inbound};
+use super::table::{Found, Table};
+use super::verdict::{DropReason, Realm};
+use super::{Nat, owner};
+use crate::time::Time;
+use crate::wire::{Address, Headers, Kind, Rewrite};
+
+/// What was decided, before it is written into the packet.
+pub(super) struct Decision {
+    pub flow: Flow,
+    pub event: Option<Event>,
+}
+
+/// A binding and the table it is in.
+#[derive(Clone, Copy)]
+pub(super) struct Bound {
+    pub table: u16,
+    pub found: Found,
+}
+
+impl Nat {
+    /// From a terminal to a peer: its binding, made now if this is a first packet (N2, N3).
+    pub(super) fn outbound(&self, headers: &Headers, inside: u16, now: Time) -> Result<Decision, DropReason> {
+        let peer = headers.destination;
+        if !is_unicast(peer) {
+            return Err(DropReason::NotUnicast);
+        }
+        if let Some(prefix) = self.prefixes.of_virtual_ip(peer) {
+            if self.hairpin == Hairpin::Off {
+                return Err(DropReason::Hairpin);
+            }
+            let source = self.prefixes.outward(Some(inside), headers.source, peer).ok_or(DropReason::Hairpin)??;
+            let rewrite = Rewrite { source: Some(source), destination: Some(prefix.inward(peer)?) };
+            let flow = Flow { rewrite, to: Realm::Inside(prefix.inside), caller: None, callee: None };
+            return Ok(Decision { flow, event: None });
+        }
+        if self.selection.of_virtual_ip(peer).is_some() {
+            return self.hairpin(headers, inside, now);
+        }
+        if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
+            let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, caller: None, callee: None };
+            return Ok(Decision { flow, event: None });
+        }
+        let (caller, event) = self.caller(headers, inside, now)?;
+        let flow = Flow {
+            rewrite: Rewrite::source(caller.found.slot.virtual_ip),
+            to: Realm::Outside,
+            caller: Some(caller.slot()),
+            callee: None,
+        };
+        Ok(Decision { flow, event })
+    }
+
+    /// From a peer to a virtual IP: to the terminal that has it, if the peer may call (N5).
+    pub(super) fn inbound(&self, headers: &Headers, now: Time) -> Result<Decision, DropReason> {
+        let (peer, virtual_ip) = (headers.source, headers.destination);
+        if let Some(prefix) = self.prefixes.of_virtual_ip(virtual_ip) {
+            self.is_peer(peer, prefix.inside)?;
+            let flow = Flow {
+                rewrite: Rewrite::destination(prefix.inward(virtual_ip)?),
+                to: Realm::Inside(prefix.inside),
+                caller: None,
+                callee: None,
+            };
+            return Ok(Decision { flow, event: None });
+        }
+        let callee = self.callee(virtual_ip)?;
+        self.is_peer(peer, callee.found.slot.inside)?;
+        self.may_call(&callee, peer, now)?;
+        let flow = Flow {
+            rewrite: Rewrite::destination(callee.found.slot.terminal),
+            to: Realm::Inside(callee.found.slot.inside),
+            caller: None,
+            callee: Some(callee.slot()),
+        };
+        Ok(Decision { flow, event: None })
+    }
+
+    /// From a terminal to the virtual IP of another, or its own: the called side sees the caller's virtual IP
+    /// (RFC 4787 REQ-9).
+    fn hairpin(&self, headers: &Headers, inside: u16, now: Time) -> Result<Decision, DropReason> {
+        if self.hairpin == Hairpin::Off {
+            return Err(DropReason::Hairpin);
+        }
+        let callee = self.callee(headers.destination)?;
+        let (caller, event) = self.caller(headers, inside, now)?;
+        let shown = caller.found.slot.virtual_ip;
+        if self.hairpin == Hairpin::Policy {
+            self.may_call(&callee, shown, now)?;
+        }
+        let rewrite = Rewrite { source: Some(shown), destination: Some(callee.found.slot.terminal) };
+        let flow = Flow {
+            rewrite,
+            to: Realm::Inside(callee.found.slot.inside),
+            caller: Some(caller.slot()),
+            callee: Some(callee.slot()),
+        };
+        Ok(Decision { flow, event })
+    }
+
+    /// The binding of the terminal that sent the packet, made or woken if need be; its contact with the peer is noted.
+    fn caller(&self, headers: &Headers, inside: u16, now: Time) -> Result<(Bound, Option<Event>), DropReason> {
+        let (terminal, peer) = (headers.source, headers.destination);
+        let number = self.selection.for_peer(peer).ok_or(DropReason::NoPool)?;
+        let table = self.table(number)?;
+        let (found, event) = match table.of_terminal(inside, terminal) {
+            Some(found) => {
+                // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
+                table.touch(found.index, now);
+                self.wake(number, table, found, now)
+            }
+            None => self.create(number, table, headers, inside, now)?,
+        };
+        self.contacts.note(owner(number.into(), &found), peer, now.as_secs());
+        Ok((Bound { table: number, found }, event))
+    }
+
+    /// The binding of a virtual IP that can be called.
+    pub(super) fn callee(&self, virtual_ip: Address) -> Result<Bound, DropReason> {
+        let table = self.selection.of_virtual_ip(virtual_ip).ok_or(DropReason::NotVirtual)?;
+        let found = self.table(table)?.of_virtual_ip(virtual_ip).ok_or(DropReason::NoBinding)?;
+        match found.slot.state {
+            BindingState::Active => Ok(Bound { table, found }),
+            BindingState::Dormant => Err(DropReason::Dormant),
+            BindingState::Quarantined => Err(DropReason::NoBinding),
+        }
+    }
+
+    /// Whether `peer` can be a peer of a terminal of realm `inside`: not a virtual IP, not an inside address.
+    fn is_peer(&self, peer: Address, inside: u16) -> Result<(), DropReason> {
+        let is_virtual = self.selection.of_virtual_ip(peer).is_some() || self.prefixes.of_virtual_ip(peer).is_some();
+        if !is_unicast(peer) || is_virtual || self.surroundings().is_source(inside, peer) {
+            return Err(DropReason::SpoofedSource);
+        }
+        Ok(())
+    }
+
+    /// Whether `peer` may open a connection to the binding.
+    pub(super) fn may_call(&self, callee: &Bound, peer: Address, now: Time) -> Result<(), DropReason> {
+        let Bound { table, found } = callee;
+        if self.selection.for_peer(peer) != Some(*table) {
+            return Err(DropReason::WrongPool);
+        }
+        let owner = Owner { table: *table, index: found.index, created: found.slot.created };
+        let part = self.table(*table)?.part(found.index);
+        let of_pool = part.and_then(|part| part.callback.as_ref()).unwrap_or(&self.callback);
+        let welcome = match self.policies.welcomes(owner, peer) {
+            Some(welcome) => welcome,
+            None => of_pool.welcomes(peer),
+        };
+        if welcome || self.contacts.has(owner, peer, now.as_secs()) { Ok(()) } else { Err(DropReason::NotContacted) }
+    }
+
+    pub(super) fn table(&self, number: u16) -> Result<&Table, DropReason> {
+        self.tables.get(usize::from(number)).ok_or(DropReason::NoPool)
+    }
+
+    /// Notes what a worker has counted. What comes in keeps a binding alive only if so configured (RFC 4787 REQ-6).
+    pub(super) fn note(&self, tally: Tally, now: Time) {
+        for (slot, usage) in tally.usages() {
+            if let Ok(table) = self.table(slot.table) {
+                table.used(slot.index, usage);
+                if usage.packets_out > 0 || self.inbound_refresh == Inbound::Refreshes {
+                    table.touch(slot.index, now);
+                }
+            }
+        }
+    }
+
+    fn wake(&self, number: u16, table: &Table, found: Found, now: Time) -> (Found, Option<Event>) {
+        if found.slot.state != BindingState::Dormant {
+            return (found, None);
+        }
+        match table.wake(found, now) {
+            Some(found) => (found, Some(self.event(EventKind::Woken, number.into(), &found))),
+            None => (found, None), // another worker woke it a moment ago
+        }
+    }
+
+    fn create(
+        &self,
+        number: u16,
+        table: &Table,
+        headers: &Headers,
+        inside: u16,
+        now: Time,
+    ) -> Result<(Found, Option<Event>), DropReason> {
+        let terminal = headers.source;
+        match headers.kind {
+            Kind::TcpSyn | Kind::Datagram | Kind::IcmpQuery | Kind::Other => {}
+            _ => return Err(DropReason::NotAFirstPacket),
+        }
+        if !is_unicast(terminal) || self.selection.of_virtual_ip(terminal).is_some() {
+            return Err(DropReason::SpoofedSource);
+        }
+        if !self.surroundings().is_source(inside, terminal) {
+            return Err(DropReason::SourceNotInside);
+        }
+        self.limiter.admit(inside, terminal, now)?;
+        let (made, ended) = table.create(inside, terminal, now);
+        if let Some(ended) = ended {
+            self.ended(number.into(), &ended);
+            self.invalidate();
+        }
+        let Some((found, true)) = made else {
+            self.limiter.leave(inside, terminal);
+            return made.map(|(found, _)| (found, None)).ok_or(DropReason::PoolExhausted);
+        };
+        Ok((found, Some(self.event(EventKind::Created, number.into(), &found))))
+    }
+}
+
+impl Bound {
+    fn slot(&self) -> SlotRef {
+        SlotRef { table: self.table, index: self.found.index }
+    }
+}
+
+/// Whether packets to or from `address` cross routers at all (RFC 1812 §5.3.7, RFC 4291 §2.4, RFC 6890).
+pub(super) fn is_unicast(address: Address) -> bool {
+    if address.is_v4() {
+        let [first, second, ..] = address.v4_octets();
+        !(first == 0 || first == 127 || first >= 224 || (first == 169 && second == 254))
+    } else {
+        let bits = address.bits();
+        bits > 1 && bits >> 120 != 0xff && bits >> 118 != 0x3fa
+    }
+}
