@@ -3,12 +3,14 @@ use crate::wire::{Headers, Packet};
 use etherparse::{PacketBuilder, SlicedPacket};
 use std::time::Duration;
 
+mod differential;
 mod leaks;
 mod life;
 mod model;
 mod packets;
 mod properties;
 mod races;
+mod reference;
 
 const START: Time = Time::from_secs(1_800_000_000);
 
