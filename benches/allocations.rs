@@ -127,7 +127,7 @@ fn drops_and_icmp_errors_allocate_nothing() {
     let headers = Headers::parse(&sent).unwrap();
     let virtual_ip = IpAddr::from(headers.source).to_string();
     let router = "192.0.2.254".parse::<IpAddr>().unwrap().into();
-    let mut error = unreachable(&sent, &headers, router, Refusal::HostUnreachable).unwrap();
+    let mut error = unreachable(&sent, &headers, router, Refusal::Host).unwrap();
     let count = allocations(|| {
         assert!(matches!(send(&mut translator, &mut error, Realm::Outside), Verdict::Forward { .. }));
     });
@@ -153,6 +153,7 @@ fn nat() -> Arc<Nat> {
         reserved: Vec::new(),
         destinations: Vec::new(),
         callback: None,
+        kind: Default::default(),
     };
     Nat::new(Settings {
         insides: vec![InsideSettings {
@@ -164,6 +165,10 @@ fn nat() -> Arc<Nat> {
         lifetimes: Lifetimes::default(),
         creation: CreationLimit::default(),
         exhausted: Exhausted::Prohibited,
+        hairpin: Default::default(),
+        inbound_refresh: Default::default(),
+        unsolicited: Default::default(),
+        mss: None,
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],
         restore_hop: true,
