@@ -95,6 +95,19 @@ impl Packets {
         self.0.iter().any(|packet| has_address(packet, address))
     }
 
+    /// Every packet behind its Ethernet header, without the padding of short frames.
+    pub fn ip(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().filter_map(|frame| {
+            let ip = frame.get(14..)?;
+            let length = match frame.get(12..14)? {
+                [0x08, 0x00] => usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?])),
+                [0x86, 0xdd] => 40 + usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?])),
+                _ => return None,
+            };
+            Some(ip.get(..length).unwrap_or(ip))
+        })
+    }
+
     /// IPv4 packets from one address to another, as their bytes behind the Ethernet header.
     pub fn between(&self, from: Ipv4Addr, to: Ipv4Addr) -> impl Iterator<Item = &[u8]> {
         self.0.iter().filter_map(move |packet| {

@@ -1,11 +1,14 @@
 //! Tests with real kernels, real clients and real servers, in network namespaces. They need root.
 //!
 //! A test's name starts with the number of the requirement it shows. The lab is in [`lab`] (hosts and wires),
-//! [`gateway`] (the program under test), [`capture`] (what was on a wire), [`traffic`] (servers and clients).
+//! [`gateway`] (the program under test), [`capture`] (what was on a wire), [`traffic`] (servers and clients),
+//! [`crafted`] (packets made byte by byte), [`crossing`] (a gateway with a hand on either wire).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it stands")]
 
 mod capture;
+mod crafted;
+mod crossing;
 mod gateway;
 mod lab;
 mod traffic;
@@ -16,4 +19,5 @@ mod life;
 mod many;
 mod pairs;
 mod privacy;
+mod transports;
 mod wrong_input;
