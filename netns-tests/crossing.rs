@@ -15,8 +15,8 @@ pub struct Crossing {
     pub virtual_ip: IpAddr,
     pub inside: Line,
     pub outside: Line,
-    at_terminal: Capture,
-    at_server: Capture,
+    /// At the terminal and at the server, unless much data is moved.
+    captures: Option<[Capture; 2]>,
     family: Family,
 }
 
@@ -25,7 +25,16 @@ impl Crossing {
         Self::of(1, family)
     }
 
+    /// Without captures: for much data.
+    pub fn unwatched(family: Family) -> Self {
+        Self::build(1, family, false)
+    }
+
     pub fn of(gateways: u8, family: Family) -> Self {
+        Self::build(gateways, family, true)
+    }
+
+    fn build(gateways: u8, family: Family, watched: bool) -> Self {
         let lab = Lab::new(Plan::gateways(gateways).unwatched());
         let running = lab.start_all();
         let (terminal, server) = (lab.terminal(1), lab.server(1));
@@ -35,8 +44,7 @@ impl Crossing {
         Self {
             inside: Line::new(&terminal, "eth0", &lab.gateway(1), "gi"),
             outside: Line::new(&server, "eth0", &lab.gateway(gateways), "go"),
-            at_terminal: Capture::start(&terminal, "eth0"),
-            at_server: Capture::start(&server, "eth0"),
+            captures: watched.then(|| [&terminal, &server].map(|host| Capture::start(host, "eth0"))),
             gateways: running,
             lab,
             terminal,
@@ -82,26 +90,26 @@ impl Crossing {
     pub fn arrive_at_server(&self, packets: &[Ip]) {
         let hops = u8::try_from(self.gateways.len()).unwrap();
         let wanted = packets.iter().map(|packet| packet.translated(self.virtual_ip, packet.to, hops).bytes());
-        arrive(&self.at_server, "server", wanted.collect());
+        arrive(self.at_server(), "server", wanted.collect());
     }
 
     #[track_caller]
     pub fn arrive_at_terminal(&self, packets: &[Ip]) {
         let (hops, terminal) = (u8::try_from(self.gateways.len()).unwrap(), self.terminal.address(self.family));
         let wanted = packets.iter().map(|packet| packet.translated(packet.from, terminal, hops).bytes());
-        arrive(&self.at_terminal, "terminal", wanted.collect());
+        arrive(self.at_terminal(), "terminal", wanted.collect());
     }
 
     /// Exactly these bytes arrive at the terminal.
     #[track_caller]
     pub fn arrives_at_terminal(&self, bytes: Vec<u8>) {
-        arrive(&self.at_terminal, "terminal", vec![bytes]);
+        arrive(self.at_terminal(), "terminal", vec![bytes]);
     }
 
     /// Exactly these bytes arrive at the server.
     #[track_caller]
     pub fn arrives_at_server(&self, bytes: Vec<u8>) {
-        arrive(&self.at_server, "server", vec![bytes]);
+        arrive(self.at_server(), "server", vec![bytes]);
     }
 
     /// These packets, of either end, are dropped for `reason` by the first gateway, and only those.
@@ -122,7 +130,7 @@ impl Crossing {
 
     /// Whether such a packet has been seen at the server or at the terminal so far.
     pub fn seen_anywhere(&self, bytes: &[u8]) -> [bool; 2] {
-        [&self.at_server, &self.at_terminal].map(|capture| capture.packets().has_bytes(bytes))
+        [self.at_server(), self.at_terminal()].map(|capture| capture.packets().has_bytes(bytes))
     }
 
     /// The binding is as it was: the same virtual IP, active.
@@ -137,7 +145,16 @@ impl Crossing {
     #[track_caller]
     pub fn nothing_leaked(self) {
         let hidden = self.lab.hidden(self.lab.plan.gateways);
-        self.at_server.finish().assert_hidden(&hidden);
+        let [_, at_server] = self.captures.unwrap();
+        at_server.finish().assert_hidden(&hidden);
+    }
+
+    fn at_terminal(&self) -> &Capture {
+        &self.captures.as_ref().unwrap()[0]
+    }
+
+    fn at_server(&self) -> &Capture {
+        &self.captures.as_ref().unwrap()[1]
     }
 }
 

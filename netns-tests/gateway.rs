@@ -122,6 +122,10 @@ impl Gateway {
         self.process.output()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     pub fn control(&self) -> &Path {
         &self.control
     }

@@ -15,6 +15,7 @@ mod traffic;
 
 mod bulk;
 mod cascade;
+mod fragments;
 mod life;
 mod many;
 mod pairs;
