@@ -16,6 +16,7 @@ mod traffic;
 mod bulk;
 mod cascade;
 mod fragments;
+mod icmp;
 mod life;
 mod many;
 mod pairs;
