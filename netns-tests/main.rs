@@ -20,6 +20,7 @@ mod icmp;
 mod life;
 mod many;
 mod pairs;
+mod path_mtu;
 mod privacy;
 mod transports;
 mod wrong_input;
