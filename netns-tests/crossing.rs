@@ -133,6 +133,14 @@ impl Crossing {
         [self.at_server(), self.at_terminal()].map(|capture| capture.packets().has_bytes(bytes))
     }
 
+    /// Whether no packet to this address, nor a question who has it, was at the server's end of the outside LAN.
+    pub fn nothing_from_gateway_to(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { panic!("IPv4 only") };
+        let packets = self.at_server().packets();
+        let asked = [&[0, 0, 0, 0, 0, 0][..], &address.octets()].concat(); // an ARP request's target
+        !packets.has_bytes(&asked) && !packets.ip().any(|ip| ip[0] >> 4 == 4 && ip[16..20] == address.octets())
+    }
+
     /// The binding is as it was: the same virtual IP, active.
     #[track_caller]
     pub fn binding_stands(&self) {

@@ -22,5 +22,6 @@ mod many;
 mod pairs;
 mod path_mtu;
 mod privacy;
+mod rfc;
 mod transports;
 mod wrong_input;
