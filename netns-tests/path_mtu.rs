@@ -191,7 +191,7 @@ fn r13_with_df_an_error_and_without_df_fragments() {
             let fragments =
                 || wire.packets().ip().filter(|ip| ip[0] >> 4 == 4 && (ip[6] & 0x3f, ip[7]) != (0, 0)).count();
             wait_until("fragments", || fragments() >= 2);
-            wire.end(false);
+            drop(wire);
             let ran = from.run(&format!("ping -n -c 2 -i 0.2 -W 2 -M do -s 1400 {to}"));
             assert!(ran.stdout.contains(&format!("(mtu = {NARROW})")), "{}{}", ran.stdout, ran.stderr);
             assert_learned(from, to);
