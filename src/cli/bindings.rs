@@ -1,11 +1,11 @@
 //! `kamei bindings`.
 
 use super::{CliError, Socket, show};
-use crate::control::{Client, Pin};
+use crate::control::{Client, ClientError, Filter};
 use crate::nat::{BindingState, BindingView};
 use crate::time::Time;
 use anstyle::AnsiColor;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::io::Write;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,8 +17,31 @@ pub struct Arguments {
     /// JSON instead of a table
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    filter: Filters,
     #[command(subcommand)]
     action: Option<Action>,
+}
+
+/// What to list; it means nothing to a subcommand.
+#[derive(Args)]
+struct Filters {
+    /// Only those in this state
+    #[arg(long, value_name = "STATE", value_enum)]
+    state: Option<State>,
+    /// Only those of the pool with this name
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// So many at most
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum State {
+    Active,
+    Dormant,
+    Quarantined,
 }
 
 #[derive(Subcommand)]
@@ -47,23 +70,34 @@ enum Action {
 pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let client = Client::new(&arguments.socket.control);
     let json = arguments.json;
+    let filter = arguments.filter.filter();
+    if arguments.action.is_some() && filter != Filter::default() {
+        return Err(CliError::Usage("--state, --pool and --limit are for the list, not for a subcommand"));
+    }
     match arguments.action {
-        None if json => Ok(std::io::stdout().lock().write_all(&client.get_raw("/v1/bindings")?)?),
-        None => list(&client.get::<Vec<BindingView>>("/v1/bindings")?),
-        Some(Action::Show { address }) => {
-            print(&client.get::<Vec<_>>(&format!("/v1/bindings/{address}"))?, json, detail)
-        }
+        None if json => copy(&client, &filter),
+        None => list(&client.bindings(&filter)?, filter != Filter::default()),
+        Some(Action::Show { address }) => print(&client.show(address)?, json, detail),
         Some(Action::Pin { terminal, virtual_ip }) => {
-            let view: BindingView = client.put(&format!("/v1/bindings/{terminal}"), &Pin { virtual_ip })?;
+            let view = client.pin(terminal, virtual_ip)?;
             print(&[view], json, |views, out| {
                 views.iter().try_for_each(|view| writeln!(out, "pinned: {} is {}", view.terminal, view.virtual_ip))
             })
         }
-        Some(Action::Release { address }) => {
-            print(&client.delete::<Vec<_>>(&format!("/v1/bindings/{address}"))?, json, |views, out| {
-                views.iter().try_for_each(|view| writeln!(out, "released: {} was {}", view.terminal, view.virtual_ip))
-            })
-        }
+        Some(Action::Release { address }) => print(&client.release(address)?, json, |views, out| {
+            views.iter().try_for_each(|view| writeln!(out, "released: {} was {}", view.terminal, view.virtual_ip))
+        }),
+    }
+}
+
+impl Filters {
+    fn filter(self) -> Filter {
+        let state = self.state.map(|state| match state {
+            State::Active => BindingState::Active,
+            State::Dormant => BindingState::Dormant,
+            State::Quarantined => BindingState::Quarantined,
+        });
+        Filter { state, pool: self.pool, limit: self.limit }
     }
 }
 
@@ -82,11 +116,23 @@ fn print(
     Ok(())
 }
 
-fn list(views: &[BindingView]) -> Result<(), CliError> {
+/// As it comes: a million bindings need not fit into memory.
+fn copy(client: &Client, filter: &Filter) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    match client.copy_bindings(filter, &mut out) {
+        Err(ClientError::Output(error)) => Err(error.into()),
+        result => Ok(result?),
+    }
+}
+
+fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     if views.is_empty() {
-        writeln!(out, "no bindings yet: one is made when a terminal first calls out")?;
-        return Ok(());
+        let hint = match filtered {
+            true => "no such bindings",
+            false => "no bindings yet: one is made when a terminal first calls out",
+        };
+        return Ok(writeln!(out, "{hint}")?);
     }
     let now = now();
     let mut table = show::table(&[

@@ -94,6 +94,9 @@ enum CliError {
     /// The gateway did not answer, or said no.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Arguments that do not go together.
+    #[error("{0}")]
+    Usage(&'static str),
     /// Output could not be written.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
@@ -154,11 +157,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl CliError {
     fn code(&self) -> u8 {
         match self {
-            CliError::Config { .. } | CliError::Start { .. } | CliError::File { .. } => 2,
+            CliError::Config { .. } | CliError::Start { .. } | CliError::File { .. } | CliError::Usage(_) => 2,
             CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) => 1,
-            CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed { .. }) => 3,
-            CliError::Client(ClientError::NoGateway { .. }) => 4,
-            CliError::Client(ClientError::Garbled { .. }) => 1,
+            CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
+            CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_)) => 4,
+            CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,
         }
     }
 }

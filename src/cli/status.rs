@@ -30,9 +30,11 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let client = Client::new(&arguments.socket.control);
     let deadline = Instant::now() + Duration::from_secs(arguments.wait.unwrap_or(0).into());
     let raw = loop {
-        match client.get_raw("/v1/status") {
+        match client.status_text() {
             Ok(raw) => break raw,
-            Err(ClientError::NoGateway { .. }) if Instant::now() < deadline => std::thread::sleep(ASK_EVERY),
+            Err(ClientError::NoGateway { .. } | ClientError::Starting(_)) if Instant::now() < deadline => {
+                std::thread::sleep(ASK_EVERY)
+            }
             Err(error) => return Err(error.into()),
         }
     };

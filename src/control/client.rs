@@ -1,124 +1,228 @@
-//! The client of the command line: one request, one answer.
+//! The other end: what the command line asks with.
 
-use super::Failure;
+use super::query::Filter;
+use super::{Failure, Pin, Status};
+use crate::nat::BindingView;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io;
+use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// Time for the gateway to start answering.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for an answer to begin.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// Time between two pieces of it.
+const PIECE_TIME: Duration = Duration::from_secs(60);
 
-/// Talks to the gateway on a control socket.
-pub struct Client {
-    path: PathBuf,
-}
-
-/// Why there is no answer.
+/// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody is there.
-    #[error("no gateway answers on {path} ({error}); is it running? --control names another socket")]
+    /// Nobody listens.
+    #[error("no gateway answers on {path} ({error}): is it running? --control names another socket")]
     NoGateway {
-        /// The socket.
+        /// The socket asked.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
-    /// Not allowed.
-    #[error("not allowed to ask the gateway on {path}; run as root")]
-    NotAllowed {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The gateway said no.
+    /// The gateway is not ready.
+    #[error("the gateway on {0} is still starting; `kamei status --wait 10` waits for it")]
+    Starting(PathBuf),
+    /// The socket is not for this user.
+    #[error("not allowed to ask the gateway on {0}; run as root")]
+    NotAllowed(PathBuf),
+    /// The gateway understood and said no.
     #[error("{0}")]
     Refused(String),
-    /// What came back makes no sense.
+    /// The conversation failed.
     #[error("the gateway on {path} gave no proper answer: {what}")]
     Garbled {
-        /// The socket.
+        /// The socket asked.
         path: PathBuf,
-        /// What was wrong.
+        /// How.
         what: String,
     },
+    /// What was answered cannot be passed on.
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+}
+
+/// Asks the gateway behind one socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
 }
 
 impl Client {
-    /// A client of the gateway on `path`.
+    /// Does not connect yet.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
-    /// `GET`, as bytes.
-    pub fn get_raw(&self, path: &str) -> Result<Bytes, ClientError> {
-        self.request(Method::GET, path, Bytes::new())
+    /// How the gateway is, as it says it.
+    pub fn status_text(&self) -> Result<Vec<u8>, ClientError> {
+        self.text(Method::GET, "/v1/status", None)
     }
 
-    /// `GET`.
-    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.decode(&self.get_raw(path)?)
+    /// How the gateway is.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "/v1/status", None)
     }
 
-    /// `PUT`.
-    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(body).map_err(|error| self.garbled(error))?;
-        self.decode(&self.request(Method::PUT, path, body.into())?)
-    }
-
-    /// `DELETE`.
-    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.decode(&self.request(Method::DELETE, path, Bytes::new())?)
-    }
-
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| self.garbled(error))?;
-        let (status, body) = runtime.block_on(self.exchange(method, path, body))?;
-        match status {
-            StatusCode::OK => Ok(body),
-            StatusCode::FORBIDDEN => Err(ClientError::NotAllowed { path: self.path.clone() }),
-            _ => match serde_json::from_slice::<Failure>(&body) {
-                Ok(failure) => Err(ClientError::Refused(failure.error)),
-                Err(_) => Err(self.garbled(status)),
-            },
-        }
-    }
-
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path: self.path.clone() },
-            _ => ClientError::NoGateway { path: self.path.clone(), error },
+    /// Bindings, in the order of the pools.
+    pub fn bindings(&self, filter: &Filter) -> Result<Vec<BindingView>, ClientError> {
+        let (mut bindings, mut line) = (Vec::new(), Vec::new());
+        self.pieces(&list_path(filter), &mut |piece| {
+            for byte in piece {
+                if *byte != b'\n' {
+                    line.push(*byte);
+                    continue;
+                }
+                self.read_line(&line, &mut bindings)?;
+                line.clear();
+            }
+            Ok(())
         })?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbled(error))?;
-        tokio::spawn(connection);
+        self.read_line(&line, &mut bindings)?;
+        Ok(bindings)
+    }
+
+    /// Writes the JSON of a listing as it comes.
+    pub fn copy_bindings(&self, filter: &Filter, out: &mut dyn Write) -> Result<(), ClientError> {
+        self.pieces(&list_path(filter), &mut |piece| out.write_all(piece).map_err(ClientError::Output))
+    }
+
+    /// The bindings with this address.
+    pub fn show(&self, address: IpAddr) -> Result<Vec<BindingView>, ClientError> {
+        self.ask(Method::GET, &binding_path(address), None)
+    }
+
+    /// Ties a terminal to a virtual IP.
+    pub fn pin(&self, terminal: IpAddr, virtual_ip: IpAddr) -> Result<BindingView, ClientError> {
+        self.ask(Method::PUT, &binding_path(terminal), Some(&Pin { virtual_ip }))
+    }
+
+    /// Releases the bindings with this address; gives them as they were.
+    pub fn release(&self, address: IpAddr) -> Result<Vec<BindingView>, ClientError> {
+        self.ask(Method::DELETE, &binding_path(address), None)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Pin>) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.text(method, path, body)?).map_err(|error| self.garbled(error))
+    }
+
+    fn text(&self, method: Method, path: &str, body: Option<&Pin>) -> Result<Vec<u8>, ClientError> {
+        let mut text = Vec::new();
+        self.exchange(method, path, body, &mut |piece| {
+            text.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(text)
+    }
+
+    fn pieces(&self, path: &str, each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>) -> Result<(), ClientError> {
+        self.exchange(Method::GET, path, None, each)
+    }
+
+    /// A listing has one binding a line: no need to hold all of its text.
+    fn read_line(&self, line: &[u8], bindings: &mut Vec<BindingView>) -> Result<(), ClientError> {
+        let line = line.strip_suffix(b",").unwrap_or(line);
+        if line.first() == Some(&b'{') {
+            bindings.push(serde_json::from_slice(line).map_err(|error| self.garbled(error))?);
+        }
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Pin>,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.garbled(error))?.unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(hyper::header::HOST, "kamei")
-            .body(Full::new(body))
+            .header("host", "kamei")
+            .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.garbled(error))?;
-        let response = tokio::time::timeout(PATIENCE, sender.send_request(request))
-            .await
-            .map_err(|_| self.garbled("it took too long"))?
-            .map_err(|error| self.garbled(error))?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| self.garbled(error))?;
-        Ok((status, body.to_bytes()))
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| self.garbled(error))?;
+        runtime.block_on(async {
+            let response = tokio::time::timeout(ANSWER_TIME, self.send(request))
+                .await
+                .unwrap_or_else(|_| Err(self.garbled("no answer in 15 seconds")))?;
+            self.receive(response, each).await
+        })
     }
 
-    fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
-        serde_json::from_slice(body).map_err(|error| self.garbled(error))
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|error| self.unreachable(error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unfinished(error))?;
+        tokio::spawn(connection);
+        sender.send_request(request).await.map_err(|error| self.unfinished(error))
+    }
+
+    async fn receive(
+        &self,
+        response: Response<Incoming>,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut error = Vec::new();
+        loop {
+            let piece = tokio::time::timeout(PIECE_TIME, body.frame()).await;
+            let piece = piece.map_err(|_| self.garbled("it stopped in the middle of an answer"))?;
+            let Some(piece) = piece else { break };
+            let Ok(piece) = piece.map_err(|error| self.garbled(error))?.into_data() else { continue };
+            match status {
+                StatusCode::OK => each(&piece)?,
+                _ => error.extend_from_slice(&piece),
+            }
+        }
+        if status == StatusCode::OK {
+            return Ok(());
+        }
+        let error = serde_json::from_slice(&error).map_or_else(|_| status.to_string(), |Failure { error }| error);
+        Err(match status {
+            StatusCode::SERVICE_UNAVAILABLE => ClientError::Starting(self.path.clone()),
+            StatusCode::FORBIDDEN => ClientError::NotAllowed(self.path.clone()),
+            status if status.is_client_error() => ClientError::Refused(error),
+            _ => self.garbled(error),
+        })
+    }
+
+    fn unreachable(&self, error: io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.path.clone()),
+            _ => ClientError::NoGateway { path: self.path.clone(), error },
+        }
+    }
+
+    /// The gateway took the connection and ended before it answered.
+    fn unfinished(&self, error: hyper::Error) -> ClientError {
+        let error = io::Error::new(io::ErrorKind::ConnectionAborted, error);
+        ClientError::NoGateway { path: self.path.clone(), error }
     }
 
     fn garbled(&self, what: impl ToString) -> ClientError {
         ClientError::Garbled { path: self.path.clone(), what: what.to_string() }
     }
+}
+
+fn list_path(filter: &Filter) -> String {
+    format!("/v1/bindings{}", filter.to_query())
+}
+
+fn binding_path(address: IpAddr) -> String {
+    format!("/v1/bindings/{address}")
 }

@@ -1,23 +1,29 @@
-//! The local interface: HTTP/JSON on a unix socket that only root may use.
+//! The local interface: HTTP/JSON on a unix socket that only root, or the gateway's own user, may ask.
 //!
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /v1/status` | [`Status`] |
-//! | `GET /v1/bindings` | array of [`BindingView`](crate::nat::BindingView), in the order of the virtual IPs |
+//! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`](crate::nat::BindingView), one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `DELETE /v1/bindings/ADDRESS` | array: what was released, as it was |
 //!
-//! An error is [`Failure`] with status 400 (cannot be read), 403 (not root), 404 (no such binding or path), 405, 409 (the
-//! virtual IP is taken or cannot be given), 413 (too long). One request a connection.
+//! Times are milliseconds since the Unix epoch. An error is [`Failure`] with status 400 (cannot be read), 403 (not root),
+//! 404 (no such binding or path), 405, 408 (too slow), 409 (the virtual IP is taken or cannot be given), 413 (body too
+//! long), 431 (head too long) or 503 (the gateway is starting). One request a connection.
 
+mod answer;
 mod client;
+mod query;
 mod server;
+mod socket;
 
 pub use client::{Client, ClientError};
-pub use server::{ControlError, Listener, Server};
+pub use query::Filter;
+pub use server::{Listener, Server};
+pub use socket::ControlError;
 
-use crate::nat::{Event, Nat, StatusView};
+use crate::nat::{Event, Nat, PoolView, StatusView};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -38,7 +44,7 @@ pub trait Admin: Send + Sync + 'static {
 }
 
 /// How the gateway itself is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayStatus {
     /// Version of kamei.
     pub version: String,
@@ -68,9 +74,34 @@ pub struct Status {
     /// The gateway.
     #[serde(flatten)]
     pub gateway: GatewayStatus,
+    /// Bindings by state, of all pools together.
+    pub bindings: BindingCounts,
     /// The translator.
     #[serde(flatten)]
     pub nat: StatusView,
+}
+
+/// How many bindings there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingCounts {
+    /// In use.
+    pub active: u64,
+    /// Idle; reserved for the same terminal.
+    pub dormant: u64,
+    /// Ended; the virtual IPs answer nobody until the quarantine is over.
+    pub quarantined: u64,
+}
+
+impl Status {
+    fn new(gateway: GatewayStatus, nat: StatusView) -> Self {
+        let sum = |count: fn(&PoolView) -> u64| nat.pools.iter().map(count).sum();
+        let bindings = BindingCounts {
+            active: sum(|pool| pool.active),
+            dormant: sum(|pool| pool.dormant),
+            quarantined: sum(|pool| pool.quarantined),
+        };
+        Self { gateway, bindings, nat }
+    }
 }
 
 /// Body of a pin.

@@ -110,7 +110,7 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
             write_errors: 0,
         },
     });
-    let server = listener.serve(admin)?;
+    let server = listener.serve(admin);
     log::info!(
         "ready: {} → {}, {} pools, {workers} workers, offloads: {offload}, control {}",
         running.inside_names,

@@ -1,0 +1,248 @@
+//! Answers to requests.
+
+use super::query::{Filter, Query};
+use super::server::Patience;
+use super::{Admin, Failure, Pin, Status};
+use crate::nat::{AdminError, BindingView, Event};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin as Pinned;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Bytes of a request body that are read; a pin needs some forty.
+const LARGEST_BODY: usize = 64 * 1024;
+/// Bytes of a body too large that are still taken from the caller, who would otherwise be cut off while writing and
+/// never read the answer.
+const LARGEST_DRAINED: u64 = 1024 * 1024;
+/// Bytes of a listing that are sent at once.
+const CHUNK: usize = 64 * 1024;
+/// Such pieces that wait for a slow reader.
+const CHUNKS: usize = 4;
+
+/// An error as the caller sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub error: String,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into() }
+    }
+}
+
+impl From<AdminError> for Refusal {
+    fn from(error: AdminError) -> Self {
+        let status = match error {
+            AdminError::NotFound(_) => StatusCode::NOT_FOUND,
+            AdminError::Family { .. } => StatusCode::BAD_REQUEST,
+            _ => StatusCode::CONFLICT,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// Carries a request out. `progress` counts the pieces of the answer that the caller has taken.
+pub async fn answer(
+    query: Query,
+    body: Incoming,
+    admin: &Arc<dyn Admin>,
+    progress: &Arc<AtomicU64>,
+    patience: &Patience,
+) -> Result<Response<AnswerBody>, Refusal> {
+    match query {
+        Query::Status => json(&Status::new(admin.status(), admin.nat().status())),
+        Query::List(filter) => Ok(list(filter, admin, progress)),
+        Query::Show(address) => {
+            settle(admin).await;
+            show(address, admin)
+        }
+        Query::Pin(terminal) => {
+            let body = whole(body, patience.body).await?;
+            let Pin { virtual_ip } = serde_json::from_slice(&body).map_err(|error| {
+                let error = format!("the body is not {{\"virtual_ip\": \"ADDRESS\"}}: {error}");
+                Refusal::new(StatusCode::BAD_REQUEST, error)
+            })?;
+            settle(admin).await;
+            let (binding, events) = admin.nat().pin(terminal, virtual_ip, admin.now())?;
+            tell(events, admin);
+            json(&binding)
+        }
+        Query::Release(address) => {
+            settle(admin).await;
+            let (bindings, events) = admin.nat().release(address, admin.now())?;
+            tell(events, admin);
+            json(&bindings)
+        }
+    }
+}
+
+/// An error as a response.
+pub fn refuse(refusal: Refusal) -> Response<AnswerBody> {
+    // A String always becomes JSON.
+    let text = serde_json::to_vec(&Failure { error: refusal.error }).unwrap_or_default();
+    respond(refusal.status, AnswerBody::whole(text))
+}
+
+/// Not in the thread of the control socket: it may take a moment.
+async fn settle(admin: &Arc<dyn Admin>) {
+    let admin = Arc::clone(admin);
+    let _ = tokio::task::spawn_blocking(move || admin.settle()).await;
+}
+
+fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>) {
+    for event in events {
+        admin.changed(event);
+    }
+}
+
+fn show(address: IpAddr, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+    let bindings = admin.nat().find(address, admin.now());
+    if bindings.is_empty() { Err(AdminError::NotFound(address).into()) } else { json(&bindings) }
+}
+
+fn json(value: &impl Serialize) -> Result<Response<AnswerBody>, Refusal> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the answer: {error}"))
+    })?;
+    text.push(b'\n');
+    Ok(respond(StatusCode::OK, AnswerBody::whole(text)))
+}
+
+fn respond(status: StatusCode, body: AnswerBody) -> Response<AnswerBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Piece by piece: a million bindings are hundreds of megabytes of text.
+fn list(filter: Filter, admin: &Arc<dyn Admin>, progress: &Arc<AtomicU64>) -> Response<AnswerBody> {
+    let (pieces, received) = mpsc::channel(CHUNKS);
+    let admin = Arc::clone(admin);
+    tokio::task::spawn_blocking(move || write_list(&filter, &*admin, &pieces));
+    respond(StatusCode::OK, AnswerBody::Pieces { received, progress: Arc::clone(progress) })
+}
+
+fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) {
+    admin.settle();
+    let mut left = filter.limit.unwrap_or(u64::MAX);
+    let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
+    text.push(b'[');
+    let mut before: &[u8] = b"\n";
+    let mut taken = true;
+    let mut each = |binding: BindingView| {
+        if left == 0 {
+            return false;
+        }
+        if filter.state.is_some_and(|state| state != binding.state)
+            || filter.pool.as_ref().is_some_and(|pool| *pool != binding.pool)
+        {
+            return true;
+        }
+        left -= 1;
+        text.extend_from_slice(before);
+        before = b",\n";
+        // Writing plain data into memory does not fail.
+        let _ = serde_json::to_writer(&mut text, &binding);
+        if text.len() >= CHUNK {
+            let piece = std::mem::replace(&mut text, Vec::with_capacity(CHUNK + CHUNK / 8));
+            taken = pieces.blocking_send(piece.into()).is_ok();
+        }
+        taken
+    };
+    admin.nat().for_each_binding(admin.now(), &mut each);
+    if taken {
+        text.extend_from_slice(if before == b"\n" { b"]\n" } else { b"\n]\n" });
+        let _ = pieces.blocking_send(text.into());
+    }
+}
+
+/// The body of a request, if it is not too large and not too slow.
+async fn whole(mut body: Incoming, time: Duration) -> Result<Vec<u8>, Refusal> {
+    let too_large = || {
+        let error = format!("the body is larger than {LARGEST_BODY} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+    };
+    if body.size_hint().lower() > LARGEST_DRAINED {
+        return Err(too_large());
+    }
+    let read = async {
+        let (mut text, mut length) = (Vec::new(), 0_u64);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("cannot read the body: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len() as u64;
+            if length > LARGEST_DRAINED {
+                return Err(too_large());
+            }
+            if text.len() + data.len() <= LARGEST_BODY {
+                text.extend_from_slice(&data);
+            }
+        }
+        if length > LARGEST_BODY as u64 { Err(too_large()) } else { Ok(text) }
+    };
+    tokio::time::timeout(time, read)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")))
+}
+
+/// The body of a response.
+pub enum AnswerBody {
+    /// All of it, until it is taken.
+    Whole(Option<Bytes>),
+    /// More to come.
+    Pieces {
+        /// From the thread that writes them.
+        received: mpsc::Receiver<Bytes>,
+        /// Counts them.
+        progress: Arc<AtomicU64>,
+    },
+}
+
+impl AnswerBody {
+    fn whole(text: Vec<u8>) -> Self {
+        Self::Whole(Some(text.into()))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pinned<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = match self.get_mut() {
+            Self::Whole(text) => Poll::Ready(text.take()),
+            Self::Pieces { received, progress } => {
+                progress.fetch_add(1, Ordering::Relaxed);
+                received.poll_recv(context)
+            }
+        };
+        piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Pieces { .. } => SizeHint::default(),
+        }
+    }
+}

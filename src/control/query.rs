@@ -1,0 +1,200 @@
+//! What a request asks for, from its method, path and query.
+
+use super::answer::Refusal;
+use crate::nat::BindingState;
+use hyper::{Method, StatusCode};
+use std::net::IpAddr;
+
+/// A request that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// `GET /v1/status`
+    Status,
+    /// `GET /v1/bindings`
+    List(Filter),
+    /// `GET /v1/bindings/ADDRESS`
+    Show(IpAddr),
+    /// `PUT /v1/bindings/TERMINAL`
+    Pin(IpAddr),
+    /// `DELETE /v1/bindings/ADDRESS`
+    Release(IpAddr),
+}
+
+/// Which bindings to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// In this state.
+    pub state: Option<BindingState>,
+    /// Of this pool.
+    pub pool: Option<String>,
+    /// So many at most.
+    pub limit: Option<u64>,
+}
+
+impl Query {
+    /// Understands a request line.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, Refusal> {
+        let path = decode(path).ok_or_else(|| bad("the path is not properly percent-encoded".to_owned()))?;
+        let wrong_method =
+            |allowed| Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes {allowed}, not {method}"));
+        let get = |query| if method == Method::GET { Ok(query) } else { Err(wrong_method("GET")) };
+        if path != "/v1/bindings" && query.is_some_and(|query| !query.is_empty()) {
+            return Err(bad(format!("{path} takes no parameters")));
+        }
+        match path.as_str() {
+            "/v1/status" => get(Self::Status),
+            "/v1/bindings" => get(Self::List(Filter::parse(query.unwrap_or_default())?)),
+            _ => {
+                let Some(address) = path.strip_prefix("/v1/bindings/") else {
+                    let paths = "/v1/status, /v1/bindings and /v1/bindings/ADDRESS";
+                    return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {paths}")));
+                };
+                let address = address.parse().map_err(|_| bad(format!("'{address}' is not an IP address")))?;
+                match *method {
+                    Method::GET => Ok(Self::Show(address)),
+                    Method::PUT => Ok(Self::Pin(address)),
+                    Method::DELETE => Ok(Self::Release(address)),
+                    _ => Err(wrong_method("GET, PUT or DELETE")),
+                }
+            }
+        }
+    }
+}
+
+impl Filter {
+    /// As a query string, with its question mark; empty if it lets everything pass.
+    pub fn to_query(&self) -> String {
+        let state = self.state.map(|state| format!("state={}", name(state)));
+        let pool = self.pool.as_ref().map(|pool| format!("pool={}", encode(pool)));
+        let limit = self.limit.map(|limit| format!("limit={limit}"));
+        let all: Vec<String> = [state, pool, limit].into_iter().flatten().collect();
+        if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
+    }
+
+    fn parse(query: &str) -> Result<Self, Refusal> {
+        let mut filter = Self::default();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = decode(value).ok_or_else(|| bad(format!("{key} is not properly percent-encoded")))?;
+            match key {
+                "state" => {
+                    let states = [BindingState::Active, BindingState::Dormant, BindingState::Quarantined];
+                    let state = states.into_iter().find(|state| name(*state) == value);
+                    filter.state = Some(state.ok_or_else(|| {
+                        bad(format!("'{value}' is no state; there are active, dormant and quarantined"))
+                    })?);
+                }
+                "pool" => filter.pool = Some(value),
+                "limit" => {
+                    filter.limit =
+                        Some(value.parse().map_err(|_| bad(format!("limit takes a number, not '{value}'")))?);
+                }
+                _ => return Err(bad(format!("no parameter '{key}'; there are state, pool and limit"))),
+            }
+        }
+        Ok(filter)
+    }
+}
+
+/// A state as it is written in JSON.
+pub fn name(state: BindingState) -> &'static str {
+    match state {
+        BindingState::Active => "active",
+        BindingState::Dormant => "dormant",
+        BindingState::Quarantined => "quarantined",
+    }
+}
+
+fn bad(error: String) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, error)
+}
+
+/// Undoes percent-encoding (RFC 3986 §2.1).
+fn decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((byte, behind)) = rest.split_first() {
+        rest = behind;
+        if *byte != b'%' {
+            decoded.push(*byte);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2)?;
+        rest = behind;
+        let [high, low] = [digits.first()?, digits.last()?].map(|digit| char::from(*digit).to_digit(16));
+        decoded.push(u8::try_from(high? * 16 + low?).ok()?);
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn get(path: &str) -> Result<Query, StatusCode> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        Query::parse(&Method::GET, path, query).map_err(|failure| failure.status)
+    }
+
+    #[test]
+    fn requests_that_make_sense() {
+        assert_eq!(get("/v1/status"), Ok(Query::Status));
+        assert_eq!(get("/v1/bindings"), Ok(Query::List(Filter::default())));
+        assert_eq!(get("/v1/bindings?"), Ok(Query::List(Filter::default())));
+        assert_eq!(get("/v1/bindings/2001:db8::1"), Ok(Query::Show("2001:db8::1".parse().unwrap())));
+        assert_eq!(get("/v1/bindings/2001%3Adb8%3a%3A1"), get("/v1/bindings/2001:db8::1"));
+        let filter = Filter { state: Some(BindingState::Dormant), pool: Some("a b/ü&=".into()), limit: Some(7) };
+        assert_eq!(get(&format!("/v1/bindings{}", filter.to_query())), Ok(Query::List(filter)));
+        let address = "192.0.2.1".parse().unwrap();
+        assert_eq!(Query::parse(&Method::PUT, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Pin(address)));
+        assert_eq!(Query::parse(&Method::DELETE, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Release(address)));
+    }
+
+    #[test]
+    fn requests_that_do_not() {
+        for path in [
+            "/v1/bindings/x",
+            "/v1/bindings/",
+            "/v1/bindings/%",
+            "/v1/bindings/%zz",
+            "/v1/bindings/%ff",
+            "/v1/bindings?state=busy",
+            "/v1/bindings?limit=-1",
+            "/v1/bindings?colour=red",
+            "/v1/bindings?pool=%1",
+            "/v1/status?limit=1",
+        ] {
+            assert_eq!(get(path), Err(StatusCode::BAD_REQUEST), "{path}");
+        }
+        for path in ["/", "", "/v1", "/v2/status", "/v1/status/", "*"] {
+            assert_eq!(get(path), Err(StatusCode::NOT_FOUND), "{path}");
+        }
+        for (method, path) in
+            [(Method::POST, "/v1/status"), (Method::DELETE, "/v1/bindings"), (Method::HEAD, "/v1/bindings/::1")]
+        {
+            let status = Query::parse(&method, path, None).unwrap_err().status;
+            assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_answered_and_any_text_survives_its_encoding(text in any::<String>(), query in any::<Option<String>>()) {
+            let _ = Query::parse(&Method::GET, &text, query.as_deref());
+            prop_assert_eq!(decode(&encode(&text)), Some(text));
+        }
+    }
+}
