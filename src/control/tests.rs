@@ -1,1 +1,447 @@
+//! A real socket, a real translator; only the gateway around them is missing.
 
+use super::server::Patience;
+use super::*;
+use crate::nat::{
+    BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
+    PoolSettings, Settings,
+};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use serde_json::Value;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// A gateway without packets.
+struct Stub {
+    nat: Arc<Nat>,
+    events: Mutex<Vec<EventKind>>,
+    settled: AtomicUsize,
+}
+
+impl Admin for Stub {
+    fn nat(&self) -> &Arc<Nat> {
+        &self.nat
+    }
+
+    fn status(&self) -> GatewayStatus {
+        GatewayStatus { version: "test".into(), ready: true, workers: 2, ..GatewayStatus::default() }
+    }
+
+    fn now(&self) -> Time {
+        Time::from_secs(1_700_000_000)
+    }
+
+    fn settle(&self) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn changed(&self, event: Event) {
+        self.events.lock().push(event.kind);
+    }
+}
+
+/// A served socket in a directory of its own.
+struct Scene {
+    directory: tempfile::TempDir,
+    stub: Arc<Stub>,
+    server: Option<Server>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(Patience::default())
+    }
+
+    fn with(patience: Patience) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = |name: &str, range: &str| PoolSettings {
+            name: name.into(),
+            range: range.parse().unwrap(),
+            reserved: Vec::new(),
+            destinations: Vec::new(),
+            callback: None,
+        };
+        let settings = Settings {
+            insides: vec![InsideSettings { name: "inside".into(), sources: vec!["10.0.0.0/8".parse().unwrap()] }],
+            pools: vec![pool("small one", "198.18.0.0/24"), pool("large", "100.64.0.0/14")],
+            callback: CallbackPolicy::default(),
+            lifetimes: Lifetimes::default(),
+            creation: CreationLimit::default(),
+            exhausted: Exhausted::default(),
+            own_outside: Vec::new(),
+            hash_key: [7; 16],
+            restore_hop: false,
+        };
+        let stub =
+            Arc::new(Stub { nat: Nat::new(settings).unwrap(), events: Mutex::default(), settled: AtomicUsize::new(0) });
+        let listener = Listener::bind_with(&directory.path().join("sock"), patience).unwrap();
+        let server = Some(listener.serve(Arc::clone(&stub) as Arc<dyn Admin>));
+        Self { directory, stub, server }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.path())
+    }
+
+    /// Sends bytes as they are; gives everything that comes back.
+    fn send(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = UnixStream::connect(self.path()).unwrap();
+        // The gateway may answer and close before it has read all of it.
+        let _ = stream.write_all(bytes);
+        read_all(&mut stream)
+    }
+
+    /// Status and body.
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let length = body.len();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: kamei\r\ncontent-length: {length}\r\n\r\n{body}");
+        parse(&self.send(request.as_bytes()))
+    }
+
+    fn pin(&self, number: u32) {
+        let terminal = std::net::Ipv4Addr::from(0x0a00_0000 + number);
+        let virtual_ip = std::net::Ipv4Addr::from(0x6440_0000 + number);
+        self.stub.nat.pin(terminal.into(), virtual_ip.into(), self.stub.now()).unwrap();
+    }
+}
+
+fn read_all(stream: &mut UnixStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => answer,
+    }
+}
+
+#[track_caller]
+fn parse(answer: &[u8]) -> (u16, Value) {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn status_says_everything() {
+    let scene = Scene::new();
+    scene.pin(1);
+    let (code, status) = scene.ask("GET", "/v1/status", "");
+    assert_eq!((code, &status["version"], &status["workers"]), (200, &"test".into(), &2.into()));
+    assert_eq!(status["bindings"], serde_json::json!({"active": 1, "dormant": 0, "quarantined": 0}));
+    assert_eq!(status["pools"][1]["active"], 1);
+    assert_eq!(status["out"], serde_json::json!({"packets": 0, "bytes": 0}));
+    assert_eq!(status["in"], status["out"]);
+    assert_eq!(status["drops"].as_object().unwrap().len(), DropReason::ALL.len());
+    assert_eq!(serde_json::to_value(scene.client().status().unwrap()).unwrap(), status, "the client reads the same");
+}
+
+#[test]
+fn bindings_are_pinned_listed_shown_and_released() {
+    let scene = Scene::new();
+    let client = scene.client();
+    let (terminal, virtual_ip) = ("10.0.0.11".parse().unwrap(), "198.18.0.9".parse().unwrap());
+    assert_eq!(scene.send(b"GET /v1/bindings HTTP/1.0\r\n\r\n").split(|b| *b == b'\n').rev().nth(1), Some(&b"[]"[..]));
+    assert_eq!(client.bindings(&Filter::default()).unwrap(), []);
+
+    let (code, made) = scene.ask("PUT", "/v1/bindings/10.0.0.11", r#"{"virtual_ip": "198.18.0.9"}"#);
+    assert_eq!((code, &made["terminal"], &made["pinned"]), (200, &"10.0.0.11".into(), &true.into()));
+    for key in [
+        "terminal",
+        "virtual_ip",
+        "pool",
+        "state",
+        "created",
+        "last_used",
+        "contacts",
+        "packets_out",
+        "packets_in",
+        "callbacks",
+    ] {
+        assert!(made.get(key).is_some(), "{key} in {made}");
+    }
+    assert_eq!(client.pin(terminal, virtual_ip).unwrap().virtual_ip, virtual_ip, "again: no change");
+    for address in ["10.0.0.11", "198.18.0.9", "198%2E18.0.9"] {
+        assert_eq!(scene.ask("GET", &format!("/v1/bindings/{address}"), "").1[0]["pool"], "small one");
+    }
+    scene.pin(12);
+    let count = |filter: &Filter| client.bindings(filter).unwrap().len();
+    assert_eq!(count(&Filter::default()), 2);
+    assert_eq!(count(&Filter { pool: Some("small one".into()), ..Filter::default() }), 1);
+    assert_eq!(count(&Filter { pool: Some("none".into()), ..Filter::default() }), 0);
+    assert_eq!(count(&Filter { state: Some(BindingState::Dormant), ..Filter::default() }), 0);
+    assert_eq!(count(&Filter { state: Some(BindingState::Active), limit: Some(1), ..Filter::default() }), 1);
+    assert_eq!(count(&Filter { limit: Some(0), ..Filter::default() }), 0);
+
+    let (code, released) = scene.ask("DELETE", "/v1/bindings/198.18.0.9", "");
+    assert_eq!((code, &released[0]["terminal"]), (200, &"10.0.0.11".into()));
+    assert!(scene.stub.events.lock().contains(&EventKind::Pinned), "the log hears of it");
+    assert!(scene.stub.events.lock().contains(&EventKind::Released));
+}
+
+#[test]
+fn refusals_are_one_line_of_json() {
+    let scene = Scene::new();
+    scene.pin(1);
+    let pin = |address: &str| format!(r#"{{"virtual_ip": "{address}"}}"#);
+    for (method, path, body, code) in [
+        ("GET", "/", String::new(), 404),
+        ("GET", "/v2/status", String::new(), 404),
+        ("GET", "/v1/bindings/10.0.0.99", String::new(), 404),
+        ("DELETE", "/v1/bindings/198.18.0.99", String::new(), 404),
+        ("PUT", "/v1/bindings/10.0.0.2", pin("192.0.2.1"), 409),
+        ("POST", "/v1/status", String::new(), 405),
+        ("PUT", "/v1/bindings", String::new(), 405),
+        ("GET", "/v1/bindings/terminal1", String::new(), 400),
+        ("GET", "/v1/bindings?state=busy", String::new(), 400),
+        ("GET", "/v1/status?verbose", String::new(), 400),
+        ("PUT", "/v1/bindings/10.0.0.2", String::new(), 400),
+        ("PUT", "/v1/bindings/10.0.0.2", "[1, 2".into(), 400),
+        ("PUT", "/v1/bindings/10.0.0.2", r#"{"virtual_ip": "198.18.0.9", "colour": 1}"#.into(), 400),
+        ("PUT", "/v1/bindings/10.0.0.2", pin("host"), 400),
+        ("PUT", "/v1/bindings/10.0.0.2", pin("2001:db8::1"), 400),
+        ("PUT", "/v1/bindings/10.0.0.2", pin("100.64.0.1"), 409),
+        ("PUT", "/v1/bindings/192.0.2.2", pin("198.18.0.9"), 409),
+    ] {
+        let (said, answer) = scene.ask(method, path, &body);
+        assert_eq!(said, code, "{method} {path} {body}: {answer}");
+        let error = answer["error"].as_str().unwrap_or_else(|| panic!("{method} {path}: {answer}"));
+        assert!(!error.is_empty() && !error.contains('\n'));
+    }
+    let error = scene.client().show("10.0.0.99".parse().unwrap()).unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(error) if error.contains("10.0.0.99")), "{error}");
+    assert_eq!(scene.client().bindings(&Filter::default()).unwrap().len(), 1, "nothing changed");
+}
+
+#[test]
+fn too_much_is_refused() {
+    let scene = Scene::new();
+    let body = "x".repeat(64 * 1024 + 1);
+    assert_eq!(scene.ask("PUT", "/v1/bindings/10.0.0.2", &body).0, 413);
+    assert_eq!(scene.ask("PUT", "/v1/bindings/10.0.0.2", &"x".repeat(64 * 1024)).0, 400, "read, and no JSON");
+    let chunk = format!("1000\r\n{}\r\n", "y".repeat(0x1000)).repeat(32);
+    let chunked = format!("PUT /v1/bindings/10.0.0.2 HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+    assert_eq!(parse(&scene.send(chunked.as_bytes())).0, 413);
+    let announced = "PUT /v1/bindings/10.0.0.2 HTTP/1.1\r\ncontent-length: 99999999999\r\n\r\n";
+    assert_eq!(parse(&scene.send(announced.as_bytes())).0, 413, "without waiting for it");
+    let many = format!("GET /v1/status HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(100));
+    assert_eq!(parse(&scene.send(many.as_bytes())).0, 431);
+    let large = format!("GET /v1/status HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(100_000));
+    let answer = scene.send(large.as_bytes());
+    assert!(answer.is_empty() || parse(&answer).0 == 431, "{}", String::from_utf8_lossy(&answer));
+    let path = format!("GET /{} HTTP/1.1\r\n\r\n", "p".repeat(100_000));
+    let answer = scene.send(path.as_bytes());
+    assert!(answer.is_empty() || [414, 431].contains(&parse(&answer).0));
+    assert!(scene.client().status().is_ok());
+}
+
+#[test]
+fn slow_callers_are_let_go() {
+    let (brief, stall) = (Duration::from_millis(500), Duration::from_millis(1500));
+    let scene = Scene::with(Patience { head: brief, body: brief, stall });
+    let begin = Instant::now();
+    let connect = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(scene.path()).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let mut silent = connect(b"");
+    let mut half = connect(b"GET /v1/sta");
+    let mut waiting = connect(b"PUT /v1/bindings/10.0.0.2 HTTP/1.1\r\ncontent-length: 40\r\n\r\n{");
+    assert!(scene.client().status().is_ok(), "others do not wait for them");
+    read_all(&mut silent);
+    read_all(&mut half);
+    assert_eq!(parse(&read_all(&mut waiting)).0, 408);
+    assert!(begin.elapsed() >= brief, "{:?}", begin.elapsed());
+
+    // One that asks for much and reads nothing is cut off in the middle.
+    (0..8000).for_each(|number| scene.pin(number));
+    let mut stalled = connect(b"GET /v1/bindings HTTP/1.1\r\n\r\n");
+    std::thread::sleep(2 * stall + brief);
+    let got = read_all(&mut stalled);
+    assert!(!got.is_empty() && !got.ends_with(b"0\r\n\r\n"), "{} bytes", got.len());
+    assert_eq!(scene.client().bindings(&Filter::default()).unwrap().len(), 8000, "others get all of it");
+}
+
+#[test]
+fn forty_callers_at_once_are_all_served() {
+    let scene = Scene::new();
+    scene.pin(1);
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..40).map(|_| scope.spawn(|| scene.client().bindings(&Filter::default()))).collect();
+        for caller in callers {
+            assert_eq!(caller.join().unwrap().unwrap().len(), 1);
+        }
+    });
+    // Idle ones take places, but not all of them.
+    let idle: Vec<UnixStream> = (0..31).map(|_| UnixStream::connect(scene.path()).unwrap()).collect();
+    assert!(scene.client().status().is_ok());
+    drop(idle);
+}
+
+#[test]
+fn a_hundred_thousand_bindings_come_piece_by_piece() {
+    const COUNT: u32 = 100_000;
+    let mut scene = Scene::new();
+    (0..COUNT).for_each(|number| scene.pin(number));
+    let bindings = scene.client().bindings(&Filter::default()).unwrap();
+    assert_eq!(bindings.len(), COUNT as usize);
+    assert!(bindings.is_sorted_by_key(|binding| binding.virtual_ip));
+    let mut text = Vec::new();
+    scene.client().copy_bindings(&Filter::default(), &mut text).unwrap();
+    assert_eq!(serde_json::from_slice::<Vec<Value>>(&text).unwrap().len(), COUNT as usize);
+    assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), COUNT as usize + 2, "one a line");
+
+    // A reader that stops does not stop the others, nor the end.
+    let mut stalled = UnixStream::connect(scene.path()).unwrap();
+    stalled.write_all(b"GET /v1/bindings HTTP/1.1\r\n\r\n").unwrap();
+    stalled.read_exact(&mut [0; 100]).unwrap();
+    assert!(scene.client().status().is_ok());
+    let begin = Instant::now();
+    scene.server.take().unwrap().stop();
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(!scene.path().exists());
+}
+
+#[test]
+fn another_user_is_refused() {
+    assert!(rustix::process::geteuid().is_root(), "only root can be somebody else: run the tests as root");
+    let scene = Scene::new();
+    scene.pin(1);
+    let curl = || {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "5", "--unix-socket"]).arg(scene.path()).arg("http://kamei/v1/bindings");
+        curl
+    };
+    let open = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    open(scene.directory.path(), 0o755);
+    let refused = curl().uid(65_534).gid(65_534).output().expect("curl is installed");
+    assert!(!refused.status.success(), "the file's mode keeps others out");
+    open(&scene.path(), 0o666);
+    let refused = curl().uid(65_534).gid(65_534).output().unwrap();
+    let answer = String::from_utf8(refused.stdout).unwrap();
+    assert!(answer.contains("only root") && !answer.contains("10.0.0.1"), "{answer}");
+    let allowed = curl().output().unwrap();
+    assert!(String::from_utf8(allowed.stdout).unwrap().contains("10.0.0.1"));
+}
+
+#[test]
+fn the_files_are_private_from_their_first_moment_and_gone_at_the_end() {
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("made/sock");
+    let listener = Listener::bind(&path).unwrap();
+    rustix::process::umask(umask);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let lock = directory.path().join("made/sock.lock");
+    assert_eq!((mode(&path), mode(&lock), mode(path.parent().unwrap())), (0o600, 0o600, 0o755));
+    assert!(std::fs::metadata(&path).unwrap().file_type().is_socket());
+    let starting = Client::new(&path).status().unwrap_err();
+    assert!(matches!(starting, ClientError::Starting(_)), "{starting}");
+    drop(listener);
+    assert!(!path.exists() && !lock.exists(), "a start that fails leaves nothing");
+    let gone = Client::new(&path).status().unwrap_err();
+    assert!(matches!(gone, ClientError::NoGateway { .. }) && gone.to_string().contains("sock"), "{gone}");
+}
+
+#[test]
+fn a_live_socket_is_respected_and_a_dead_one_replaced() {
+    let scene = Scene::new();
+    let taken = |path: &Path| matches!(Listener::bind(path), Err(ControlError::InUse(_)));
+    assert!(taken(&scene.path()));
+    assert!(scene.client().status().is_ok(), "unharmed");
+
+    let path = scene.directory.path().join("other");
+    let stranger = UnixListener::bind(&path).unwrap();
+    assert!(taken(&path), "also if whoever serves it knows nothing of our lock");
+    drop(stranger);
+    assert!(path.exists(), "left behind, as after kill -9");
+    assert!(matches!(Client::new(&path).status(), Err(ClientError::NoGateway { .. })));
+    drop(Listener::bind(&path).expect("replaced"));
+
+    std::fs::write(&path, "text").unwrap();
+    assert!(matches!(Listener::bind(&path), Err(ControlError::NotASocket(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"text");
+    assert!(!scene.directory.path().join("other.lock").exists());
+    let nowhere = Path::new("/nowhere/at/all.sock");
+    let error = Listener::bind(nowhere).err().unwrap().to_string();
+    assert!(error.contains("/nowhere/at") && !error.contains('\n'), "{error}");
+    let long = scene.directory.path().join("x".repeat(150));
+    assert!(matches!(Listener::bind(&long), Err(ControlError::Socket { .. })));
+    assert!(matches!(Listener::bind(Path::new("/")), Err(ControlError::NotAFile(_))));
+}
+
+#[test]
+fn of_many_that_start_at_once_one_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sock");
+    for round in 0..20 {
+        // What a dead one left, every other time.
+        if round % 2 == 0 {
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        let barrier = std::sync::Barrier::new(8);
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let starters: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        Listener::bind(&path)
+                    })
+                })
+                .collect();
+            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
+        });
+        assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1);
+        assert!(bound.iter().all(|bound| matches!(bound, Ok(_) | Err(ControlError::InUse(_)))));
+        assert!(matches!(Client::new(&path).status(), Err(ClientError::Starting(_))), "the winner answers");
+    }
+    // Some end while others start: never two at once, and each that says it has the socket does have it.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    match Listener::bind(&path) {
+                        Ok(_held) => {
+                            assert!(matches!(Client::new(&path).status(), Err(ClientError::Starting(_))));
+                        }
+                        Err(ControlError::InUse(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(!path.exists());
+}
+
+#[test]
+fn garbage_is_answered_or_dropped() {
+    let scene = Scene::new();
+    scene.pin(1);
+    let text = "(GET|PUT|DELETE|POST|[A-Z]{1,5}) /(v1/(bindings|status))?[ -~]{0,40}( HTTP/1.[01])?\r\n([ -~]{0,30}\r\n){0,4}\r\n";
+    let requests = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..400),
+        (text, prop::collection::vec(any::<u8>(), 0..64)).prop_map(|(head, body)| [head.into_bytes(), body].concat()),
+    ];
+    proptest!(ProptestConfig::with_cases(500), |(request in requests)| {
+        let mut stream = UnixStream::connect(scene.path()).unwrap();
+        let _ = stream.write_all(&request);
+        let _ = stream.shutdown(Shutdown::Write);
+        let answer = read_all(&mut stream);
+        prop_assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
+    });
+    assert!(scene.client().status().is_ok());
+}
