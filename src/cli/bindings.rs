@@ -1,5 +1,6 @@
 //! `kamei bindings`.
 
+use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Filter};
 use crate::nat::{BindingState, BindingView};
@@ -135,7 +136,7 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
         return Ok(writeln!(out, "{hint}")?);
     }
     let now = now();
-    let mut table = show::table(&[
+    let mut table = Table::new([
         "TERMINAL",
         "VIRTUAL IP",
         "STATE",
@@ -148,9 +149,9 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
         "POOL",
     ]);
     for view in views {
-        table.add_row(vec![
+        table.row([
             view.terminal.to_string().into(),
-            show::cell(&view.virtual_ip.to_string(), AnsiColor::Cyan),
+            Cell::styled(view.virtual_ip.to_string(), AnsiColor::Cyan.on_default()),
             state(view),
             show::span(now - view.created).into(),
             format!("{} ago", show::span(now - view.last_used)).into(),
@@ -161,10 +162,7 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
             view.pool.as_str().into(),
         ]);
     }
-    for line in table.lines() {
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
+    Ok(table.write(show::colours(), &mut out)?)
 }
 
 fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
@@ -192,14 +190,15 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-fn state(view: &BindingView) -> comfy_table::Cell {
+fn state(view: &BindingView) -> Cell {
     let colour = match view.state {
         BindingState::Active => AnsiColor::Green,
         BindingState::Dormant => AnsiColor::Yellow,
         BindingState::Quarantined => AnsiColor::Red,
     };
     let name = state_name(view.state);
-    if view.pinned { show::cell(&format!("{name} (pinned)"), colour) } else { show::cell(name, colour) }
+    let text = if view.pinned { format!("{name} (pinned)") } else { name.to_owned() };
+    Cell::styled(text, colour.on_default())
 }
 
 fn state_name(state: BindingState) -> &'static str {

@@ -11,6 +11,7 @@ mod cleanup;
 mod gateway;
 mod show;
 mod status;
+mod table;
 
 use crate::config::{DEFAULT_CONTROL, Place, Problem};
 use crate::control::ClientError;

@@ -1,7 +1,6 @@
-//! How numbers, ages and tables look.
+//! How numbers, ages and words look.
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, CellAlignment, Table, presets};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -27,27 +26,6 @@ pub fn paint(text: &str, colour: AnsiColor) -> String {
 pub fn bold(text: &str) -> String {
     let style = Style::new().bold();
     if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
-}
-
-/// A table without borders. Columns whose name starts with `>` are aligned right.
-pub fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.iter().map(|name| bold(name.trim_start_matches('>'))));
-    for (number, name) in header.iter().enumerate() {
-        if let Some(column) = table.column_mut(number) {
-            column.set_padding((0, 2));
-            if name.starts_with('>') {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-    }
-    table
-}
-
-/// A cell in a colour, if colours are wanted.
-pub fn cell(text: &str, colour: AnsiColor) -> Cell {
-    Cell::new(paint(text, colour))
 }
 
 /// The two largest units of a span: `3m 12s`.

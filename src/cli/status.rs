@@ -1,5 +1,6 @@
 //! `kamei status`.
 
+use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Status};
 use crate::nat::{DropReason, PoolView};
@@ -62,52 +63,49 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     writeln!(out, "in         {} packets, {}", show::count(nat.inward.packets), show::bytes(nat.inward.bytes))?;
     writeln!(out, "super      {} packets longer than 1,500 bytes", show::count(gateway.super_packets))?;
     writeln!(out, "callbacks  {}", show::count(nat.callbacks))?;
-    writeln!(out, "bindings   {} made since the start\n", show::count(nat.created))?;
-    let mut pools = show::table(&["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
+    let [active, dormant, quarantined] =
+        [status.bindings.active, status.bindings.dormant, status.bindings.quarantined].map(show::count);
+    let created = show::count(nat.created);
+    writeln!(
+        out,
+        "bindings   {active} active, {dormant} dormant, {quarantined} quarantined; {created} made since the start\n"
+    )?;
+    let mut pools = Table::new(["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
     for pool in &nat.pools {
-        pools.add_row(vec![
-            pool.name.clone(),
-            pool.range.to_string(),
+        pools.row([
+            pool.name.as_str().into(),
+            pool.range.to_string().into(),
             bar(pool),
-            show::count(pool.active),
-            show::count(pool.dormant),
-            show::count(pool.quarantined),
-            show::count(pool.free),
-            show::count(pool.capacity),
+            show::count(pool.active).into(),
+            show::count(pool.dormant).into(),
+            show::count(pool.quarantined).into(),
+            show::count(pool.free).into(),
+            show::count(pool.capacity).into(),
         ]);
     }
-    for line in pools.lines() {
-        writeln!(out, "{}", line.trim_end())?;
-    }
+    pools.write(show::colours(), out)?;
     let dropped: Vec<_> = nat.drops.iter().filter(|(_, number)| **number > 0).collect();
     if dropped.is_empty() && gateway.write_errors == 0 {
         writeln!(out, "\nnothing dropped")?;
         return Ok(());
     }
-    let mut drops = show::table(&[">DROPPED", "REASON", "MEANING"]);
+    let mut drops = Table::new([">DROPPED", "REASON", "MEANING"]);
     for (name, number) in dropped {
         let meaning = DropReason::ALL.iter().find(|reason| reason.name() == name).map_or("", |reason| reason.explain());
-        drops.add_row(vec![show::count(*number), name.clone(), meaning.to_owned()]);
+        drops.row([show::count(*number).into(), name.as_str().into(), meaning.into()]);
     }
     if gateway.write_errors > 0 {
         let number = show::count(gateway.write_errors);
-        drops.add_row(vec![
-            number,
-            "write_errors".to_owned(),
-            "The kernel did not take a translated packet.".to_owned(),
-        ]);
+        drops.row([number.into(), "write_errors".into(), "The kernel did not take a translated packet.".into()]);
     }
     writeln!(out)?;
-    for line in drops.lines() {
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
+    Ok(drops.write(show::colours(), out)?)
 }
 
-fn bar(pool: &PoolView) -> String {
+fn bar(pool: &PoolView) -> Cell {
     let used = pool.capacity.saturating_sub(pool.free);
     let filled = (u128::from(used) * BAR as u128).div_ceil(u128::from(pool.capacity.max(1)));
     let filled = usize::try_from(filled).unwrap_or_default().min(BAR);
     let colour = if filled * 10 >= BAR * 9 { AnsiColor::Red } else { AnsiColor::Green };
-    format!("{}{}", show::paint(&"█".repeat(filled), colour), "░".repeat(BAR - filled))
+    Cell::styled(format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled)), colour.on_default())
 }
