@@ -3,8 +3,10 @@
 use super::Offload;
 use super::problem::{Place, Problem, Wrong};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
+use crate::wire::AddressRange;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::net::IpAddr;
 use toml::Spanned;
 
 /// A value and where it comes from.
@@ -83,8 +85,9 @@ impl Draft {
         let pools = file
             .pool
             .into_iter()
+            .flat_map(FilePool::one_range_each)
             .map(|pool| PoolDraft {
-                range: one(pool.range),
+                range: one(pool.range.first()),
                 name: pool.name.map(one),
                 destinations: all(pool.destinations),
                 reserved: all(pool.reserved),
@@ -185,10 +188,10 @@ struct File {
     creation: FileCreation,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FilePool {
-    range: Spanned<String>,
+    range: Ranges,
     name: Option<Spanned<String>>,
     #[serde(default)]
     destinations: Vec<Spanned<String>>,
@@ -196,6 +199,59 @@ struct FilePool {
     reserved: Vec<Spanned<String>>,
     callback: Option<Spanned<Policy>>,
     translates: Option<Spanned<String>>,
+}
+
+/// One range, or several (RFC 6888 REQ-3).
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+struct Ranges(Spanned<OneOrMore>);
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged, expecting = "a range or a list of ranges")]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl Ranges {
+    /// Of an empty list an empty text, which is no range.
+    fn first(self) -> Spanned<String> {
+        let span = self.0.span();
+        let text = match self.0.into_inner() {
+            OneOrMore::One(text) => text,
+            OneOrMore::More(texts) => texts.into_iter().next().unwrap_or_default(),
+        };
+        Spanned::new(span, text)
+    }
+}
+
+impl FilePool {
+    /// A pool of several ranges is several pools of one range for the same peers: `x-1`, `x-2`…
+    fn one_range_each(self) -> Vec<FilePool> {
+        let texts = match self.range.0.get_ref() {
+            OneOrMore::More(texts) if texts.len() > 1 => texts.clone(),
+            _ => return vec![self],
+        };
+        let ranges: Vec<Option<AddressRange>> = texts.iter().map(|text| text.parse().ok()).collect();
+        let home = |reserved: &Spanned<String>| {
+            let address: Option<IpAddr> = reserved.get_ref().parse().ok();
+            let within = |range: &Option<AddressRange>| {
+                range.zip(address).is_some_and(|(range, address)| range.contains(address.into()))
+            };
+            // One that is nowhere is the first one's, for the check to find.
+            ranges.iter().position(within).unwrap_or(0)
+        };
+        let one = |(number, text): (usize, &String)| FilePool {
+            range: Ranges(Spanned::new(self.range.0.span(), OneOrMore::One(text.clone()))),
+            name: self
+                .name
+                .as_ref()
+                .map(|name| Spanned::new(name.span(), format!("{}-{}", name.get_ref(), number + 1))),
+            reserved: self.reserved.iter().filter(|reserved| home(reserved) == number).cloned().collect(),
+            ..self.clone()
+        };
+        texts.iter().enumerate().map(one).collect()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -219,7 +275,7 @@ struct FileCreation {
     total: Option<Spanned<i64>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(untagged, expecting = "\"contacted\", \"anyone\" or a list of prefixes")]
 enum Policy {
     Word(String),

@@ -114,6 +114,33 @@ fn large_pools_that_are_not_absurd_are_taken() {
     }
 }
 
+/// RFC 6888 REQ-3.
+#[test]
+fn c3_a_pool_may_have_several_ranges() {
+    let pool = |rest: &str| format!("inside = [\"a\"]\noutside = [\"b\"]\n[[pool]]\n{rest}\n");
+    let config = Config::parse(&pool(
+        "name = \"x\"\nrange = [\"198.18.0.0/24\", \"198.18.4.1-198.18.4.9\"]\n\
+         destinations = [\"192.0.2.0/24\"]\nreserved = [\"198.18.4.5\"]",
+    ))
+    .unwrap();
+    let said: Vec<String> = config.pools.iter().map(|pool| format!("{} {}", pool.name, pool.range)).collect();
+    assert_eq!(said, ["x-1 198.18.0.0/24", "x-2 198.18.4.1-198.18.4.9"]);
+    assert_eq!(config.pools[0].destinations, config.pools[1].destinations);
+    assert_eq!((config.pools[0].reserved.len(), config.pools[1].reserved.len()), (0, 1));
+    let config = Config::parse(&pool("range = [\"198.18.0.0/24\"]")).unwrap();
+    assert_eq!((config.pools.len(), config.pools[0].name.as_str()), (1, "198.18.0.0/24"));
+    for (wrong, words) in [
+        ("range = []", "line 4: pool"),
+        ("range = 7", "a range or a list of ranges"),
+        ("range = [\"198.18.0.0/24\", \"198.18.0.9\"]", "overlaps"),
+        ("range = [\"198.18.0.0/24\", \"198.18.1\"]", "line 4: pool"),
+        ("range = [\"198.18.0.0/24\", \"198.18.1.0/24\"]\nreserved = [\"198.18.2.1\"]", "not in its pool"),
+    ] {
+        let said = problems(&pool(wrong)).join("; ");
+        assert!(said.contains(words), "{wrong}: {said}");
+    }
+}
+
 #[test]
 fn what_is_off_by_default_has_a_key_each() {
     let text = GOOD
