@@ -130,7 +130,7 @@ impl Ip {
         let mut fragment = Self { payload: piece.to_owned(), checksum: None, ..self.clone() };
         let offset = u16::try_from(offset).unwrap();
         if self.from.is_ipv4() {
-            fragment.fragment = offset / 8 | u16::from(more) << 13;
+            fragment.fragment = (offset / 8) | (u16::from(more) << 13);
         } else {
             let [high, low] = (offset | u16::from(more)).to_be_bytes();
             let id = u32::from(self.id).to_be_bytes();

@@ -68,6 +68,7 @@ impl Scene {
             reserved: Vec::new(),
             destinations: Vec::new(),
             callback: None,
+            kind: Default::default(),
         };
         let settings = Settings {
             insides: vec![InsideSettings { name: "inside".into(), sources: vec!["10.0.0.0/8".parse().unwrap()] }],
@@ -76,6 +77,10 @@ impl Scene {
             lifetimes: Lifetimes::default(),
             creation: CreationLimit::default(),
             exhausted: Exhausted::default(),
+            hairpin: Default::default(),
+            inbound_refresh: Default::default(),
+            unsolicited: Default::default(),
+            mss: None,
             own_outside: Vec::new(),
             hash_key: [7; 16],
             restore_hop: false,
