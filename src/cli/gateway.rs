@@ -1,7 +1,7 @@
 //! `kamei gateway`.
 
 use super::CliError;
-use crate::config::{Draft, Located, Place, PoolDraft};
+use crate::config::{Draft, InsideDraft, Located, Place, PoolDraft};
 use clap::Args;
 use log::LevelFilter;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 /// A flag overrides what the file says; a flag that can be repeated replaces the whole list.
 #[derive(Args)]
 pub struct Arguments {
-    /// Interface behind which the hidden hosts are; repeatable
-    #[arg(long, value_name = "IF")]
+    /// Interface behind which the hidden hosts are; repeatable. NAME=IF,IF… makes an inside of its own, which may have
+    /// the same addresses as others
+    #[arg(long, value_name = "[NAME=]IF")]
     inside: Vec<String>,
     /// Interface towards everybody else; repeatable
     #[arg(long, value_name = "IF")]
@@ -18,6 +19,9 @@ pub struct Arguments {
     /// Virtual IPs to give: a prefix (198.18.0.0/16), a range (198.18.0.10-198.18.0.50) or an address; repeatable
     #[arg(long, value_name = "PREFIX|RANGE")]
     pool: Vec<String>,
+    /// Destinations that terminals reach under their own addresses, untranslated, and that may call them there; repeatable
+    #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
+    exempt: Vec<String>,
     /// Who may call a virtual IP: `contacted` (only peers that its terminal has called), `anyone`, or prefixes that may
     /// besides those
     #[arg(long, value_name = "contacted|anyone|CIDR,…", value_delimiter = ',')]
@@ -70,8 +74,11 @@ impl Arguments {
             Ok(path.map(|path| given(flag, path.to_string_lossy().into_owned())))
         };
         let all = |flag, values: Vec<String>| values.into_iter().map(|value| given(flag, value)).collect();
+        let (named, plain): (Vec<String>, Vec<String>) = self.inside.into_iter().partition(|text| text.contains('='));
         Ok(Draft {
-            inside: all("--inside", self.inside),
+            inside: all("--inside", plain),
+            insides: named_insides(&named),
+            exempt: all("--exempt", self.exempt),
             outside: all("--outside", self.outside),
             pools: self
                 .pool
@@ -93,6 +100,24 @@ impl Arguments {
             ..Draft::default()
         })
     }
+}
+
+/// `NAME=IF,IF`; the same name again adds to it.
+fn named_insides(texts: &[String]) -> Vec<InsideDraft> {
+    let mut insides: Vec<InsideDraft> = Vec::new();
+    for (name, interfaces) in texts.iter().filter_map(|text| text.split_once('=')) {
+        let interfaces =
+            interfaces.split(',').filter(|interface| !interface.is_empty()).map(|i| given("--inside", i.to_owned()));
+        match insides.iter_mut().find(|inside| inside.name.value == name) {
+            Some(inside) => inside.interfaces.extend(interfaces),
+            None => insides.push(InsideDraft {
+                name: given("--inside", name.to_owned()),
+                interfaces: interfaces.collect(),
+                prefixes: Vec::new(),
+            }),
+        }
+    }
+    insides
 }
 
 fn given<T>(flag: &'static str, value: T) -> Located<T> {
@@ -127,6 +152,12 @@ mod tests {
         let config = draft.check().unwrap();
         assert_eq!((config.pools.len(), config.outsides), (2, vec!["go".to_owned()]));
         assert!(matches!(config.callback, crate::nat::CallbackPolicy::Prefixes(prefixes) if prefixes.len() == 2));
+        let line =
+            "x --inside n=g1,g2 --inside s=g3 --inside n=g4 --outside go --pool 198.18.0.0/16 --exempt 10.9.0.0/16";
+        let config = Only::parse_from(line.split(' ')).arguments.into_draft().unwrap().check().unwrap();
+        let realms: Vec<(&str, usize)> =
+            config.insides.iter().map(|inside| (inside.name.as_str(), inside.interfaces.len())).collect();
+        assert_eq!((realms, config.exempt.len()), (vec![("n", 3), ("s", 1)], 1));
         let draft = Only::parse_from(["x", "--inside", "a/b", "--workers", "-1"]).arguments.into_draft().unwrap();
         let said: Vec<String> = draft.check().unwrap_err().iter().map(ToString::to_string).collect();
         assert!(said.iter().any(|line| line.starts_with("--inside: 'a/b' cannot be an interface name")), "{said:?}");

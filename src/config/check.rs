@@ -1,6 +1,6 @@
 //! From a draft to a checked configuration.
 
-use super::draft::{Draft, Located, PoolDraft};
+use super::draft::{Draft, InsideDraft, Located, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, Inside};
 use crate::nat::{CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
@@ -24,24 +24,19 @@ const LEAST_MSS: i64 = 88;
 const MOST_MSS: i64 = 65_535;
 /// The longest prefix that can be translated without memory: behind it a 16-bit word must be free (RFC 6296 §3.5).
 const MOST_TRANSLATED: u8 = 64;
-/// Name of the one inside realm that flags can make.
+/// Name of the inside realm that was not given one.
 const INSIDE: &str = "inside";
+/// The longest name of an inside realm.
+const MOST_INSIDE: usize = 32;
 
 impl Draft {
     /// Checks everything; says all that is wrong, not only the first.
     pub fn check(&self) -> Result<Config, Vec<Problem>> {
         let mut problems = Problems(Vec::new());
-        let insides = self.interfaces(&mut problems);
-        let prefixes: Vec<IpNet> =
-            self.inside_prefixes.iter().filter_map(|text| problems.take(text.place, prefix(&text.value))).collect();
         let pools = self.pools(&mut problems);
-        for (prefix, text) in prefixes.iter().zip(&self.inside_prefixes) {
-            let range = AddressRange::from(*prefix);
-            if let Some(pool) = pools.iter().find(|pool| pool.range.overlaps(&range)) {
-                let wrong = Wrong::InsideIsPool { prefix: prefix.to_string(), range: pool.range.to_string() };
-                problems.add(text.place, wrong);
-            }
-        }
+        let insides = self.insides(&pools, &mut problems);
+        let outsides = self.outsides(&mut problems);
+        let exempt = self.exempt(&pools, &mut problems);
         let callback = self.callback.as_ref().and_then(|words| problems.take(words.place, policy(&words.value)));
         let lifetimes = self.lifetimes(&mut problems);
         let creation = self.creation(&mut problems);
@@ -67,9 +62,10 @@ impl Draft {
             return Err(problems.0);
         }
         Ok(Config {
-            insides: vec![Inside { name: INSIDE.to_owned(), interfaces: insides.0, prefixes }],
-            outsides: insides.1,
+            insides,
+            outsides,
             pools,
+            exempt,
             callback: callback.unwrap_or_default(),
             lifetimes,
             creation,
@@ -89,30 +85,94 @@ impl Draft {
         })
     }
 
-    fn interfaces(&self, problems: &mut Problems) -> (Vec<String>, Vec<String>) {
-        if self.inside.is_empty() {
+    /// The inside without a name first, then the others in their order.
+    fn insides(&self, pools: &[PoolSettings], problems: &mut Problems) -> Vec<Inside> {
+        let unnamed = InsideDraft {
+            name: Located { value: INSIDE.to_owned(), place: self.inside.first().map_or(Place::Missing, |i| i.place) },
+            interfaces: self.inside.clone(),
+            prefixes: self.inside_prefixes.clone(),
+        };
+        let unnamed = (!self.inside.is_empty()).then_some(unnamed);
+        if unnamed.is_none() && self.insides.is_empty() {
             problems.add(Place::Missing, Wrong::NoInside);
+        } else if unnamed.is_none()
+            && let Some(first) = self.inside_prefixes.first()
+        {
+            problems.add(first.place, Wrong::PrefixesOfNoInside);
         }
+        let mut insides: Vec<Inside> = Vec::new();
+        let mut seen: HashMap<&str, &str> = HashMap::new();
+        for draft in unnamed.iter().chain(&self.insides) {
+            let name = &draft.name.value;
+            if !is_inside_name(name) {
+                problems.add(draft.name.place, Wrong::InsideName(name.clone()));
+            } else if insides.iter().any(|other| other.name == *name) {
+                problems.add(draft.name.place, Wrong::InsideNameTwice(name.clone()));
+            }
+            if draft.interfaces.is_empty() {
+                problems.add(draft.name.place, Wrong::InsideWithoutInterface(name.clone()));
+            }
+            for interface in &draft.interfaces {
+                if !is_interface_name(&interface.value) {
+                    problems.add(interface.place, Wrong::InterfaceName(interface.value.clone()));
+                }
+                match seen.insert(&interface.value, name) {
+                    None => {}
+                    Some(first) if first == name => {
+                        problems.add(interface.place, Wrong::InterfaceTwice(interface.value.clone()));
+                    }
+                    Some(first) => {
+                        let (interface_name, first) = (interface.value.clone(), first.to_owned());
+                        let wrong = Wrong::InterfaceInTwoInsides { interface: interface_name, first };
+                        problems.add(interface.place, wrong);
+                    }
+                }
+            }
+            insides.push(Inside {
+                name: name.clone(),
+                interfaces: draft.interfaces.iter().map(|interface| interface.value.clone()).collect(),
+                prefixes: inside_prefixes(&draft.prefixes, pools, problems),
+            });
+        }
+        insides
+    }
+
+    fn outsides(&self, problems: &mut Problems) -> Vec<String> {
         if self.outside.is_empty() {
             problems.add(Place::Missing, Wrong::NoOutside);
         }
-        let mut seen: HashMap<&str, bool> = HashMap::new();
-        for (is_inside, name) in
-            self.inside.iter().map(|name| (true, name)).chain(self.outside.iter().map(|name| (false, name)))
-        {
-            if !is_interface_name(&name.value) {
-                problems.add(name.place, Wrong::InterfaceName(name.value.clone()));
+        let inside = |name: &String| {
+            let named = self.insides.iter().flat_map(|inside| &inside.interfaces);
+            self.inside.iter().chain(named).any(|interface| interface.value == *name)
+        };
+        let mut names: Vec<String> = Vec::new();
+        for Located { value: name, place } in &self.outside {
+            if !is_interface_name(name) {
+                problems.add(*place, Wrong::InterfaceName(name.clone()));
             }
-            match seen.insert(&name.value, is_inside) {
-                None => {}
-                Some(before) if before == is_inside => {
-                    problems.add(name.place, Wrong::InterfaceTwice(name.value.clone()));
-                }
-                Some(_) => problems.add(name.place, Wrong::InterfaceInBoth(name.value.clone())),
+            if inside(name) {
+                problems.add(*place, Wrong::InterfaceInBoth(name.clone()));
+            } else if names.contains(name) {
+                problems.add(*place, Wrong::InterfaceTwice(name.clone()));
             }
+            names.push(name.clone());
         }
-        let names = |list: &[Located<String>]| list.iter().map(|name| name.value.clone()).collect();
-        (names(&self.inside), names(&self.outside))
+        names
+    }
+
+    fn exempt(&self, pools: &[PoolSettings], problems: &mut Problems) -> Vec<IpNet> {
+        let mut exempt = Vec::new();
+        for text in &self.exempt {
+            let Some(net) = problems.take(text.place, prefix(&text.value)) else { continue };
+            if net.prefix_len() == 0 {
+                problems.add(text.place, Wrong::ExemptAll(net.to_string()));
+            } else if let Some(pool) = pools.iter().find(|pool| pool.range.overlaps(&net.into())) {
+                let wrong = Wrong::ExemptIsPool { prefix: net.to_string(), range: pool.range.to_string() };
+                problems.add(text.place, wrong);
+            }
+            exempt.push(net);
+        }
+        IpNet::aggregate(&exempt)
     }
 
     fn pools(&self, problems: &mut Problems) -> Vec<PoolSettings> {
@@ -188,6 +248,19 @@ impl Draft {
         let value = problems.take(given.place, number(key, given.value, least, most))?;
         u32::try_from(value).ok()
     }
+}
+
+fn inside_prefixes(texts: &[Located<String>], pools: &[PoolSettings], problems: &mut Problems) -> Vec<IpNet> {
+    let mut prefixes = Vec::new();
+    for text in texts {
+        let Some(net) = problems.take(text.place, prefix(&text.value)) else { continue };
+        if let Some(pool) = pools.iter().find(|pool| pool.range.overlaps(&net.into())) {
+            let wrong = Wrong::InsideIsPool { prefix: net.to_string(), range: pool.range.to_string() };
+            problems.add(text.place, wrong);
+        }
+        prefixes.push(net);
+    }
+    prefixes
 }
 
 fn pool(draft: &PoolDraft, problems: &mut Problems) -> Option<PoolSettings> {
@@ -294,6 +367,11 @@ fn is_interface_name(name: &str) -> bool {
     (1..=MOST_NAME).contains(&name.len())
         && !matches!(name, "." | "..")
         && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
+}
+
+fn is_inside_name(name: &str) -> bool {
+    (1..=MOST_INSIDE).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn is_tun_name(name: &str) -> bool {

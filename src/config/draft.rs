@@ -5,7 +5,9 @@ use super::problem::{Place, Problem, Wrong};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use std::fmt;
 use std::net::IpAddr;
 use toml::Spanned;
 
@@ -21,10 +23,14 @@ pub struct Located<T> {
 /// Everything that can be configured, not yet checked. A list that is empty was not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
-    /// Inside interfaces.
+    /// Interfaces of the inside that needs no name.
     pub inside: Vec<Located<String>>,
-    /// Inside prefixes beside those the kernel knows.
+    /// Its prefixes beside those the kernel knows.
     pub inside_prefixes: Vec<Located<String>>,
+    /// Insides with a name, each apart from the others.
+    pub insides: Vec<InsideDraft>,
+    /// Destinations that are not translated.
+    pub exempt: Vec<Located<String>>,
     /// Outside interfaces.
     pub outside: Vec<Located<String>>,
     /// Pools.
@@ -53,6 +59,17 @@ pub struct Draft {
     pub lifetimes: Vec<(&'static str, Located<String>)>,
     /// Numbers, by key.
     pub numbers: Vec<(&'static str, Located<i64>)>,
+}
+
+/// An inside realm, not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InsideDraft {
+    /// Its name.
+    pub name: Located<String>,
+    /// Its interfaces.
+    pub interfaces: Vec<Located<String>>,
+    /// Its prefixes beside those the kernel knows.
+    pub prefixes: Vec<Located<String>>,
 }
 
 /// A pool, not yet checked.
@@ -95,6 +112,18 @@ impl Draft {
                 translates: pool.translates.map(one),
             })
             .collect();
+        let (mut inside, mut insides) = (Vec::new(), Vec::new());
+        for entry in file.inside {
+            let place = here(entry.span());
+            match entry.into_inner() {
+                InsideEntry::Interface(value) => inside.push(Located { value, place }),
+                InsideEntry::Realm(realm) => insides.push(InsideDraft {
+                    name: one(realm.name),
+                    interfaces: all(realm.interfaces),
+                    prefixes: all(realm.prefixes),
+                }),
+            }
+        }
         let times = file.lifetimes;
         let lifetimes = [
             ("hold", times.hold),
@@ -113,8 +142,10 @@ impl Draft {
             ("mss", file.mss),
         ];
         Ok(Self {
-            inside: all(file.inside),
+            inside,
             inside_prefixes: all(file.inside_prefixes),
+            insides,
+            exempt: all(file.exempt),
             outside: all(file.outside),
             pools,
             callback: file.callback.map(policy),
@@ -137,9 +168,17 @@ impl Draft {
         fn list<T>(ours: Vec<T>, theirs: Vec<T>) -> Vec<T> {
             if theirs.is_empty() { ours } else { theirs }
         }
+        // Which insides there are is one question: flags that answer it answer all of it.
+        let (inside, insides) = if flags.inside.is_empty() && flags.insides.is_empty() {
+            (self.inside, self.insides)
+        } else {
+            (flags.inside, flags.insides)
+        };
         Draft {
-            inside: list(self.inside, flags.inside),
+            inside,
             inside_prefixes: list(self.inside_prefixes, flags.inside_prefixes),
+            insides,
+            exempt: list(self.exempt, flags.exempt),
             outside: list(self.outside, flags.outside),
             pools: list(self.pools, flags.pools),
             callback: flags.callback.or(self.callback),
@@ -163,9 +202,11 @@ impl Draft {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     #[serde(default)]
-    inside: Vec<Spanned<String>>,
+    inside: Vec<Spanned<InsideEntry>>,
     #[serde(default)]
     inside_prefixes: Vec<Spanned<String>>,
+    #[serde(default)]
+    exempt: Vec<Spanned<String>>,
     #[serde(default)]
     outside: Vec<Spanned<String>>,
     #[serde(default)]
@@ -186,6 +227,45 @@ struct File {
     lifetimes: FileLifetimes,
     #[serde(default)]
     creation: FileCreation,
+}
+
+/// `inside = ["lan0"]`, or one `[[inside]]` section.
+enum InsideEntry {
+    Interface(String),
+    Realm(FileInside),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileInside {
+    name: Spanned<String>,
+    #[serde(default)]
+    interfaces: Vec<Spanned<String>>,
+    #[serde(default)]
+    prefixes: Vec<Spanned<String>>,
+}
+
+// By hand: an untagged enum forgets where in the file its values are.
+impl<'de> Deserialize<'de> for InsideEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entry;
+        impl<'de> Visitor<'de> for Entry {
+            type Value = InsideEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an interface or an [[inside]] section")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<InsideEntry, E> {
+                Ok(InsideEntry::Interface(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<InsideEntry, A::Error> {
+                FileInside::deserialize(MapAccessDeserializer::new(map)).map(InsideEntry::Realm)
+            }
+        }
+        deserializer.deserialize_any(Entry)
+    }
 }
 
 #[derive(Clone, Deserialize)]

@@ -5,7 +5,7 @@ mod check;
 mod draft;
 mod problem;
 
-pub use draft::{Draft, Located, PoolDraft};
+pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 
 use crate::nat::{CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, PoolSettings, Unsolicited};
@@ -30,6 +30,8 @@ pub struct Config {
     pub outsides: Vec<String>,
     /// The pools.
     pub pools: Vec<PoolSettings>,
+    /// Destinations that terminals reach, and are reached from, under their own addresses (RFC 6888 REQ-6).
+    pub exempt: Vec<IpNet>,
     /// Who may call a virtual IP.
     pub callback: CallbackPolicy,
     /// How long things live.

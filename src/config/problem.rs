@@ -54,6 +54,28 @@ pub enum Wrong {
     /// An interface in both realms.
     #[error("interface {0} is both inside and outside; it can be only one of them")]
     InterfaceInBoth(String),
+    /// An interface in two insides.
+    #[error("interface {interface} is in the inside '{first}' already; it can be only in one")]
+    InterfaceInTwoInsides {
+        /// The interface.
+        interface: String,
+        /// The inside that has it.
+        first: String,
+    },
+    /// A name no inside can have.
+    #[error("'{0}' cannot name an inside: 1 to 32 letters, digits, '-', '_' or '.'")]
+    InsideName(String),
+    /// Two insides have one name.
+    #[error("two insides are named '{0}'; give each its own name")]
+    InsideNameTwice(String),
+    /// An inside that leads nowhere.
+    #[error("the inside '{0}' has no interface; name one with `interfaces = [\"IF\"]`")]
+    InsideWithoutInterface(String),
+    /// Prefixes of an inside that is not there.
+    #[error(
+        "inside-prefixes belongs to `inside = [\"IF\"]`; write `prefixes = […]` into the [[inside]] section it is meant for"
+    )]
+    PrefixesOfNoInside,
     /// A range that cannot be read.
     #[error("pool {0}")]
     Range(#[from] crate::wire::ParseRangeError),
@@ -121,6 +143,17 @@ pub enum Wrong {
         /// The pool.
         range: String,
     },
+    /// An exemption that is a pool.
+    #[error("exempt prefix {prefix} overlaps pool {range}; a virtual IP cannot go untranslated")]
+    ExemptIsPool {
+        /// The prefix.
+        prefix: String,
+        /// The pool.
+        range: String,
+    },
+    /// An exemption from everything.
+    #[error("exempt prefix {0} is everybody; nothing would be translated")]
+    ExemptAll(String),
     /// A policy that cannot be read.
     #[error("callback '{0}' is neither contacted, anyone nor a list of prefixes")]
     Callback(String),

@@ -106,6 +106,60 @@ fn every_kind_of_nonsense_has_its_line() {
     assert!(problems("inside = [").join("").starts_with("line 1: "));
 }
 
+const TWINS: &str = r#"
+outside = ["go"]
+exempt = ["10.9.0.0/16", "2001:db8:9::/48"]
+
+[[inside]]
+name = "north"
+interfaces = ["gn", "gn2"]
+prefixes = ["10.0.0.0/8"]
+
+[[inside]]
+name = "south"
+interfaces = ["gs"]
+prefixes = ["10.0.0.0/8"]
+
+[[pool]]
+range = "198.18.0.0/16"
+"#;
+
+#[test]
+fn r7_two_insides_with_the_same_prefix_are_two_realms() {
+    let config = Config::parse(TWINS).unwrap();
+    let realms: Vec<(&str, usize)> =
+        config.insides.iter().map(|inside| (inside.name.as_str(), inside.interfaces.len())).collect();
+    assert_eq!(realms, [("north", 2), ("south", 1)]);
+    assert_eq!(config.insides[0].prefixes, config.insides[1].prefixes);
+    assert_eq!(config.exempt.len(), 2);
+    let inline = "inside = [{ name = \"a\", interfaces = [\"i\"] }, \"j\"]\noutside = [\"o\"]\n\
+                  [[pool]]\nrange = \"198.18.0.0/24\"\n";
+    let names: Vec<String> = Config::parse(inline).unwrap().insides.into_iter().map(|inside| inside.name).collect();
+    assert_eq!(names, ["inside", "a"]);
+}
+
+#[test]
+fn nonsense_about_insides_and_exemptions_has_its_line() {
+    for (old, new, expected) in [
+        ("\"south\"", "\"north\"", "line 11: two insides are named 'north'"),
+        ("\"south\"", "\"so@th\"", "line 11: 'so@th' cannot name an inside"),
+        ("[\"gs\"]", "[\"gn2\"]", "line 12: interface gn2 is in the inside 'north' already"),
+        ("[\"gs\"]", "[\"go\"]", "line 2: interface go is both inside and outside"),
+        ("[\"gs\"]", "[]", "line 11: the inside 'south' has no interface"),
+        ("interfaces = [\"gs\"]", "interface = [\"gs\"]", "there is no key 'interface'; did you mean 'interfaces'?"),
+        ("10.9.0.0/16", "198.18.9.0/24", "line 3: exempt prefix 198.18.9.0/24 overlaps pool 198.18.0.0/16"),
+        ("10.9.0.0/16", "0.0.0.0/0", "line 3: exempt prefix 0.0.0.0/0 is everybody"),
+        ("10.9.0.0/16", "10.9.0.1/16", "line 3: '10.9.0.1/16' has host bits set"),
+        ("exempt =", "inside-prefixes =", "line 3: inside-prefixes belongs to"),
+    ] {
+        assert!(TWINS.contains(old), "{old}");
+        let said = problems(&TWINS.replacen(old, new, 1)).join(" | ");
+        assert!(said.contains(expected), "{new}: {said}");
+    }
+    let said = problems("inside = [3]\noutside = [\"o\"]\n").join("");
+    assert!(said.starts_with("line 1: ") && said.contains("[[inside]] section"), "{said}");
+}
+
 #[test]
 fn large_pools_that_are_not_absurd_are_taken() {
     for range in ["11.0.0.0/8", "2001:db8::/32", "fd00::/48", "198.18.0.1"] {
