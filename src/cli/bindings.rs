@@ -3,7 +3,7 @@
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Filter};
-use crate::nat::{BindingState, BindingView};
+use crate::nat::{BindingState, BindingView, Named};
 use crate::time::Time;
 use anstyle::AnsiColor;
 use clap::{Args, Subcommand, ValueEnum};
@@ -49,21 +49,21 @@ enum State {
 enum Action {
     /// Show the bindings with this terminal or virtual IP
     Show {
-        /// Address of a terminal, or a virtual IP
-        address: IpAddr,
+        /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
+        address: Named,
     },
     /// Tie a terminal to a virtual IP until it is released
     Pin {
-        /// Address of the terminal
-        terminal: IpAddr,
+        /// Address of the terminal (ADDRESS@INSIDE where several insides have it)
+        terminal: Named,
         /// The virtual IP it shall have
         #[arg(value_name = "VIRTUAL")]
         virtual_ip: IpAddr,
     },
     /// End the bindings with this terminal or virtual IP; the virtual IP is quarantined
     Release {
-        /// Address of a terminal, or a virtual IP
-        address: IpAddr,
+        /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
+        address: Named,
     },
 }
 
@@ -78,14 +78,14 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.action {
         None if json => copy(&client, &filter),
         None => list(&client.bindings(&filter)?, filter != Filter::default()),
-        Some(Action::Show { address }) => print(&client.show(address)?, json, detail),
+        Some(Action::Show { address }) => print(&client.show(&address)?, json, detail),
         Some(Action::Pin { terminal, virtual_ip }) => {
-            let view = client.pin(terminal, virtual_ip)?;
+            let view = client.pin(&terminal, virtual_ip)?;
             print(&[view], json, |views, out| {
                 views.iter().try_for_each(|view| writeln!(out, "pinned: {} is {}", view.terminal, view.virtual_ip))
             })
         }
-        Some(Action::Release { address }) => print(&client.release(address)?, json, |views, out| {
+        Some(Action::Release { address }) => print(&client.release(&address)?, json, |views, out| {
             views.iter().try_for_each(|view| writeln!(out, "released: {} was {}", view.terminal, view.virtual_ip))
         }),
     }
@@ -136,6 +136,12 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
         return Ok(writeln!(out, "{hint}")?);
     }
     let now = now();
+    // Where there is one inside only, its name says nothing.
+    let several = views.iter().any(|view| views.first().is_some_and(|first| first.realm != view.realm));
+    let terminal = |view: &BindingView| match several {
+        true => format!("{}@{}", view.terminal, view.realm),
+        false => view.terminal.to_string(),
+    };
     let mut table = Table::new([
         "TERMINAL",
         "VIRTUAL IP",
@@ -150,7 +156,7 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
     ]);
     for view in views {
         table.row([
-            view.terminal.to_string().into(),
+            terminal(view).into(),
             Cell::styled(view.virtual_ip.to_string(), AnsiColor::Cyan.on_default()),
             state(view),
             show::span(now - view.created).into(),

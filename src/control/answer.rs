@@ -3,14 +3,13 @@
 use super::query::{Filter, Query};
 use super::server::Patience;
 use super::{Admin, Failure, Pin, Status};
-use crate::nat::{AdminError, BindingView, Event};
+use crate::nat::{AdminError, BindingView, Event, Named};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::Pin as Pinned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +43,7 @@ impl Refusal {
 impl From<AdminError> for Refusal {
     fn from(error: AdminError) -> Self {
         let status = match error {
-            AdminError::NotFound(_) => StatusCode::NOT_FOUND,
+            AdminError::NotFound(_) | AdminError::NoInside(_) => StatusCode::NOT_FOUND,
             AdminError::Family { .. } => StatusCode::BAD_REQUEST,
             _ => StatusCode::CONFLICT,
         };
@@ -65,7 +64,7 @@ pub async fn answer(
         Query::List(filter) => Ok(list(filter, admin, progress)),
         Query::Show(address) => {
             settle(admin).await;
-            show(address, admin)
+            show(&address, admin)
         }
         Query::Pin(terminal) => {
             let body = whole(body, patience.body).await?;
@@ -74,13 +73,13 @@ pub async fn answer(
                 Refusal::new(StatusCode::BAD_REQUEST, error)
             })?;
             settle(admin).await;
-            let (binding, events) = admin.nat().pin(terminal, virtual_ip, admin.now())?;
+            let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, admin.now())?;
             tell(events, admin);
             json(&binding)
         }
         Query::Release(address) => {
             settle(admin).await;
-            let (bindings, events) = admin.nat().release(address, admin.now())?;
+            let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
             tell(events, admin);
             json(&bindings)
         }
@@ -106,9 +105,9 @@ fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>) {
     }
 }
 
-fn show(address: IpAddr, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
-    let bindings = admin.nat().find(address, admin.now());
-    if bindings.is_empty() { Err(AdminError::NotFound(address).into()) } else { json(&bindings) }
+fn show(which: &Named, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+    let bindings = admin.nat().find_named(which, admin.now());
+    if bindings.is_empty() { Err(AdminError::NotFound(which.address).into()) } else { json(&bindings) }
 }
 
 fn json(value: &impl Serialize) -> Result<Response<AnswerBody>, Refusal> {

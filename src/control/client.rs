@@ -2,7 +2,7 @@
 
 use super::query::Filter;
 use super::{Failure, Pin, Status};
-use crate::nat::BindingView;
+use crate::nat::{BindingView, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -98,18 +98,18 @@ impl Client {
     }
 
     /// The bindings with this address.
-    pub fn show(&self, address: IpAddr) -> Result<Vec<BindingView>, ClientError> {
-        self.ask(Method::GET, &binding_path(address), None)
+    pub fn show(&self, which: &Named) -> Result<Vec<BindingView>, ClientError> {
+        self.ask(Method::GET, &binding_path(which), None)
     }
 
     /// Ties a terminal to a virtual IP.
-    pub fn pin(&self, terminal: IpAddr, virtual_ip: IpAddr) -> Result<BindingView, ClientError> {
+    pub fn pin(&self, terminal: &Named, virtual_ip: IpAddr) -> Result<BindingView, ClientError> {
         self.ask(Method::PUT, &binding_path(terminal), Some(&Pin { virtual_ip }))
     }
 
     /// Releases the bindings with this address; gives them as they were.
-    pub fn release(&self, address: IpAddr) -> Result<Vec<BindingView>, ClientError> {
-        self.ask(Method::DELETE, &binding_path(address), None)
+    pub fn release(&self, which: &Named) -> Result<Vec<BindingView>, ClientError> {
+        self.ask(Method::DELETE, &binding_path(which), None)
     }
 
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Pin>) -> Result<T, ClientError> {
@@ -223,6 +223,6 @@ fn list_path(filter: &Filter) -> String {
     format!("/v1/bindings{}", filter.to_query())
 }
 
-fn binding_path(address: IpAddr) -> String {
+fn binding_path(address: &Named) -> String {
     format!("/v1/bindings/{address}")
 }

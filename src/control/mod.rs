@@ -8,6 +8,8 @@
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `DELETE /v1/bindings/ADDRESS` | array: what was released, as it was |
 //!
+//! ADDRESS and TERMINAL may be followed by `@INSIDE` where several insides have the same address.
+//!
 //! Times are milliseconds since the Unix epoch. An error is [`Failure`] with status 400 (cannot be read), 403 (not root),
 //! 404 (no such binding or path), 405, 408 (too slow), 409 (the virtual IP is taken or cannot be given), 413 (body too
 //! long), 431 (head too long) or 503 (the gateway is starting). One request a connection.

@@ -1,9 +1,8 @@
 //! What a request asks for, from its method, path and query.
 
 use super::answer::Refusal;
-use crate::nat::BindingState;
+use crate::nat::{BindingState, Named, ParseNamedError};
 use hyper::{Method, StatusCode};
-use std::net::IpAddr;
 
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,11 +12,11 @@ pub enum Query {
     /// `GET /v1/bindings`
     List(Filter),
     /// `GET /v1/bindings/ADDRESS`
-    Show(IpAddr),
+    Show(Named),
     /// `PUT /v1/bindings/TERMINAL`
-    Pin(IpAddr),
+    Pin(Named),
     /// `DELETE /v1/bindings/ADDRESS`
-    Release(IpAddr),
+    Release(Named),
 }
 
 /// Which bindings to list.
@@ -49,7 +48,7 @@ impl Query {
                     let paths = "/v1/status, /v1/bindings and /v1/bindings/ADDRESS";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {paths}")));
                 };
-                let address = address.parse().map_err(|_| bad(format!("'{address}' is not an IP address")))?;
+                let address = address.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?;
                 match *method {
                     Method::GET => Ok(Self::Show(address)),
                     Method::PUT => Ok(Self::Pin(address)),

@@ -5,7 +5,7 @@ use super::event::{Event, EventKind};
 use super::settings::{CallbackPolicy, PoolKind};
 use super::table::{Found, PinError, Pinned};
 use super::verdict::DropReason;
-use super::{Nat, owner};
+use super::{Named, Nat, owner};
 use crate::time::Time;
 use crate::wire::{Address, AddressRange};
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,9 @@ pub enum AdminError {
     /// The address cannot be a terminal.
     #[error("{0} is in none of the inside prefixes; no terminal can have this address")]
     NotInside(IpAddr),
+    /// No inside has this name.
+    #[error("there is no inside named '{0}'; `kamei bindings` shows the names")]
+    NoInside(String),
     /// The terminal's address exists in several insides.
     #[error("{0} exists in several insides; name one as ADDRESS@INSIDE")]
     Ambiguous(IpAddr),
@@ -160,7 +163,13 @@ impl Nat {
 
     /// The bindings in which `address` is the terminal or the virtual IP.
     pub fn find(&self, address: IpAddr, now: Time) -> Vec<BindingView> {
-        self.matching(address.into()).iter().map(|(table, found)| self.view(*table, found, now)).collect()
+        self.find_named(&address.into(), now)
+    }
+
+    /// The same, in one inside.
+    pub fn find_named(&self, which: &Named, now: Time) -> Vec<BindingView> {
+        let found = self.named(which).unwrap_or_default();
+        found.iter().map(|(table, found)| self.view(*table, found, now)).collect()
     }
 
     /// Ties `terminal` to `virtual_ip` for good (until released): such a binding never goes dormant. An existing binding
@@ -171,6 +180,18 @@ impl Nat {
         virtual_ip: IpAddr,
         now: Time,
     ) -> Result<(BindingView, Vec<Event>), AdminError> {
+        self.pin_named(&terminal.into(), virtual_ip, now)
+    }
+
+    /// The same for the terminal of one inside.
+    pub fn pin_named(
+        &self,
+        which: &Named,
+        virtual_ip: IpAddr,
+        now: Time,
+    ) -> Result<(BindingView, Vec<Event>), AdminError> {
+        let terminal = which.address;
+        let named = which.inside.as_ref().map(|name| self.inside_number(name)).transpose()?;
         if terminal.is_ipv4() != virtual_ip.is_ipv4() {
             return Err(AdminError::Family { terminal, virtual_ip });
         }
@@ -180,6 +201,7 @@ impl Nat {
         let surroundings = self.surroundings();
         let insides: Vec<u16> = (0..self.insides.len())
             .filter_map(|inside| u16::try_from(inside).ok())
+            .filter(|inside| named.is_none_or(|named| named == *inside))
             .filter(|inside| surroundings.is_source(*inside, terminal_address))
             .collect();
         let inside = match insides.as_slice() {
@@ -217,8 +239,20 @@ impl Nat {
     /// Releases every binding in which `address` is the terminal or the virtual IP; the virtual IPs are quarantined.
     /// Returns the bindings as they were. Workers heed it before this returns.
     pub fn release(&self, address: IpAddr, now: Time) -> Result<(Vec<BindingView>, Vec<Event>), AdminError> {
+        self.release_named(&address.into(), now)
+    }
+
+    /// The same in one inside.
+    pub fn release_named(&self, which: &Named, now: Time) -> Result<(Vec<BindingView>, Vec<Event>), AdminError> {
+        let address = which.address;
+        let matching = self.named(which)?;
+        let mut terminals = matching.iter().filter(|(_, found)| found.slot.terminal == address.into());
+        let first = terminals.next().map(|(_, found)| found.slot.inside);
+        if terminals.any(|(_, found)| Some(found.slot.inside) != first) {
+            return Err(AdminError::Ambiguous(address));
+        }
         let (mut views, mut events) = (Vec::new(), Vec::new());
-        for (number, found) in self.matching(address.into()) {
+        for (number, found) in matching {
             let view = self.view(number, &found, now);
             let Some(ended) = self.tables.get(number).and_then(|table| table.end(found.stamp(), now)) else { continue };
             self.ended(number, &ended);
@@ -301,6 +335,18 @@ impl Nat {
     /// Name of an inside realm, as events number them.
     pub fn inside_name(&self, inside: u16) -> &str {
         self.insides.get(usize::from(inside)).map_or("?", |name| name)
+    }
+
+    fn inside_number(&self, name: &str) -> Result<u16, AdminError> {
+        let number = self.insides.iter().position(|have| have == name).and_then(|number| u16::try_from(number).ok());
+        number.ok_or_else(|| AdminError::NoInside(name.to_owned()))
+    }
+
+    fn named(&self, which: &Named) -> Result<Vec<(usize, Found)>, AdminError> {
+        let inside = which.inside.as_ref().map(|name| self.inside_number(name)).transpose()?;
+        let mut all = self.matching(which.address.into());
+        all.retain(|(_, found)| inside.is_none_or(|inside| inside == found.slot.inside));
+        Ok(all)
     }
 
     fn matching(&self, address: Address) -> Vec<(usize, Found)> {

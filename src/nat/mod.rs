@@ -15,7 +15,7 @@
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
 //! | `icmp_error.rs` | errors, with the packet they quote |
-//! | `admin.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
+//! | `admin.rs`, `named.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
 
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]
@@ -29,6 +29,7 @@ mod flows;
 mod icmp_error;
 mod ledger;
 mod limit;
+mod named;
 mod parts;
 mod prefix;
 mod selection;
@@ -42,6 +43,7 @@ mod verdict;
 
 pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, TrafficView};
 pub use event::{Event, EventKind};
+pub use named::{Named, ParseNamedError};
 pub use settings::{
     CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind, PoolSettings,
     Settings, Unsolicited,
