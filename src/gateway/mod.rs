@@ -139,6 +139,7 @@ fn plan(config: &Config) -> Plan {
         outside_device: format!("{}-out", config.tun),
         outsides: config.outsides.clone(),
         pools: config.pools.iter().map(|pool| pool.range).collect(),
+        exempt: config.exempt.clone(),
         undo_file: undo_file(&config.control, &config.tun),
     }
 }

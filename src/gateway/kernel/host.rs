@@ -38,6 +38,11 @@ pub struct Host {
     pub(super) links: Vec<(String, u32)>,
     /// One of our own devices was set down by somebody.
     pub(super) device_down: bool,
+    /// Interfaces that are neither inside nor outside have addresses too.
+    pub(super) has_other_networks: bool,
+    /// Inside interfaces on which an address stands that another inside has before them. The kernel's strict
+    /// reverse-path filter would hear nobody there who asks for it.
+    pub(super) doubled: Vec<String>,
     /// What an operator should hear of, in whole lines.
     pub(super) remarks: Vec<String>,
 }
@@ -47,8 +52,18 @@ pub struct Host {
 pub(super) struct Inside {
     pub(super) device: Option<u32>,
     pub(super) sources: Vec<IpNet>,
+    /// The host's own addresses there.
+    pub(super) own: Vec<IpAddr>,
     /// Main's routes through its interfaces.
     pub(super) routes: Vec<Route>,
+}
+
+impl Inside {
+    /// Adds prefixes to those it has.
+    pub(super) fn keep(&mut self, sources: &[IpNet]) {
+        self.sources.extend_from_slice(sources);
+        self.sources = IpNet::aggregate(&self.sources);
+    }
 }
 
 /// An outside interface's network in which virtual IPs lie.
@@ -91,6 +106,19 @@ impl Host {
         self.own_inside.iter().copied().find(|a| Family::of(*a) == family)
     }
 
+    /// The prefixes of an inside realm that can be closed to others: all but those that mean everything.
+    pub(super) fn closable(&self, realm: usize, family: Family) -> impl Iterator<Item = IpNet> + use<'_> {
+        let sources = self.insides.get(realm).map_or(&[][..], |inside| &inside.sources);
+        sources.iter().copied().filter(move |net| Family::of(net.addr()) == family && !tables::is_default(net))
+    }
+
+    /// Whether another inside realm has addresses of `net` too.
+    pub(super) fn is_ambiguous(&self, realm: usize, net: &IpNet) -> bool {
+        let others = self.insides.iter().enumerate().filter(|(other, _)| *other != realm);
+        let mut sources = others.flat_map(|(_, inside)| &inside.sources).filter(|other| !tables::is_default(other));
+        sources.any(|other| other.contains(net) || net.contains(other))
+    }
+
     /// The index of an interface.
     pub(super) fn index(&self, name: &str) -> Option<u32> {
         self.links.iter().find(|(have, _)| have == name).map(|(_, index)| *index)
@@ -119,6 +147,11 @@ pub(super) enum Stage {
 /// Reads the host and judges it.
 pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<Host, KernelError> {
     judge(plan, &Seen::read(netlink, plan)?, stage, &Claim::is_taken)
+}
+
+/// Every interface by name, with its index.
+pub(super) fn links(netlink: &mut Netlink) -> Result<Vec<(String, u32)>, KernelError> {
+    Ok(read_links(netlink)?.into_iter().map(|(name, index, _)| (name, index)).collect())
 }
 
 /// The raw material of a [`Host`].
@@ -153,17 +186,11 @@ pub(super) struct OwnAddress {
 impl Seen {
     fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for message in dump(netlink, "list the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
-            if let RouteNetlinkMessage::NewLink(link) = message {
-                let index = link.header.index;
-                if !link.header.flags.contains(LinkFlags::Up) {
-                    seen.down.push(index);
-                }
-                seen.links.extend(link.attributes.into_iter().find_map(|a| match a {
-                    LinkAttribute::IfName(name) => Some((name, index)),
-                    _ => None,
-                }));
+        for (name, index, up) in read_links(netlink)? {
+            if !up {
+                seen.down.push(index);
             }
+            seen.links.push((name, index));
         }
         for message in dump(netlink, "list the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
         {
@@ -231,6 +258,13 @@ pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str)
     host.own_outside = plan.outsides.iter().flat_map(|name| usable(seen, name)).collect();
     host.own_inside = plan.insides.iter().flat_map(|i| &i.interfaces).flat_map(|name| usable(seen, name)).collect();
     host.insides = (0..plan.insides.len()).map(|realm| inside(plan, seen, realm, &mut host.remarks)).collect();
+    judge_doubled(plan, seen, &mut host);
+    host.has_other_networks = seen.addresses.iter().any(|own| {
+        let name = seen.name(own.interface);
+        let inside = plan.insides.iter().any(|inside| inside.interfaces.iter().any(|have| have == name));
+        let ours = inside || plan.outsides.iter().any(|have| have == name) || tables::is_device_of(name, &plan.tun);
+        !ours && name != "lo" && !is_link_local(own.address)
+    });
     let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.outside_device]).flatten();
     host.device_down = devices.any(|index| seen.down.contains(&index));
     reserve(plan, seen, stage, &mut host)?;
@@ -331,7 +365,8 @@ fn judge_other_gateways(
 fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<String>) -> Inside {
     let Some(planned) = plan.insides.get(realm) else { return Inside::default() };
     let indices: Vec<u32> = planned.interfaces.iter().filter_map(|name| seen.index(name)).collect();
-    let mut found = Inside { device: seen.index(&planned.device), ..Inside::default() };
+    let own = planned.interfaces.iter().flat_map(|name| usable(seen, name)).collect();
+    let mut found = Inside { device: seen.index(&planned.device), own, ..Inside::default() };
     for route in &seen.inside_routes {
         let To::Hops(hops) = &route.to else { continue };
         let devices = hops.devices();
@@ -353,6 +388,28 @@ fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<String>) -> 
     sources.extend(planned.sources.iter().map(IpNet::trunc));
     found.sources = IpNet::aggregate(&sources);
     found
+}
+
+/// The same address of the host in two insides: what is translated does not mind, what the host itself answers does.
+fn judge_doubled(plan: &Plan, seen: &Seen, host: &mut Host) {
+    let realms = plan.insides.iter().enumerate();
+    let interfaces = realms.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (realm, name)));
+    let mut met: Vec<(usize, &String, IpAddr)> = Vec::new();
+    for (realm, name) in interfaces {
+        for own in seen.addresses_of(name) {
+            if let Some((_, first, _)) = met.iter().find(|(other, _, a)| *other != realm && *a == own.address) {
+                host.remarks.push(format!(
+                    "this machine has the address {} on '{first}' and on '{name}', in two insides; what it says itself \
+                     (ping, DNS, …) reaches only terminals behind '{first}', unless the program is bound to '{name}'",
+                    own.address
+                ));
+                if !host.doubled.contains(name) {
+                    host.doubled.push(name.clone());
+                }
+            }
+            met.push((realm, name, own.address));
+        }
+    }
 }
 
 /// Finds what of the pools cannot be given away, and the outside networks they lie in.
@@ -453,6 +510,18 @@ fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
         network: IpNet::new(prefix.or(local)?, message.header.prefix_len).ok()?.trunc(),
         usable: !message.header.flags.intersects(doubtful),
     })
+}
+
+/// Name and index of every interface, and whether it is up.
+fn read_links(netlink: &mut Netlink) -> Result<Vec<(String, u32, bool)>, KernelError> {
+    let messages = dump(netlink, "list the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let link = |message| {
+        let RouteNetlinkMessage::NewLink(link) = message else { return None };
+        let (index, up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
+        let mut attributes = link.attributes.into_iter();
+        attributes.find_map(|a| if let LinkAttribute::IfName(name) = a { Some((name, index, up)) } else { None })
+    };
+    Ok(messages.into_iter().filter_map(link).collect())
 }
 
 /// The routes of main that leave by an interface; the kernel does the choosing, however large main is.

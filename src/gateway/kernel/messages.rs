@@ -58,6 +58,7 @@ pub(super) struct Rule {
     pub(super) priority: u32,
     pub(super) family: Family,
     pub(super) from_interface: Option<String>,
+    pub(super) from: Option<IpNet>,
     pub(super) to: Option<IpNet>,
     /// The ICMP protocol number and a range of type × 256 + code: the kernel keeps both where ports would be.
     pub(super) icmp: Option<(u8, u16, u16)>,
@@ -73,6 +74,13 @@ pub(super) enum Then {
     Unreachable,
     /// Nothing: the rule is there to be read.
     Nothing,
+    /// On behind the rule of priority `target`. The kernel keeps the table for us; it says whose rule this is.
+    Past {
+        /// Priority of a rule that does nothing.
+        target: u32,
+        /// A table of the gateway.
+        table: u32,
+    },
 }
 
 /// A route, as far as the gateway makes them.
@@ -114,6 +122,10 @@ impl Rule {
         if let Some(name) = &self.from_interface {
             attributes.push(RuleAttribute::Iifname(name.clone()));
         }
+        if let Some(from) = self.from {
+            message.header.src_len = from.prefix_len();
+            attributes.push(RuleAttribute::Source(from.addr()));
+        }
         if let Some(to) = self.to {
             message.header.dst_len = to.prefix_len();
             attributes.push(RuleAttribute::Destination(to.addr()));
@@ -129,6 +141,10 @@ impl Rule {
             }
             Then::Unreachable => RuleAction::Unreachable,
             Then::Nothing => RuleAction::Nop,
+            Then::Past { target, table } => {
+                attributes.extend([RuleAttribute::Table(table), RuleAttribute::Goto(target)]);
+                RuleAction::Goto
+            }
         };
         message
     }
@@ -142,12 +158,14 @@ impl Rule {
             priority: 0,
             family: Family::from_number(message.header.family)?,
             from_interface: None,
+            from: None,
             to: None,
             icmp: None,
             then: match message.header.action {
                 RuleAction::ToTable => Then::Table(u32::from(message.header.table)),
                 RuleAction::Unreachable => Then::Unreachable,
                 RuleAction::Nop => Then::Nothing,
+                RuleAction::Goto => Then::Past { target: 0, table: u32::from(message.header.table) },
                 _ => return None,
             },
         };
@@ -159,7 +177,16 @@ impl Rule {
                 RuleAttribute::Destination(a) => rule.to = IpNet::new(*a, message.header.dst_len).ok(),
                 RuleAttribute::IpProtocol(p) => protocol = Some(u8::from(*p)),
                 RuleAttribute::DestinationPortRange(range) => types = Some((range.start, range.end)),
-                RuleAttribute::Table(table) if matches!(rule.then, Then::Table(_)) => rule.then = Then::Table(*table),
+                RuleAttribute::Source(a) => rule.from = IpNet::new(*a, message.header.src_len).ok(),
+                RuleAttribute::Table(number) => match &mut rule.then {
+                    Then::Table(table) | Then::Past { table, .. } => *table = *number,
+                    Then::Unreachable | Then::Nothing => {}
+                },
+                RuleAttribute::Goto(priority) => {
+                    if let Then::Past { target, .. } = &mut rule.then {
+                        *target = *priority;
+                    }
+                }
                 _ => {}
             }
         }
@@ -348,11 +375,14 @@ mod tests {
             priority: 7400,
             family: Family::V4,
             from_interface: Some("lo".into()),
+            from: Some(net("10.0.0.0/8")),
             to: Some(net("198.18.0.0/16")),
             icmp: Some((1, 768, 1535)),
             then: Then::Table(0x8123_4500),
         };
         assert_eq!(Rule::ours(&rule.message()), Some(rule.clone()));
+        let past = Rule { then: Then::Past { target: 7429, table: 0x8123_4501 }, ..rule.clone() };
+        assert_eq!(Rule::ours(&past.message()), Some(past));
         let mut foreign = rule.message();
         foreign.attributes.retain(|a| !matches!(a, RuleAttribute::Protocol(_)));
         assert_eq!(Rule::ours(&foreign), None);

@@ -30,6 +30,7 @@ mod apply;
 mod claim;
 mod error;
 mod host;
+mod members;
 mod messages;
 mod neighbours;
 mod netlink;
@@ -45,6 +46,7 @@ pub use netlink::NetlinkError;
 
 use self::claim::SetUpLock;
 use self::host::{Lan, Stage};
+use self::members::Members;
 use self::netlink::{Monitor, Netlink};
 use self::sysctl::Sysctls;
 use self::tables::{POOL, Tables};
@@ -60,7 +62,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// So many inside realms fit into a gateway's range of table numbers.
-pub(crate) const INSIDES_MAX: u32 = 127;
+pub(crate) const INSIDES_MAX: u32 = 126;
 
 /// After a change the host is looked at at most this often.
 const BREATH: Duration = Duration::from_millis(200);
@@ -78,6 +80,8 @@ pub struct Plan {
     pub outsides: Vec<String>,
     /// The virtual IPs.
     pub pools: Vec<AddressRange>,
+    /// Destinations that are not translated.
+    pub exempt: Vec<IpNet>,
     /// Where to remember what to restore; its directory exists and is root's. One file a gateway: put `tun` in its name.
     pub undo_file: PathBuf,
 }
@@ -105,7 +109,9 @@ pub fn inspect(plan: &Plan) -> Result<Host, KernelError> {
 
 /// The host's network, set up for a gateway. Dropping it undoes everything.
 pub struct Kernel {
+    /// What was configured, with the interfaces by their names of now.
     plan: Plan,
+    members: Members,
     host: Host,
     netlink: Netlink,
     monitor: Monitor,
@@ -114,9 +120,8 @@ pub struct Kernel {
     /// Something has changed since the last look.
     stale: bool,
     looked: Instant,
-    /// Remarks and missing interfaces that have been logged, so that each is said once.
+    /// Remarks that have been logged, so that each is said once.
     said: BTreeSet<String>,
-    missing: BTreeSet<String>,
     undone: bool,
 }
 
@@ -138,10 +143,12 @@ impl Kernel {
             log::info!("taking over what a killed gateway --tun {} has left", plan.tun);
         }
         let neighbours = Neighbours::new(&host)?;
-        let (said, missing) = (BTreeSet::new(), BTreeSet::new());
+        let mut members = Members::new(plan.clone());
+        members.follow(&host.links).1.log();
         let looked = Instant::now();
         let mut kernel = Self {
             plan,
+            members,
             host,
             netlink,
             monitor,
@@ -149,8 +156,7 @@ impl Kernel {
             neighbours,
             stale: false,
             looked,
-            said,
-            missing,
+            said: BTreeSet::new(),
             undone: false,
         };
         kernel.remark();
@@ -186,7 +192,19 @@ impl Kernel {
             return Ok(false);
         }
         self.looked = Instant::now();
-        let host = host::look(&mut self.netlink, &self.plan, Stage::Running)?;
+        let (plan, changes) = self.members.follow(&host::links(&mut self.netlink)?);
+        changes.log();
+        self.sysctls.rename(&plan.tun, &changes.renamed)?;
+        self.plan = plan;
+        let mut host = host::look(&mut self.netlink, &self.plan, Stage::Running)?;
+        for (number, inside) in host.insides.iter_mut().enumerate() {
+            // What an interface that is away led to stays inside until it is back and says otherwise.
+            if self.members.is_incomplete(number)
+                && let Some(before) = self.host.insides.get(number)
+            {
+                inside.keep(&before.sources);
+            }
+        }
         let news = host.tells_news(&self.host);
         self.host = host;
         self.remark();
@@ -232,7 +250,7 @@ impl Kernel {
         settings.and(tables)
     }
 
-    /// Logs remarks and interfaces that have gone or come back, each once.
+    /// Logs remarks, each once.
     fn remark(&mut self) {
         for remark in &self.host.remarks {
             if !self.said.contains(remark) {
@@ -240,15 +258,6 @@ impl Kernel {
             }
         }
         self.said = self.host.remarks.iter().cloned().collect();
-        let all = self.plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&self.plan.outsides);
-        let missing: BTreeSet<String> = all.filter(|name| self.host.index(name).is_none()).cloned().collect();
-        for name in missing.difference(&self.missing) {
-            log::warn!("interface '{name}' has gone; the gateway waits for it to come back");
-        }
-        for name in self.missing.difference(&missing) {
-            log::info!("interface '{name}' is back");
-        }
-        self.missing = missing;
     }
 }
 

@@ -3,6 +3,7 @@
 use super::undo::{Record, UndoFile};
 use super::{Host, KernelError, Plan};
 use crate::wire::AddressRange;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -162,6 +163,23 @@ impl Sysctls {
         Ok(())
     }
 
+    /// Interfaces were renamed: the kernel has taken their settings along, so the way back goes by the new names.
+    pub(super) fn rename(&mut self, tun: &str, names: &BTreeMap<String, String>) -> Result<(), KernelError> {
+        let renamed = |name: &String| names.get(name).cloned();
+        let mut changed = false;
+        for key in self.changes.iter_mut().map(|record| &mut record.key) {
+            if let Some(new) = renamed(&key.interface) {
+                (key.interface, changed) = (new, true);
+            }
+        }
+        for (name, _) in &mut self.seen {
+            if let Some(new) = renamed(name) {
+                *name = new;
+            }
+        }
+        if changed { self.file.save(tun, &self.changes) } else { Ok(()) }
+    }
+
     /// Puts everything back that still is as we left it, the last change first, and forgets it.
     pub(super) fn undo(&mut self) -> Result<usize, KernelError> {
         let count = self.changes.len();
@@ -202,12 +220,21 @@ impl Sysctls {
                 }
             }
         }
-        if plan.pools.iter().any(AddressRange::is_v4) {
+        for name in &host.doubled {
+            let key = Key::new(V4, name, "rp_filter");
+            // The larger of the two counts; 1 is strict, 2 loose.
+            let (all, own) = (Key::new(V4, "all", "rp_filter").get()?, self.original(&key)?);
+            if all.max(own) == "1" {
+                want(key, "2")?;
+            }
+        }
+        let exempt = |v4| plan.exempt.iter().any(|net| net.addr().is_ipv4() == v4);
+        if plan.pools.iter().any(AddressRange::is_v4) || exempt(true) {
             for name in insides.iter().copied().chain(&plan.outsides).filter(present) {
                 want(Key::new(V4, name, "forwarding"), "1")?;
             }
         }
-        if plan.pools.iter().any(|pool| !pool.is_v4()) {
+        if host.has_ipv6 && (plan.pools.iter().any(|pool| !pool.is_v4()) || exempt(false)) {
             self.want_ipv6(plan, host, &mut wants)?;
         }
         Ok(wants)

@@ -10,6 +10,7 @@
 //! | 1 | OUT | pools → `{tun}-out`, blackholes behind; blackholes for all inside prefixes; reserved addresses thrown out |
 //! | 2 + 2k | INSIDE k | copies of main's routes through the interfaces of inside k; nothing else |
 //! | 3 + 2k | FROM k | default → `{tun}-ink`, blackhole behind |
+//! | 255 | CLOSED | a blackhole for everything |
 //!
 //! INSIDE holds copies, not references to main: when an inside interface goes down the kernel takes its routes out of
 //! main at once, and a packet that was sent on to main would follow the default route to the outside, with its inside
@@ -19,17 +20,27 @@
 //!
 //! | priority | matches | does |
 //! | --- | --- | --- |
-//! | 7400 | the host's own ICMP errors | INSIDE k, for every k |
-//! | 7401 | the host's own ICMP errors | ERROR: through the translator, for they may quote an inside address |
+//! | 7400 | from inside k to an exempt destination; from the host to one | skips all that follows |
+//! | 7401 | the host's own ICMP errors, to an address that two insides have | CLOSED: nothing says which of the two is meant |
+//! | 7402 | the host's own ICMP errors | INSIDE k, for every k |
+//! | 7403 | the host's own ICMP errors | ERROR: through the translator, for they may quote an inside address |
 //! | 7410 | from an inside interface | INSIDE k: between insides nothing is translated |
 //! | 7411 | from an inside interface | FROM k |
 //! | 7412 | from `{tun}-ink` | INSIDE k |
 //! | 7413 | from `{tun}-ink` | unreachable: what is meant for a terminal never goes anywhere else |
+//! | 7418 | from an outside interface, from an exempt peer to inside k | INSIDE k |
 //! | 7420 | to a pool | OUT |
-//! | 7421 | from an outside interface | OUT: nobody outside reaches an inside address directly |
+//! | 7421 | from an outside interface, from `{tun}-out` | OUT: nobody outside, and no other inside, reaches an inside address |
+//! | 7423 | the host's own, from its address in inside k | INSIDE k: an answer goes where the question came from |
+//! | 7424 | the host's own, from an inside address | CLOSED: nobody else may see it. Not where the host has other networks beside |
+//! | 7425 | the host's own, from `{tun}-out` | skips all that follows |
+//! | 7426 | from an address of inside k | CLOSED: it did not come by an interface of inside k, and goes nowhere |
 //! | 7429 | from `{tun}-out` | nothing; it keeps the name, so that what a killed gateway left can be told from others' |
 //!
-//! A family without a pool gets only 7410, 7411 and 7421, and FROM holds only the blackhole: its packets stay inside.
+//! 7426 drops what pretends to come from the inside. It also keeps an inside interface closed in the moment after it was
+//! renamed: the kernel matches interfaces in rules by name, and takes the new name for another interface.
+//!
+//! A family without a pool gets no rules about errors and devices, and FROM holds only the blackhole: its packets stay inside.
 
 use super::messages::{Family, Route, Rule, Then, To};
 use super::{Host, Plan};
@@ -40,14 +51,21 @@ use std::net::Ipv6Addr;
 /// The priority of the first and of the last rule.
 pub(super) const PRIORITIES: std::ops::RangeInclusive<u32> = 7400..=7499;
 
-const ERROR_INSIDE: u32 = 7400;
-const ERROR: u32 = 7401;
+const EXEMPT: u32 = 7400;
+const ERROR_AMBIGUOUS: u32 = 7401;
+const ERROR_INSIDE: u32 = 7402;
+const ERROR: u32 = 7403;
 const FROM_INSIDE_LOCAL: u32 = 7410;
 const FROM_INSIDE: u32 = 7411;
 const INTO_INSIDE: u32 = 7412;
 const INTO_INSIDE_ONLY: u32 = 7413;
+const EXEMPT_BACK: u32 = 7418;
 pub(super) const POOL: u32 = 7420;
 const OUTSIDE: u32 = 7421;
+const OWN_INSIDE: u32 = 7423;
+const OWN_CLOSED: u32 = 7424;
+const FREE: u32 = 7425;
+const NOT_FROM_INSIDE: u32 = 7426;
 const NAME: u32 = 7429;
 
 /// Metrics: an exception before the device, the device before the blackhole.
@@ -94,6 +112,15 @@ impl Tables {
         self.base | (3 + 2 * slot(realm))
     }
 
+    pub(super) fn closed(self) -> u32 {
+        self.base | 0xff
+    }
+
+    /// On behind all rules of the gateway.
+    fn past(self) -> Then {
+        Then::Past { target: NAME, table: self.base }
+    }
+
     /// Whether a table holds copies of main's routes.
     pub(super) fn is_copy(self, table: u32) -> bool {
         self.own(table) && table & 0xff > 1 && table & 1 == 0
@@ -102,7 +129,7 @@ impl Tables {
     /// Whether the rule is one of the gateway `tun`'s: by its table, or by its device.
     pub(super) fn owns_rule(self, rule: &Rule, tun: &str) -> bool {
         match rule.then {
-            Then::Table(table) => self.own(table),
+            Then::Table(table) | Then::Past { table, .. } => self.own(table),
             Then::Unreachable | Then::Nothing => {
                 rule.from_interface.as_deref().is_some_and(|name| is_device_of(name, tun))
             }
@@ -125,7 +152,7 @@ pub(super) fn name_kept_by(rule: &Rule) -> Option<&str> {
     rule.from_interface.as_deref()?.strip_suffix("-out")
 }
 
-/// Slots end at 255, so there is room for 127 insides; the plan is checked for that.
+/// The last two slots are not for insides, so there is room for 126; the plan is checked for that.
 fn slot(realm: usize) -> u32 {
     u32::try_from(realm).unwrap_or(u32::MAX).min(super::INSIDES_MAX - 1)
 }
@@ -147,9 +174,11 @@ pub(super) fn wanted(plan: &Plan, host: &Host) -> Wanted {
         }
         let pooled = plan.pools.iter().any(|pool| pool.is_v4() == (family == Family::V4));
         routes(plan, host, tables, family, pooled, &mut wanted.routes);
+        wanted.rules.push(rule(NAME, family, &plan.outside_device, Then::Nothing));
         rules(plan, tables, family, pooled, &mut wanted.rules);
+        exemptions(plan, host, tables, family, &mut wanted.rules);
+        own_and_foreign(plan, host, tables, family, &mut wanted.rules);
     }
-    wanted.rules.push(rule(NAME, Family::V4, &plan.outside_device, Then::Nothing));
     let mut seen = HashSet::new();
     wanted.routes.retain(|route| seen.insert(route.key()));
     // Blackholes first, so that no state in between leaks; connected networks before those behind a router in them.
@@ -186,6 +215,10 @@ fn routes(plan: &Plan, host: &Host, tables: Tables, family: Family, pooled: bool
             routes.push(Route::throw(tables.out(), IpNet::from(*address), EXCEPTION));
         }
     }
+    routes.push(Route::blackhole(tables.closed(), everything, BEHIND));
+    if family == Family::V6 {
+        routes.push(Route::throw(tables.closed(), link_local(), EXCEPTION));
+    }
     for (realm, inside) in host.insides.iter().enumerate() {
         for route in inside.routes.iter().filter(|route| route.family() == family) {
             routes.push(Route { table: tables.inside(realm), ..route.clone() });
@@ -219,9 +252,10 @@ fn rules(plan: &Plan, tables: Tables, family: Family, pooled: bool, rules: &mut 
         for pool in plan.pools.iter().flat_map(|pool| pool.prefixes()) {
             if Family::of(pool.addr()) == family {
                 let then = Then::Table(tables.out());
-                rules.push(Rule { priority: POOL, family, from_interface: None, to: Some(pool), icmp: None, then });
+                rules.push(Rule { to: Some(pool), ..general(POOL, family, then) });
             }
         }
+        rules.push(rule(OUTSIDE, family, &plan.outside_device, Then::Table(tables.out())));
     }
     for interface in &plan.outsides {
         rules.push(rule(OUTSIDE, family, interface, Then::Table(tables.out())));
@@ -238,8 +272,68 @@ fn rules(plan: &Plan, tables: Tables, family: Family, pooled: bool, rules: &mut 
     }
 }
 
+/// Exempt destinations, both ways (RFC 6888 REQ-6). Only for addresses that one inside alone has: the way back of others
+/// is not known, so they are translated like everywhere.
+fn exemptions(plan: &Plan, host: &Host, tables: Tables, family: Family, rules: &mut Vec<Rule>) {
+    for peers in plan.exempt.iter().copied().filter(|net| Family::of(net.addr()) == family) {
+        rules.push(Rule { to: Some(peers), ..rule(EXEMPT, family, "lo", tables.past()) });
+        for (realm, inside) in plan.insides.iter().enumerate() {
+            for source in host.closable(realm, family).filter(|net| !host.is_ambiguous(realm, net)) {
+                rules.extend(inside.interfaces.iter().map(|interface| Rule {
+                    from: Some(source),
+                    to: Some(peers),
+                    ..rule(EXEMPT, family, interface, tables.past())
+                }));
+                rules.extend(plan.outsides.iter().map(|interface| Rule {
+                    from: Some(peers),
+                    to: Some(source),
+                    ..rule(EXEMPT_BACK, family, interface, Then::Table(tables.inside(realm)))
+                }));
+            }
+        }
+    }
+}
+
+/// What the host sends itself, and what comes in by the wrong door.
+fn own_and_foreign(plan: &Plan, host: &Host, tables: Tables, family: Family, rules: &mut Vec<Rule>) {
+    for (realm, inside) in host.insides.iter().enumerate() {
+        for own in inside.own.iter().filter(|a| Family::of(**a) == family && !host.own_outside.contains(a)) {
+            let from = |priority, table| Rule {
+                from: Some(IpNet::from(*own)),
+                ..rule(priority, family, "lo", Then::Table(table))
+            };
+            rules.push(from(OWN_INSIDE, tables.inside(realm)));
+            if !host.has_other_networks && !rules.contains(&from(OWN_CLOSED, tables.closed())) {
+                rules.push(from(OWN_CLOSED, tables.closed()));
+            }
+        }
+        for source in host.closable(realm, family) {
+            let closed = Rule { from: Some(source), ..general(NOT_FROM_INSIDE, family, Then::Table(tables.closed())) };
+            if !rules.contains(&closed) {
+                rules.push(closed);
+            }
+            if host.is_ambiguous(realm, &source) {
+                let errors: &[_] = if family == Family::V4 { &ERRORS_V4 } else { &ERRORS_V6 };
+                for icmp in errors {
+                    let then = Then::Table(tables.closed());
+                    let error =
+                        Rule { to: Some(source), icmp: Some(*icmp), ..rule(ERROR_AMBIGUOUS, family, "lo", then) };
+                    if !rules.contains(&error) {
+                        rules.push(error);
+                    }
+                }
+            }
+        }
+    }
+    rules.extend(["lo", &plan.outside_device].map(|from| rule(FREE, family, from, tables.past())));
+}
+
 fn rule(priority: u32, family: Family, from: &str, then: Then) -> Rule {
-    Rule { priority, family, from_interface: Some(from.to_owned()), to: None, icmp: None, then }
+    Rule { from_interface: Some(from.to_owned()), ..general(priority, family, then) }
+}
+
+fn general(priority: u32, family: Family, then: Then) -> Rule {
+    Rule { priority, family, from_interface: None, from: None, to: None, icmp: None, then }
 }
 
 /// Whether a prefix is as good as "everything else": the default route, or one of the few that people split it into.

@@ -12,6 +12,7 @@ fn plan(pools: &[&str]) -> Plan {
         outside_device: "kamei-out".into(),
         outsides: vec!["go".into()],
         pools: pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
+        exempt: vec![],
         undo_file: "/run/kamei/undo.json".into(),
     }
 }

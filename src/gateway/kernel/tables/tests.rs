@@ -19,6 +19,7 @@ fn plan(pools: &[&str]) -> Plan {
         outside_device: "kamei-out".into(),
         outsides: vec!["go".into()],
         pools: pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
+        exempt: vec![],
         undo_file: "/run/kamei/undo.json".into(),
     }
 }
@@ -29,6 +30,7 @@ fn host() -> Host {
         outside_device: Some(11),
         insides: vec![Inside {
             device: Some(10),
+            own: vec![address("10.0.0.1")],
             sources: vec![net("10.0.0.0/24"), net("fd00::/64"), net("0.0.0.0/0")],
             routes: vec![
                 Route::device(254, net("10.0.0.0/24"), 0, 3, None),
@@ -57,9 +59,14 @@ fn lines(rules: &[Rule], family: Family) -> Vec<String> {
                 Then::Table(t) if t == tables.out() => "OUT".to_owned(),
                 Then::Table(t) if t == tables.inside(0) => "INSIDE".to_owned(),
                 Then::Table(t) if t == tables.from(0) => "FROM".to_owned(),
+                Then::Table(t) if t == tables.inside(1) => "INSIDE1".to_owned(),
+                Then::Table(t) if t == tables.from(1) => "FROM1".to_owned(),
+                Then::Table(t) if t == tables.closed() => "CLOSED".to_owned(),
+                Then::Past { target: NAME, .. } => "past".to_owned(),
                 other => format!("{other:?}"),
             };
-            format!("{} {from} {to}{icmp} {then}", rule.priority)
+            let source = rule.from.map_or_else(String::new, |net| format!(" {net}"));
+            format!("{} {from}{source} {to}{icmp} {then}", rule.priority)
         })
         .collect();
     lines.sort();
@@ -72,10 +79,10 @@ fn the_rules_of_a_gateway_with_one_ipv4_pool() {
     assert_eq!(
         lines(&wanted.rules, Family::V4),
         [
-            "7400 lo - 1:2816-3327 INSIDE",
-            "7400 lo - 1:768-1535 INSIDE",
-            "7401 lo - 1:2816-3327 ERROR",
-            "7401 lo - 1:768-1535 ERROR",
+            "7402 lo - 1:2816-3327 INSIDE",
+            "7402 lo - 1:768-1535 INSIDE",
+            "7403 lo - 1:2816-3327 ERROR",
+            "7403 lo - 1:768-1535 ERROR",
             "7410 gi - INSIDE",
             "7410 gj - INSIDE",
             "7411 gi - FROM",
@@ -84,6 +91,12 @@ fn the_rules_of_a_gateway_with_one_ipv4_pool() {
             "7413 kamei-in0 - Unreachable",
             "7420 - 198.18.0.0/16 OUT",
             "7421 go - OUT",
+            "7421 kamei-out - OUT",
+            "7423 lo 10.0.0.1/32 - INSIDE",
+            "7424 lo 10.0.0.1/32 - CLOSED",
+            "7425 kamei-out - past",
+            "7425 lo - past",
+            "7426 - 10.0.0.0/24 - CLOSED",
             "7429 kamei-out - Nothing",
         ]
     );
@@ -95,7 +108,17 @@ fn n8_a_family_without_a_pool_is_closed() {
     let wanted = wanted(&plan(&["198.18.0.0/16"]), &host());
     assert_eq!(
         lines(&wanted.rules, Family::V6),
-        ["7410 gi - INSIDE", "7410 gj - INSIDE", "7411 gi - FROM", "7411 gj - FROM", "7421 go - OUT"]
+        [
+            "7410 gi - INSIDE",
+            "7410 gj - INSIDE",
+            "7411 gi - FROM",
+            "7411 gj - FROM",
+            "7421 go - OUT",
+            "7425 kamei-out - past",
+            "7425 lo - past",
+            "7426 - fd00::/64 - CLOSED",
+            "7429 kamei-out - Nothing",
+        ]
     );
     let tables = Tables::of("kamei");
     let from: Vec<&Route> =
@@ -105,6 +128,58 @@ fn n8_a_family_without_a_pool_is_closed() {
         [
             &Route::blackhole(tables.from(0), net("::/0"), BEHIND),
             &Route::throw(tables.from(0), link_local(), EXCEPTION)
+        ]
+    );
+}
+
+/// Two insides with the same prefix, one of which has a network of its own as well.
+fn twins() -> (Plan, Host) {
+    let (mut plan, mut host) = (plan(&["198.18.0.0/16"]), host());
+    plan.exempt = vec![net("10.9.0.0/16")];
+    plan.insides[0].interfaces.truncate(1);
+    plan.insides.push(InsidePlan { device: "kamei-in1".into(), interfaces: vec!["gk".into()], sources: vec![] });
+    host.has_ipv6 = false;
+    host.insides.push(Inside {
+        device: Some(12),
+        sources: vec![net("10.0.0.0/24"), net("172.16.0.0/24")],
+        own: vec!["10.0.0.2".parse().expect("an address")],
+        routes: vec![Route::device(254, net("10.0.0.0/24"), 0, 5, None)],
+    });
+    (plan, host)
+}
+
+#[test]
+fn r7_insides_with_the_same_prefix_have_a_table_each() {
+    let (plan, host) = twins();
+    let wanted = wanted(&plan, &host);
+    let rules = lines(&wanted.rules, Family::V4);
+    for rule in [
+        "7401 lo 10.0.0.0/24 1:768-1535 CLOSED",
+        "7410 gk - INSIDE1",
+        "7411 gk - FROM1",
+        "7412 kamei-in1 - INSIDE1",
+        "7423 lo 10.0.0.1/32 - INSIDE",
+        "7423 lo 10.0.0.2/32 - INSIDE1",
+    ] {
+        assert!(rules.iter().any(|have| have == rule), "{rule}: {rules:#?}");
+    }
+    let tables = Tables::of("kamei");
+    let to = |table| wanted.routes.iter().find(|r| r.table == table && matches!(r.to, To::Hops(_)));
+    assert_eq!(to(tables.inside(0)).map(|r| r.to.clone()), Some(host.insides[0].routes[0].to.clone()));
+    assert_eq!(to(tables.inside(1)).map(|r| r.to.clone()), Some(host.insides[1].routes[0].to.clone()));
+}
+
+#[test]
+fn c6_only_addresses_of_one_inside_alone_are_exempt() {
+    let (plan, host) = twins();
+    let rules = lines(&wanted(&plan, &host).rules, Family::V4);
+    let exempt: Vec<&String> = rules.iter().filter(|line| line.contains("10.9.0.0/16")).collect();
+    assert_eq!(
+        exempt,
+        [
+            "7400 gk 172.16.0.0/24 10.9.0.0/16 past",
+            "7400 lo 10.9.0.0/16 past",
+            "7418 go 10.9.0.0/16 172.16.0.0/24 INSIDE1"
         ]
     );
 }
@@ -148,8 +223,9 @@ fn table_numbers_stay_the_same_and_differ_by_name() {
     for name in names {
         let tables = Tables::of(name);
         let slots: HashSet<u32> =
-            (0..127).flat_map(|k| [tables.inside(k), tables.from(k)]).chain([tables.error(), tables.out()]).collect();
-        assert_eq!(slots.len(), 256);
+            (0..126).flat_map(|k| [tables.inside(k), tables.from(k)]).chain([tables.error(), tables.out()]).collect();
+        assert_eq!(slots.len(), 254);
+        assert!(!slots.contains(&tables.closed()) && tables.own(tables.closed()) && !tables.is_copy(tables.closed()));
         assert!(slots.iter().all(|t| tables.own(*t) && *t > 0x8000_0000));
     }
 }
