@@ -253,7 +253,7 @@ fn n8_a_family_without_a_pool_stays_inside() {
 }
 
 /// Sends datagrams from the terminal without a pause while `work` runs.
-fn under_fire<T>(terminal: &Host, to: &[SocketAddr], work: impl FnOnce(&AtomicU64) -> T) -> T {
+pub fn under_fire<T>(terminal: &Host, to: &[SocketAddr], work: impl FnOnce(&AtomicU64) -> T) -> T {
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let (stop, sent) = (&stop, &sent);
@@ -284,20 +284,20 @@ impl Drop for StopAtEnd<'_> {
 }
 
 /// Waits until so many more datagrams have been sent.
-fn let_pass(sent: &AtomicU64, count: u64) {
+pub fn let_pass(sent: &AtomicU64, count: u64) {
     let goal = sent.load(Ordering::Relaxed) + count;
     wait_until("datagrams to be sent", || sent.load(Ordering::Relaxed) >= goal);
 }
 
 /// Forwarding is on before kamei comes and stays on: only kamei stands between inside and outside.
-fn router(lab: &Lab) -> Host {
+pub fn router(lab: &Lab) -> Host {
     let host = lab.gateway(1);
     host.set_sysctl("net.ipv4.ip_forward", "1");
     host.set_sysctl("net.ipv6.conf.all.forwarding", "1");
     host
 }
 
-fn both_families(server: &Host) -> [SocketAddr; 2] {
+pub fn both_families(server: &Host) -> [SocketAddr; 2] {
     [SocketAddr::new(server.v4.into(), 5000), SocketAddr::new(server.v6.into(), 5000)]
 }
 

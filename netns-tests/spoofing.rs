@@ -1,0 +1,201 @@
+//! What pretends to be somebody else, what is exempt from translation, and the gateway's own services between them.
+
+use crate::capture::Capture;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab, Plan, wait_until};
+use crate::privacy::router;
+use crate::traffic::{Echo, Web, ask_udp, curl, curl_in_vain};
+use pnet::packet::ip::IpNextHeaderProtocols;
+use pnet::packet::ipv4::{MutableIpv4Packet, checksum};
+use pnet::transport::{TransportChannelType, transport_channel};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Sends a UDP datagram (port 4000 to 5000, no checksum) with any source; the host's routes say where to.
+fn forge(host: &Host, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) {
+    let length = 28 + payload.len();
+    let mut bytes = vec![0; length];
+    bytes[20..22].copy_from_slice(&4000_u16.to_be_bytes());
+    bytes[22..24].copy_from_slice(&5000_u16.to_be_bytes());
+    bytes[24..26].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+    bytes[28..].copy_from_slice(payload);
+    let mut packet = MutableIpv4Packet::new(&mut bytes).unwrap();
+    packet.set_version(4);
+    packet.set_header_length(5);
+    packet.set_total_length(length as u16);
+    packet.set_ttl(64);
+    packet.set_next_level_protocol(IpNextHeaderProtocols::Udp);
+    packet.set_source(source);
+    packet.set_destination(destination);
+    packet.set_checksum(checksum(&packet.to_immutable()));
+    host.inside(|| {
+        let (mut sender, _) =
+            transport_channel(4096, TransportChannelType::Layer3(IpNextHeaderProtocols::Udp)).unwrap();
+        sender.send_to(packet, destination.into()).unwrap();
+    });
+}
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address}"),
+    }
+}
+
+/// Terminal 1 has called server 1.
+fn called(lab: &Lab, gateway: &Gateway) -> Ipv4Addr {
+    let _echo = Echo::start(&lab.server(1), 5000);
+    let to = SocketAddr::new(lab.server(1).v4.into(), 5000);
+    assert!(ask_udp(&lab.terminal(1), to, b"call", Duration::from_secs(5)).is_some());
+    v4(gateway.virtual_ip(lab.terminal(1).v4.into()))
+}
+
+#[test]
+fn s_sources_that_cannot_be_inside_do_not_leave() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2));
+    router(&lab);
+    let gateway = lab.start(1);
+    let virtual_ip = called(&lab, &gateway);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let wire = Capture::start(&server, "eth0");
+    let forged = [
+        Ipv4Addr::new(198, 18, 1, 99), // a pool's
+        virtual_ip,                    // its own virtual IP
+        lab.gateway(1).v4,             // the gateway's outside
+        lab.gateway_inside(1).0,       // the gateway's inside
+        server.v4,                     // the peer itself
+        Ipv4Addr::new(192, 0, 2, 7),   // anybody's
+        Ipv4Addr::new(127, 0, 0, 1),   // nobody's (RFC 1122)
+        Ipv4Addr::new(169, 254, 7, 7), // a link's (RFC 3927)
+        Ipv4Addr::new(224, 0, 0, 9),   // a group's
+        Ipv4Addr::BROADCAST,
+    ];
+    for (number, source) in forged.into_iter().enumerate() {
+        forge(&terminal, source, server.v4, format!("forged {number}").as_bytes());
+    }
+    forge(&terminal, terminal.v4, server.v4, b"honest");
+    wait_until("the honest one", || wire.packets().has_bytes(b"honest"));
+    let wire = wire.finish();
+    assert!(!wire.has_bytes(b"forged"), "a forged source left");
+    assert!(gateway.dropped("spoofed_source") >= 2, "the pool's: {}", gateway.status());
+    assert!(gateway.dropped("source_not_inside") >= 1, "anybody's: {}", gateway.status());
+    assert_eq!(gateway.bindings().len(), 1, "and none made a binding");
+}
+
+/// Two servers that know each other only through the gateway, which forwards between them.
+#[test]
+fn s_inside_sources_from_outside_are_not_forwarded() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let host = router(&lab);
+    let _gateway = lab.start(1);
+    let (first, second) = (lab.server(1), lab.server(2));
+    let beyond = Ipv4Addr::new(198, 51, 100, 7);
+    first.run(&format!("ip route add {beyond} via {}", host.v4)).ok();
+    host.run(&format!("ip route add {beyond} via {}", second.v4)).ok();
+    let wire = Capture::start(&second, "eth0");
+    forge(&first, lab.terminal(1).v4, beyond, b"forged: a terminal");
+    forge(&first, lab.gateway_inside(1).0, beyond, b"forged: the gateway");
+    forge(&first, first.v4, beyond, b"honest");
+    wait_until("the honest one", || wire.packets().has_bytes(b"honest"));
+    assert!(!wire.finish().has_bytes(b"forged"));
+}
+
+/// Nobody outside reaches an inside address, however the packet is made.
+#[test]
+fn s_inside_addresses_are_closed_to_the_outside() {
+    let lab = Lab::new(Plan::gateways(1));
+    router(&lab);
+    let gateway = lab.start(1);
+    called(&lab, &gateway);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let inside = Capture::start(&terminal, "eth0");
+    for source in [server.v4, lab.gateway_inside(1).0, Ipv4Addr::new(10, 77, 143, 12), Ipv4Addr::new(198, 18, 1, 99)] {
+        forge(&server, source, terminal.v4, b"forged");
+    }
+    let to = SocketAddr::new(server.v4.into(), 5000);
+    ask_udp(&terminal, to, b"end", Duration::from_millis(300));
+    assert!(!inside.finish().has_bytes(b"forged"));
+}
+
+fn own_services(family: Family) {
+    let lab = Lab::new(Plan::gateways(1));
+    let (terminal, server, host) = (lab.terminal(1), lab.server(1), lab.gateway(1));
+    let gateway = lab.start(1);
+    let _web = Web::start(&host, 80);
+    let inside = match family {
+        Family::V4 => lab.gateway_inside(1).0.into(),
+        Family::V6 => lab.gateway_inside(1).1.into(),
+    };
+    let outside = host.address(family);
+    assert_eq!(curl(&terminal, inside, 80), format!("{} 80", terminal.address(family)));
+    assert_eq!(curl(&terminal, outside, 80), format!("{} 80", terminal.address(family)), "its outside address too");
+    assert_eq!(curl(&server, outside, 80), format!("{} 80", server.address(family)));
+    let wire = Capture::start(&server, "eth0");
+    curl_in_vain(&server, inside, 80);
+    let packets = wire.finish();
+    if let IpAddr::V4(inside) = inside {
+        assert_eq!(packets.between(inside, server.v4).count(), 0, "the inside address does not answer outside");
+    }
+    assert!(gateway.bindings().is_empty(), "none of it was translated");
+}
+
+#[test]
+fn s_the_gateways_own_services_are_reached_and_not_hijacked() {
+    own_services(Family::V4);
+}
+
+#[test]
+fn s_the_gateways_own_services_are_reached_and_not_hijacked_v6() {
+    own_services(Family::V6);
+}
+
+fn exempt(family: Family) {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, friend, stranger) = (lab.terminal(1), lab.server(1), lab.server(2));
+    let list = format!("{}/32,{}/128", friend.v4, friend.v6);
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1), "--pool", &Lab::pool_v6(1), "--exempt", &list]);
+    let _webs = [Web::start(&friend, 80), Web::start(&stranger, 80), Web::start(&terminal, 8080)];
+    let own = terminal.address(family);
+
+    assert_eq!(curl(&terminal, friend.address(family), 80), format!("{own} 80"), "under its own address");
+    assert!(gateway.bindings().is_empty());
+    assert_eq!(curl(&friend, own, 8080), format!("{} 8080", friend.address(family)), "and called there");
+    let wire = Capture::start(&stranger, "eth0");
+    assert_ne!(curl(&terminal, stranger.address(family), 80), format!("{own} 80"), "everybody else: translated");
+    curl_in_vain(&stranger, own, 8080);
+    let wire = wire.finish();
+    if family == Family::V4 {
+        assert_eq!(wire.between(terminal.v4, stranger.v4).count(), 0);
+    }
+    // A forged source is not exempt.
+    if family == Family::V4 {
+        let wire = Capture::start(&friend, "eth0");
+        forge(&terminal, Ipv4Addr::new(192, 0, 2, 7), friend.v4, b"forged");
+        forge(&terminal, terminal.v4, friend.v4, b"honest");
+        wait_until("the honest one", || wire.packets().has_bytes(b"honest"));
+        assert!(!wire.finish().has_bytes(b"forged"));
+    }
+}
+
+#[test]
+fn c6_exempt_destinations_go_untranslated_both_ways() {
+    exempt(Family::V4);
+}
+
+#[test]
+fn c6_exempt_destinations_go_untranslated_both_ways_v6() {
+    exempt(Family::V6);
+}
+
+/// The narrow link is inside: the exempt peer learns the size, as from any router.
+#[test]
+fn c6_an_exempt_peer_hears_the_gateways_errors() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (terminal, friend) = (lab.terminal(1), lab.server(1));
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1), "--exempt", &format!("{}/32", friend.v4)]);
+    gateway.host.run("ip link set gi mtu 1280").ok();
+    terminal.run("ip link set eth0 mtu 1280").ok();
+    let ran = friend.run(&format!("ping -n -c 3 -i 0.2 -W 2 -M do -s 1400 {}", terminal.v4));
+    let said = ran.stdout + &ran.stderr;
+    assert!(["mtu = 1280", "mtu=1280"].iter().any(|words| said.contains(words)), "{said}");
+}
