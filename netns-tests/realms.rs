@@ -6,19 +6,25 @@ use crate::capture::Capture;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Plan, wait_until};
 use crate::traffic::{Web, curl, curl_in_vain};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
 /// Gives gateway 1 an interface `gj` with these addresses and a host behind it that has the addresses of terminal 1.
-pub fn twin(lab: &Lab, v4: &str, v6: &str) -> Host {
-    let (gateway, terminal) = (lab.gateway(1), lab.terminal(1));
-    let twin = Host { name: "twin".to_owned(), namespace: format!("{}-twin", lab.name), ..terminal };
+fn twin(lab: &Lab, v4: &str, v6: &str) -> Host {
+    let Host { v4: own_v4, v6: own_v6, .. } = lab.terminal(1);
+    neighbour(lab, own_v4, own_v6, v4, v6)
+}
+
+/// The same with a host that has these addresses.
+fn neighbour(lab: &Lab, own_v4: Ipv4Addr, own_v6: Ipv6Addr, v4: &str, v6: &str) -> Host {
+    let gateway = lab.gateway(1);
+    let namespace = format!("{}-twin", lab.name);
+    let twin = Host { name: "twin".to_owned(), namespace, v4: own_v4, v6: own_v6, dir: gateway.dir.clone() };
     assert!(Command::new("ip").args(["netns", "add", &twin.namespace]).status().unwrap().success());
     twin.run("ip link set lo up; sysctl -qw net.ipv6.conf.default.accept_dad=0").ok();
     let netns = &twin.namespace;
     gateway.run(&format!("ip link add gj type veth peer name eth0 netns {netns} && ip link set gj up")).ok();
     gateway.run(&format!("ip address add {v4}/24 brd + dev gj && ip address add {v6}/64 dev gj nodad")).ok();
-    let (own_v4, own_v6) = (twin.v4, twin.v6);
     twin.run(&format!(
         "ip link set eth0 up && ip address add {own_v4}/24 dev eth0 && ip address add {own_v6}/64 dev eth0 nodad \
          && ip route add default via {v4} && ip -6 route add default via {v6}"
@@ -155,15 +161,13 @@ fn r7_an_error_of_the_gateway_does_not_go_to_the_other_inside() {
 #[test]
 fn r7_insides_are_apart_from_each_other() {
     let lab = Lab::new(Plan::gateways(1));
-    let twin = twin(&lab, "10.88.5.1", "fd5a:77e1:9c0d:5::1");
-    twin.run("ip address add 10.88.5.11/24 dev eth0 && ip address add fd5a:77e1:9c0d:5::11/64 dev eth0 nodad").ok();
-    twin.run(&format!("ip address delete {}/24 dev eth0", twin.v4)).ok();
-    twin.run("ip route replace default via 10.88.5.1 && ip -6 route replace default via fd5a:77e1:9c0d:5::1").ok();
+    let (v4, v6) = ("10.88.5.11".parse().unwrap(), "fd5a:77e1:9c0d:5::11".parse().unwrap());
+    let twin = neighbour(&lab, v4, v6, "10.88.5.1", "fd5a:77e1:9c0d:5::1");
     let _gateway = start(&lab);
     let _web = Web::start(&twin, 8080);
     let wire = Capture::start(&lab.gateway(1), "gj");
-    for address in ["10.88.5.11", "fd5a:77e1:9c0d:5::11"] {
-        curl_in_vain(&lab.terminal(1), address.parse().unwrap(), 8080);
+    for family in [Family::V4, Family::V6] {
+        curl_in_vain(&lab.terminal(1), twin.address(family), 8080);
     }
     let wire = wire.finish();
     assert!(!wire.has_bytes(b"HTTP") && !wire.has_address(lab.terminal(1).v4.into()));
