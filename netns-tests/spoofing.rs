@@ -13,16 +13,16 @@ use std::time::Duration;
 
 /// Sends a UDP datagram (port 4000 to 5000, no checksum) with any source; the host's routes say where to.
 fn forge(host: &Host, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) {
-    let length = 28 + payload.len();
-    let mut bytes = vec![0; length];
+    let length = u16::try_from(28 + payload.len()).unwrap();
+    let mut bytes = vec![0; length.into()];
     bytes[20..22].copy_from_slice(&4000_u16.to_be_bytes());
     bytes[22..24].copy_from_slice(&5000_u16.to_be_bytes());
-    bytes[24..26].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+    bytes[24..26].copy_from_slice(&(length - 20).to_be_bytes());
     bytes[28..].copy_from_slice(payload);
     let mut packet = MutableIpv4Packet::new(&mut bytes).unwrap();
     packet.set_version(4);
     packet.set_header_length(5);
-    packet.set_total_length(length as u16);
+    packet.set_total_length(length);
     packet.set_ttl(64);
     packet.set_next_level_protocol(IpNextHeaderProtocols::Udp);
     packet.set_source(source);

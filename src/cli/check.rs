@@ -15,13 +15,15 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let file = &arguments.file;
     let config =
         gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.clone()), problems })?;
-    let interfaces: Vec<&str> =
-        config.insides.iter().flat_map(|inside| inside.interfaces.iter().map(String::as_str)).collect();
+    let insides: Vec<String> = match config.insides.as_slice() {
+        [only] => only.interfaces.clone(),
+        several => several.iter().map(|inside| format!("{}={}", inside.name, inside.interfaces.join(","))).collect(),
+    };
     let pools: Vec<String> = config.pools.iter().map(|pool| pool.range.to_string()).collect();
     println!(
         "{}: ok, inside {}, outside {}, pools {}",
         file.display(),
-        interfaces.join(", "),
+        insides.join(", "),
         config.outsides.join(", "),
         pools.join(", ")
     );

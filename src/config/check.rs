@@ -33,9 +33,12 @@ impl Draft {
     /// Checks everything; says all that is wrong, not only the first.
     pub fn check(&self) -> Result<Config, Vec<Problem>> {
         let mut problems = Problems(Vec::new());
+        if self.inside.is_empty() && self.insides.is_empty() {
+            problems.add(Place::Missing, Wrong::NoInside);
+        }
+        let outsides = self.outsides(&mut problems);
         let pools = self.pools(&mut problems);
         let insides = self.insides(&pools, &mut problems);
-        let outsides = self.outsides(&mut problems);
         let exempt = self.exempt(&pools, &mut problems);
         let callback = self.callback.as_ref().and_then(|words| problems.take(words.place, policy(&words.value)));
         let lifetimes = self.lifetimes(&mut problems);
@@ -93,11 +96,7 @@ impl Draft {
             prefixes: self.inside_prefixes.clone(),
         };
         let unnamed = (!self.inside.is_empty()).then_some(unnamed);
-        if unnamed.is_none() && self.insides.is_empty() {
-            problems.add(Place::Missing, Wrong::NoInside);
-        } else if unnamed.is_none()
-            && let Some(first) = self.inside_prefixes.first()
-        {
+        if let (None, Some(first)) = (&unnamed, self.inside_prefixes.first()) {
             problems.add(first.place, Wrong::PrefixesOfNoInside);
         }
         let mut insides: Vec<Inside> = Vec::new();

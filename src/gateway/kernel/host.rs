@@ -263,7 +263,7 @@ pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str)
         let name = seen.name(own.interface);
         let inside = plan.insides.iter().any(|inside| inside.interfaces.iter().any(|have| have == name));
         let ours = inside || plan.outsides.iter().any(|have| have == name) || tables::is_device_of(name, &plan.tun);
-        !ours && name != "lo" && !is_link_local(own.address)
+        !ours && name != "lo" && !is_link_local(own.address) && own.address != IpAddr::V4(DUMMY)
     });
     let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.outside_device]).flatten();
     host.device_down = devices.any(|index| seen.down.contains(&index));
