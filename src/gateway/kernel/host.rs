@@ -1,5 +1,8 @@
 //! What the host has: interfaces, addresses, routes, other gateways; and whether the plan fits it.
 
+mod inside;
+
+use self::inside::{inside, judge_doubled};
 use super::claim::Claim;
 use super::messages::{Family, PROTOCOL, Route, Rule, Then, To};
 use super::netlink::Netlink;
@@ -360,56 +363,6 @@ fn judge_other_gateways(
         }
     }
     Ok(())
-}
-
-fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<String>) -> Inside {
-    let Some(planned) = plan.insides.get(realm) else { return Inside::default() };
-    let indices: Vec<u32> = planned.interfaces.iter().filter_map(|name| seen.index(name)).collect();
-    let own = planned.interfaces.iter().flat_map(|name| usable(seen, name)).collect();
-    let mut found = Inside { device: seen.index(&planned.device), own, ..Inside::default() };
-    for route in &seen.inside_routes {
-        let To::Hops(hops) = &route.to else { continue };
-        let devices = hops.devices();
-        if !devices.iter().any(|index| indices.contains(index)) {
-            continue;
-        }
-        let net = route.destination;
-        if tables::is_default(&net) {
-            remarks.push(format!("the route {net} through inside {realm} does not count: everything would be inside"));
-        } else if devices.iter().any(|index| !indices.contains(index)) {
-            remarks.push(format!("the route {net} leads inside and elsewhere at once; it is not used"));
-        } else if !is_link_local(net.addr()) && !found.routes.contains(route) {
-            found.routes.push(route.clone());
-        }
-    }
-    let mut sources: Vec<IpNet> = found.routes.iter().map(|route| route.destination).collect();
-    // The network of an address counts also while its interface is down and its route is gone.
-    sources.extend(planned.interfaces.iter().flat_map(|name| seen.networks_of(name)));
-    sources.extend(planned.sources.iter().map(IpNet::trunc));
-    found.sources = IpNet::aggregate(&sources);
-    found
-}
-
-/// The same address of the host in two insides: what is translated does not mind, what the host itself answers does.
-fn judge_doubled(plan: &Plan, seen: &Seen, host: &mut Host) {
-    let realms = plan.insides.iter().enumerate();
-    let interfaces = realms.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (realm, name)));
-    let mut met: Vec<(usize, &String, IpAddr)> = Vec::new();
-    for (realm, name) in interfaces {
-        for own in seen.addresses_of(name) {
-            if let Some((_, first, _)) = met.iter().find(|(other, _, a)| *other != realm && *a == own.address) {
-                host.remarks.push(format!(
-                    "this machine has the address {} on '{first}' and on '{name}', in two insides; what it says itself \
-                     (ping, DNS, …) reaches only terminals behind '{first}', unless the program is bound to '{name}'",
-                    own.address
-                ));
-                if !host.doubled.contains(name) {
-                    host.doubled.push(name.clone());
-                }
-            }
-            met.push((realm, name, own.address));
-        }
-    }
 }
 
 /// Finds what of the pools cannot be given away, and the outside networks they lie in.

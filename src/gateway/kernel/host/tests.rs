@@ -120,6 +120,24 @@ fn the_default_route_through_the_inside_does_not_count() {
 }
 
 #[test]
+fn r7_an_inside_is_connected_to_its_network_though_main_has_one_route_for_two() {
+    let (mut plan, mut seen) = (plan(&["198.18.0.0/16"]), seen());
+    plan.insides.push(InsidePlan { device: "kamei-in1".into(), interfaces: vec!["gj".into()], sources: vec![] });
+    seen.links.push(("gj".into(), 7));
+    seen.addresses.push(OwnAddress { interface: 7, ..seen.addresses[1].clone() });
+    let host = before(&plan, &seen).expect("fine");
+    assert_eq!(host.sources(), [[net("10.0.0.0/24")], [net("10.0.0.0/24")]]);
+    assert_eq!(host.insides[0].routes, seen.inside_routes);
+    let To::Hops(hops) = &host.insides[1].routes[0].to else { panic!("no hops") };
+    assert_eq!((hops.devices(), host.doubled.as_slice()), (vec![7], &["gj".to_owned()][..]));
+    assert!(host.remarks[0].contains("reaches only terminals behind 'gi'"), "{:?}", host.remarks);
+    assert!(host.is_ambiguous(0, &net("10.0.0.0/24")) && !host.is_ambiguous(0, &net("10.0.1.0/24")));
+
+    seen.down.push(7);
+    assert!(before(&plan, &seen).expect("fine").insides[1].routes.is_empty());
+}
+
+#[test]
 fn while_running_nothing_is_fatal() {
     let plan = plan(&["198.18.0.0/16"]);
     let mut seen = seen();

@@ -1,0 +1,77 @@
+//! What of the host belongs to one inside realm.
+
+use super::{Host, Inside, Seen, is_link_local, usable};
+use crate::gateway::kernel::messages::{Route, To};
+use crate::gateway::kernel::{InsidePlan, Plan, tables};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Less preferred than what the kernel makes for an address itself, the same in both families.
+const CONNECTED: u32 = 256;
+
+/// One inside realm: its device, its routes, its prefixes.
+pub(super) fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<String>) -> Inside {
+    let Some(planned) = plan.insides.get(realm) else { return Inside::default() };
+    let indices: Vec<u32> = planned.interfaces.iter().filter_map(|name| seen.index(name)).collect();
+    let own = planned.interfaces.iter().flat_map(|name| usable(seen, name)).collect();
+    let mut found = Inside { device: seen.index(&planned.device), own, ..Inside::default() };
+    for route in &seen.inside_routes {
+        let To::Hops(hops) = &route.to else { continue };
+        let devices = hops.devices();
+        if !devices.iter().any(|index| indices.contains(index)) {
+            continue;
+        }
+        let net = route.destination;
+        if tables::is_default(&net) {
+            remarks.push(format!("the route {net} through inside {realm} does not count: everything would be inside"));
+        } else if devices.iter().any(|index| !indices.contains(index)) {
+            remarks.push(format!("the route {net} leads inside and elsewhere at once; it is not used"));
+        } else if !is_link_local(net.addr()) && !found.routes.contains(route) {
+            found.routes.push(route.clone());
+        }
+    }
+    if plan.insides.len() > 1 {
+        connect(planned, seen, &mut found);
+    }
+    let mut sources: Vec<IpNet> = found.routes.iter().map(|route| route.destination).collect();
+    // The network of an address counts also while its interface is down and its route is gone.
+    sources.extend(planned.interfaces.iter().flat_map(|name| seen.networks_of(name)));
+    sources.extend(planned.sources.iter().map(IpNet::trunc));
+    found.sources = IpNet::aggregate(&sources);
+    found
+}
+
+/// Several insides may have one network, main perhaps only one route for it: an address says as well what is connected.
+fn connect(planned: &InsidePlan, seen: &Seen, found: &mut Inside) {
+    for name in &planned.interfaces {
+        let Some(index) = seen.index(name).filter(|index| !seen.down.contains(index)) else { continue };
+        for own in seen.addresses_of(name).filter(|own| own.network.prefix_len() < own.network.max_prefix_len()) {
+            if !found.routes.iter().any(|route| route.destination == own.network) {
+                let source = own.usable.then_some(own.address);
+                found.routes.push(Route::device(super::MAIN, own.network, CONNECTED, index, source));
+            }
+        }
+    }
+}
+
+/// The same address of the host in two insides: what is translated does not mind, what the host itself answers does.
+pub(super) fn judge_doubled(plan: &Plan, seen: &Seen, host: &mut Host) {
+    let realms = plan.insides.iter().enumerate();
+    let interfaces = realms.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (realm, name)));
+    let mut met: Vec<(usize, &String, IpAddr)> = Vec::new();
+    for (realm, name) in interfaces {
+        for own in seen.addresses_of(name) {
+            if let Some((_, first, _)) = met.iter().find(|(other, _, a)| *other != realm && *a == own.address) {
+                host.remarks.push(format!(
+                    "this machine has the address {} on '{first}' and on '{name}', in two insides; what it says itself \
+                     (ping, DNS, …) reaches only terminals behind '{first}', unless the program is bound to '{name}'",
+                    own.address
+                ));
+                if !host.doubled.contains(name) {
+                    host.doubled.push(name.clone());
+                }
+            }
+            met.push((realm, name, own.address));
+        }
+    }
+}
