@@ -116,6 +116,28 @@ fn r7_two_insides_with_the_same_prefix_where_the_reverse_path_filter_is_strict()
     before.assert_unchanged(&lab.gateway(1));
 }
 
+/// Main has a route for one of the two only.
+fn one_route_in_main(family: Family) {
+    let lab = Lab::new(Plan::gateways(1));
+    let twin = same(&lab);
+    let gateway = start(&lab);
+    gateway.host.run("ip route delete 10.77.143.0/24 dev gi; ip -6 route delete fd5a:77e1:9c0d::/64 dev gj").ok();
+    wait_until("the gateway to have seen it", || {
+        !gateway.host.run("ip route show table all | grep 'metric 256'").ok().is_empty()
+    });
+    each_is_called_back(&lab, &gateway, &twin, family);
+}
+
+#[test]
+fn r7_two_insides_with_the_same_prefix_where_main_has_a_route_for_one() {
+    one_route_in_main(Family::V4);
+}
+
+#[test]
+fn r7_two_insides_with_the_same_prefix_where_main_has_a_route_for_one_v6() {
+    one_route_in_main(Family::V6);
+}
+
 /// Addresses of the gateway that differ let it answer in each inside itself.
 fn the_gateway_answers(family: Family) {
     let lab = Lab::new(Plan::gateways(1));

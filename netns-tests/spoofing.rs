@@ -117,6 +117,26 @@ fn s_inside_addresses_are_closed_to_the_outside() {
     assert!(!inside.finish().has_bytes(b"forged"));
 }
 
+/// Nor does a virtual IP take what claims to come from the inside or from another virtual IP.
+#[test]
+fn s_inside_sources_from_outside_reach_no_terminal() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2));
+    let gateway = lab.start(1);
+    let virtual_ip = called(&lab, &gateway);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let inside = Capture::start(&terminal, "eth0");
+    let forged = [lab.terminal(2).v4, terminal.v4, lab.gateway_inside(1).0, Ipv4Addr::new(198, 18, 1, 99), virtual_ip];
+    for source in forged {
+        forge(&server, source, virtual_ip, b"forged");
+    }
+    forge(&server, server.v4, virtual_ip, b"honest");
+    wait_until("the honest one", || inside.packets().has_bytes(b"honest"));
+    assert!(!inside.finish().has_bytes(b"forged"));
+    assert!(gateway.dropped("spoofed_source") >= 2, "the pool's: {}", gateway.status());
+    let counted = gateway.dropped("spoofed_source") + gateway.dropped("not_contacted");
+    assert!(counted >= 3, "{}", gateway.status());
+}
+
 fn own_services(family: Family) {
     let lab = Lab::new(Plan::gateways(1));
     let (terminal, server, host) = (lab.terminal(1), lab.server(1), lab.gateway(1));
