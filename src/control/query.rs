@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(get("/v1/bindings/2001%3Adb8%3a%3A1"), get("/v1/bindings/2001:db8::1"));
         let filter = Filter { state: Some(BindingState::Dormant), pool: Some("a b/ü&=".into()), limit: Some(7) };
         assert_eq!(get(&format!("/v1/bindings{}", filter.to_query())), Ok(Query::List(filter)));
-        let address = "192.0.2.1".parse().unwrap();
-        assert_eq!(Query::parse(&Method::PUT, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Pin(address)));
+        let address: Named = "192.0.2.1".parse().unwrap();
+        assert_eq!(Query::parse(&Method::PUT, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Pin(address.clone())));
         assert_eq!(Query::parse(&Method::DELETE, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Release(address)));
     }
 

@@ -177,7 +177,7 @@ fn bindings_are_pinned_listed_shown_and_released() {
     ] {
         assert!(made.get(key).is_some(), "{key} in {made}");
     }
-    assert_eq!(client.pin(terminal, virtual_ip).unwrap().virtual_ip, virtual_ip, "again: no change");
+    assert_eq!(client.pin(&terminal, virtual_ip).unwrap().virtual_ip, virtual_ip, "again: no change");
     for address in ["10.0.0.11", "198.18.0.9", "198%2E18.0.9"] {
         assert_eq!(scene.ask("GET", &format!("/v1/bindings/{address}"), "").1[0]["pool"], "small one");
     }
@@ -225,7 +225,7 @@ fn refusals_are_one_line_of_json() {
         let error = answer["error"].as_str().unwrap_or_else(|| panic!("{method} {path}: {answer}"));
         assert!(!error.is_empty() && !error.contains('\n'));
     }
-    let error = scene.client().show("10.0.0.99".parse().unwrap()).unwrap_err();
+    let error = scene.client().show(&"10.0.0.99".parse().unwrap()).unwrap_err();
     assert!(matches!(&error, ClientError::Refused(error) if error.contains("10.0.0.99")), "{error}");
     assert_eq!(scene.client().bindings(&Filter::default()).unwrap().len(), 1, "nothing changed");
 }
