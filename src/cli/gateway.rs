@@ -26,6 +26,9 @@ pub struct Arguments {
     /// besides those
     #[arg(long, value_name = "contacted|anyone|CIDR,…", value_delimiter = ',')]
     callback: Vec<String>,
+    /// Look into the text of this application, which carries addresses: `ftp`, or with a port `ftp:2121`; repeatable
+    #[arg(long, value_name = "ftp[:PORT],…", value_delimiter = ',')]
+    alg: Vec<String>,
     /// Control socket [default: /run/kamei/gateway.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -93,6 +96,7 @@ impl Arguments {
                 })
                 .collect(),
             callback: (!self.callback.is_empty()).then(|| given("--callback", self.callback)),
+            alg: all("--alg", self.alg),
             control: path("--control", self.control)?,
             state_dir: path("--state-dir", self.state_dir)?,
             workers: self.workers.map(|workers| given("--workers", workers)),

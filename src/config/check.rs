@@ -3,7 +3,7 @@
 use super::draft::{Draft, InsideDraft, Located, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, Inside};
-use crate::nat::{CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
+use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -44,6 +44,7 @@ impl Draft {
         let lifetimes = self.lifetimes(&mut problems);
         let creation = self.creation(&mut problems);
         let mss = self.number("mss", LEAST_MSS, MOST_MSS, &mut problems).and_then(|mss| u16::try_from(mss).ok());
+        let alg = self.alg(&mut problems);
         let workers = self.workers.as_ref().and_then(|workers| {
             problems.take(workers.place, number("workers", workers.value, 1, MOST_WORKERS)).and_then(NonZeroUsize::new)
         });
@@ -80,6 +81,7 @@ impl Draft {
             },
             unsolicited: self.unsolicited.unwrap_or_default(),
             mss,
+            alg,
             control,
             state_dir,
             workers,
@@ -242,6 +244,18 @@ impl Draft {
         }
     }
 
+    fn alg(&self, problems: &mut Problems) -> Vec<AlgSettings> {
+        let mut all: Vec<AlgSettings> = Vec::new();
+        for text in &self.alg {
+            let Some(one) = problems.take(text.place, alg(&text.value)) else { continue };
+            if all.iter().any(|other| other.port == one.port) {
+                problems.add(text.place, Wrong::AlgPortTwice(one.port));
+            }
+            all.push(one);
+        }
+        all
+    }
+
     fn number(&self, key: &'static str, least: i64, most: i64, problems: &mut Problems) -> Option<u32> {
         let (_, given) = self.numbers.iter().find(|(name, _)| *name == key)?;
         let value = problems.take(given.place, number(key, given.value, least, most))?;
@@ -355,6 +369,18 @@ fn policy(words: &[String]) -> Result<CallbackPolicy, Wrong> {
             .collect::<Result<_, _>>()
             .map(CallbackPolicy::Prefixes),
     }
+}
+
+/// `ftp`, or with a port `ftp:2121`.
+fn alg(text: &str) -> Result<AlgSettings, Wrong> {
+    let wrong = || Wrong::Alg(text.to_owned());
+    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let alg = *Alg::ALL.iter().find(|alg| alg.name() == name).ok_or_else(wrong)?;
+    let port = match port {
+        None => alg.port(),
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?,
+    };
+    Ok(AlgSettings { alg, port })
 }
 
 fn number(key: &'static str, value: i64, least: i64, most: i64) -> Result<usize, Wrong> {

@@ -45,6 +45,8 @@ pub struct Draft {
     pub inbound_refresh: Option<bool>,
     /// Answer to a call that reaches nobody.
     pub unsolicited: Option<Unsolicited>,
+    /// Applications whose text is looked into.
+    pub alg: Vec<Located<String>>,
     /// Control socket.
     pub control: Option<Located<String>>,
     /// State directory.
@@ -153,6 +155,7 @@ impl Draft {
             hairpin: file.hairpin,
             inbound_refresh: file.inbound_refresh,
             unsolicited: file.unsolicited,
+            alg: all(file.alg),
             control: file.control.map(one),
             state_dir: file.state_dir.map(one),
             workers: file.workers.map(number),
@@ -186,6 +189,7 @@ impl Draft {
             hairpin: flags.hairpin.or(self.hairpin),
             inbound_refresh: flags.inbound_refresh.or(self.inbound_refresh),
             unsolicited: flags.unsolicited.or(self.unsolicited),
+            alg: list(self.alg, flags.alg),
             control: flags.control.or(self.control),
             state_dir: flags.state_dir.or(self.state_dir),
             workers: flags.workers.or(self.workers),
@@ -217,6 +221,8 @@ struct File {
     inbound_refresh: Option<bool>,
     unsolicited: Option<Unsolicited>,
     mss: Option<Spanned<i64>>,
+    #[serde(default)]
+    alg: Vec<Spanned<String>>,
     control: Option<Spanned<String>>,
     state_dir: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,

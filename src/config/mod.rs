@@ -8,7 +8,9 @@ mod problem;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 
-use crate::nat::{CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, PoolSettings, Unsolicited};
+use crate::nat::{
+    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, PoolSettings, Unsolicited,
+};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::num::NonZeroUsize;
@@ -48,6 +50,8 @@ pub struct Config {
     pub unsolicited: Unsolicited,
     /// The largest TCP segment that both sides are told to send.
     pub mss: Option<u16>,
+    /// The applications whose text is looked into.
+    pub alg: Vec<AlgSettings>,
     /// The control socket.
     pub control: PathBuf,
     /// The state directory.

@@ -157,6 +157,12 @@ pub enum Wrong {
     /// A policy that cannot be read.
     #[error("callback '{0}' is neither contacted, anyone nor a list of prefixes")]
     Callback(String),
+    /// An application that nobody knows.
+    #[error("alg '{0}' is unknown; it can be ftp, alone or with a port, such as ftp:2121")]
+    Alg(String),
+    /// Two applications on one port.
+    #[error("port {0} is named twice for alg; name it once")]
+    AlgPortTwice(u16),
     /// A time that cannot be read.
     #[error("{key} '{value}' is not a time such as 24h, 14d or 7440s")]
     Duration {

@@ -204,6 +204,17 @@ fn what_is_off_by_default_has_a_key_each() {
     let config = Config::parse(&text).unwrap();
     assert_eq!((config.hairpin, config.inbound_refresh), (Hairpin::Anyone, Inbound::Refreshes));
     assert_eq!((config.unsolicited, config.mss), (Unsolicited::Reset, Some(1360)));
+    assert!(config.alg.is_empty());
+    let with_alg = |alg: &str| text.replace("mss = 1360", &format!("alg = {alg}"));
+    let config = Config::parse(&with_alg("[\"ftp\", \"ftp:2121\"]")).unwrap();
+    assert_eq!(config.alg.iter().map(|alg| alg.port).collect::<Vec<_>>(), [21, 2121]);
+    for (alg, said) in [
+        ("[\"tftp\"]", "alg 'tftp' is unknown"),
+        ("[\"ftp:0\"]", "alg 'ftp:0' is"),
+        ("[\"ftp\", \"ftp:21\"]", "port 21"),
+    ] {
+        assert!(problems(&with_alg(alg)).join("").contains(said), "{alg}");
+    }
     let internal = "fd01:203:405::/48".parse().unwrap();
     assert_eq!(config.pools[2].kind, PoolKind::Prefix { internal, inside: 0 });
     let said = problems(&text.replace("fd01:203:405::/48", "10.0.0.0/8")).join("");

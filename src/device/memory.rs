@@ -132,7 +132,15 @@ impl Gateway<'_> {
 
     fn pass(&mut self, mut bytes: Vec<u8>, from: Realm, now: Time) {
         let verdict = self.translator.translate(&mut Packet::new(&mut bytes), from, now);
+        let mut put = |packet: &[u8], to| match to {
+            Realm::Outside => self.outside.1.send(packet, now),
+            Realm::Inside(_) => self.inside.1.send(packet, now),
+        };
         let (packet, to) = match verdict {
+            Verdict::Replace(replaced) => {
+                replaced.packets.iter().for_each(|packet| put(packet, replaced.to));
+                return replaced.answer.iter().for_each(|answer| put(answer, from));
+            }
             Verdict::Forward { to, .. } => (&bytes[..], to),
             Verdict::Refuse(ref refused) => match &**refused {
                 Refused { answer: Some(answer), .. } => (&answer[..], from),
@@ -140,10 +148,7 @@ impl Gateway<'_> {
             },
             Verdict::Drop(_) => return,
         };
-        match to {
-            Realm::Outside => self.outside.1.send(packet, now),
-            Realm::Inside(_) => self.inside.1.send(packet, now),
-        }
+        put(packet, to);
     }
 }
 

@@ -40,6 +40,7 @@ pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> 
         inbound_refresh: config.inbound_refresh,
         unsolicited: config.unsolicited,
         mss: config.mss,
+        alg: config.alg.clone(),
         own_outside: host.own_outside(),
         hash_key,
         restore_hop: true,

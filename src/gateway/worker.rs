@@ -176,6 +176,17 @@ impl Worker {
                     }
                     self.write(to, |queue| queue.send(buffer));
                 }
+                Verdict::Replace(replaced) => {
+                    if let Some(event) = replaced.event {
+                        self.tell(event);
+                    }
+                    for packet in &replaced.packets {
+                        self.write(replaced.to, |queue| queue.send_own(packet));
+                    }
+                    if let Some(answer) = replaced.answer {
+                        self.write(realm, |queue| queue.send_own(&answer));
+                    }
+                }
                 Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
                 Verdict::Refuse(refused) => {
                     self.tell(refused.event);

@@ -12,6 +12,7 @@
 //! | `limit.rs` | how fast bindings may be made |
 //! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
 //! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
+//! | `alg/` | applications that carry addresses in their text |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
 //! | `icmp_error.rs` | errors, with the packet they quote |
@@ -21,6 +22,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod admin;
+mod alg;
 mod callback;
 mod counters;
 mod decide;
@@ -45,14 +47,15 @@ pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, Tra
 pub use event::{Event, EventKind};
 pub use named::{Named, ParseNamedError};
 pub use settings::{
-    CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind, PoolSettings,
-    Settings, Unsolicited,
+    Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,
+    PoolSettings, Settings, Unsolicited,
 };
 pub use translate::Translator;
-pub use verdict::{DropReason, Realm, Refused, Verdict};
+pub use verdict::{DropReason, Realm, Refused, Replaced, Verdict};
 
 use crate::time::Time;
 use crate::wire::Address;
+use alg::Helpers;
 use callback::{Contacts, Owner, Policies};
 use counters::Counters;
 use ipnet::IpNet;
@@ -83,6 +86,7 @@ pub struct Nat {
     inbound_refresh: Inbound,
     unsolicited: Unsolicited,
     mss: Option<u16>,
+    helpers: Option<Helpers>,
     exhausted: Exhausted,
     restore_hop: bool,
     limiter: Limiter,
@@ -157,6 +161,7 @@ impl Nat {
             inbound_refresh: settings.inbound_refresh,
             unsolicited: settings.unsolicited,
             mss: settings.mss,
+            helpers: Helpers::new(&settings.alg),
             exhausted: settings.exhausted,
             restore_hop: settings.restore_hop,
             limiter: Limiter::new(settings.creation),

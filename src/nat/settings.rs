@@ -25,6 +25,8 @@ pub struct Settings {
     pub unsolicited: Unsolicited,
     /// The largest TCP segment that both sides are told to send, in bytes (RFC 9293 §3.7.1); `None`: as they say.
     pub mss: Option<u16>,
+    /// The applications whose text is looked into, each with the port of its control connections; none by default.
+    pub alg: Vec<AlgSettings>,
     /// How fast a group of terminals may ask for new bindings, and how many it may hold.
     pub creation: CreationLimit,
     /// What a terminal hears when no virtual IP is left.
@@ -36,6 +38,41 @@ pub struct Settings {
     /// Whether to give back the hop that the way into the gateway's device took from TTL or hop limit, so that
     /// the gateway is one hop, not two. On behind TUN, off where packets come from memory.
     pub restore_hop: bool,
+}
+
+/// An application that carries addresses in its text (RFC 4787 REQ-10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alg {
+    /// FTP (RFC 959, RFC 2428), active and passive.
+    Ftp,
+}
+
+/// Where an application is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlgSettings {
+    /// The application.
+    pub alg: Alg,
+    /// Port of the server's end of its control connections.
+    pub port: u16,
+}
+
+impl Alg {
+    /// Every application that is known.
+    pub const ALL: &'static [Alg] = &[Alg::Ftp];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Alg::Ftp => "ftp",
+        }
+    }
+
+    /// The port it has unless told otherwise (IANA).
+    pub const fn port(self) -> u16 {
+        match self {
+            Alg::Ftp => 21,
+        }
+    }
 }
 
 /// One inside realm.

@@ -40,6 +40,7 @@ fn settings(pools: Vec<PoolSettings>) -> Settings {
         inbound_refresh: Inbound::default(),
         unsolicited: Unsolicited::default(),
         mss: None,
+        alg: Vec::new(),
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],
         restore_hop: false,

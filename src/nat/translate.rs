@@ -1,13 +1,14 @@
 //! The way of a packet.
 
 use super::Nat;
+use super::alg::Passed;
 use super::counters::Counters;
 use super::decide::Decision;
 use super::event::{Event, EventKind};
-use super::flows::Flows;
+use super::flows::{Flow, Flows};
 use super::settings::Exhausted;
 use super::unsolicited::Waiting;
-use super::verdict::{DropReason, Realm, Refused, Verdict};
+use super::verdict::{DropReason, Realm, Refused, Replaced, Verdict};
 use crate::time::Time;
 use crate::wire::{self, Address, Headers, Kind, Packet, Refusal};
 use std::sync::Arc;
@@ -95,6 +96,27 @@ impl Translator {
         if realm == Realm::Outside && opens {
             self.counters.callbacks.add(1);
         }
+        if let Some(helpers) = &self.nat.helpers {
+            match helpers.pass(packet, headers, flow.rewrite, now) {
+                Ok(Passed::AsIs) => {}
+                Ok(Passed::Instead { packets, answer }) => {
+                    let packets = packets.into_iter().filter_map(|packet| self.rewrite_new(packet, &flow)).collect();
+                    return Verdict::Replace(Box::new(Replaced { to: flow.to, event, packets, answer }));
+                }
+                // It has made or woken a binding all the same.
+                Err(reason) => {
+                    return match event {
+                        Some(event) => Verdict::Refuse(Box::new(Refused { reason, event, answer: None })),
+                        None => Verdict::Drop(reason),
+                    };
+                }
+            }
+        }
+        self.rewrite(packet, headers, &flow);
+        Verdict::Forward { to: flow.to, event }
+    }
+
+    fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, flow: &Flow) {
         let stored = headers.stored(packet.checksum_start);
         wire::set_addresses(packet.bytes, 0, headers, stored, flow.rewrite);
         if let Some(most) = self.nat.mss.filter(|_| matches!(headers.kind, Kind::TcpSyn | Kind::Tcp)) {
@@ -103,7 +125,13 @@ impl Translator {
         if self.nat.restore_hop {
             wire::give_back_hop(packet.bytes);
         }
-        Verdict::Forward { to: flow.to, event }
+    }
+
+    /// The same for a packet made by a helper.
+    fn rewrite_new(&self, mut bytes: Box<[u8]>, flow: &Flow) -> Option<Box<[u8]>> {
+        let headers = Headers::parse(&bytes).ok()?;
+        self.rewrite(&mut Packet::new(&mut bytes), &headers, flow);
+        Some(bytes)
     }
 
     fn error(&mut self, packet: &mut Packet<'_>, headers: &Headers, realm: Realm, now: Time) -> Verdict {
@@ -167,17 +195,27 @@ impl Translator {
 
     fn count(&self, verdict: &Verdict, realm: Realm, bytes: usize) {
         match verdict {
-            Verdict::Forward { event, .. } => {
-                match realm {
-                    Realm::Inside(_) => self.counters.out.add(bytes),
-                    Realm::Outside => self.counters.inward.add(bytes),
-                }
-                if event.is_some_and(|event| event.kind == EventKind::Created) {
-                    self.counters.created.add(1);
-                }
-            }
+            Verdict::Forward { event, .. } => self.count_passed(realm, bytes, *event),
+            Verdict::Replace(replaced) => self.count_passed(realm, bytes, replaced.event),
             Verdict::Drop(reason) => self.counters.drops(*reason).add(1),
-            Verdict::Refuse(refused) => self.counters.drops(refused.reason).add(1),
+            Verdict::Refuse(refused) => {
+                self.counters.drops(refused.reason).add(1);
+                self.count_created(Some(refused.event));
+            }
+        }
+    }
+
+    fn count_passed(&self, realm: Realm, bytes: usize, event: Option<Event>) {
+        match realm {
+            Realm::Inside(_) => self.counters.out.add(bytes),
+            Realm::Outside => self.counters.inward.add(bytes),
+        }
+        self.count_created(event);
+    }
+
+    fn count_created(&self, event: Option<Event>) {
+        if event.is_some_and(|event| event.kind == EventKind::Created) {
+            self.counters.created.add(1);
         }
     }
 }

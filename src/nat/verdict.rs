@@ -22,10 +22,25 @@ pub enum Verdict {
         /// What it did to a binding. Record it before the packet leaves (N3).
         event: Option<Event>,
     },
+    /// Let other packets go on in its place: a helper wrote into the text of a connection.
+    Replace(Box<Replaced>),
     /// Drop the packet.
     Drop(DropReason),
-    /// Drop the packet: a terminal asked for a binding in vain.
+    /// Drop the packet, and say what it did to a binding: mostly, a terminal asked for one in vain.
     Refuse(Box<Refused>),
+}
+
+/// What goes on in place of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Where it goes.
+    pub to: Realm,
+    /// What the packet did to a binding, as in [`Verdict::Forward`].
+    pub event: Option<Event>,
+    /// The packets, with complete checksums; none while the text waits for its rest.
+    pub packets: Vec<Box<[u8]>>,
+    /// A packet to send back to where the first one came from.
+    pub answer: Option<Box<[u8]>>,
 }
 
 /// A terminal asked for a binding in vain.
@@ -134,6 +149,13 @@ drop_reasons! {
     WrongPool = "wrong_pool",
     /// A terminal called a virtual IP of this gateway, and hairpinning is switched off or cannot serve it.
     Hairpin = "hairpin",
+    /// A control connection of an application announces an address that is not its sender's own, a port below 1024, or
+    /// nothing that can be understood (RFC 2577 §3).
+    AlgRefused = "alg_refused",
+    /// A segment of a control connection that cannot be looked into yet: a fragment, or ahead of a gap. TCP sends it again.
+    AlgSegment = "alg_segment",
+    /// More control connections than can be remembered.
+    AlgFull = "alg_full",
     /// IPsec AH protects the addresses; translating would break it (RFC 3948 §1).
     AuthenticationHeader = "authentication_header",
     /// Multicast, broadcast or link-local: never translated.

@@ -431,6 +431,7 @@ fn settings(pool: AddressRange, sources: Vec<ipnet::IpNet>, own_outside: IpAddr)
         inbound_refresh: Default::default(),
         unsolicited: Default::default(),
         mss: None,
+        alg: Vec::new(),
         own_outside: vec![own_outside],
         hash_key: [1; 16],
         restore_hop: false,
