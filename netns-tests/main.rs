@@ -18,6 +18,7 @@ mod cascade;
 mod fragments;
 mod icmp;
 mod interfaces;
+mod ftp;
 mod life;
 mod many;
 mod pairs;
