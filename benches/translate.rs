@@ -51,6 +51,7 @@ fn nat() -> Arc<Nat> {
         inbound_refresh: Default::default(),
         unsolicited: Default::default(),
         mss: None,
+        alg: Default::default(),
         own_outside: vec![IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1))],
         hash_key: [7; 16],
         restore_hop: true,

@@ -34,7 +34,7 @@ impl Ftp {
         fs::set_permissions(&upload, PermissionsExt::from_mode(0o777)).unwrap();
         // The scratch directory is private; the server's child that serves is not root.
         fs::set_permissions(&host.dir, PermissionsExt::from_mode(0o755)).unwrap();
-        let large: Vec<u8> = (0..LARGE).map(|at| (at % 251) as u8).collect();
+        let large: Vec<u8> = (0..=250).cycle().take(LARGE).collect();
         fs::write(root.join("large"), &large).unwrap();
         fs::write(root.join("small"), "small\n").unwrap();
         let config = dir.join("vsftpd.conf");

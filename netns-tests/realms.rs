@@ -209,7 +209,7 @@ fn r7_bindings_of_two_insides_are_told_apart() {
     }
     let address = terminal.v4;
     let listed = gateway.ask("bindings").ok();
-    assert!(listed.contains("INSIDE") && listed.contains("north") && listed.contains("south"), "{listed}");
+    assert!(listed.contains("@north") && listed.contains("@south"), "{listed}");
     assert_eq!(gateway.ask(&format!("bindings show {address}")).ok().matches("virtual IP").count(), 2);
     let shown = gateway.ask(&format!("bindings show {address}@south")).ok();
     assert!(shown.contains("(south)") && !shown.contains("(north)"), "{shown}");

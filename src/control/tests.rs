@@ -81,6 +81,7 @@ impl Scene {
             inbound_refresh: Default::default(),
             unsolicited: Default::default(),
             mss: None,
+            alg: Default::default(),
             own_outside: Vec::new(),
             hash_key: [7; 16],
             restore_hop: false,
