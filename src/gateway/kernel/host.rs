@@ -39,6 +39,8 @@ pub struct Host {
     pub(super) lans: Vec<Lan>,
     /// Every interface by name, with its index: an interface that was made anew has another one.
     pub(super) links: Vec<(String, u32)>,
+    /// Inside and outside interfaces that are not up.
+    pub(super) down: BTreeSet<String>,
     /// One of our own devices was set down by somebody.
     pub(super) device_down: bool,
     /// Interfaces that are neither inside nor outside have addresses too.
@@ -125,6 +127,24 @@ impl Host {
     /// The index of an interface.
     pub(super) fn index(&self, name: &str) -> Option<u32> {
         self.links.iter().find(|(have, _)| have == name).map(|(_, index)| *index)
+    }
+
+    /// One line for each change from `before` that an operator should know of.
+    pub(super) fn log_changes(&self, before: &Self) {
+        for name in self.down.difference(&before.down) {
+            log::warn!("interface '{name}' is down; the gateway waits for it to come up");
+        }
+        for name in before.down.difference(&self.down).filter(|name| self.index(name).is_some()) {
+            log::info!("interface '{name}' is up again");
+        }
+        for (side, now, then) in
+            [("inside", &self.own_inside, &before.own_inside), ("outside", &self.own_outside, &before.own_outside)]
+        {
+            if now != then {
+                let list: Vec<String> = now.iter().map(ToString::to_string).collect();
+                log::info!("this machine's addresses {side} are now: {}", list.join(", "));
+            }
+        }
     }
 
     /// Whether the translator must hear of the change from `before`.
@@ -262,6 +282,9 @@ pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str)
     host.own_inside = plan.insides.iter().flat_map(|i| &i.interfaces).flat_map(|name| usable(seen, name)).collect();
     host.insides = (0..plan.insides.len()).map(|realm| inside(plan, seen, realm, &mut host.remarks)).collect();
     judge_doubled(plan, seen, &mut host);
+    let interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
+    let is_down = |name: &&String| seen.index(name).is_some_and(|index| seen.down.contains(&index));
+    host.down = interfaces.filter(is_down).cloned().collect();
     host.has_other_networks = seen.addresses.iter().any(|own| {
         let name = seen.name(own.interface);
         let inside = plan.insides.iter().any(|inside| inside.interfaces.iter().any(|have| have == name));

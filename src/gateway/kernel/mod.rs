@@ -205,6 +205,7 @@ impl Kernel {
                 inside.keep(&before.sources);
             }
         }
+        host.log_changes(&self.host);
         let news = host.tells_news(&self.host);
         self.host = host;
         self.remark();
