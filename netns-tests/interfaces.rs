@@ -106,6 +106,11 @@ fn s_the_inside_interface_goes_down_and_up() {
             let_pass(sent, 100);
         }
     });
+    // Longer than a moment: it is said.
+    scene.run("ip link set gi down");
+    scene.wait_for_one_line("interface 'gi' is down; the gateway waits for it to come up");
+    scene.run("ip link set gi up");
+    scene.wait_for_one_line("interface 'gi' is up again");
 }
 
 #[test]
@@ -197,6 +202,7 @@ fn s_the_inside_address_changes() {
         terminal.run("ip route replace default via 10.77.143.254").ok();
         let_pass(sent, 300);
     });
+    scene.wait_for_one_line("this machine's addresses inside are now: 10.77.143.254,");
     // A whole new network.
     scene.run("ip address add 10.78.9.1/24 brd + dev gi && ip address delete 10.77.143.254/24 dev gi");
     terminal.run("ip address add 10.78.9.11/24 dev eth0 && ip route replace default via 10.78.9.1 src 10.78.9.11").ok();
@@ -215,4 +221,5 @@ fn s_the_outside_address_changes() {
         server.run("ip route replace default via 203.0.113.2").ok();
         let_pass(sent, 300);
     });
+    scene.wait_for_one_line("this machine's addresses outside are now: 203.0.113.2,");
 }
