@@ -2,7 +2,7 @@
 
 mod inside;
 
-use self::inside::{inside, judge_doubled};
+use self::inside::{inside, judge_doubled, judge_other_networks};
 use super::claim::Claim;
 use super::messages::{Family, PROTOCOL, Route, Rule, Then, To};
 use super::netlink::Netlink;
@@ -285,12 +285,7 @@ pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str)
     let interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
     let is_down = |name: &&String| seen.index(name).is_some_and(|index| seen.down.contains(&index));
     host.down = interfaces.filter(is_down).cloned().collect();
-    host.has_other_networks = seen.addresses.iter().any(|own| {
-        let name = seen.name(own.interface);
-        let inside = plan.insides.iter().any(|inside| inside.interfaces.iter().any(|have| have == name));
-        let ours = inside || plan.outsides.iter().any(|have| have == name) || tables::is_device_of(name, &plan.tun);
-        !ours && name != "lo" && !is_link_local(own.address) && own.address != IpAddr::V4(DUMMY)
-    });
+    judge_other_networks(plan, seen, &mut host);
     let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.outside_device]).flatten();
     host.device_down = devices.any(|index| seen.down.contains(&index));
     reserve(plan, seen, stage, &mut host)?;

@@ -21,6 +21,12 @@
 //!
 //! - IPv4 forwarding is switched on for the interfaces of the gateway alone (`conf/*/forwarding`), not for the host.
 //!   IPv6 knows only one switch, `all`.
+//! - Several insides may have the same prefix and even the same address of the host: translation does not mind. What the
+//!   host itself says does: its answers go by its own address, so terminals of every inside reach it (ping, DNS) where it
+//!   has an address of its own in each. Its errors about packets not yet translated (hop limit reached) name no inside;
+//!   for addresses that two insides have they are not sent, so traceroute from there does not show this gateway.
+//! - Exempt destinations are for addresses that one inside alone has; others are translated on the way there as well.
+//! - What an interface was it stays when it is renamed, until it is deleted; so does a prefix of an interface that is away.
 //! - A family without a pool is closed: its packets from the inside reach other insides and the host, nothing else.
 //! - A pool may lie in an outside network, be equal to it or larger. The host's own addresses, its routers and the
 //!   network and broadcast addresses in it are reserved and stay reachable. Every other address of the pool belongs to

@@ -1,6 +1,6 @@
 //! What of the host belongs to one inside realm.
 
-use super::{Host, Inside, Seen, is_link_local, usable};
+use super::{DUMMY, Host, Inside, Seen, is_link_local, usable};
 use crate::gateway::kernel::messages::{Route, To};
 use crate::gateway::kernel::{InsidePlan, Plan, tables};
 use ipnet::IpNet;
@@ -72,6 +72,28 @@ pub(super) fn judge_doubled(plan: &Plan, seen: &Seen, host: &mut Host) {
                 }
             }
             met.push((realm, name, own.address));
+        }
+    }
+}
+
+/// Networks of the host that are neither inside nor outside. They are left alone, unless they look like the inside.
+pub(super) fn judge_other_networks(plan: &Plan, seen: &Seen, host: &mut Host) {
+    for own in seen.addresses.iter().filter(|own| !is_link_local(own.address) && own.address != IpAddr::V4(DUMMY)) {
+        let name = seen.name(own.interface);
+        let inside = plan.insides.iter().any(|inside| inside.interfaces.iter().any(|have| have == name));
+        let outside = plan.outsides.iter().any(|have| have == name);
+        if inside || outside || name == "lo" || tables::is_device_of(name, &plan.tun) {
+            continue;
+        }
+        host.has_other_networks = true;
+        let sources = host.insides.iter().flat_map(|inside| &inside.sources);
+        let mut real = sources.filter(|net| !tables::is_default(net));
+        if let Some(net) = real.find(|net| net.contains(&own.network) || own.network.contains(*net)) {
+            host.remarks.push(format!(
+                "'{name}' has the network {}, which overlaps the inside prefix {net}; what comes from it with an inside \
+                 address is not forwarded",
+                own.network
+            ));
         }
     }
 }

@@ -138,6 +138,18 @@ fn r7_an_inside_is_connected_to_its_network_though_main_has_one_route_for_two() 
 }
 
 #[test]
+fn a_network_that_looks_like_the_inside_is_remarked_upon() {
+    let host = before(&plan(&["198.18.0.0/16"]), &seen()).expect("fine");
+    assert!(host.has_other_networks && host.remarks.is_empty());
+    let mut seen = seen();
+    seen.addresses[4].network = net("10.0.0.128/25");
+    let host = before(&plan(&["198.18.0.0/16"]), &seen).expect("fine");
+    assert!(host.remarks[0].starts_with("'other' has the network 10.0.0.128/25"), "{:?}", host.remarks);
+    seen.addresses.pop();
+    assert!(!before(&plan(&["198.18.0.0/16"]), &seen).expect("fine").has_other_networks);
+}
+
+#[test]
 fn while_running_nothing_is_fatal() {
     let plan = plan(&["198.18.0.0/16"]);
     let mut seen = seen();
