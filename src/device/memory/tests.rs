@@ -7,6 +7,7 @@ mod lab;
 
 use super::*;
 use lab::{Family, HostId, Lab};
+use std::net::IpAddr;
 
 const T0: HostId = HostId::Terminal(0);
 const T1: HostId = HostId::Terminal(1);
@@ -92,6 +93,28 @@ fn n12_transfers_are_exact_over_links_that_lose_double_and_reorder() {
         let seen = lab.transfer(T0, S0, lab.address(S0), 80, MUCH);
         assert_eq!(lab.transfer(S0, T0, seen, 8080, MUCH), lab.address(S0));
         lab.assert_hidden(3, lab.address(T0));
+    }
+}
+
+#[test]
+fn r10_ftp_commands_arrive_with_the_virtual_ip_over_links_that_lose_double_and_reorder() {
+    for faults in [Faults::NONE, Faults::BAD] {
+        let mut lab = Lab::new(Family::V4, 2, faults);
+        let seen = lab.transfer(T0, S0, lab.address(S0), 80, 100);
+        let commands = |address: IpAddr| {
+            let one = |n: usize| match n % 7 {
+                0 => format!("PORT {},200,{}\r\n", address.to_string().replace('.', ","), n % 256),
+                3 => format!("EPRT |1|{address}|{}|\r\n", 2000 + n),
+                rest => format!("RETR {}\r\n", "name".repeat(rest * 9)),
+            };
+            (0..100).map(one).collect::<String>().into_bytes()
+        };
+        let replies = "200 OK\r\n".repeat(400).into_bytes();
+        let (said, expected) = (commands(lab.address(T0)), commands(seen));
+        let lengths = [expected.len(), replies.len()];
+        let (_, got) = lab.exchange(T0, S0, (lab.address(S0), 21), [said, replies.clone()], lengths);
+        assert!(got == [expected, replies], "bytes differ");
+        lab.assert_hidden(2, lab.address(T0));
     }
 }
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 use stream::{Stream, Taken, Toward};
 
 /// Connections remembered at most.
-const MOST: usize = 16_384;
+const MOST: usize = 8_192;
 const SHARDS: usize = 64;
 /// How long an idle connection is remembered (RFC 5382 REQ-5: established, and all others).
 const ESTABLISHED: Duration = Duration::from_secs(7440);

@@ -12,22 +12,25 @@ use crate::nat::verdict::DropReason;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Bytes kept at most for one direction.
-const MOST_KEPT: usize = 2048;
-/// Places written over at most that the receiver has not said to have.
-const MOST_EDITS: usize = 16;
+/// Bytes that wait at most for the rest of their unit.
+const MOST_WAITING: usize = 1024;
+/// Places written over at most that the receiver has not said to have: as many as a segment of 1,500 bytes can hold.
+const MOST_EDITS: usize = 128;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Stream {
     /// The first byte that was not looked at yet, as the sender counts.
     next: u32,
-    /// The bytes before `next` that the gateway has to deliver.
-    kept: Vec<u8>,
     /// The first byte that the receiver has not said to have.
     delivered: u32,
-    /// How many of `kept`, at the end, wait for what follows.
-    waiting: usize,
+    /// The bytes before `next` that wait for what follows.
+    waiting: Vec<u8>,
+    /// Whether their sender was told that they have arrived.
+    promised: bool,
+    /// Bytes that were promised and are sent, until the receiver has them; and the number of the first.
+    owed: Vec<u8>,
+    owed_at: u32,
     memory: Memory,
     /// What to add to the sender's number of a byte in front of the first of `edits`.
     shift: u32,
@@ -76,8 +79,10 @@ impl Stream {
         Self {
             next,
             delivered: next,
-            kept: Vec::new(),
-            waiting: 0,
+            waiting: Vec::new(),
+            promised: false,
+            owed: Vec::new(),
+            owed_at: next,
             memory: Memory::default(),
             shift: 0,
             edits: VecDeque::new(),
@@ -87,13 +92,13 @@ impl Stream {
 
     /// Whether the connection could go on without what is remembered here.
     pub fn is_plain(&self) -> bool {
-        self.shift == 0 && self.edits.is_empty() && self.kept.is_empty()
+        self.shift == 0 && self.edits.is_empty() && self.waiting.is_empty() && self.owed.is_empty()
     }
 
     /// The number to show for a segment without bytes.
     pub fn empty_at(&self, number: u32) -> u32 {
         // The receiver has not got what waits.
-        let sent = self.next.wrapping_sub(length(self.waiting));
+        let sent = self.sent();
         self.shown(if before(sent, number) && !before(self.next, number) { sent } else { number })
     }
 
@@ -130,39 +135,40 @@ impl Stream {
             true => payload.get(distance(number, self.next)..).unwrap_or_default(),
             false => &[],
         };
-        let first_kept = self.next.wrapping_sub(length(self.kept.len()));
-        let had_kept = !self.kept.is_empty();
-        let mut kept = [&self.kept, fresh].concat();
-        let mut read = Read { memory: self.memory, waiting: self.waiting, edits: Vec::new() };
+        let (sent_before, text) = (self.sent(), [&self.waiting, fresh].concat());
+        let mut read = Read { memory: self.memory, waiting: self.waiting.len(), edits: Vec::new() };
         if !fresh.is_empty() || last {
-            let text_at = self.kept.len() - self.waiting;
-            let text = kept.get(text_at..).unwrap_or_default();
-            read = read_text(self.memory, text, first_kept.wrapping_add(length(text_at)), last, look)?;
+            read = read_text(self.memory, &text, sent_before, last, look)?;
         }
-        if self.edits.len() + read.edits.len() > MOST_EDITS || (had_kept && kept.len() > MOST_KEPT) {
+        if self.edits.len() + read.edits.len() > MOST_EDITS {
             return Err(DropReason::AlgSegment);
         }
-        let next = if fresh.is_empty() { self.next } else { end };
-        let sent = next.wrapping_sub(length(read.waiting));
-        // What there is to send, from where: the segment, with what is kept in front of it or in its place.
-        let (from, raw) = match had_kept {
-            false => (number, payload.to_vec()),
-            true if before(number, first_kept) => {
-                let ahead = payload.get(..distance(number, first_kept)).unwrap_or(payload);
-                (number, [ahead, &kept].concat())
-            }
-            true => (first_kept, kept.clone()),
-        };
-        let to = if before(sent, end) { sent } else { end };
-        if !had_kept {
-            kept.drain(..kept.len() - read.waiting);
+        // What there is to send: the segment, behind what waited for it and what may have got lost.
+        let (mut from, mut raw) = (number, payload.to_vec());
+        if before(sent_before, from) {
+            raw = [self.waiting.get(..distance(sent_before, from)).unwrap_or_default(), &raw].concat();
+            from = sent_before;
+        }
+        let owed_to = self.owed_at.wrapping_add(length(self.owed.len()));
+        if before(self.owed_at, from) && !before(owed_to, from) {
+            raw = [self.owed.get(..distance(self.owed_at, from)).unwrap_or_default(), &raw].concat();
+            from = self.owed_at;
+        }
+        if before(self.next, end) {
+            self.next = end;
+        }
+        let rest = text.get(text.len() - read.waiting..).unwrap_or_default().to_vec();
+        let waited = std::mem::replace(&mut self.waiting, rest);
+        if self.sent() != sent_before && std::mem::take(&mut self.promised) {
+            (self.owed, self.owed_at) = (waited, sent_before);
         }
         self.edits.extend(read.edits);
-        (self.next, self.kept, self.waiting, self.memory) = (next, kept, read.waiting, read.memory);
-        if !before(from, to) && self.waiting > 0 {
-            // What the gateway does not keep is still its sender's to deliver.
-            let all = !before(self.delivered, self.next.wrapping_sub(length(self.kept.len())));
-            return Ok(Taken::Waits(all.then_some(self.next)));
+        self.memory = read.memory;
+        let to = if before(self.sent(), end) { self.sent() } else { end };
+        if !before(from, to) && !self.waiting.is_empty() {
+            // What was not promised is still its sender's to deliver.
+            self.promised |= !before(self.delivered, self.sent());
+            return Ok(Taken::Waits(self.promised.then_some(self.next)));
         }
         let plain = from == number && to == end && !self.edits.iter().any(|edit| edit.overlaps(from, to));
         Ok(if plain {
@@ -178,10 +184,9 @@ impl Stream {
         if before(self.delivered, had) {
             self.delivered = had;
         }
-        let first_kept = self.next.wrapping_sub(length(self.kept.len()));
-        if before(first_kept, had) {
-            let sent = self.kept.len() - self.waiting;
-            self.kept.drain(..distance(first_kept, had).min(sent));
+        if before(self.owed_at, had) {
+            self.owed.drain(..distance(self.owed_at, had).min(self.owed.len()));
+            self.owed_at = had;
         }
         while let Some(edit) = self.edits.front() {
             let end = edit.start.wrapping_add(self.shift).wrapping_add(length(edit.text.len()));
@@ -195,9 +200,18 @@ impl Stream {
     }
 
     /// The acknowledgement of the receiver, as the sender counts. What waits counts as arrived.
-    pub fn acknowledgement(&self, number: u32) -> u32 {
+    pub fn acknowledgement(&mut self, number: u32) -> u32 {
         let had = self.original(number, Toward::Start);
-        if had == self.next.wrapping_sub(length(self.waiting)) { self.next } else { had }
+        if had != self.sent() || self.waiting.is_empty() {
+            return had;
+        }
+        self.promised = true;
+        self.next
+    }
+
+    /// The first byte that was not sent, as the sender counts.
+    fn sent(&self) -> u32 {
+        self.next.wrapping_sub(length(self.waiting.len()))
     }
 
     /// What the receiver calls `number`, as the sender counts.
@@ -292,7 +306,7 @@ fn read_text(
             }
             Look::Opaque => break,
             Look::More if last => break,
-            Look::More if rest.len() > MOST_KEPT / 2 => return Err(DropReason::AlgRefused),
+            Look::More if rest.len() > MOST_WAITING => return Err(DropReason::AlgRefused),
             Look::More => return Ok(Read { memory, waiting: rest.len(), edits }),
             Look::Refuse => return Err(DropReason::AlgRefused),
         }

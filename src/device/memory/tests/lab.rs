@@ -70,6 +70,8 @@ struct End {
     host: HostId,
     socket: SocketHandle,
     payload: Vec<u8>,
+    /// How many bytes it waits for.
+    expects: usize,
     sent: usize,
     got: Vec<u8>,
 }
@@ -181,8 +183,25 @@ impl Lab {
     /// Opens a connection to `to`, sends `bytes` bytes each way, closes it from both ends, and checks every byte.
     /// Returns the address under which the callee saw the caller.
     pub fn transfer(&mut self, caller: HostId, callee: HostId, to: IpAddr, port: u16, bytes: usize) -> IpAddr {
-        let mut listening = End { payload: letters(bytes, 3), ..self.listen(callee, port) };
-        let mut calling = End { payload: letters(bytes, 17), ..self.connect(caller, to, port) };
+        let texts = [letters(bytes, 17), letters(bytes, 3)];
+        let (seen, got) = self.exchange(caller, callee, (to, port), texts.clone(), [bytes, bytes]);
+        assert!(got == texts, "bytes differ");
+        seen
+    }
+
+    /// Caller and callee say these texts over a connection, until each has heard so many bytes. Returns the caller's
+    /// address as the callee sees it, and what came of each text.
+    pub fn exchange(
+        &mut self,
+        caller: HostId,
+        callee: HostId,
+        (to, port): (IpAddr, u16),
+        texts: [Vec<u8>; 2],
+        lengths: [usize; 2],
+    ) -> (IpAddr, [Vec<u8>; 2]) {
+        let [said, answered] = texts;
+        let mut listening = End { payload: answered, expects: lengths[0], ..self.listen(callee, port) };
+        let mut calling = End { payload: said, expects: lengths[1], ..self.connect(caller, to, port) };
         let deadline = self.now + PATIENCE;
         let mut seen = None;
         loop {
@@ -195,10 +214,10 @@ impl Lab {
             let ends = [&calling, &listening].map(|end| (self.tcp(end).state(), end.sent, end.got.len()));
             assert!(self.now < deadline, "the transfer from {caller:?} to {callee:?} does not end: {ends:?}");
         }
-        assert!(calling.got == listening.payload && listening.got == calling.payload, "bytes differ");
         self.close(&calling, &listening);
+        let got = [&mut listening, &mut calling].map(|end| std::mem::take(&mut end.got));
         self.hang_up([calling, listening]);
-        seen.unwrap()
+        (seen.unwrap(), got)
     }
 
     /// Both ends close, the caller first. On a bad link that may fail, also without any gateway: smoltcp 0.14 stops its
@@ -378,7 +397,7 @@ impl Lab {
             let got = &mut end.got;
             socket.recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
         }
-        end.got.len() == end.payload.len() && end.sent == end.payload.len() && socket.send_queue() == 0
+        end.got.len() == end.expects && end.sent == end.payload.len() && socket.send_queue() == 0
     }
 
     fn hang_up(&mut self, ends: [End; 2]) {
@@ -408,7 +427,7 @@ impl Host {
 
 impl End {
     fn new(host: HostId, socket: SocketHandle) -> Self {
-        Self { host, socket, payload: Vec::new(), sent: 0, got: Vec::new() }
+        Self { host, socket, payload: Vec::new(), expects: 0, sent: 0, got: Vec::new() }
     }
 }
 
@@ -431,7 +450,7 @@ fn settings(pool: AddressRange, sources: Vec<ipnet::IpNet>, own_outside: IpAddr)
         inbound_refresh: Default::default(),
         unsolicited: Default::default(),
         mss: None,
-        alg: Vec::new(),
+        alg: vec![crate::nat::AlgSettings { alg: crate::nat::Alg::Ftp, port: 21 }],
         own_outside: vec![own_outside],
         hash_key: [1; 16],
         restore_hop: false,
