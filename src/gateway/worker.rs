@@ -7,6 +7,7 @@ use crate::nat::{Event, EventKind, Realm, Translator, Verdict};
 use crossbeam_channel::Sender;
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -97,6 +98,7 @@ impl Shared {
 impl Worker {
     /// Works until told to stop.
     pub fn run(mut self) -> io::Result<()> {
+        stay_on_one_cpu(self.number);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (number, queue) in self.queues.iter().enumerate() {
             epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
@@ -224,5 +226,23 @@ impl Worker {
         }
         // A full channel means that housekeeping is behind by thousands of lines: lose a line, not a packet.
         let _ = self.events.try_send(event);
+    }
+}
+
+/// Keeps this thread on one of the processors it may use, the workers spread over all of them. What it writes waits in
+/// a queue of the processor it runs on (`netif_rx`): were it moved between two packets of a flow, the second could
+/// overtake the first.
+fn stay_on_one_cpu(number: usize) {
+    let pinned = sched_getaffinity(None).and_then(|allowed| {
+        let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+        let mut one = CpuSet::new();
+        if let Some(cpu) = cpus.get(number % cpus.len().max(1)) {
+            one.set(*cpu);
+            sched_setaffinity(None, &one)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = pinned {
+        log::warn!("worker {number} may be moved between processors, and packets reordered: {error}");
     }
 }
