@@ -26,6 +26,7 @@ mod path_mtu;
 mod privacy;
 mod realms;
 mod rfc;
+mod rules;
 mod spoofing;
 mod transports;
 mod wrong_input;
