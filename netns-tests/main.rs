@@ -19,6 +19,7 @@ mod fragments;
 mod ftp;
 mod icmp;
 mod interfaces;
+mod ledger;
 mod life;
 mod many;
 mod pairs;
