@@ -205,6 +205,45 @@ fn n5_anyone_may_call_back_where_the_policy_says_so() {
 }
 
 #[test]
+fn r8_a_single_binding_can_have_a_policy_of_its_own() {
+    let lab = Lab::new(Plan::gateways(1).servers(3));
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1)]);
+    let (terminal, called, friend, stranger) = (lab.terminal(1), lab.server(1), lab.server(2), lab.server(3));
+    let (_web, _back) = (Web::start(&called, 80), Web::start(&terminal, 8080));
+    curl(&terminal, called.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+
+    gateway.ask(&format!("bindings callback {} anyone", terminal.v4)).ok();
+    curl(&friend, virtual_ip, 8080);
+    let wrong = gateway.ask(&format!("bindings callback {virtual_ip} everybody"));
+    assert!(wrong.code == Some(3) && wrong.stderr.contains("'everybody'"), "{}", wrong.stderr);
+    gateway.ask(&format!("bindings callback {virtual_ip} pool")).ok();
+
+    stranger.run(&format!("curl -sS --max-time 1 http://{virtual_ip}:8080/"));
+    assert!(gateway.dropped("not_contacted") > 0);
+}
+
+/// RFC 6296: the terminal's address is another one outside, nothing is remembered, and everyone may call.
+#[test]
+fn rfc6296_a_prefix_is_translated_both_ways() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, called, stranger) = (lab.terminal(1), lab.server(1), lab.server(2));
+    let config = lab.scratch().join("prefix.toml");
+    let inside = ipnet::Ipv6Net::new(terminal.v6, 64).unwrap().trunc();
+    let text = format!("[[pool]]\nrange = \"{}\"\ntranslates = \"{inside}\"\n", Lab::pool_v6(1));
+    std::fs::write(&config, text).unwrap();
+    let gateway = lab.start_with(1, &["--config", config.to_str().unwrap()]);
+    let (_web, _back) = (Web::start(&called, 80), Web::start(&terminal, 8080));
+
+    let seen = curl(&terminal, called.v6.into(), 80);
+
+    let shown: std::net::Ipv6Addr = seen.split(' ').next().unwrap().parse().unwrap();
+    assert!(Lab::pool_v6(1).parse::<ipnet::Ipv6Net>().unwrap().contains(&shown), "{seen}");
+    assert_eq!(curl(&stranger, shown.into(), 8080), format!("{} 8080", stranger.v6));
+    assert!(gateway.bindings().is_empty());
+}
+
+#[test]
 fn n5_peers_of_a_listed_prefix_may_call_back() {
     let lab = Lab::new(Plan::gateways(1).servers(3));
     let (terminal, called, friend, stranger) = (lab.terminal(1), lab.server(1), lab.server(2), lab.server(3));

@@ -60,6 +60,14 @@ enum Action {
         #[arg(value_name = "VIRTUAL")]
         virtual_ip: IpAddr,
     },
+    /// Let others call the bindings with this terminal or virtual IP than their pool lets
+    Callback {
+        /// Address of a terminal (ADDRESS@INSIDE where several insides have it), or a virtual IP
+        address: Named,
+        /// Who may call; `pool`: whoever the pool lets
+        #[arg(value_name = "contacted|anyone|pool|CIDR,…", value_delimiter = ',', required = true)]
+        policy: Vec<String>,
+    },
     /// End the bindings with this terminal or virtual IP; the virtual IP is quarantined
     Release {
         /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
@@ -83,6 +91,13 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
             let view = client.pin(&terminal, virtual_ip)?;
             print(&[view], json, |views, out| {
                 views.iter().try_for_each(|view| writeln!(out, "pinned: {} is {}", view.terminal, view.virtual_ip))
+            })
+        }
+        Some(Action::Callback { address, policy }) => {
+            let words = policy.join(", ");
+            let policy = Some(policy).filter(|policy| *policy != ["pool"]);
+            print(&client.set_callback(&address, policy)?, json, |views, out| {
+                views.iter().try_for_each(|view| writeln!(out, "who may call {}: {words}", view.virtual_ip))
             })
         }
         Some(Action::Release { address }) => print(&client.release(&address)?, json, |views, out| {

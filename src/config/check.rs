@@ -355,7 +355,11 @@ fn prefix(text: &str) -> Result<IpNet, Wrong> {
     if net.addr() == net.network() { Ok(net) } else { Err(Wrong::HostBits(text.to_owned(), net.trunc().to_string())) }
 }
 
-fn policy(words: &[String]) -> Result<CallbackPolicy, Wrong> {
+/// A callback policy as it is written: one word, or prefixes.
+///
+/// # Errors
+/// [`Wrong::Callback`] or [`Wrong::HostBits`].
+pub fn policy(words: &[String]) -> Result<CallbackPolicy, Wrong> {
     match words {
         [word] if word == "contacted" => Ok(CallbackPolicy::Contacted),
         [word] if word == "anyone" => Ok(CallbackPolicy::Anyone),

@@ -5,6 +5,7 @@ mod check;
 mod draft;
 mod problem;
 
+pub use check::policy as parse_callback;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 

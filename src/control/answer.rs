@@ -2,7 +2,8 @@
 
 use super::query::{Filter, Query};
 use super::server::Patience;
-use super::{Admin, Failure, Pin, Status};
+use super::{Admin, Failure, Pin, Policy, Status};
+use crate::config::parse_callback;
 use crate::nat::{AdminError, BindingView, Event, Named};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -76,6 +77,15 @@ pub async fn answer(
             let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, admin.now())?;
             tell(events, admin);
             json(&binding)
+        }
+        Query::SetCallback(which) => {
+            let body = whole(body, patience.body).await?;
+            let bad = |error: String| Refusal::new(StatusCode::BAD_REQUEST, error);
+            let Policy { callback } = serde_json::from_slice(&body)
+                .map_err(|error| bad(format!("the body is not {{\"callback\": [\"anyone\"]}} or the like: {error}")))?;
+            let policy =
+                callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
+            json(&admin.nat().set_callback(&which, policy.as_ref(), admin.now())?)
         }
         Query::Release(address) => {
             settle(admin).await;

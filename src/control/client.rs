@@ -1,12 +1,13 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{Failure, Pin, Status};
+use super::{Failure, Pin, Policy, Status};
 use crate::nat::{BindingView, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -58,6 +59,14 @@ pub struct Client {
     path: PathBuf,
 }
 
+/// What a request can carry.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body {
+    Pin(Pin),
+    Policy(Policy),
+}
+
 impl Client {
     /// Does not connect yet.
     pub fn new(path: &Path) -> Self {
@@ -104,7 +113,12 @@ impl Client {
 
     /// Ties a terminal to a virtual IP.
     pub fn pin(&self, terminal: &Named, virtual_ip: IpAddr) -> Result<BindingView, ClientError> {
-        self.ask(Method::PUT, &binding_path(terminal), Some(&Pin { virtual_ip }))
+        self.ask(Method::PUT, &binding_path(terminal), Some(&Body::Pin(Pin { virtual_ip })))
+    }
+
+    /// Gives the bindings with this address a callback policy of their own, or takes it away.
+    pub fn set_callback(&self, which: &Named, callback: Option<Vec<String>>) -> Result<Vec<BindingView>, ClientError> {
+        self.ask(Method::PATCH, &binding_path(which), Some(&Body::Policy(Policy { callback })))
     }
 
     /// Releases the bindings with this address; gives them as they were.
@@ -112,11 +126,11 @@ impl Client {
         self.ask(Method::DELETE, &binding_path(which), None)
     }
 
-    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Pin>) -> Result<T, ClientError> {
+    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Body>) -> Result<T, ClientError> {
         serde_json::from_slice(&self.text(method, path, body)?).map_err(|error| self.garbled(error))
     }
 
-    fn text(&self, method: Method, path: &str, body: Option<&Pin>) -> Result<Vec<u8>, ClientError> {
+    fn text(&self, method: Method, path: &str, body: Option<&Body>) -> Result<Vec<u8>, ClientError> {
         let mut text = Vec::new();
         self.exchange(method, path, body, &mut |piece| {
             text.extend_from_slice(piece);
@@ -142,7 +156,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Pin>,
+        body: Option<&Body>,
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.garbled(error))?.unwrap_or_default();

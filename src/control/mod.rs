@@ -6,6 +6,7 @@
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`](crate::nat::BindingView), one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
+//! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
 //! | `DELETE /v1/bindings/ADDRESS` | array: what was released, as it was |
 //!
 //! ADDRESS and TERMINAL may be followed by `@INSIDE` where several insides have the same address.
@@ -112,6 +113,14 @@ impl Status {
 pub struct Pin {
     /// The virtual IP to tie to the terminal.
     pub virtual_ip: IpAddr,
+}
+
+/// Body of a change of who may call back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// `["contacted"]`, `["anyone"]` or prefixes; `null`: as the pool has it.
+    pub callback: Option<Vec<String>>,
 }
 
 /// Body of every error.

@@ -15,6 +15,8 @@ pub enum Query {
     Show(Named),
     /// `PUT /v1/bindings/TERMINAL`
     Pin(Named),
+    /// `PATCH /v1/bindings/ADDRESS`
+    SetCallback(Named),
     /// `DELETE /v1/bindings/ADDRESS`
     Release(Named),
 }
@@ -52,8 +54,9 @@ impl Query {
                 match *method {
                     Method::GET => Ok(Self::Show(address)),
                     Method::PUT => Ok(Self::Pin(address)),
+                    Method::PATCH => Ok(Self::SetCallback(address)),
                     Method::DELETE => Ok(Self::Release(address)),
-                    _ => Err(wrong_method("GET, PUT or DELETE")),
+                    _ => Err(wrong_method("GET, PUT, PATCH or DELETE")),
                 }
             }
         }

@@ -263,21 +263,21 @@ impl Nat {
         if views.is_empty() { Err(AdminError::NotFound(address)) } else { Ok((views, events)) }
     }
 
-    /// Gives the bindings in which `address` is the terminal or the virtual IP a callback policy of their own, or (`None`)
+    /// Gives the bindings in which an address is the terminal or the virtual IP a callback policy of their own, or (`None`)
     /// takes it away. Workers heed it before this returns.
     pub fn set_callback(
         &self,
-        address: IpAddr,
+        which: &Named,
         policy: Option<&CallbackPolicy>,
         now: Time,
     ) -> Result<Vec<BindingView>, AdminError> {
-        let found = self.matching(address.into());
+        let found = self.named(which)?;
         for (table, found) in &found {
             self.policies.set(owner(*table, found), policy.cloned());
         }
         self.invalidate();
         if found.is_empty() {
-            return Err(AdminError::NotFound(address));
+            return Err(AdminError::NotFound(which.address));
         }
         Ok(found.iter().map(|(table, found)| self.view(*table, found, now)).collect())
     }

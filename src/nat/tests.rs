@@ -440,10 +440,10 @@ fn r6_inbound_traffic_refreshes_only_if_configured() {
 fn r8_a_binding_can_have_a_policy_of_its_own() {
     let mut gateway = Gateway::with_pool("198.18.0.0/24");
     let [open, closed] = ["10.0.0.5", "10.0.0.6"].map(|terminal| gateway.call(terminal, "192.0.2.1").unwrap());
-    gateway.nat.set_callback("10.0.0.5".parse().unwrap(), Some(&CallbackPolicy::Anyone), START).unwrap();
+    gateway.nat.set_callback(&"10.0.0.5".parse().unwrap(), Some(&CallbackPolicy::Anyone), START).unwrap();
     assert!(gateway.callback("192.0.2.77", open).is_ok());
     assert_eq!(gateway.callback("192.0.2.77", closed), Err(DropReason::NotContacted));
-    gateway.nat.set_callback(open, None, START).unwrap();
+    gateway.nat.set_callback(&open.into(), None, START).unwrap();
     assert_eq!(gateway.callback("192.0.2.77", open), Err(DropReason::NotContacted));
 }
 
