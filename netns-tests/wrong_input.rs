@@ -269,7 +269,10 @@ fn questions_that_have_no_answer() {
     // A socket file that nobody serves.
     bench
         .host
-        .run(&format!("socat -u UNIX-LISTEN:{0},unlink-close=0 /dev/null & sleep 0.2; kill $!", control.display()))
+        .run(&format!(
+            "socat -u UNIX-LISTEN:{0},unlink-close=0 /dev/null & until [ -S {0} ]; do sleep 0.02; done; kill $!",
+            control.display()
+        ))
         .ok();
     bench.command(&asked("status"), NOBODY, &["gateway1.sock"]);
     bench.done();
