@@ -28,6 +28,7 @@ mod privacy;
 mod realms;
 mod rfc;
 mod rules;
+mod seeing;
 mod spoofing;
 mod transports;
 mod wrong_input;

@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Control socket [default: /run/kamei/gateway.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Tell metrics on this loopback address too, as well as on the control socket [default: not]
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    metrics: Option<String>,
     /// Directory for what must outlive the process [default: /var/lib/kamei]
     #[arg(long, value_name = "PATH")]
     state_dir: Option<PathBuf>,
@@ -98,6 +101,7 @@ impl Arguments {
             callback: (!self.callback.is_empty()).then(|| given("--callback", self.callback)),
             alg: all("--alg", self.alg),
             control: path("--control", self.control)?,
+            metrics: self.metrics.map(|address| given("--metrics", address)),
             state_dir: path("--state-dir", self.state_dir)?,
             workers: self.workers.map(|workers| given("--workers", workers)),
             tun: self.tun.map(|tun| given("--tun", tun)),

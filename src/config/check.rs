@@ -7,7 +7,7 @@ use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, Inbound, Lifet
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +45,7 @@ impl Draft {
         let creation = self.creation(&mut problems);
         let mss = self.number("mss", LEAST_MSS, MOST_MSS, &mut problems).and_then(|mss| u16::try_from(mss).ok());
         let alg = self.alg(&mut problems);
+        let metrics = self.metrics.as_ref().and_then(|text| problems.take(text.place, loopback(&text.value)));
         let workers = self.workers.as_ref().and_then(|workers| {
             problems.take(workers.place, number("workers", workers.value, 1, MOST_WORKERS)).and_then(NonZeroUsize::new)
         });
@@ -83,6 +84,7 @@ impl Draft {
             mss,
             alg,
             control,
+            metrics,
             state_dir,
             workers,
             tun,
@@ -390,6 +392,12 @@ fn alg(text: &str) -> Result<AlgSettings, Wrong> {
 fn number(key: &'static str, value: i64, least: i64, most: i64) -> Result<usize, Wrong> {
     let wrong = Wrong::OutOfRange { key, value, least, most };
     if (least..=most).contains(&value) { usize::try_from(value).map_err(|_| wrong) } else { Err(wrong) }
+}
+
+/// Metrics have no password: nobody but this machine may ask.
+fn loopback(text: &str) -> Result<SocketAddr, Wrong> {
+    let address: Option<SocketAddr> = text.parse().ok();
+    address.filter(|address| address.ip().is_loopback() && address.port() != 0).ok_or(Wrong::Metrics(text.to_owned()))
 }
 
 fn is_interface_name(name: &str) -> bool {

@@ -49,6 +49,8 @@ pub struct Draft {
     pub alg: Vec<Located<String>>,
     /// Control socket.
     pub control: Option<Located<String>>,
+    /// Address and port of the metrics.
+    pub metrics: Option<Located<String>>,
     /// State directory.
     pub state_dir: Option<Located<String>>,
     /// Workers.
@@ -157,6 +159,7 @@ impl Draft {
             unsolicited: file.unsolicited,
             alg: all(file.alg),
             control: file.control.map(one),
+            metrics: file.metrics.map(one),
             state_dir: file.state_dir.map(one),
             workers: file.workers.map(number),
             tun: file.tun.map(one),
@@ -191,6 +194,7 @@ impl Draft {
             unsolicited: flags.unsolicited.or(self.unsolicited),
             alg: list(self.alg, flags.alg),
             control: flags.control.or(self.control),
+            metrics: flags.metrics.or(self.metrics),
             state_dir: flags.state_dir.or(self.state_dir),
             workers: flags.workers.or(self.workers),
             tun: flags.tun.or(self.tun),
@@ -224,6 +228,7 @@ struct File {
     #[serde(default)]
     alg: Vec<Spanned<String>>,
     control: Option<Spanned<String>>,
+    metrics: Option<Spanned<String>>,
     state_dir: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
     tun: Option<Spanned<String>>,

@@ -14,6 +14,7 @@ use crate::nat::{
 };
 use ipnet::IpNet;
 use serde::Deserialize;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub alg: Vec<AlgSettings>,
     /// The control socket.
     pub control: PathBuf,
+    /// Where metrics are told beside the control socket; a loopback address.
+    pub metrics: Option<SocketAddr>,
     /// The state directory.
     pub state_dir: PathBuf,
     /// Worker threads; one a core if not given.

@@ -163,6 +163,9 @@ pub enum Wrong {
     /// Two applications on one port.
     #[error("port {0} is named twice for alg; name it once")]
     AlgPortTwice(u16),
+    /// Metrics for others than this machine.
+    #[error("metrics '{0}' is not a loopback address with a port, such as 127.0.0.1:9101 or [::1]:9101")]
+    Metrics(String),
     /// A time that cannot be read.
     #[error("{key} '{value}' is not a time such as 24h, 14d or 7440s")]
     Duration {

@@ -245,3 +245,15 @@ proptest! {
         let _ = Config::parse(&format!("{}{put}{}", &GOOD[..at], &GOOD[end..]));
     }
 }
+
+#[test]
+fn metrics_are_for_this_machine_only() {
+    for good in ["127.0.0.1:9101", "[::1]:9101", "127.9.9.9:1"] {
+        let config = Config::parse(&format!("metrics = \"{good}\"\n{GOOD}")).unwrap();
+        assert_eq!(config.metrics, good.parse().ok());
+    }
+    for bad in ["0.0.0.0:9101", "[::]:9101", "192.0.2.1:9101", "127.0.0.1", "127.0.0.1:0", "localhost:9101", ""] {
+        let said = problems(&format!("metrics = \"{bad}\"\n{GOOD}")).join(" | ");
+        assert!(said.starts_with(&format!("line 1: metrics '{bad}' is not a loopback address")), "{said}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::query::{Filter, Query};
 use super::server::Patience;
-use super::{Admin, Failure, Pin, Policy, Status};
+use super::{Admin, Failure, Pin, Policy, Status, metrics};
 use crate::config::parse_callback;
 use crate::nat::{AdminError, BindingView, Event, Named};
 use http_body_util::BodyExt;
@@ -62,6 +62,7 @@ pub async fn answer(
 ) -> Result<Response<AnswerBody>, Refusal> {
     match query {
         Query::Status => json(&Status::new(admin.status(), admin.nat().status())),
+        Query::Metrics => metrics(admin),
         Query::List(filter) => Ok(list(filter, admin, progress)),
         Query::Show(address) => {
             settle(admin).await;
@@ -94,6 +95,15 @@ pub async fn answer(
             json(&bindings)
         }
     }
+}
+
+/// All metrics as OpenMetrics text.
+pub fn metrics(admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+    let status = Status::new(admin.status(), admin.nat().status());
+    let text = metrics::write(status).map_err(|error| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}"))
+    })?;
+    Ok(respond_as(metrics::CONTENT_TYPE, StatusCode::OK, AnswerBody::whole(text.into_bytes())))
 }
 
 /// An error as a response.
@@ -129,9 +139,13 @@ fn json(value: &impl Serialize) -> Result<Response<AnswerBody>, Refusal> {
 }
 
 fn respond(status: StatusCode, body: AnswerBody) -> Response<AnswerBody> {
+    respond_as("application/json", status, body)
+}
+
+fn respond_as(content_type: &'static str, status: StatusCode, body: AnswerBody) -> Response<AnswerBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/metrics` | OpenMetrics text, also on a loopback port if so configured |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`](crate::nat::BindingView), one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
@@ -17,6 +18,7 @@
 
 mod answer;
 mod client;
+mod metrics;
 mod query;
 mod server;
 mod socket;
@@ -63,12 +65,40 @@ pub struct GatewayStatus {
     pub outsides: Vec<String>,
     /// Worker threads.
     pub workers: usize,
+    /// What each of them has done.
+    pub by_worker: Vec<WorkerStatus>,
+    /// Each TUN device.
+    pub devices: Vec<DeviceStatus>,
+    /// Events that wait to be written to the log.
+    pub events_waiting: usize,
     /// Offloads that the kernel granted.
     pub offload: String,
     /// Super-packets read.
     pub super_packets: u64,
     /// Translated packets that the kernel did not take.
     pub write_errors: u64,
+}
+
+/// What a worker has done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Packets read.
+    pub reads: u64,
+    /// Packets written, also those that the kernel did not take.
+    pub writes: u64,
+    /// How often it was woken.
+    pub wakeups: u64,
+    /// How often a queue had more packets than it takes at one turn: a worker with many is busy.
+    pub full_turns: u64,
+}
+
+/// A TUN device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// Packets that the kernel dropped because the queue to its worker was full.
+    pub queue_full: u64,
 }
 
 /// Answer to `GET /v1/status`.

@@ -9,6 +9,8 @@ use hyper::{Method, StatusCode};
 pub enum Query {
     /// `GET /v1/status`
     Status,
+    /// `GET /v1/metrics`
+    Metrics,
     /// `GET /v1/bindings`
     List(Filter),
     /// `GET /v1/bindings/ADDRESS`
@@ -44,10 +46,11 @@ impl Query {
         }
         match path.as_str() {
             "/v1/status" => get(Self::Status),
+            "/v1/metrics" => get(Self::Metrics),
             "/v1/bindings" => get(Self::List(Filter::parse(query.unwrap_or_default())?)),
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    let paths = "/v1/status, /v1/bindings and /v1/bindings/ADDRESS";
+                    let paths = "/v1/status, /v1/metrics, /v1/bindings and /v1/bindings/ADDRESS";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {paths}")));
                 };
                 let address = address.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?;
@@ -154,6 +157,7 @@ mod tests {
     #[test]
     fn requests_that_make_sense() {
         assert_eq!(get("/v1/status"), Ok(Query::Status));
+        assert_eq!(get("/v1/metrics"), Ok(Query::Metrics));
         assert_eq!(get("/v1/bindings"), Ok(Query::List(Filter::default())));
         assert_eq!(get("/v1/bindings?"), Ok(Query::List(Filter::default())));
         assert_eq!(get("/v1/bindings/2001:db8::1"), Ok(Query::Show("2001:db8::1".parse().unwrap())));

@@ -7,20 +7,23 @@ use super::socket::{ControlError, SocketFile};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Connections served at once; more wait their turn.
 const MOST_CONNECTIONS: u32 = 32;
+/// The same on the port of the metrics, which every user of this machine can reach.
+const MOST_SCRAPES: usize = 4;
 /// Time that requests have to end when the gateway does.
 const FAREWELL_TIME: Duration = Duration::from_millis(500);
 /// Size of a request's head.
@@ -63,23 +66,29 @@ struct Running {
 }
 
 impl Listener {
-    /// Makes the socket at `path`, private to this user, and its directory if only that is missing. Everything that can
-    /// fail does so here.
-    pub fn bind(path: &Path) -> Result<Self, ControlError> {
-        Self::bind_with(path, Patience::default())
+    /// Makes the socket at `path`, private to this user, and its directory if only that is missing; and listens on the
+    /// port of the metrics, if there is to be one. Everything that can fail does so here.
+    pub fn bind(path: &Path, metrics: Option<SocketAddr>) -> Result<Self, ControlError> {
+        Self::bind_with(path, metrics, Patience::default())
     }
 
     /// The same, as patient as it is told to be.
-    pub(super) fn bind_with(path: &Path, patience: Patience) -> Result<Self, ControlError> {
+    pub(super) fn bind_with(
+        path: &Path,
+        metrics: Option<SocketAddr>,
+        patience: Patience,
+    ) -> Result<Self, ControlError> {
         let (file, listener) = SocketFile::listen(path)?;
+        let port = metrics.map(listen).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(MOST_CONNECTIONS as usize)
             .build()
             .map_err(ControlError::Thread)?;
-        let listener = {
+        let (listener, port) = {
             let _inside = runtime.enter();
-            UnixListener::from_std(listener).map_err(ControlError::Thread)?
+            let port = port.map(TcpListener::from_std).transpose().map_err(ControlError::Thread)?;
+            (UnixListener::from_std(listener).map_err(ControlError::Thread)?, port)
         };
         let admin = Known::default();
         let (stop, stopped) = oneshot::channel();
@@ -87,6 +96,9 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
+                if let Some(port) = port {
+                    runtime.spawn(serve_metrics(port, Arc::clone(&known), patience));
+                }
                 runtime.block_on(serve(listener, known, stopped, patience));
                 runtime.shutdown_timeout(FAREWELL_TIME);
             })
@@ -127,7 +139,8 @@ async fn serve(listener: UnixListener, admin: Known, stopped: oneshot::Receiver<
                 Ok((stream, _)) => {
                     let admin = Arc::clone(&admin);
                     tokio::spawn(async move {
-                        converse(stream, admin, patience).await;
+                        let access = access(&stream);
+                        converse(stream, access, admin, patience).await;
                         drop(place);
                     });
                 }
@@ -147,19 +160,58 @@ async fn serve(listener: UnixListener, admin: Known, stopped: oneshot::Receiver<
     let _ = tokio::time::timeout(FAREWELL_TIME, places.acquire_many(MOST_CONNECTIONS)).await;
 }
 
+/// One request a connection here too; ends with its runtime.
+async fn serve_metrics(port: TcpListener, admin: Known, patience: Patience) {
+    let places = Arc::new(Semaphore::new(MOST_SCRAPES));
+    loop {
+        // Never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match port.accept().await {
+            Ok((stream, _)) => {
+                let admin = Arc::clone(&admin);
+                tokio::spawn(async move {
+                    converse(stream, Access::Metrics, admin, patience).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                log::warn!("port of the metrics: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, ControlError> {
+    let failed = |error| ControlError::Metrics { address, error };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// What a caller may ask.
+#[derive(Clone, Copy)]
+enum Access {
+    All,
+    Metrics,
+    Nothing,
+}
+
 /// One connection, one request.
-async fn converse(stream: UnixStream, admin: Known, patience: Patience) {
-    let allowed = match may_ask(&stream) {
-        Ok(allowed) => allowed,
-        Err(error) => return log::warn!("control socket: cannot tell who calls: {error}"),
-    };
+async fn converse<S>(stream: S, access: Access, admin: Known, patience: Patience)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let progress = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
         let (admin, progress) = (Arc::clone(&admin), Arc::clone(&progress));
         async move {
-            let answered = match allowed {
-                true => handle(request, &admin, &progress, &patience).await,
-                false => Err(Refusal::new(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask")),
+            let answered = match access {
+                Access::All => handle(request, &admin, &progress, &patience).await,
+                Access::Metrics => scrape(&request, &admin),
+                Access::Nothing => {
+                    Err(Refusal::new(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask"))
+                }
             };
             Ok::<Response<AnswerBody>, Infallible>(answered.unwrap_or_else(answer::refuse))
         }
@@ -179,10 +231,28 @@ async fn converse(stream: UnixStream, admin: Known, patience: Patience) {
     }
 }
 
+/// Prometheus asks for `/metrics` unless told otherwise.
+fn scrape(request: &Request<Incoming>, admin: &Known) -> Result<Response<AnswerBody>, Refusal> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics" | "/v1/metrics") => answer::metrics(ready(admin)?),
+        _ => Err(Refusal::new(StatusCode::NOT_FOUND, "there is only GET /metrics here")),
+    }
+}
+
+fn ready(admin: &Known) -> Result<&Arc<dyn Admin>, Refusal> {
+    admin.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
+}
+
 /// The socket's mode keeps others away already; a descriptor can still be handed on.
-fn may_ask(stream: &UnixStream) -> io::Result<bool> {
-    let caller = stream.peer_cred()?.uid();
-    Ok(caller == 0 || caller == rustix::process::geteuid().as_raw())
+fn access(stream: &UnixStream) -> Access {
+    match stream.peer_cred() {
+        Ok(caller) if caller.uid() == 0 || caller.uid() == rustix::process::geteuid().as_raw() => Access::All,
+        Ok(_) => Access::Nothing,
+        Err(error) => {
+            log::warn!("control socket: cannot tell who calls: {error}");
+            Access::Nothing
+        }
+    }
 }
 
 async fn handle(
@@ -193,8 +263,7 @@ async fn handle(
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.method, head.uri.path(), head.uri.query())?;
-    let admin = admin.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))?;
-    answer::answer(query, body, admin, progress, patience).await
+    answer::answer(query, body, ready(admin)?, progress, patience).await
 }
 
 /// Ends when nothing has moved for a while.

@@ -4,6 +4,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -47,6 +48,14 @@ pub enum ControlError {
     Socket {
         /// Which.
         path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The port of the metrics cannot be had.
+    #[error("cannot tell metrics on {address}: {error}; choose another port with --metrics")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
         /// What the system said.
         error: io::Error,
     },

@@ -88,7 +88,7 @@ impl Scene {
         };
         let stub =
             Arc::new(Stub { nat: Nat::new(settings).unwrap(), events: Mutex::default(), settled: AtomicUsize::new(0) });
-        let listener = Listener::bind_with(&directory.path().join("sock"), patience).unwrap();
+        let listener = Listener::bind_with(&directory.path().join("sock"), None, patience).unwrap();
         let server = Some(listener.serve(Arc::clone(&stub) as Arc<dyn Admin>));
         Self { directory, stub, server }
     }
@@ -348,7 +348,7 @@ fn the_files_are_private_from_their_first_moment_and_gone_at_the_end() {
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("made/sock");
-    let listener = Listener::bind(&path).unwrap();
+    let listener = Listener::bind(&path, None).unwrap();
     rustix::process::umask(umask);
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let lock = directory.path().join("made/sock.lock");
@@ -365,7 +365,7 @@ fn the_files_are_private_from_their_first_moment_and_gone_at_the_end() {
 #[test]
 fn a_live_socket_is_respected_and_a_dead_one_replaced() {
     let scene = Scene::new();
-    let taken = |path: &Path| matches!(Listener::bind(path), Err(ControlError::InUse(_)));
+    let taken = |path: &Path| matches!(Listener::bind(path, None), Err(ControlError::InUse(_)));
     assert!(taken(&scene.path()));
     assert!(scene.client().status().is_ok(), "unharmed");
 
@@ -375,18 +375,18 @@ fn a_live_socket_is_respected_and_a_dead_one_replaced() {
     drop(stranger);
     assert!(path.exists(), "left behind, as after kill -9");
     assert!(matches!(Client::new(&path).status(), Err(ClientError::NoGateway { .. })));
-    drop(Listener::bind(&path).expect("replaced"));
+    drop(Listener::bind(&path, None).expect("replaced"));
 
     std::fs::write(&path, "text").unwrap();
-    assert!(matches!(Listener::bind(&path), Err(ControlError::NotASocket(_))));
+    assert!(matches!(Listener::bind(&path, None), Err(ControlError::NotASocket(_))));
     assert_eq!(std::fs::read(&path).unwrap(), b"text");
     assert!(!scene.directory.path().join("other.lock").exists());
     let nowhere = Path::new("/nowhere/at/all.sock");
-    let error = Listener::bind(nowhere).err().unwrap().to_string();
+    let error = Listener::bind(nowhere, None).err().unwrap().to_string();
     assert!(error.contains("/nowhere/at") && !error.contains('\n'), "{error}");
     let long = scene.directory.path().join("x".repeat(150));
-    assert!(matches!(Listener::bind(&long), Err(ControlError::Socket { .. })));
-    assert!(matches!(Listener::bind(Path::new("/")), Err(ControlError::NotAFile(_))));
+    assert!(matches!(Listener::bind(&long, None), Err(ControlError::Socket { .. })));
+    assert!(matches!(Listener::bind(Path::new("/"), None), Err(ControlError::NotAFile(_))));
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn of_many_that_start_at_once_one_wins() {
                 .map(|_| {
                     scope.spawn(|| {
                         barrier.wait();
-                        Listener::bind(&path)
+                        Listener::bind(&path, None)
                     })
                 })
                 .collect();
@@ -419,7 +419,7 @@ fn of_many_that_start_at_once_one_wins() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    match Listener::bind(&path) {
+                    match Listener::bind(&path, None) {
                         Ok(_held) => {
                             assert!(matches!(Client::new(&path).status(), Err(ClientError::Starting(_))));
                         }

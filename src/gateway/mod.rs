@@ -18,7 +18,7 @@ mod settings;
 mod worker;
 
 use crate::config::Config;
-use crate::control::{Admin, ControlError, GatewayStatus, Listener};
+use crate::control::{Admin, ControlError, DeviceStatus, GatewayStatus, Listener};
 use crate::device::tun::{self, TunError};
 use crate::nat::{Event, Nat, SettingsError};
 use crate::time::Time;
@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use worker::{Shared, Worker};
+use worker::{Load, Shared, Worker};
 
 /// Events on their way to housekeeping; more wait only while it writes thousands of lines.
 const EVENTS: usize = 65_536;
@@ -83,11 +83,12 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
     let plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
-    let listener = Listener::bind(&config.control)?;
+    let listener = Listener::bind(&config.control, config.metrics)?;
     let host = kernel::inspect(&plan)?;
     let nat = Nat::new(settings::settings(&config, &host)?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
-    let (devices, offload) = tun::create(&device_names(&plan), workers, config.offload)?;
+    let names = device_names(&plan);
+    let (devices, offload) = tun::create(&names, workers, config.offload)?;
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
 
@@ -106,9 +107,10 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
             outsides: config.outsides.clone(),
             workers,
             offload: offload.to_string(),
-            super_packets: 0,
-            write_errors: 0,
+            ..GatewayStatus::default()
         },
+        devices: names,
+        events: running.events.clone(),
     });
     let server = listener.serve(admin);
     log::info!(
@@ -171,6 +173,7 @@ fn tell_surroundings(nat: &Nat, host: &Host) {
 /// The threads.
 struct Running {
     shared: Arc<Shared>,
+    events: Sender<Event>,
     stopping: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     housekeeping: JoinHandle<Kernel>,
@@ -229,7 +232,7 @@ impl Running {
             .name("housekeeping".to_owned())
             .spawn(move || housekeeping.run())
             .map_err(system("cannot start the housekeeping thread"))?;
-        Ok(Self { shared, stopping, workers: handles, housekeeping, ended, inside_names })
+        Ok(Self { shared, events, stopping, workers: handles, housekeeping, ended, inside_names })
     }
 
     /// Waits for a signal, then stops everything; or for the end of a worker, which is an error.
@@ -288,6 +291,20 @@ fn spawn_worker(number: usize, worker: Worker, say_ended: Sender<String>) -> io:
     })
 }
 
+/// What the kernel could not put into the queues of these devices: it counts that as dropped while sending.
+fn queue_full(devices: &[String]) -> Vec<DeviceStatus> {
+    // Of this network namespace, unlike /sys.
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let dropped = |name: &String| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name.as_str())?.strip_prefix(':'))?;
+        line.split_whitespace().nth(11)?.parse().ok()
+    };
+    devices
+        .iter()
+        .map(|name| DeviceStatus { name: name.clone(), queue_full: dropped(name).unwrap_or_default() })
+        .collect()
+}
+
 /// What the control interface asks.
 struct GatewayAdmin {
     nat: Arc<Nat>,
@@ -295,6 +312,8 @@ struct GatewayAdmin {
     log: Mutex<EventLog>,
     shared: Arc<Shared>,
     fixed: GatewayStatus,
+    devices: Vec<String>,
+    events: Sender<Event>,
 }
 
 impl Admin for GatewayAdmin {
@@ -317,6 +336,9 @@ impl Admin for GatewayAdmin {
     fn status(&self) -> GatewayStatus {
         GatewayStatus {
             uptime_seconds: self.clock.uptime().as_secs(),
+            by_worker: self.shared.loads.iter().map(Load::view).collect(),
+            devices: queue_full(&self.devices),
+            events_waiting: self.events.len(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()

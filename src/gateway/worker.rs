@@ -2,8 +2,9 @@
 
 use super::clock::Clock;
 use super::kernel::Neighbours;
+use crate::control::WorkerStatus;
 use crate::device::tun::{Buffer, Queue};
-use crate::nat::{Event, EventKind, Realm, Translator, Verdict};
+use crate::nat::{Counter, Event, EventKind, Realm, Translator, Verdict};
 use crossbeam_channel::Sender;
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
@@ -51,10 +52,34 @@ pub struct Shared {
     asked: AtomicU64,
     /// For each worker, the last such call it has heeded.
     settled: Vec<AtomicU64>,
+    /// For each worker, what it has done.
+    pub loads: Vec<Load>,
     /// Packets the kernel would not take.
     pub write_errors: AtomicU64,
     /// Packets longer than 1,500 bytes that were read: super-packets.
     pub super_packets: AtomicU64,
+}
+
+/// What one worker has done; it alone writes it.
+#[repr(align(128))]
+#[derive(Default)]
+pub struct Load {
+    reads: Counter,
+    writes: Counter,
+    wakeups: Counter,
+    full_turns: Counter,
+}
+
+impl Load {
+    /// As numbers.
+    pub fn view(&self) -> WorkerStatus {
+        WorkerStatus {
+            reads: self.reads.get(),
+            writes: self.writes.get(),
+            wakeups: self.wakeups.get(),
+            full_turns: self.full_turns.get(),
+        }
+    }
 }
 
 impl Shared {
@@ -66,6 +91,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             settled: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            loads: (0..workers).map(|_| Load::default()).collect(),
             write_errors: AtomicU64::new(0),
             super_packets: AtomicU64::new(0),
         })
@@ -119,6 +145,7 @@ impl Worker {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            self.count(|load| &load.wakeups, 1);
             for event in &ready {
                 match event.data.u64() {
                     WAKE => {
@@ -159,7 +186,7 @@ impl Worker {
             Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
         };
         let now = self.clock.now();
-        let mut super_packets = 0;
+        let (mut super_packets, mut reads) = (0, 0);
         for _ in 0..TURN {
             let Some(queue) = self.queues.get(number) else { break };
             match queue.receive(buffer) {
@@ -169,6 +196,7 @@ impl Worker {
                 Err(_) if self.shared.stopping.load(Ordering::Acquire) => break,
                 Err(error) => return Err(error),
             }
+            reads += 1;
             let mut packet = buffer.packet();
             super_packets += u64::from(packet.bytes.len() > 1500);
             match self.translator.translate(&mut packet, realm, now) {
@@ -198,6 +226,10 @@ impl Worker {
                 }
             }
         }
+        self.count(|load| &load.reads, reads);
+        if reads == TURN as u64 {
+            self.count(|load| &load.full_turns, 1);
+        }
         if super_packets > 0 {
             self.shared.super_packets.fetch_add(super_packets, Ordering::Relaxed);
         }
@@ -213,9 +245,16 @@ impl Worker {
             Realm::Inside(inside) => usize::from(inside) + 1,
         };
         let Some(queue) = self.queues.get(number) else { return };
+        self.count(|load| &load.writes, 1);
         if let Err(error) = send(queue) {
             self.shared.write_errors.fetch_add(1, Ordering::Relaxed);
             log::trace!("{to:?}: the kernel did not take a packet: {error}");
+        }
+    }
+
+    fn count(&self, what: fn(&Load) -> &Counter, more: u64) {
+        if let Some(load) = self.shared.loads.get(self.number) {
+            what(load).add(more);
         }
     }
 

@@ -44,6 +44,7 @@ mod vacancy;
 mod verdict;
 
 pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, TrafficView};
+pub use counters::Counter;
 pub use event::{Event, EventKind};
 pub use named::{Named, ParseNamedError};
 pub use settings::{
