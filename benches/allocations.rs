@@ -153,6 +153,7 @@ fn nat() -> Arc<Nat> {
         reserved: Vec::new(),
         destinations: Vec::new(),
         callback: None,
+        draining: false,
         kind: Default::default(),
     };
     Nat::new(Settings {

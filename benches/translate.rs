@@ -35,6 +35,7 @@ fn nat() -> Arc<Nat> {
             reserved: Vec::new(),
             destinations: Vec::new(),
             callback: None,
+            draining: false,
             kind: Default::default(),
         }],
         callback: CallbackPolicy::Contacted,

@@ -95,6 +95,7 @@ impl Arguments {
                     destinations: Vec::new(),
                     reserved: Vec::new(),
                     callback: None,
+                    draining: false,
                     translates: None,
                 })
                 .collect(),

@@ -305,7 +305,7 @@ fn pool(draft: &PoolDraft, problems: &mut Problems) -> Option<PoolSettings> {
         None => PoolKind::Bindings,
         Some(text) => problems.take(text.place, translated(&text.value, &range))?,
     };
-    Some(PoolSettings { name, range, reserved, destinations, callback, kind })
+    Some(PoolSettings { name, range, reserved, destinations, callback, draining: draft.draining, kind })
 }
 
 /// The terminals' prefix that `range` is to stand for (RFC 6296).

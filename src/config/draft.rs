@@ -89,6 +89,8 @@ pub struct PoolDraft {
     pub reserved: Vec<Located<String>>,
     /// Who may call back.
     pub callback: Option<Located<Vec<String>>>,
+    /// Whether it makes no new bindings.
+    pub draining: bool,
     /// The terminals' own prefix, where the pool is another prefix for it.
     pub translates: Option<Located<String>>,
 }
@@ -113,6 +115,7 @@ impl Draft {
                 destinations: all(pool.destinations),
                 reserved: all(pool.reserved),
                 callback: pool.callback.map(policy),
+                draining: pool.draining,
                 translates: pool.translates.map(one),
             })
             .collect();
@@ -289,6 +292,8 @@ struct FilePool {
     #[serde(default)]
     reserved: Vec<Spanned<String>>,
     callback: Option<Spanned<Policy>>,
+    #[serde(default)]
+    draining: bool,
     translates: Option<Spanned<String>>,
 }
 

@@ -68,6 +68,7 @@ impl Scene {
             reserved: Vec::new(),
             destinations: Vec::new(),
             callback: None,
+            draining: false,
             kind: Default::default(),
         };
         let settings = Settings {

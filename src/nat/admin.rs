@@ -147,7 +147,7 @@ impl Nat {
         for pool in 0..u16::try_from(self.pools.len()).unwrap_or(u16::MAX) {
             for (number, table) in self.tables.iter().enumerate() {
                 let Some((mut next, end)) =
-                    table.parts().iter().find(|part| part.pool == pool).map(|part| part.slots())
+                    table.parts().iter().find(|part| part.pool() == pool).map(|part| part.slots())
                 else {
                     continue;
                 };
@@ -294,7 +294,7 @@ impl Nat {
             }
             for table in &self.tables {
                 let counts = table.counts();
-                let part = table.parts().iter().zip(counts).find(|(part, _)| usize::from(part.pool) == number);
+                let part = table.parts().iter().zip(counts).find(|(part, _)| usize::from(part.pool()) == number);
                 let Some((part, counts)) = part else { continue };
                 let used = counts.active + counts.dormant + counts.quarantined;
                 pools.push(PoolView {
@@ -361,7 +361,7 @@ impl Nat {
 
     fn view(&self, table: usize, found: &Found, now: Time) -> BindingView {
         let (usage, last_used) = self.tables.get(table).map_or_else(Default::default, |table| table.usage(found.index));
-        let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool);
+        let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
         let slot = &found.slot;
         BindingView {
             terminal: slot.terminal.into(),

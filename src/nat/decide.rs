@@ -148,8 +148,8 @@ impl Nat {
             return Err(DropReason::WrongPool);
         }
         let owner = Owner { table: *table, index: found.index, created: found.slot.created };
-        let part = self.table(*table)?.part(found.index);
-        let of_pool = part.and_then(|part| part.callback.as_ref()).unwrap_or(&self.callback);
+        let pool = self.table(*table)?.part(found.index).and_then(|part| self.pools.get(usize::from(part.pool())));
+        let of_pool = pool.and_then(|pool| pool.callback.as_ref()).unwrap_or(&self.callback);
         let welcome = match self.policies.welcomes(owner, peer) {
             Some(welcome) => welcome,
             None => of_pool.welcomes(peer),

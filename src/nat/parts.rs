@@ -1,7 +1,8 @@
 //! Virtual IPs as slot numbers: the pools of one table, laid end to end.
 
-use super::settings::{CallbackPolicy, PoolSettings};
+use super::settings::PoolSettings;
 use crate::wire::{Address, AddressRange};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 /// Slots of a pool that is larger than memory: 2^24, as many as an IPv4 /8 has.
 const SPARSE_SLOTS: u32 = 1 << 24;
@@ -9,12 +10,11 @@ const SPARSE_SLOTS: u32 = 1 << 24;
 /// One pool, as part of a table.
 #[derive(Debug)]
 pub struct Part {
-    /// Index of the pool in the settings.
-    pub pool: u16,
+    /// Index of the pool in the settings, which a reload may number anew.
+    pool: AtomicU16,
     /// Its addresses.
     pub range: AddressRange,
-    /// Who may call back, where it differs from the general policy.
-    pub callback: Option<CallbackPolicy>,
+    draining: AtomicBool,
     /// Addresses that are never given.
     reserved: Vec<Address>,
     /// Its first slot.
@@ -44,9 +44,9 @@ impl Parts {
             reserved.sort_unstable();
             reserved.dedup();
             all.parts.push(Part {
-                pool,
+                pool: AtomicU16::new(pool),
                 range: settings.range,
-                callback: settings.callback.clone(),
+                draining: AtomicBool::new(settings.draining),
                 reserved,
                 first_slot: all.len,
                 slots,
@@ -88,6 +88,20 @@ impl Parts {
         Some(Address::from_bits(part.range.first().bits() + high * u128::from(part.slots) + low))
     }
 
+    /// Whether both have the same slots for the same addresses, so that the bindings of one fit the other as they are.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Part, &Part)| a.range == b.range && a.reserved == b.reserved;
+        self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(same)
+    }
+
+    /// Takes over what `other`, which is like this one, says of its pools: their numbers, and which are draining.
+    pub fn follow(&self, other: &Self) {
+        for (own, other) in self.parts.iter().zip(&other.parts) {
+            own.pool.store(other.pool(), Ordering::Relaxed);
+            own.draining.store(other.is_draining(), Ordering::Relaxed);
+        }
+    }
+
     /// Slots that must never be given.
     pub fn reserved_slots(&self) -> impl Iterator<Item = u32> {
         self.parts.iter().flat_map(|part| part.reserved.iter()).filter_map(|address| Some(self.slot_of(*address)?.0))
@@ -95,6 +109,16 @@ impl Parts {
 }
 
 impl Part {
+    /// Index of the pool in the settings.
+    pub fn pool(&self) -> u16 {
+        self.pool.load(Ordering::Relaxed)
+    }
+
+    /// Whether it keeps the bindings that it has and makes no new ones.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Its first slot and the one behind its last.
     pub fn slots(&self) -> (u32, u32) {
         (self.first_slot, self.first_slot + self.slots)
@@ -137,6 +161,7 @@ mod tests {
                 reserved: Vec::new(),
                 destinations: Vec::new(),
                 callback: None,
+                draining: false,
                 kind: Default::default(),
             })
             .collect();
@@ -174,6 +199,7 @@ mod tests {
             reserved: reserved.map(|address| address.parse().unwrap()).to_vec(),
             destinations: Vec::new(),
             callback: None,
+            draining: false,
             kind: Default::default(),
         };
         let parts = Parts::new([(0, &pool)].into_iter()).unwrap();

@@ -74,6 +74,7 @@ mod tests {
             reserved: Vec::new(),
             destinations: destinations.iter().map(|prefix| prefix.parse().unwrap()).collect(),
             callback: None,
+            draining: false,
             kind: Default::default(),
         }
     }

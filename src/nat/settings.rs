@@ -97,6 +97,8 @@ pub struct PoolSettings {
     pub destinations: Vec<IpNet>,
     /// Overrides the general policy for this pool.
     pub callback: Option<CallbackPolicy>,
+    /// Whether it keeps the bindings that it has and makes no new ones.
+    pub draining: bool,
     /// How its addresses are given.
     pub kind: PoolKind,
 }

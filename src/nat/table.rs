@@ -115,7 +115,7 @@ impl Table {
             return (Some((found, false)), None);
         }
         let mut ledger = self.ledger.lock();
-        let Some(index) = ledger.vacancy.next(self.first_choice(hash)) else {
+        let Some(index) = self.vacant(&ledger, hash) else {
             drop(shard);
             let oldest = self.retire(&mut ledger);
             drop(ledger);
@@ -348,6 +348,20 @@ impl Table {
             self.slots.read(*index).is_some_and(|slot| slot.terminal == terminal && slot.inside == inside)
         };
         shard.find(hash, is_it).copied()
+    }
+
+    /// A slot to give: the hash's own choice, or the next one that is vacant, in a pool that is not draining.
+    fn vacant(&self, ledger: &Ledger, hash: u64) -> Option<u32> {
+        let mut from = self.first_choice(hash);
+        for _ in 0..=self.parts.iter().count() {
+            let index = ledger.vacancy.next(from)?;
+            let (_, part) = self.parts.of_slot(index)?;
+            if !part.is_draining() {
+                return Some(index);
+            }
+            from = part.slots().1 % self.len();
+        }
+        None
     }
 
     fn first_choice(&self, hash: u64) -> u32 {

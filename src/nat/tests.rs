@@ -21,6 +21,7 @@ fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
         reserved: Vec::new(),
         destinations: destinations.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         callback: None,
+        draining: false,
         kind: Default::default(),
     }
 }

@@ -44,3 +44,17 @@ fn a_clock_that_jumps_to_either_end_of_time_harms_nothing() {
         assert_eq!(pool.active + pool.dormant + pool.quarantined + pool.free, 4);
     }
 }
+
+#[test]
+fn a_draining_pool_keeps_its_bindings_and_makes_no_new_ones() {
+    let mut old = pool("198.18.0.0/24", &[]);
+    old.draining = true;
+    let mut gateway = Gateway::new(settings(vec![old, pool("198.18.1.0/28", &[])]));
+    gateway.nat.pin("10.0.0.1".parse().unwrap(), "198.18.0.7".parse().unwrap(), START).unwrap();
+    assert_eq!(gateway.call("10.0.0.1", "203.0.113.5").unwrap().to_string(), "198.18.0.7");
+    for terminal in 2..18 {
+        let given = gateway.call(&format!("10.0.0.{terminal}"), "203.0.113.5").unwrap().to_string();
+        assert!(given.starts_with("198.18.1."), "{given}");
+    }
+    assert_eq!(gateway.call("10.0.0.18", "203.0.113.5"), Err(DropReason::PoolExhausted));
+}

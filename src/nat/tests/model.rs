@@ -88,6 +88,7 @@ fn pools() -> Vec<PoolSettings> {
         reserved: reserved.iter().map(|address| address.parse().unwrap()).collect(),
         destinations: Vec::new(),
         callback: None,
+        draining: false,
         kind: Default::default(),
     };
     vec![pool("198.18.0.0/30", &["198.18.0.1"]), pool("198.18.1.0-198.18.1.2", &[])]

@@ -440,6 +440,7 @@ fn settings(pool: AddressRange, sources: Vec<ipnet::IpNet>, own_outside: IpAddr)
             reserved: Vec::new(),
             destinations: Vec::new(),
             callback: None,
+            draining: false,
             kind: Default::default(),
         }],
         callback: crate::nat::CallbackPolicy::Contacted,
