@@ -26,6 +26,7 @@ mod pairs;
 mod path_mtu;
 mod privacy;
 mod realms;
+mod reload;
 mod rfc;
 mod rules;
 mod seeing;

@@ -57,13 +57,22 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let level = arguments.log_level;
     let file = arguments.config.clone();
     let flags = arguments.into_draft()?;
-    let draft = match &file {
+    let draft = whole(file.as_deref(), flags.clone())?;
+    let config = draft.check().map_err(|problems| CliError::Start { file: file.clone(), problems })?;
+    let anew = move || {
+        let draft = whole(file.as_deref(), flags.clone())?;
+        draft.check().map_err(|problems| CliError::Config { file: file.clone(), problems })
+    };
+    env_logger::Builder::new().filter_level(level).parse_default_env().format_timestamp_millis().init();
+    Ok(crate::gateway::run(config, Box::new(move || anew().map_err(|error| error.to_string())))?)
+}
+
+/// What the file says, if there is one, and the flags.
+fn whole(file: Option<&Path>, flags: Draft) -> Result<Draft, CliError> {
+    Ok(match file {
         Some(path) => read(path)?.overridden_by(flags),
         None => flags,
-    };
-    let config = draft.check().map_err(|problems| CliError::Start { file, problems })?;
-    env_logger::Builder::new().filter_level(level).parse_default_env().format_timestamp_millis().init();
-    Ok(crate::gateway::run(config)?)
+    })
 }
 
 /// Reads a configuration file.

@@ -9,6 +9,7 @@ mod bindings;
 mod check;
 mod cleanup;
 mod gateway;
+mod reload;
 mod show;
 mod status;
 mod table;
@@ -45,6 +46,8 @@ enum Command {
     Check(check::Arguments),
     /// List, show, pin and release bindings
     Bindings(bindings::Arguments),
+    /// Have the gateway read its configuration anew and change over to it, at once or not at all; as SIGHUP does
+    Reload(reload::Arguments),
     /// Say how the gateway is
     Status(status::Arguments),
     /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Gateway(arguments) => gateway::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bindings(arguments) => bindings::run(arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
     };

@@ -2,10 +2,12 @@
 //! nonsense, or a list of what is wrong with it. Reads no file itself.
 
 mod check;
+mod difference;
 mod draft;
 mod problem;
 
 pub use check::policy as parse_callback;
+pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 

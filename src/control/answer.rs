@@ -88,6 +88,12 @@ pub async fn answer(
                 callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
             json(&admin.nat().set_callback(&which, policy.as_ref(), admin.now())?)
         }
+        Query::Reload { dry_run } => {
+            let admin = Arc::clone(admin);
+            let done = tokio::task::spawn_blocking(move || admin.reload(dry_run)).await;
+            let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
+            json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
+        }
         Query::Release(address) => {
             settle(admin).await;
             let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
@@ -184,7 +190,9 @@ fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) 
         }
         taken
     };
-    admin.nat().for_each_binding(admin.now(), &mut each);
+    // Not held: whoever reads slowly must not keep a reload waiting.
+    let nat = Arc::clone(&admin.nat());
+    nat.for_each_binding(admin.now(), &mut each);
     if taken {
         text.extend_from_slice(if before == b"\n" { b"]\n" } else { b"\n]\n" });
         let _ = pieces.blocking_send(text.into());

@@ -1,7 +1,7 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{Failure, Pin, Policy, Status};
+use super::{Failure, Pin, Policy, Reloaded, Status};
 use crate::nat::{BindingView, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -119,6 +119,11 @@ impl Client {
     /// Gives the bindings with this address a callback policy of their own, or takes it away.
     pub fn set_callback(&self, which: &Named, callback: Option<Vec<String>>) -> Result<Vec<BindingView>, ClientError> {
         self.ask(Method::PATCH, &binding_path(which), Some(&Body::Policy(Policy { callback })))
+    }
+
+    /// Has the gateway read its configuration anew and change over to it, or only say what that would change.
+    pub fn reload(&self, dry_run: bool) -> Result<Reloaded, ClientError> {
+        self.ask(Method::POST, if dry_run { "/v1/reload?dry-run" } else { "/v1/reload" }, None)
     }
 
     /// Releases the bindings with this address; gives them as they were.

@@ -8,6 +8,7 @@
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
+//! | `POST /v1/reload`, `POST /v1/reload?dry-run` | [`Reloaded`]: what has changed, or would |
 //! | `DELETE /v1/bindings/ADDRESS` | array: what was released, as it was |
 //!
 //! ADDRESS and TERMINAL may be followed by `@INSIDE` where several insides have the same address.
@@ -28,16 +29,17 @@ pub use query::Filter;
 pub use server::{Listener, Server};
 pub use socket::ControlError;
 
-use crate::nat::{Event, Nat, PoolView, StatusView};
+use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
+use parking_lot::RwLockReadGuard;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What the server asks the gateway.
 pub trait Admin: Send + Sync + 'static {
-    /// The translator.
-    fn nat(&self) -> &Arc<Nat>;
+    /// The translator; no reload happens while it is held.
+    fn nat(&self) -> RwLockReadGuard<'_, Arc<Nat>>;
     /// The time now.
     fn now(&self) -> Time;
     /// Makes the counters of bindings true as of now; may take a moment.
@@ -46,6 +48,9 @@ pub trait Admin: Send + Sync + 'static {
     fn status(&self) -> GatewayStatus;
     /// A binding was changed by hand.
     fn changed(&self, event: Event);
+    /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line
+    /// or more; nothing has changed then. May take a moment.
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String>;
 }
 
 /// How the gateway itself is.
@@ -135,6 +140,19 @@ impl Status {
         };
         Self { gateway, bindings, nat }
     }
+}
+
+/// Answer to a reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What is different about the new configuration, one line each.
+    pub changes: Vec<String>,
+    /// Bindings that fit nowhere in it and are released, as they were.
+    pub released: Vec<BindingView>,
+    /// How many bindings have another place in the tables; each keeps its virtual IP.
+    pub moved: usize,
+    /// Whether the new configuration is in force.
+    pub applied: bool,
 }
 
 /// Body of a pin.

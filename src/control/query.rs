@@ -21,6 +21,11 @@ pub enum Query {
     SetCallback(Named),
     /// `DELETE /v1/bindings/ADDRESS`
     Release(Named),
+    /// `POST /v1/reload`
+    Reload {
+        /// Whether only to say what would change.
+        dry_run: bool,
+    },
 }
 
 /// Which bindings to list.
@@ -41,6 +46,14 @@ impl Query {
         let wrong_method =
             |allowed| Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes {allowed}, not {method}"));
         let get = |query| if method == Method::GET { Ok(query) } else { Err(wrong_method("GET")) };
+        if path == "/v1/reload" {
+            return match (method, query.unwrap_or_default()) {
+                (&Method::POST, "") => Ok(Self::Reload { dry_run: false }),
+                (&Method::POST, "dry-run") => Ok(Self::Reload { dry_run: true }),
+                (&Method::POST, other) => Err(bad(format!("no parameter '{other}'; there is dry-run"))),
+                _ => Err(wrong_method("POST")),
+            };
+        }
         if path != "/v1/bindings" && query.is_some_and(|query| !query.is_empty()) {
             return Err(bad(format!("{path} takes no parameters")));
         }
@@ -50,7 +63,7 @@ impl Query {
             "/v1/bindings" => get(Self::List(Filter::parse(query.unwrap_or_default())?)),
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    let paths = "/v1/status, /v1/metrics, /v1/bindings and /v1/bindings/ADDRESS";
+                    let paths = "/v1/status, /v1/metrics, /v1/bindings, /v1/bindings/ADDRESS and /v1/reload";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {paths}")));
                 };
                 let address = address.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?;

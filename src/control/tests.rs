@@ -6,7 +6,7 @@ use crate::nat::{
     BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
     PoolSettings, Settings,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::io::{self, Read, Write};
@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 
 /// A gateway without packets.
 struct Stub {
-    nat: Arc<Nat>,
+    nat: RwLock<Arc<Nat>>,
     events: Mutex<Vec<EventKind>>,
     settled: AtomicUsize,
 }
 
 impl Admin for Stub {
-    fn nat(&self) -> &Arc<Nat> {
-        &self.nat
+    fn nat(&self) -> RwLockReadGuard<'_, Arc<Nat>> {
+        self.nat.read()
     }
 
     fn status(&self) -> GatewayStatus {
@@ -45,6 +45,13 @@ impl Admin for Stub {
 
     fn changed(&self, event: Event) {
         self.events.lock().push(event.kind);
+    }
+
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
+        match dry_run {
+            true => Ok(Reloaded { changes: vec!["pool a comes".to_owned()], ..Reloaded::default() }),
+            false => Err("tun can only be changed by a restart".to_owned()),
+        }
     }
 }
 
@@ -87,8 +94,11 @@ impl Scene {
             hash_key: [7; 16],
             restore_hop: false,
         };
-        let stub =
-            Arc::new(Stub { nat: Nat::new(settings).unwrap(), events: Mutex::default(), settled: AtomicUsize::new(0) });
+        let stub = Arc::new(Stub {
+            nat: RwLock::new(Nat::new(settings).unwrap()),
+            events: Mutex::default(),
+            settled: AtomicUsize::new(0),
+        });
         let listener = Listener::bind_with(&directory.path().join("sock"), None, patience).unwrap();
         let server = Some(listener.serve(Arc::clone(&stub) as Arc<dyn Admin>));
         Self { directory, stub, server }
@@ -120,7 +130,7 @@ impl Scene {
     fn pin(&self, number: u32) {
         let terminal = std::net::Ipv4Addr::from(0x0a00_0000 + number);
         let virtual_ip = std::net::Ipv4Addr::from(0x6440_0000 + number);
-        self.stub.nat.pin(terminal.into(), virtual_ip.into(), self.stub.now()).unwrap();
+        self.stub.nat.read().pin(terminal.into(), virtual_ip.into(), self.stub.now()).unwrap();
     }
 }
 

@@ -2,10 +2,13 @@
 
 use super::clock::Clock;
 use super::kernel::{Kernel, Neighbours};
+use super::reload::{Live, Request, Source};
+use super::worker::Shared;
+use crate::config::Config;
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crate::wire::Address;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, select};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +25,16 @@ const REFUSED_MOST: usize = 1024;
 pub struct Housekeeping {
     /// The translator's shared state.
     pub nat: Arc<Nat>,
+    /// The same for the control interface.
+    pub live: Live,
+    /// The configuration in force.
+    pub config: Config,
+    /// Where to read it anew.
+    pub source: Source,
+    /// Reloads that are asked for.
+    pub requests: Receiver<Request>,
+    /// What the workers share.
+    pub shared: Arc<Shared>,
     /// What was set up in the kernel.
     pub kernel: Kernel,
     /// The clock of the process.
@@ -30,6 +43,8 @@ pub struct Housekeeping {
     pub events: Receiver<Event>,
     /// Who must know of a virtual IP that is in use no more.
     pub neighbours: Neighbours,
+    /// Writes the log.
+    pub log: EventLog,
     /// Set when it is time to stop.
     pub stopping: Arc<AtomicBool>,
 }
@@ -37,27 +52,33 @@ pub struct Housekeeping {
 impl Housekeeping {
     /// Works until told to stop; hands back what was set up in the kernel.
     pub fn run(mut self) -> Kernel {
-        let mut log = EventLog::default();
         let mut next = self.clock.now() + BEAT;
         while !self.stopping.load(Ordering::Acquire) {
-            match self.events.recv_timeout(next - self.clock.now()) {
-                Ok(event) => log.write(&self.nat, event, self.clock.now()),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(next - self.clock.now()),
+            select! {
+                recv(self.events) -> event => match event {
+                    Ok(event) => self.log.write(&self.nat, event, self.clock.now()),
+                    Err(_) => std::thread::sleep(next - self.clock.now()),
+                },
+                recv(self.requests) -> request => match request {
+                    Ok(request) => self.serve(&request),
+                    Err(_) => std::thread::sleep(next - self.clock.now()),
+                },
+                default(next - self.clock.now()) => {}
             }
             let now = self.clock.now();
             if now >= next {
                 next = now + BEAT;
-                self.beat(&mut log, now);
+                self.beat(now);
             }
         }
         for event in self.events.try_iter() {
-            log.write(&self.nat, event, self.clock.now());
+            self.log.write(&self.nat, event, self.clock.now());
         }
         self.kernel
     }
 
-    fn beat(&mut self, log: &mut EventLog, now: Time) {
+    fn beat(&mut self, now: Time) {
+        let log = &mut self.log;
         self.nat.tick(now, &mut |event| {
             if event.kind == EventKind::Released {
                 self.neighbours.withdraw(event.virtual_ip.into());

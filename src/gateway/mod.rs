@@ -14,11 +14,12 @@
 pub mod clock;
 mod housekeeping;
 pub mod kernel;
+mod reload;
 mod settings;
 mod worker;
 
 use crate::config::Config;
-use crate::control::{Admin, ControlError, DeviceStatus, GatewayStatus, Listener};
+use crate::control::{Admin, ControlError, DeviceStatus, GatewayStatus, Listener, Reloaded};
 use crate::device::tun::{self, TunError};
 use crate::nat::{Event, Nat, SettingsError};
 use crate::time::Time;
@@ -26,8 +27,10 @@ use clock::Clock;
 use crossbeam_channel::Sender;
 use housekeeping::{EventLog, Housekeeping};
 use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
-use parking_lot::Mutex;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+pub use reload::Source;
+use reload::{Live, Request};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -77,9 +80,11 @@ pub enum GatewayError {
 
 /// Runs the gateway until SIGTERM or SIGINT. On the way out, and on an error on the way in, the host's network is put
 /// back as it was.
-pub fn run(config: Config) -> Result<(), GatewayError> {
+///
+/// `source` reads the configuration anew for a reload, asked for by SIGHUP or on the control socket.
+pub fn run(config: Config, source: Source) -> Result<(), GatewayError> {
     let clock = Clock::start();
-    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
     let plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
@@ -92,9 +97,13 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
 
-    let running = Running::start(&nat, kernel, devices, workers, clock)?;
+    let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
+    let (requests, asked) = crossbeam_channel::bounded(1);
+    let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked };
+    let running = Running::start(&nat, kernel, devices, workers, clock, reload)?;
     let admin = Arc::new(GatewayAdmin {
-        nat: Arc::clone(&nat),
+        live,
+        requests: requests.clone(),
         clock,
         log: Mutex::new(EventLog::default()),
         shared: Arc::clone(&running.shared),
@@ -120,7 +129,7 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
         config.pools.len(),
         config.control.display()
     );
-    let ended = running.wait(signals);
+    let ended = running.wait(signals, requests);
     server.stop();
     ended
 }
@@ -170,6 +179,14 @@ fn tell_surroundings(nat: &Nat, host: &Host) {
     nat.set_own_outside(host.own_outside());
 }
 
+/// What housekeeping needs for reloads.
+struct Reload {
+    live: Live,
+    config: Config,
+    source: Source,
+    asked: crossbeam_channel::Receiver<Request>,
+}
+
 /// The threads.
 struct Running {
     shared: Arc<Shared>,
@@ -188,6 +205,7 @@ impl Running {
         devices: Vec<Vec<tun::Queue>>,
         workers: usize,
         clock: Clock,
+        reload: Reload,
     ) -> Result<Self, GatewayError> {
         let system = |what| move |error| GatewayError::System { what, error };
         let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
@@ -222,10 +240,16 @@ impl Running {
         let stopping = Arc::new(AtomicBool::new(false));
         let housekeeping = Housekeeping {
             nat: Arc::clone(nat),
+            live: reload.live,
+            config: reload.config,
+            source: reload.source,
+            requests: reload.asked,
+            shared: Arc::clone(&shared),
             kernel,
             clock,
             events: received,
             neighbours,
+            log: EventLog::default(),
             stopping: Arc::clone(&stopping),
         };
         let housekeeping = std::thread::Builder::new()
@@ -235,15 +259,20 @@ impl Running {
         Ok(Self { shared, events, stopping, workers: handles, housekeeping, ended, inside_names })
     }
 
-    /// Waits for a signal, then stops everything; or for the end of a worker, which is an error.
-    fn wait(self, mut signals: signal_hook::iterator::Signals) -> Result<(), GatewayError> {
+    /// Waits for a signal, then stops everything; or for the end of a worker, which is an error. SIGHUP asks for a reload.
+    fn wait(self, mut signals: signal_hook::iterator::Signals, requests: Sender<Request>) -> Result<(), GatewayError> {
         let (say_signal, signal) = crossbeam_channel::bounded(1);
         let handle = signals.handle();
         let waiter = std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
-                if let Some(signal) = signals.forever().next() {
+                for signal in signals.forever() {
+                    if signal == SIGHUP {
+                        let _ = requests.try_send(Request { dry_run: false, reply: None }); // full: one is asked for
+                        continue;
+                    }
                     let _ = say_signal.send(signal);
+                    break;
                 }
             })
             .map_err(|error| GatewayError::System { what: "cannot start a thread for signals", error })?;
@@ -307,7 +336,8 @@ fn queue_full(devices: &[String]) -> Vec<DeviceStatus> {
 
 /// What the control interface asks.
 struct GatewayAdmin {
-    nat: Arc<Nat>,
+    live: Live,
+    requests: Sender<Request>,
     clock: Clock,
     log: Mutex<EventLog>,
     shared: Arc<Shared>,
@@ -317,8 +347,8 @@ struct GatewayAdmin {
 }
 
 impl Admin for GatewayAdmin {
-    fn nat(&self) -> &Arc<Nat> {
-        &self.nat
+    fn nat(&self) -> RwLockReadGuard<'_, Arc<Nat>> {
+        self.live.read()
     }
 
     fn now(&self) -> Time {
@@ -330,7 +360,14 @@ impl Admin for GatewayAdmin {
     }
 
     fn changed(&self, event: Event) {
-        self.log.lock().write(&self.nat, event, self.clock.now());
+        self.log.lock().write(&self.nat(), event, self.clock.now());
+    }
+
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let gone = || "the gateway is stopping".to_owned();
+        self.requests.send(Request { dry_run, reply: Some(reply) }).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
     }
 
     fn status(&self) -> GatewayStatus {

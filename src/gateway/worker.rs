@@ -4,8 +4,9 @@ use super::clock::Clock;
 use super::kernel::Neighbours;
 use crate::control::WorkerStatus;
 use crate::device::tun::{Buffer, Queue};
-use crate::nat::{Counter, Event, EventKind, Realm, Translator, Verdict};
+use crate::nat::{Counter, Event, EventKind, Nat, Realm, Translator, Verdict};
 use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -21,6 +22,8 @@ const TURN: usize = 64;
 const NOTE_AFTER: Duration = Duration::from_millis(200);
 /// How long whoever looks at bindings waits for busy workers.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
+/// How long a worker may take until it rests for a reload.
+const REST_WITHIN: Duration = Duration::from_secs(2);
 /// Tag of the descriptor that wakes a worker.
 const WAKE: u64 = u64::MAX;
 
@@ -54,6 +57,8 @@ pub struct Shared {
     settled: Vec<AtomicU64>,
     /// For each worker, what it has done.
     pub loads: Vec<Load>,
+    /// Where workers rest while the state that they share is replaced.
+    gate: Gate,
     /// Packets the kernel would not take.
     pub write_errors: AtomicU64,
     /// Packets longer than 1,500 bytes that were read: super-packets.
@@ -92,6 +97,7 @@ impl Shared {
             asked: AtomicU64::new(0),
             settled: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             loads: (0..workers).map(|_| Load::default()).collect(),
+            gate: Gate::default(),
             write_errors: AtomicU64::new(0),
             super_packets: AtomicU64::new(0),
         })
@@ -114,10 +120,79 @@ impl Shared {
         }
     }
 
+    /// Has every worker rest until the returned value is dropped. `None` if one is too busy to look up.
+    pub fn rest(&self) -> Option<Rest<'_>> {
+        let rest = Rest { gate: &self.gate };
+        self.gate.state.lock().closed = true;
+        self.wake();
+        let deadline = Instant::now() + REST_WITHIN;
+        let mut state = self.gate.state.lock();
+        while state.resting < self.wakers.len() {
+            if self.gate.changed.wait_until(&mut state, deadline).timed_out() {
+                drop(state);
+                return None;
+            }
+        }
+        drop(state);
+        Some(rest)
+    }
+
     fn wake(&self) {
         for waker in &self.wakers {
             let _ = rustix::io::write(waker, &1u64.to_ne_bytes()); // full: it is to wake anyhow
         }
+    }
+}
+
+/// See [`Shared::rest`].
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    closed: bool,
+    /// Workers that wait for the gate to open.
+    resting: usize,
+    /// What workers go on with.
+    nat: Option<Arc<Nat>>,
+}
+
+/// The workers rest as long as this lives.
+pub struct Rest<'a> {
+    gate: &'a Gate,
+}
+
+impl Rest<'_> {
+    /// Has the workers go on with another state.
+    pub fn end_with(self, nat: &Arc<Nat>) {
+        self.gate.state.lock().nat = Some(Arc::clone(nat));
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.gate.state.lock().closed = false;
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Gate {
+    /// Waits while the gate is closed; then gives the state to go on with, unless it was open anyway.
+    fn pass(&self) -> Option<Arc<Nat>> {
+        let mut state = self.state.lock();
+        if !state.closed {
+            return None;
+        }
+        state.resting += 1;
+        self.changed.notify_all();
+        while state.closed {
+            self.changed.wait(&mut state);
+        }
+        state.resting -= 1;
+        state.nat.clone()
     }
 }
 
@@ -177,6 +252,9 @@ impl Worker {
         self.translator.flush(self.clock.now());
         if let Some(settled) = self.shared.settled.get(self.number) {
             settled.store(asked, Ordering::Release);
+        }
+        if let Some(nat) = self.shared.gate.pass() {
+            self.translator.succeed(nat);
         }
     }
 

@@ -359,7 +359,7 @@ impl Nat {
         all
     }
 
-    fn view(&self, table: usize, found: &Found, now: Time) -> BindingView {
+    pub(super) fn view(&self, table: usize, found: &Found, now: Time) -> BindingView {
         let (usage, last_used) = self.tables.get(table).map_or_else(Default::default, |table| table.usage(found.index));
         let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
         let slot = &found.slot;

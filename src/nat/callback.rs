@@ -7,6 +7,7 @@ use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Shards of the contact lists.
 const SHARDS: usize = 256;
@@ -25,7 +26,7 @@ pub struct Owner {
 
 /// Which peers each terminal has called.
 pub struct Contacts {
-    shards: Box<[Mutex<Lists>]>,
+    shards: Arc<[Mutex<Lists>]>,
     idle: u32,
     most: usize,
 }
@@ -47,8 +48,17 @@ struct Contact {
 impl Contacts {
     /// No contacts yet.
     pub fn new(lifetimes: &Lifetimes) -> Self {
+        Self::over((0..SHARDS).map(|_| Mutex::default()).collect(), lifetimes)
+    }
+
+    /// The same contacts, under other times.
+    pub fn under(&self, lifetimes: &Lifetimes) -> Self {
+        Self::over(Arc::clone(&self.shards), lifetimes)
+    }
+
+    fn over(shards: Arc<[Mutex<Lists>]>, lifetimes: &Lifetimes) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards,
             idle: u32::try_from(lifetimes.contact.as_secs()).unwrap_or(u32::MAX),
             most: usize::try_from(lifetimes.contacts_per_binding.max(1)).unwrap_or(usize::MAX),
         }
@@ -100,6 +110,14 @@ impl Contacts {
         u32::try_from(live).unwrap_or(u32::MAX)
     }
 
+    /// The binding goes on as `to`.
+    pub fn hand_over(&self, from: Owner, to: Owner) {
+        let list = self.shard(from).lock().remove(&(from.table, from.index));
+        if let Some(list) = list.filter(|list| list.created == from.created) {
+            self.shard(to).lock().insert((to.table, to.index), List { created: to.created, ..list });
+        }
+    }
+
     /// The binding ended.
     pub fn forget(&self, owner: Owner) {
         self.shard(owner).lock().remove(&(owner.table, owner.index));
@@ -127,6 +145,16 @@ impl Policies {
         let by_slot = self.by_slot.read();
         let (created, policy) = by_slot.get(&(owner.table, owner.index))?;
         (*created == owner.created).then(|| policy.welcomes(peer))
+    }
+
+    /// The binding goes on as `to`.
+    pub fn hand_over(&self, from: Owner, to: Owner) {
+        let mut by_slot = self.by_slot.write();
+        if let Some((_, policy)) =
+            by_slot.remove(&(from.table, from.index)).filter(|(created, _)| *created == from.created)
+        {
+            by_slot.insert((to.table, to.index), (to.created, policy));
+        }
     }
 
     /// Gives the binding a policy of its own, or takes it away.

@@ -10,6 +10,7 @@ use super::verdict::{DropReason, Realm};
 use super::{Nat, owner};
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};
+use std::sync::Arc;
 
 /// What was decided, before it is written into the packet.
 pub(super) struct Decision {
@@ -158,7 +159,7 @@ impl Nat {
     }
 
     pub(super) fn table(&self, number: u16) -> Result<&Table, DropReason> {
-        self.tables.get(usize::from(number)).ok_or(DropReason::NoPool)
+        self.tables.get(usize::from(number)).map(Arc::as_ref).ok_or(DropReason::NoPool)
     }
 
     /// Notes what a worker has counted. What comes in keeps a binding alive only if so configured (RFC 4787 REQ-6).

@@ -16,6 +16,7 @@
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
 //! | `icmp_error.rs` | errors, with the packet they quote |
+//! | `succession.rs` | other settings, the same bindings |
 //! | `admin.rs`, `named.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod prefix;
 mod selection;
 mod settings;
 mod slots;
+mod succession;
 mod table;
 mod translate;
 mod unsolicited;
@@ -51,6 +53,7 @@ pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,
     PoolSettings, Settings, Unsolicited,
 };
+pub use succession::Succession;
 pub use translate::Translator;
 pub use verdict::{DropReason, Realm, Refused, Replaced, Verdict};
 
@@ -77,24 +80,39 @@ const AGED_AT_ONCE: usize = 10_000;
 pub struct Nat {
     insides: Vec<String>,
     pools: Vec<PoolSettings>,
-    tables: Vec<Table>,
+    /// By their numbers; a number that a reload has left vacant has a table without slots.
+    tables: Vec<Arc<Table>>,
     selection: Selection,
     contacts: Contacts,
     callback: CallbackPolicy,
-    policies: Policies,
+    policies: Arc<Policies>,
     prefixes: Prefixes,
     hairpin: Hairpin,
     inbound_refresh: Inbound,
     unsolicited: Unsolicited,
     mss: Option<u16>,
-    helpers: Option<Helpers>,
+    alg: Vec<AlgSettings>,
+    helpers: Option<Arc<Helpers>>,
     exhausted: Exhausted,
     restore_hop: bool,
-    limiter: Limiter,
+    lifetimes: Lifetimes,
+    creation: CreationLimit,
+    limiter: Arc<Limiter>,
+    hash_key: [u8; 16],
     surroundings: RwLock<Arc<Surroundings>>,
-    counters: Mutex<Vec<Arc<Counters>>>,
+    counters: Arc<Mutex<Vec<Arc<Counters>>>>,
     /// Counts the changes after which a worker must not trust what it remembers.
     epoch: AtomicU64,
+}
+
+/// What a reload hands on.
+struct Inherited {
+    contacts: Contacts,
+    policies: Arc<Policies>,
+    limiter: Arc<Limiter>,
+    helpers: Option<Arc<Helpers>>,
+    counters: Arc<Mutex<Vec<Arc<Counters>>>>,
+    epoch: u64,
 }
 
 /// What the network around the gateway looks like; changes while it runs.
@@ -129,48 +147,59 @@ impl Nat {
         if settings.insides.len() > usize::from(slots::MAX_INSIDE) {
             return Err(SettingsError::TooManyInsides(settings.insides.len()));
         }
-        if settings.pools.len() > usize::from(u16::MAX) {
-            return Err(SettingsError::TooManyPools(settings.pools.len()));
-        }
         let mut tables = Vec::new();
+        for parts in parts_of_tables(&settings.pools)? {
+            tables.push(new_table(parts, &settings)?);
+        }
+        let inherited = Inherited {
+            contacts: Contacts::new(&settings.lifetimes),
+            policies: Arc::default(),
+            limiter: Arc::new(Limiter::new(settings.creation.clone())),
+            helpers: Helpers::new(&settings.alg).map(Arc::new),
+            counters: Arc::default(),
+            epoch: 0,
+        };
+        Ok(Arc::new(Self::assemble(settings, tables, inherited)))
+    }
+
+    fn assemble(settings: Settings, tables: Vec<Arc<Table>>, inherited: Inherited) -> Self {
         let mut selection = Selection::default();
-        for group in selection::groups(&settings.pools) {
-            let number = u16::try_from(tables.len()).unwrap_or(u16::MAX);
-            let pools = || group.iter().filter_map(|pool| Some((*pool, settings.pools.get(usize::from(*pool))?)));
-            let names = || pools().map(|(_, pool)| pool.name.as_str()).collect::<Vec<_>>().join(", ");
-            let parts = Parts::new(pools()).ok_or_else(|| SettingsError::TooLarge(names()))?;
-            for (_, pool) in pools() {
+        for (number, table) in tables.iter().enumerate() {
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            for pool in settings.pools.iter().filter(|pool| table.parts().has(pool.range)) {
                 selection.add(number, pool);
             }
-            let table = Table::new(parts, &settings.hash_key, settings.lifetimes.clone());
-            tables.push(table.map_err(|_| SettingsError::TooLarge(names()))?);
         }
         let surroundings = Surroundings {
             sources: settings.insides.iter().map(|inside| inside.sources.clone()).collect(),
             own_inside: Vec::new(),
             own_outside: settings.own_outside,
         };
-        Ok(Arc::new(Self {
+        Self {
             insides: settings.insides.into_iter().map(|inside| inside.name).collect(),
             tables,
             selection,
-            contacts: Contacts::new(&settings.lifetimes),
+            contacts: inherited.contacts,
             callback: settings.callback,
-            policies: Policies::default(),
+            policies: inherited.policies,
             prefixes: Prefixes::new(&settings.pools),
             hairpin: settings.hairpin,
             inbound_refresh: settings.inbound_refresh,
             unsolicited: settings.unsolicited,
             mss: settings.mss,
-            helpers: Helpers::new(&settings.alg),
+            alg: settings.alg,
+            helpers: inherited.helpers,
             exhausted: settings.exhausted,
             restore_hop: settings.restore_hop,
-            limiter: Limiter::new(settings.creation),
+            lifetimes: settings.lifetimes,
+            creation: settings.creation,
+            limiter: inherited.limiter,
+            hash_key: settings.hash_key,
             surroundings: RwLock::new(Arc::new(surroundings)),
-            counters: Mutex::default(),
-            epoch: AtomicU64::new(0),
+            counters: inherited.counters,
+            epoch: AtomicU64::new(inherited.epoch),
             pools: settings.pools,
-        }))
+        }
     }
 
     /// A translator for one more worker.
@@ -280,6 +309,25 @@ impl Surroundings {
     fn own_inside(&self, like: Address) -> Option<Address> {
         first_of_family(&self.own_inside, like)
     }
+}
+
+/// The pools of each table.
+fn parts_of_tables(pools: &[PoolSettings]) -> Result<Vec<Parts>, SettingsError> {
+    if pools.len() > usize::from(u16::MAX) {
+        return Err(SettingsError::TooManyPools(pools.len()));
+    }
+    let parts = |group: Vec<u16>| {
+        let members = || group.iter().filter_map(|pool| Some((*pool, pools.get(usize::from(*pool))?)));
+        let names = || members().map(|(_, pool)| pool.name.as_str()).collect::<Vec<_>>().join(", ");
+        Parts::new(members()).ok_or_else(|| SettingsError::TooLarge(names()))
+    };
+    selection::groups(pools).into_iter().map(parts).collect()
+}
+
+fn new_table(parts: Parts, settings: &Settings) -> Result<Arc<Table>, SettingsError> {
+    let ranges = parts.iter().map(|part| part.range.to_string()).collect::<Vec<_>>().join(", ");
+    let table = Table::new(parts, &settings.hash_key, settings.lifetimes.clone());
+    Ok(Arc::new(table.map_err(|_| SettingsError::TooLarge(ranges))?))
 }
 
 fn first_of_family(addresses: &[IpAddr], like: Address) -> Option<Address> {

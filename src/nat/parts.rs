@@ -33,7 +33,7 @@ pub struct Parts {
 impl Parts {
     /// Lays the pools end to end. `None` if they have more than 2^32 slots together.
     pub fn new<'a>(pools: impl Iterator<Item = (u16, &'a PoolSettings)>) -> Option<Self> {
-        let mut all = Self { parts: Vec::new(), len: 0 };
+        let mut all = Self::none();
         for (pool, settings) in pools {
             let slots = u32::try_from(settings.range.size()).unwrap_or(SPARSE_SLOTS).min(SPARSE_SLOTS);
             let mut reserved: Vec<Address> = settings.reserved.iter().map(|address| Address::from(*address)).collect();
@@ -56,9 +56,19 @@ impl Parts {
         Some(all)
     }
 
+    /// No pools.
+    pub fn none() -> Self {
+        Self { parts: Vec::new(), len: 0 }
+    }
+
     /// How many slots in all.
     pub fn len(&self) -> u32 {
         self.len
+    }
+
+    /// Whether one of the pools has this range.
+    pub fn has(&self, range: AddressRange) -> bool {
+        self.parts.iter().any(|part| part.range == range)
     }
 
     /// Every part with its number.

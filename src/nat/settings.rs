@@ -183,6 +183,13 @@ pub struct Lifetimes {
     pub contacts_per_binding: u32,
 }
 
+impl Lifetimes {
+    /// Those that bindings have, contacts apart.
+    pub(super) fn of_bindings(&self) -> [Duration; 3] {
+        [self.hold, self.dormant, self.quarantine]
+    }
+}
+
 impl Default for Lifetimes {
     fn default() -> Self {
         const HOUR: u64 = 3600;

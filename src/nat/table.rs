@@ -193,6 +193,45 @@ impl Table {
         Ok(Pinned { found, moved, is_new: before.is_none() || moved.is_some() })
     }
 
+    /// Takes in a binding from elsewhere, in the state that it has; a quarantine starts anew. `None` if its virtual IP
+    /// cannot be given here or is another's, or if its terminal has one here already.
+    pub fn take_in(&self, slot: Slot, usage: Usage, last_used: Time, now: Time) -> Option<Found> {
+        let index = self.parts.slot_of(slot.virtual_ip).filter(|(_, part)| !part.is_reserved(slot.virtual_ip))?.0;
+        let hash = self.hash(slot.inside, slot.terminal);
+        let is_ended = slot.state == BindingState::Quarantined;
+        let mut shard = self.shard(hash).write();
+        if !is_ended && self.find(&shard, hash, slot.inside, slot.terminal).is_some() {
+            return None;
+        }
+        let mut ledger = self.ledger.lock();
+        if !ledger.vacancy.take(index) {
+            return None;
+        }
+        self.slots.start_usage(index, last_used.as_secs());
+        self.slots.add_usage(index, usage);
+        ledger.recount(self.parts.of_slot(index).map_or(0, |(number, _)| number), None, Some(slot.state));
+        let Lifetimes { hold, dormant, quarantine, .. } = self.lifetimes;
+        let idle = now - last_used;
+        let found = self.put(
+            &mut ledger,
+            index,
+            slot,
+            now,
+            match slot.state {
+                BindingState::Active => hold.saturating_sub(idle),
+                BindingState::Dormant => (hold + dormant).saturating_sub(idle),
+                BindingState::Quarantined => quarantine,
+            },
+        );
+        if slot.state == BindingState::Dormant {
+            ledger.queue_dormant(found.stamp());
+        }
+        if !is_ended {
+            shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
+        }
+        Some(found)
+    }
+
     /// Ends a binding: its virtual IP goes into quarantine. `None` if it is not what it was any more.
     pub fn end(&self, stamp: Stamp, now: Time) -> Option<Found> {
         let slot = self.slots.read(stamp.index)?;
@@ -262,6 +301,15 @@ impl Table {
                 },
                 Err(resume) => from = resume,
             }
+        }
+    }
+
+    /// Hands every binding to `each`, in the order of the slots.
+    pub fn each(&self, each: &mut dyn FnMut(Found)) {
+        let mut next = 0;
+        while let Some(found) = self.next_at(next) {
+            each(found);
+            next = found.index + 1;
         }
     }
 

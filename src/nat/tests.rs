@@ -11,6 +11,7 @@ mod packets;
 mod properties;
 mod races;
 mod reference;
+mod reload;
 
 const START: Time = Time::from_secs(1_800_000_000);
 

@@ -49,6 +49,11 @@ impl Translator {
         self.flows.drain(|tally| nat.note(tally, now));
     }
 
+    /// Goes on with the state that took over from the one it had ([`super::Succession::commit`]).
+    pub fn succeed(&mut self, nat: Arc<Nat>) {
+        self.nat = nat;
+    }
+
     /// Whether [`Translator::flush`] has anything to do.
     pub fn is_dirty(&self) -> bool {
         self.flows.is_dirty()

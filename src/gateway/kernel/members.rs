@@ -43,6 +43,11 @@ impl Members {
         Self { configured, known: BTreeMap::new(), missing: BTreeSet::new() }
     }
 
+    /// Other pools, exemptions and prefixes for the same interfaces. Returns the plan before.
+    pub(super) fn change(&mut self, plan: &Plan) -> Plan {
+        std::mem::replace(&mut self.configured, plan.clone())
+    }
+
     /// The plan with the interfaces by their names of now, and what to tell the operator.
     pub(super) fn follow(&mut self, links: &[(String, u32)]) -> (Plan, Changes) {
         let mut plan = self.configured.clone();

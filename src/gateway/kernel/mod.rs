@@ -197,6 +197,40 @@ impl Kernel {
         if !self.stale || self.looked.elapsed() < BREATH {
             return Ok(false);
         }
+        self.look_again()
+    }
+
+    /// What the host would look like for another plan of the same interfaces; changes nothing.
+    ///
+    /// # Errors
+    /// As [`inspect`].
+    pub fn look_ahead(&mut self, plan: &Plan) -> Result<Host, KernelError> {
+        let plan = Plan { insides: self.with_names_of_now(plan), outsides: self.plan.outsides.clone(), ..plan.clone() };
+        host::look(&mut self.netlink, &plan, Stage::Start)
+    }
+
+    /// Follows another plan of the same interfaces: other pools, exemptions, prefixes.
+    ///
+    /// # Errors
+    /// What the kernel refuses; then the plan before stands again.
+    pub fn replan(&mut self, plan: &Plan) -> Result<(), KernelError> {
+        let before = self.members.change(plan);
+        let done = self.look_again().and_then(|_| Sysctls::prepare_devices(&self.plan, &self.host));
+        if done.is_err() {
+            self.members.change(&before);
+            if let Err(error) = self.look_again() {
+                log::error!("and while going back: {error}");
+            }
+        }
+        done
+    }
+
+    fn with_names_of_now(&self, plan: &Plan) -> Vec<InsidePlan> {
+        let insides = plan.insides.iter().zip(&self.plan.insides);
+        insides.map(|(new, now)| InsidePlan { interfaces: now.interfaces.clone(), ..new.clone() }).collect()
+    }
+
+    fn look_again(&mut self) -> Result<bool, KernelError> {
         self.looked = Instant::now();
         let (plan, changes) = self.members.follow(&host::links(&mut self.netlink)?);
         changes.log();

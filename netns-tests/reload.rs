@@ -1,0 +1,109 @@
+//! Another configuration for a running gateway.
+
+use crate::gateway::Gateway;
+use crate::lab::{Lab, Plan, wait_until};
+use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
+use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+
+const SIDES: &str = "inside = [\"gi\"]\noutside = [\"go\"]\n";
+
+fn pools(ranges: &[&str]) -> String {
+    ranges.iter().map(|range| format!("[[pool]]\nrange = \"{range}\"\n")).collect()
+}
+
+fn write(lab: &Lab, text: &str) {
+    std::fs::write(lab.scratch().join("gateway1.toml"), text).unwrap();
+}
+
+/// The ranges of the pools that the gateway has now.
+fn ranges(gateway: &Gateway) -> Vec<String> {
+    let status = gateway.status();
+    status["pools"].as_array().unwrap().iter().map(|pool| pool["range"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn s_a_reload_changes_pools_under_an_established_connection() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2));
+    let (first, second, server) = (lab.terminal(1), lab.terminal(2), lab.server(1));
+    let gateway = lab.start_from_file(1, &format!("{SIDES}{}", pools(&["198.18.1.0/26", "2001:db8:18:1::/64"])));
+    let (_web, _here) = (Web::start(&server, 80), Web::start(&first, 80));
+    let listener = listen(&server, 7000);
+    let mut ours = connect(&first, SocketAddr::new(server.v4.into(), 7000));
+    let (mut theirs, seen) = accept(&listener);
+    let mut ask = |word: &[u8; 4]| {
+        let mut heard = [0; 4];
+        ours.write_all(word).unwrap();
+        theirs.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, word);
+        theirs.write_all(word).unwrap();
+        ours.read_exact(&mut heard).unwrap();
+    };
+    ask(b"one ");
+
+    // A pool comes, one changes its order, the IPv6 one goes; asked for on the control socket.
+    write(&lab, &format!("{SIDES}{}", pools(&["198.18.1.64/26", "198.18.1.0/26"])));
+    let would = gateway.ask("reload --dry-run").ok();
+    assert!(
+        would.contains("pool 198.18.1.64/26 comes\n") && would.contains("pool 2001:db8:18:1::/64 goes\n"),
+        "{would}"
+    );
+    assert_eq!(ranges(&gateway), ["198.18.1.0/26", "2001:db8:18:1::/64"]);
+    let done = gateway.ask("reload").ok();
+    assert!(done.ends_with("in force\n"), "{done}");
+    ask(b"two ");
+    assert_eq!(gateway.virtual_ip(first.v4.into()), seen);
+    assert_eq!(curl(&server, seen, 80), format!("{} 80", server.v4));
+    assert!(gateway.ask("reload").ok().contains("nothing has changed"));
+
+    // The pool of the connection goes, by SIGHUP: the terminal is given another virtual IP, the old one is nobody's.
+    write(&lab, &format!("{SIDES}{}", pools(&["198.18.1.64/26"])));
+    let would = gateway.ask("reload --dry-run").ok();
+    assert!(would.contains(&format!("{} (inside) was {seen}", first.v4)) && would.contains("would be"), "{would}");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(gateway.pid()).unwrap()).unwrap(),
+        Signal::HUP,
+    )
+    .unwrap();
+    wait_until("the reload", || ranges(&gateway) == ["198.18.1.64/26"]);
+    curl_in_vain(&server, seen, 80);
+    for terminal in [&first, &second] {
+        let shown: IpAddr = curl(terminal, server.v4.into(), 80).split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(gateway.virtual_ip(terminal.v4.into()), shown);
+        assert!(shown.to_string().split('.').nth(3).unwrap().parse::<u8>().unwrap() >= 64, "{shown}");
+    }
+    gateway.stop();
+}
+
+#[test]
+fn s_a_reload_that_is_wrong_changes_nothing() {
+    let lab = Lab::new(Plan::gateways(1));
+    let right = format!("{SIDES}{}", pools(&["198.18.1.0/24"]));
+    let gateway = lab.start_from_file(1, &right);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let shown = curl(&terminal, server.v4.into(), 80);
+    let rules = gateway.host.run("ip rule; ip route show table all").ok();
+    for (text, said) in [
+        (right.replace("198.18.1.0/24", "198.18.1.1/24"), "gateway1.toml:4: "),
+        (right.replace("range", "rang"), "gateway1.toml:4: there is no key 'rang'"),
+        (format!("workers = 1\n{right}"), "workers can only be changed by a restart; nothing was changed"),
+        (right.replace("\"go\"", "\"gx\""), "outside can only be changed by a restart"),
+        // Fine by itself, but this host is inside there.
+        (right.replace("198.18.1.0/24", &format!("{}/32", terminal.v4)), &terminal.v4.to_string()),
+    ] {
+        write(&lab, &text);
+        for question in ["reload", "reload --dry-run"] {
+            let ran = gateway.ask(question);
+            assert_eq!(ran.code, Some(3), "{text}: {}{}", ran.stdout, ran.stderr);
+            assert!(ran.stderr.contains(said) && ran.stderr.lines().count() == 1, "{text}: {}", ran.stderr);
+        }
+        assert_eq!(ranges(&gateway), ["198.18.1.0/24"]);
+    }
+    std::fs::remove_file(lab.scratch().join("gateway1.toml")).unwrap();
+    assert!(gateway.ask("reload").stderr.contains("cannot read"));
+    assert_eq!(gateway.host.run("ip rule; ip route show table all").ok(), rules);
+    assert_eq!(curl(&terminal, server.v4.into(), 80), shown);
+    gateway.stop();
+}

@@ -1,0 +1,100 @@
+//! What is different about another configuration, for a reload.
+
+use super::Config;
+use crate::nat::PoolSettings;
+
+/// See [`Config::difference`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What a running gateway can change to, one line each.
+    pub changes: Vec<String>,
+    /// Keys that only a restart can change.
+    pub restart: Vec<&'static str>,
+}
+
+impl Config {
+    /// What is different about `other`.
+    pub fn difference(&self, other: &Self) -> Difference {
+        // Taken apart, so that a new key cannot be forgotten here.
+        let Self {
+            insides: _,
+            outsides,
+            pools,
+            exempt,
+            callback,
+            lifetimes,
+            creation,
+            exhausted,
+            hairpin,
+            inbound_refresh,
+            unsolicited,
+            mss,
+            alg,
+            control,
+            metrics,
+            state_dir,
+            workers,
+            tun,
+            offload,
+        } = self;
+        let mut difference = Difference::default();
+        let interfaces = |config: &Self| {
+            let insides = config.insides.iter().map(|inside| (inside.name.clone(), inside.interfaces.clone()));
+            insides.collect::<Vec<_>>()
+        };
+        let restart = [
+            ("inside", interfaces(self) != interfaces(other)),
+            ("outside", *outsides != other.outsides),
+            ("control", *control != other.control),
+            ("metrics", *metrics != other.metrics),
+            ("state-dir", *state_dir != other.state_dir),
+            ("workers", *workers != other.workers),
+            ("tun", *tun != other.tun),
+            ("offload", *offload != other.offload),
+        ];
+        difference.restart.extend(restart.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
+        difference.pools(pools, &other.pools);
+        let prefixes = |config: &Self| config.insides.iter().map(|inside| inside.prefixes.clone()).collect::<Vec<_>>();
+        let live = [
+            ("inside-prefixes", prefixes(self) != prefixes(other)),
+            ("exempt", *exempt != other.exempt),
+            ("callback", *callback != other.callback),
+            ("lifetimes", *lifetimes != other.lifetimes),
+            ("creation", *creation != other.creation),
+            ("exhausted", *exhausted != other.exhausted),
+            ("hairpin", *hairpin != other.hairpin),
+            ("inbound-refresh", *inbound_refresh != other.inbound_refresh),
+            ("unsolicited", *unsolicited != other.unsolicited),
+            ("mss", *mss != other.mss),
+            ("alg", *alg != other.alg),
+        ];
+        let changed = live.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes"));
+        difference.changes.extend(changed);
+        difference
+    }
+}
+
+impl Difference {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.restart.is_empty()
+    }
+
+    fn pools(&mut self, before: &[PoolSettings], after: &[PoolSettings]) {
+        let same_range =
+            |pools: &[PoolSettings], pool: &PoolSettings| pools.iter().find(|other| other.range == pool.range).cloned();
+        for pool in before.iter().filter(|pool| same_range(after, pool).is_none()) {
+            self.changes.push(format!("pool {} goes", pool.name));
+        }
+        for pool in after {
+            match same_range(before, pool) {
+                None => self.changes.push(format!("pool {} comes", pool.name)),
+                Some(old) if old != *pool => self.changes.push(format!("pool {} changes", pool.name)),
+                Some(_) => {}
+            }
+        }
+        if self.changes.is_empty() && before != after {
+            self.changes.push("the order of the pools changes".to_owned());
+        }
+    }
+}

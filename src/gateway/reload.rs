@@ -1,0 +1,103 @@
+//! Another configuration for a running gateway: checked whole, then in force at once, or not at all.
+//!
+//! Housekeeping does it, so it happens between two of its beats. The workers rest meanwhile; what arrives waits in the
+//! queues of the devices. There is never a second allocator over a pool: the state before allocates nothing any more
+//! once the workers rest, and they wake with the state after.
+
+use super::housekeeping::Housekeeping;
+use super::kernel::KernelError;
+use super::{GatewayError, plan, settings, tell_surroundings};
+use crate::config::Config;
+use crate::control::Reloaded;
+use crate::nat::{Nat, SettingsError};
+use crossbeam_channel::Sender;
+use parking_lot::RwLock;
+use std::sync::Arc;
+
+/// The state in force. Whoever changes bindings holds the lock, so that no change falls into a reload.
+pub type Live = Arc<RwLock<Arc<Nat>>>;
+
+/// Reads the configuration anew; the error says in whole lines what is wrong with it.
+pub type Source = Box<dyn Fn() -> Result<Config, String> + Send>;
+
+/// Asks housekeeping for a reload.
+pub struct Request {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Where to say it.
+    pub reply: Option<Sender<Result<Reloaded, String>>>,
+}
+
+/// Why a reload was refused; nothing has changed.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    #[error("{0}")]
+    Config(String),
+    #[error("{} can only be changed by a restart; nothing was changed", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    #[error("the workers are too busy to change over; nothing was changed. Try again")]
+    Busy,
+}
+
+impl Housekeeping {
+    /// Carries a request out.
+    pub fn serve(&mut self, request: &Request) {
+        let done = self.reload(request.dry_run).map_err(|error| error.to_string());
+        match &done {
+            Ok(reloaded) if reloaded.applied => {
+                log::info!("reloaded: {}; {} bindings released", reloaded.changes.join(", "), reloaded.released.len());
+            }
+            Ok(reloaded) if reloaded.changes.is_empty() => log::info!("reloaded: nothing has changed"),
+            Ok(_) => {}
+            Err(error) => error.lines().for_each(|line| log::error!("not reloaded: {line}")),
+        }
+        if let Some(reply) = &request.reply {
+            let _ = reply.send(done); // whoever asked may have gone
+        }
+    }
+
+    fn reload(&mut self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+        let config = (self.source)().map_err(ReloadError::Config)?;
+        let difference = self.config.difference(&config);
+        if !difference.restart.is_empty() {
+            return Err(ReloadError::NeedsRestart(difference.restart));
+        }
+        let mut reloaded = Reloaded { changes: difference.changes, ..Reloaded::default() };
+        if reloaded.changes.is_empty() {
+            return Ok(reloaded);
+        }
+        let plan = plan(&config);
+        let settings = settings::settings(&config, &self.kernel.look_ahead(&plan)?)?;
+        let now = self.clock.now();
+        if dry_run {
+            let succession = self.nat.succeed(settings, now)?;
+            (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
+            return Ok(reloaded);
+        }
+        let live = Arc::clone(&self.live);
+        let mut live = live.write();
+        let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
+        let succession = self.nat.succeed(settings, now)?;
+        self.kernel.replan(&plan)?;
+        (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
+        let before = Arc::clone(&self.nat);
+        let (after, ended) = succession.commit();
+        tell_surroundings(&after, self.kernel.host());
+        rest.end_with(&after);
+        *live = Arc::clone(&after);
+        self.nat = after;
+        for event in ended {
+            self.neighbours.withdraw(event.virtual_ip.into());
+            self.log.write(&before, event, now);
+        }
+        self.config = config;
+        reloaded.applied = true;
+        Ok(reloaded)
+    }
+}

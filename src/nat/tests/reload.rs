@@ -1,0 +1,99 @@
+//! Other settings, the same bindings.
+
+use super::*;
+
+fn reload(gateway: &mut Gateway, settings: Settings) -> (Vec<IpAddr>, usize) {
+    gateway.translator.flush(gateway.now);
+    let succession = gateway.nat.succeed(settings, gateway.now).unwrap();
+    let (misfits, moved) = (succession.misfits(gateway.now), succession.moved());
+    let (nat, events) = succession.commit();
+    assert_eq!(events.len(), misfits.len());
+    gateway.translator.succeed(Arc::clone(&nat));
+    gateway.nat = nat;
+    (misfits.iter().map(|binding| binding.virtual_ip).collect(), moved)
+}
+
+fn listed(gateway: &Gateway) -> Vec<BindingView> {
+    let mut all = Vec::new();
+    gateway.nat.for_each_binding(gateway.now, &mut |binding| {
+        all.push(binding);
+        true
+    });
+    all
+}
+
+#[test]
+fn s_a_reload_keeps_every_binding_that_still_fits_and_its_contacts() {
+    let (a, b, c) = (pool("198.18.0.0/24", &[]), pool("198.18.1.0/24", &["192.0.2.0/24"]), pool("fd00:9::/64", &[]));
+    let mut gateway = Gateway::new(settings(vec![a.clone(), b.clone(), c.clone()]));
+    let first = gateway.call("10.0.0.1", "203.0.113.5").unwrap();
+    let second = gateway.call("10.0.0.2", "192.0.2.7").unwrap();
+    let third = gateway.call("fd00:1::3", "2001:db8::5").unwrap();
+
+    // The first stays whole, the second grows, the third goes; and one comes before all of them.
+    let wider = pool("198.18.1.0-198.18.2.255", &["192.0.2.0/24"]);
+    let (gone, moved) = reload(&mut gateway, settings(vec![pool("198.18.9.0/24", &["203.0.113.99/32"]), a, wider]));
+    assert_eq!((gone, moved), (vec![third], 1));
+    assert_eq!(gateway.callback("203.0.113.5", first).unwrap().to_string(), "10.0.0.1");
+    assert_eq!(gateway.callback("192.0.2.7", second).unwrap().to_string(), "10.0.0.2");
+    assert_eq!(gateway.callback("192.0.2.8", second), Err(DropReason::NotContacted));
+    assert_eq!(gateway.call("10.0.0.1", "203.0.113.5").unwrap(), first);
+    assert_eq!(gateway.call("10.0.0.2", "192.0.2.7").unwrap(), second);
+    assert_eq!(gateway.call("fd00:1::3", "2001:db8::5"), Err(DropReason::NoPool));
+    assert!(gateway.call("10.0.0.3", "203.0.113.99").unwrap().to_string().starts_with("198.18.9."));
+    let pools: Vec<String> = listed(&gateway).into_iter().map(|binding| binding.pool).collect();
+    assert_eq!(pools, ["198.18.9.0/24", "198.18.0.0/24", "198.18.1.0-198.18.2.255"]);
+    assert_eq!(gateway.nat.status().created, 4, "counters go on");
+}
+
+#[test]
+fn s_a_dry_run_of_a_reload_changes_nothing() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let given = gateway.call("10.0.0.1", "203.0.113.5").unwrap();
+    let before = listed(&gateway);
+    let succession = gateway.nat.succeed(settings(vec![pool("198.18.7.0/24", &[])]), START).unwrap();
+    assert_eq!(succession.misfits(START), before);
+    drop(succession);
+    assert_eq!(listed(&gateway), before);
+    assert_eq!(gateway.callback("203.0.113.5", given).unwrap().to_string(), "10.0.0.1");
+}
+
+#[test]
+fn s_what_a_reload_takes_away_reaches_nobody() {
+    let mut gateway = Gateway::new(settings(vec![pool("198.18.0.0/24", &[]), pool("198.18.1.0/24", &[])]));
+    let taken: Vec<IpAddr> = (1..40).map(|n| gateway.call(&format!("10.0.0.{n}"), "203.0.113.5").unwrap()).collect();
+    let (gone, moved) = reload(&mut gateway, settings(vec![pool("198.18.1.0/24", &[])]));
+    assert_eq!(gone.len() + moved, taken.len());
+    for virtual_ip in &taken {
+        let reached = gateway.callback("203.0.113.5", *virtual_ip);
+        assert_eq!(reached.is_err(), gone.contains(virtual_ip), "{virtual_ip}: {reached:?}");
+    }
+    let mut all: Vec<IpAddr> = (1..40).map(|n| gateway.call(&format!("10.0.0.{n}"), "203.0.113.5").unwrap()).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 39, "no virtual IP is given twice");
+}
+
+#[test]
+fn s_states_and_pins_outlive_a_reload_with_other_times() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.nat.pin("10.0.0.9".parse().unwrap(), "198.18.0.9".parse().unwrap(), START).unwrap();
+    let sleeper = gateway.call("10.0.0.1", "203.0.113.5").unwrap();
+    gateway.tick(Duration::from_secs(86_401));
+    let ended = gateway.call("10.0.0.2", "203.0.113.5").unwrap();
+    gateway.nat.release("10.0.0.2".parse().unwrap(), gateway.now).unwrap();
+    let states = |gateway: &Gateway| -> Vec<_> {
+        listed(gateway).into_iter().map(|b| (b.virtual_ip, b.terminal, b.state, b.pinned, b.created)).collect()
+    };
+    let before = states(&gateway);
+    let mut other = settings(vec![pool("198.18.0.0/24", &[])]);
+    other.lifetimes.hold = Duration::from_secs(3 * 3600);
+    assert_eq!(reload(&mut gateway, other), (vec![], 3));
+    assert_eq!(states(&gateway), before);
+    assert_eq!(gateway.callback("203.0.113.5", sleeper), Err(DropReason::Dormant));
+    assert_eq!(gateway.callback("203.0.113.5", ended), Err(DropReason::NoBinding));
+    assert_eq!(gateway.call("10.0.0.1", "203.0.113.5").unwrap(), sleeper);
+    gateway.tick(Duration::from_secs(3 * 3600 + 1));
+    let of = |terminal: &str| gateway.nat.find(terminal.parse().unwrap(), gateway.now)[0].state;
+    assert_eq!((of("10.0.0.1"), of("10.0.0.9")), (BindingState::Dormant, BindingState::Active));
+}
