@@ -1,0 +1,108 @@
+# The bed the measurements lie in: labs, endpoints, programs. Sourced by scripts/bench and scripts/profile.
+# shellcheck shell=bash
+
+readonly terminal_address=10.0.0.11 server_address=203.0.113.11
+readonly prefix=bench$$
+# The gateways in a row of the lab that is measured now.
+gateways=1
+
+lab() { echo "$prefix-$gateways"; }
+at() { # at HOST COMMAND...
+    local host=$1
+    shift
+    ip netns exec "$(lab)-$host" "$@"
+}
+
+each_gateway() { # each_gateway FUNCTION: FUNCTION K, for every gateway from the inside out
+    local k
+    for ((k = 1; k <= gateways; k++)); do "$1" "$k"; done
+}
+
+note() { if [[ -t 2 ]]; then printf '\r\e[K%s' "$*" >&2; fi; }
+
+# Builds kamei (or takes $KAMEI) and the probe.
+build() {
+    "$root/scripts/setup" --bench
+    [[ -d $HOME/.cargo/bin ]] && PATH=$PATH:$HOME/.cargo/bin
+    (cd "$root" && cargo build --release --quiet --bin kamei)
+    kamei=${KAMEI:-${CARGO_TARGET_DIR:-$root/target}/release/kamei}
+    probe=$(cd "$root" && cargo build --release --quiet --bench probe --message-format json |
+        jq -r 'select(.target.name == "probe" and .executable != null).executable')
+}
+
+# make_bed GATEWAYS...: a lab for each number of gateways in a row, with servers at both ends.
+make_bed() {
+    work=$(mktemp -d)
+    mkdir -p /run/kamei
+    trap take_down EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    for gateways in "$@"; do
+        labs+=("$(lab)")
+        "$root/scripts/lab" up --prefix "$(lab)" --gateways "$gateways" --terminals 1 --ipv6 --no-kamei > /dev/null
+        each_gateway prepare_gateway
+        at terminal1 sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
+        at server1 sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
+        # Injected datagrams end here, whatever brought them: no socket, no answer.
+        at server1 nft -f - <<< 'table netdev bench { chain in { type filter hook ingress device eth0 priority -500; udp dport 9 drop; }; }'
+        serve terminal1
+        serve server1
+    done
+    gateways=$1
+    servers=("${kept[@]}") kept=()
+}
+labs=() servers=() kept=()
+
+prepare_gateway() {
+    at "gateway$1" sysctl -qw net.ipv4.ip_forward=0
+    # A way may bring packets in by a device of its own.
+    at "gateway$1" sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+}
+
+# serve HOST: what is called there. All listen before anything is measured.
+serve() {
+    local site
+    site=$work/$(lab)-$1
+    mkdir -p "$site"
+    cat > "$site/nginx.conf" << CONF
+worker_processes $(nproc);
+pid $site/pid;
+error_log $site/error.log;
+events { worker_connections 1024; }
+http {
+    access_log off;
+    keepalive_timeout 0;
+    client_body_temp_path $site/body; proxy_temp_path $site/proxy; fastcgi_temp_path $site/fastcgi;
+    uwsgi_temp_path $site/uwsgi; scgi_temp_path $site/scgi;
+    server { listen 8080 reuseport backlog=4096; location / { return 200 "here"; } }
+}
+CONF
+    keep "$1" nginx -c "$site/nginx.conf" -g 'daemon off;' 2> "$site/error.log"
+    keep "$1" iperf3 -s > /dev/null 2>&1
+    keep "$1" "$probe" echo 0.0.0.0:7
+    until [[ $(at "$1" ss -Hltn 'sport = 5201 or sport = 8080' | wc -l) -ge 2 ]]; do sleep 0.05; done
+}
+
+take_down() {
+    local status=$? name
+    trap - EXIT
+    kept+=("${servers[@]}")
+    stop_kept
+    for name in "${labs[@]}"; do "$root/scripts/lab" down --prefix "$name"; done
+    rm -rf "$work" /run/kamei/"$prefix"-*
+    exit "$status"
+}
+
+# keep HOST COMMAND...: runs in the background until stop_kept.
+keep() {
+    local host=$1
+    shift
+    ip netns exec "$(lab)-$host" "$@" &
+    kept+=($!)
+}
+stop_kept() {
+    ((${#kept[@]})) || return 0
+    kill -TERM "${kept[@]}" 2> /dev/null || true
+    wait "${kept[@]}" 2> /dev/null || true
+    kept=()
+}

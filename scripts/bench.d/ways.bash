@@ -1,0 +1,169 @@
+# Ways through the gateways of a lab: on_WAY switches one on, off_WAY leaves the lab as it was. Sourced.
+# shellcheck shell=bash
+
+# The outside calls the terminal by this address.
+called() {
+    case $1 in
+        forward) echo "$terminal_address" ;;
+        nftables | stateless) echo "198.18.$gateways.11" ;;
+        *) virtual_ip "$gateways" ;;
+    esac
+}
+
+# What the gateway K sees of the terminal, K from 0: itself, then a virtual IP each.
+seen() { if (($1 == 0)); then echo "$terminal_address"; else echo "198.18.$1.11"; fi; }
+
+set_forwarding() { at "gateway$1" sysctl -qw net.ipv4.ip_forward="$2"; }
+forwarding_on() { set_forwarding "$1" 1; }
+forwarding_off() { set_forwarding "$1" 0; }
+
+# --- the kernel's own -------------------------------------------------------------------------------------------
+
+on_forward() {
+    each_gateway forwarding_on
+    ip -n "$(lab)-server1" route replace 10.0.0.0/24 via 203.0.113.1
+}
+off_forward() {
+    ip -n "$(lab)-server1" route delete 10.0.0.0/24
+    each_gateway forwarding_off
+}
+
+# One to one, like kamei: this terminal has this virtual IP.
+on_nftables() { each_gateway nftables_at; }
+nftables_at() {
+    forwarding_on "$1"
+    at "gateway$1" nft -f - << RULES
+table ip bench {
+    chain out { type nat hook postrouting priority srcnat; oifname go ip saddr $(seen $(($1 - 1))) snat to $(seen "$1"); }
+    chain in { type nat hook prerouting priority dstnat; iifname go ip daddr $(seen "$1") dnat to $(seen $(($1 - 1))); }
+}
+RULES
+}
+off_nftables() { each_gateway tables_off; }
+tables_off() {
+    at "gateway$1" nft delete table ip bench
+    forwarding_off "$1"
+}
+
+# As fast as nftables can be made by hand: no connection tracking, addresses by map.
+on_stateless() { each_gateway stateless_at; }
+stateless_at() {
+    forwarding_on "$1"
+    at "gateway$1" nft -f - << RULES
+table ip bench {
+    map virtual { type ipv4_addr : ipv4_addr; elements = { $(seen $(($1 - 1))) : $(seen "$1") }; }
+    map terminals { type ipv4_addr : ipv4_addr; elements = { $(seen "$1") : $(seen $(($1 - 1))) }; }
+    chain untracked { type filter hook prerouting priority raw; notrack; }
+    chain out { type filter hook postrouting priority srcnat; oifname go ip saddr set ip saddr map @virtual; }
+    chain in { type filter hook prerouting priority dstnat; iifname go ip daddr set ip daddr map @terminals; }
+}
+RULES
+}
+off_stateless() { each_gateway tables_off; }
+
+# --- kamei ------------------------------------------------------------------------------------------------------
+
+on_tun() { start_kamei off; }
+off_tun() { stop_kept; }
+on_tc() { start_kamei tc; }
+off_tc() { stop_kept; }
+on_redirect() { start_kamei redirect; }
+off_redirect() { stop_kept; }
+
+# Packets whose checksum is left to the hardware cannot pass XDP: nobody may leave it.
+on_xdp() {
+    checksums_by off
+    start_kamei xdp || return 1
+    keep server1 "$probe" drop eth0
+}
+off_xdp() {
+    stop_kept
+    checksums_by on
+}
+checksums_by() { # checksums_by on|off: hardware
+    at terminal1 ethtool -K eth0 tx "$1" > /dev/null
+    at server1 ethtool -K eth0 tx "$1" > /dev/null
+    at gateway1 ethtool -K gi tx "$1" > /dev/null
+    at gateway1 ethtool -K go tx "$1" > /dev/null
+}
+
+# kamei as if the kernel had no offloads for TUN: one packet a read.
+on_one_packet() { start_kamei off 'offload = "off"'; }
+off_one_packet() { stop_kept; }
+
+# Four workers, each on a processor of its own choice, or wherever the scheduler puts it.
+on_pinned() { start_kamei off 'workers = 4'; }
+off_pinned() { stop_kept; }
+on_unpinned() {
+    start_kamei off 'workers = 4' || return 1
+    local task
+    for task in /proc/"${kept[-1]}"/task/*; do taskset -cp "0-$(($(nproc) - 1))" "${task##*/}" > /dev/null; done
+}
+off_unpinned() { stop_kept; }
+
+# One worker, on the last processor.
+on_tun_alone() { start_kamei off 'workers = 1' taskset -c "$last_cpu"; }
+off_tun_alone() { stop_kept; }
+readonly last_cpu=$(($(nproc) - 1))
+
+control() { echo "/run/kamei/$(lab)-$1.sock"; }
+
+# start_kamei FAST-PATH [LINE-OF-CONFIGURATION [WRAPPER...]]: at every gateway, with a binding for the terminal.
+start_kamei() {
+    local fast_path=(--fast-path "$1") k
+    [[ $("$kamei" gateway --help) == *--fast-path* || $1 != off ]] || fast_path=()
+    echo "${2:-}" > "$work/kamei.toml"
+    shift $(($# < 2 ? $# : 2))
+    for ((k = 1; k <= gateways; k++)); do
+        # In the namespace `ip netns exec` makes for mounts, so that what is pinned there goes with it.
+        keep "gateway$k" "$@" "$kamei" gateway --inside gi --outside go --pool "198.18.$k.0/24" "${fast_path[@]}" \
+            --config "$work/kamei.toml" --control "$(control "$k")" --state-dir "$work/state/$(lab)-$k" &> "$work/kamei.log"
+        "$kamei" status --wait 5 --control "$(control "$k")" > /dev/null 2>&1 || { tail -n 3 "$work/kamei.log" >&2; return 1; }
+    done
+    # The call that makes the bindings, and allows the server to call back.
+    at terminal1 ping -c 1 -W 5 "$server_address" > /dev/null
+}
+
+# virtual_ip K: the terminal's, at gateway K.
+virtual_ip() {
+    local k address=$terminal_address
+    for ((k = 1; k <= $1; k++)); do
+        address=$("$kamei" bindings show "$address" --json --control "$(control "$k")" | jq -er 'first(.. | .virtual_ip? // empty)')
+    done
+    echo "$address"
+}
+
+# --- others -----------------------------------------------------------------------------------------------------
+
+# What any gateway on TUN costs at least: kamei's device, read and written, nothing between.
+on_empty_loop() {
+    forwarding_on 1
+    keep gateway1 taskset -c "$last_cpu" "$probe" loop loop0
+    until ip -n "$(lab)-gateway1" link set loop0 up 2> /dev/null; do sleep 0.05; done
+    ip -n "$(lab)-gateway1" route add default dev loop0 table 100
+    ip -n "$(lab)-gateway1" rule add iif gi lookup 100
+}
+off_empty_loop() {
+    ip -n "$(lab)-gateway1" rule delete iif gi lookup 100
+    stop_kept
+    forwarding_off 1
+}
+
+# TAYGA, NAT64 on TUN: the terminal has IPv6, the server IPv4.
+on_tayga() {
+    printf '%s\n' 'tun-device nat64' 'ipv4-addr 198.18.1.1' 'prefix 2001:db8:64::/96' 'dynamic-pool 198.18.1.0/24' \
+        "data-dir $work/tayga" > "$work/tayga.conf"
+    mkdir -p "$work/tayga"
+    forwarding_on 1
+    at gateway1 tayga -c "$work/tayga.conf" --mktun > /dev/null
+    ip -n "$(lab)-gateway1" link set nat64 up
+    ip -n "$(lab)-gateway1" route add 198.18.1.0/24 dev nat64
+    ip -n "$(lab)-gateway1" route add 2001:db8:64::/96 dev nat64
+    keep gateway1 tayga -c "$work/tayga.conf" -d &> "$work/tayga.log"
+    until at terminal1 ping -c 1 -W 1 "2001:db8:64::$server_address" > /dev/null; do kill -0 "${kept[-1]}"; done
+}
+off_tayga() {
+    stop_kept
+    at gateway1 tayga -c "$work/tayga.conf" --rmtun > /dev/null
+    forwarding_off 1
+}
