@@ -15,6 +15,7 @@ mod traffic;
 
 mod bulk;
 mod cascade;
+mod confined;
 mod fragments;
 mod ftp;
 mod icmp;

@@ -59,12 +59,14 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let flags = arguments.into_draft()?;
     let draft = whole(file.as_deref(), flags.clone())?;
     let config = draft.check().map_err(|problems| CliError::Start { file: file.clone(), problems })?;
+    let place = file.clone();
     let anew = move || {
         let draft = whole(file.as_deref(), flags.clone())?;
         draft.check().map_err(|problems| CliError::Config { file: file.clone(), problems })
     };
     env_logger::Builder::new().filter_level(level).parse_default_env().format_timestamp_millis().init();
-    Ok(crate::gateway::run(config, Box::new(move || anew().map_err(|error| error.to_string())))?)
+    let source = Box::new(move || anew().map_err(|error| error.to_string()));
+    Ok(crate::gateway::run(config, source, place.as_deref())?)
 }
 
 /// What the file says, if there is one, and the flags.

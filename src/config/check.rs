@@ -24,6 +24,8 @@ const LEAST_MSS: i64 = 88;
 const MOST_MSS: i64 = 65_535;
 /// The longest prefix that can be translated without memory: behind it a 16-bit word must be free (RFC 6296 §3.5).
 const MOST_TRANSLATED: u8 = 64;
+/// The longest name of a group (`LOGIN_NAME_MAX` and the like).
+const MOST_GROUP: usize = 32;
 /// Name of the inside realm that was not given one.
 const INSIDE: &str = "inside";
 /// The longest name of an inside realm.
@@ -53,6 +55,12 @@ impl Draft {
         if !is_tun_name(&tun) {
             problems.add(self.tun.as_ref().map_or(Place::Missing, |tun| tun.place), Wrong::TunName(tun.clone()));
         }
+        let control_group = self.control_group.as_ref().map(|group| {
+            if !is_group_name(&group.value) {
+                problems.add(group.place, Wrong::GroupName(group.value.clone()));
+            }
+            group.value.clone()
+        });
         let mut path = |key, given: &Option<Located<String>>, default: &str| {
             let path = PathBuf::from(given.as_ref().map_or(default, |path| &path.value));
             if let Some(given) = given.as_ref().filter(|_| !path.is_absolute()) {
@@ -85,10 +93,12 @@ impl Draft {
             alg,
             control,
             metrics,
+            control_group,
             state_dir,
             workers,
             tun,
             offload: self.offload,
+            hardening: self.hardening,
         })
     }
 
@@ -415,6 +425,13 @@ fn is_tun_name(name: &str) -> bool {
     (1..=MOST_TUN).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
         && name.bytes().any(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// What useradd(8) takes, or a number.
+fn is_group_name(name: &str) -> bool {
+    (1..=MOST_GROUP).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'$'))
+        && !name.starts_with('-')
 }
 
 struct Problems(Vec<Problem>);

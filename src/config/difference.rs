@@ -36,6 +36,8 @@ impl Config {
             workers,
             tun,
             offload,
+            control_group,
+            hardening,
         } = self;
         let mut difference = Difference::default();
         let interfaces = |config: &Self| {
@@ -51,6 +53,8 @@ impl Config {
             ("workers", *workers != other.workers),
             ("tun", *tun != other.tun),
             ("offload", *offload != other.offload),
+            ("control-group", *control_group != other.control_group),
+            ("hardening", *hardening != other.hardening),
         ];
         difference.restart.extend(restart.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
         difference.pools(pools, &other.pools);

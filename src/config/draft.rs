@@ -1,7 +1,7 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
-use super::Offload;
 use super::problem::{Place, Problem, Wrong};
+use super::{Hardening, Offload};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
@@ -51,6 +51,8 @@ pub struct Draft {
     pub control: Option<Located<String>>,
     /// Address and port of the metrics.
     pub metrics: Option<Located<String>>,
+    /// Group that may look.
+    pub control_group: Option<Located<String>>,
     /// State directory.
     pub state_dir: Option<Located<String>>,
     /// Workers.
@@ -59,6 +61,8 @@ pub struct Draft {
     pub tun: Option<Located<String>>,
     /// Offloads.
     pub offload: Offload,
+    /// Hardening.
+    pub hardening: Hardening,
     /// Times, by key.
     pub lifetimes: Vec<(&'static str, Located<String>)>,
     /// Numbers, by key.
@@ -163,10 +167,12 @@ impl Draft {
             alg: all(file.alg),
             control: file.control.map(one),
             metrics: file.metrics.map(one),
+            control_group: file.control_group.map(one),
             state_dir: file.state_dir.map(one),
             workers: file.workers.map(number),
             tun: file.tun.map(one),
             offload: file.offload,
+            hardening: file.hardening,
             lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
         })
@@ -198,10 +204,12 @@ impl Draft {
             alg: list(self.alg, flags.alg),
             control: flags.control.or(self.control),
             metrics: flags.metrics.or(self.metrics),
+            control_group: flags.control_group.or(self.control_group),
             state_dir: flags.state_dir.or(self.state_dir),
             workers: flags.workers.or(self.workers),
             tun: flags.tun.or(self.tun),
             offload: self.offload,
+            hardening: self.hardening,
             lifetimes: list(self.lifetimes, flags.lifetimes),
             numbers: list(self.numbers, flags.numbers),
         }
@@ -232,11 +240,14 @@ struct File {
     alg: Vec<Spanned<String>>,
     control: Option<Spanned<String>>,
     metrics: Option<Spanned<String>>,
+    control_group: Option<Spanned<String>>,
     state_dir: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
     tun: Option<Spanned<String>>,
     #[serde(default)]
     offload: Offload,
+    #[serde(default)]
+    hardening: Hardening,
     #[serde(default)]
     lifetimes: FileLifetimes,
     #[serde(default)]

@@ -60,6 +60,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Where metrics are told beside the control socket; a loopback address.
     pub metrics: Option<SocketAddr>,
+    /// The group whose members may look at the table, by name or number.
+    pub control_group: Option<String>,
     /// The state directory.
     pub state_dir: PathBuf,
     /// Worker threads; one a core if not given.
@@ -68,6 +70,8 @@ pub struct Config {
     pub tun: String,
     /// Whether to ask the kernel for offloads.
     pub offload: Offload,
+    /// Whether the process gives up what it no longer needs.
+    pub hardening: Hardening,
 }
 
 /// One inside realm.
@@ -89,6 +93,17 @@ pub enum Offload {
     #[default]
     Auto,
     /// None: one packet a read, for trouble-shooting.
+    Off,
+}
+
+/// Whether the process gives up what it no longer needs once it is set up: capabilities, directories, system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardening {
+    /// As much as the kernel can.
+    #[default]
+    On,
+    /// Nothing, for trouble-shooting: debuggers and profilers that look from within.
     Off,
 }
 

@@ -201,6 +201,9 @@ pub enum Wrong {
     /// A name the TUN devices cannot have.
     #[error("'{0}' cannot name the TUN devices: 1 to 10 letters, digits, '-', '_' or '.'")]
     TunName(String),
+    /// A name that no group has.
+    #[error("'{0}' cannot be the name of a group; give one that is in /etc/group, or its number in quotes")]
+    GroupName(String),
     /// A path that is not absolute.
     #[error("{key} '{value}' is not an absolute path")]
     RelativePath {

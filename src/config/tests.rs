@@ -53,6 +53,7 @@ fn a_good_file_says_what_it_says() {
     assert_eq!(config.pools[1].callback, Some(CallbackPolicy::Anyone));
     assert_eq!((config.lifetimes.hold.as_secs(), config.lifetimes.contacts_per_binding), (8 * 3600, 16));
     assert_eq!(config.creation, CreationLimit { per_second: 5, ..CreationLimit::default() });
+    assert_eq!((config.control_group, config.hardening), (None, Hardening::On));
     assert_eq!((config.tun.as_str(), config.state_dir), (DEFAULT_TUN, PathBuf::from(DEFAULT_STATE_DIR)));
 }
 
@@ -255,5 +256,17 @@ fn metrics_are_for_this_machine_only() {
     for bad in ["0.0.0.0:9101", "[::]:9101", "192.0.2.1:9101", "127.0.0.1", "127.0.0.1:0", "localhost:9101", ""] {
         let said = problems(&format!("metrics = \"{bad}\"\n{GOOD}")).join(" | ");
         assert!(said.starts_with(&format!("line 1: metrics '{bad}' is not a loopback address")), "{said}");
+    }
+}
+
+#[test]
+fn a_control_group_is_a_name_or_a_number() {
+    let with = |group: &str| GOOD.replacen("workers = 2", &format!("workers = 2\ncontrol-group = \"{group}\""), 1);
+    for group in ["kamei", "net-admin", "4711"] {
+        assert_eq!(Config::parse(&with(group)).unwrap().control_group.as_deref(), Some(group));
+    }
+    for group in ["", "-x", "a:b", "two words"] {
+        let said = problems(&with(group)).join(" | ");
+        assert!(said.starts_with(&format!("line 8: '{group}' cannot be the name of a group")), "{said}");
     }
 }

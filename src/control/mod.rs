@@ -1,4 +1,5 @@
-//! The local interface: HTTP/JSON on a unix socket that only root, or the gateway's own user, may ask.
+//! The local interface: HTTP/JSON on a unix socket that only root and the gateway's own user may ask; a group may be let
+//! look (`GET`).
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -13,20 +14,24 @@
 //!
 //! ADDRESS and TERMINAL may be followed by `@INSIDE` where several insides have the same address.
 //!
-//! Times are milliseconds since the Unix epoch. An error is [`Failure`] with status 400 (cannot be read), 403 (not root),
+//! Times are milliseconds since the Unix epoch. An error is [`Failure`] with status 400 (cannot be read), 403 (not allowed),
 //! 404 (no such binding or path), 405, 408 (too slow), 409 (the virtual IP is taken or cannot be given), 413 (body too
 //! long), 431 (head too long) or 503 (the gateway is starting). One request a connection.
 
 mod answer;
 mod client;
+mod lock;
 mod metrics;
+mod peer;
 mod query;
 mod server;
 mod socket;
 
 pub use client::{Client, ClientError};
+pub use lock::LockFile;
+pub use peer::group_number;
 pub use query::Filter;
-pub use server::{Listener, Server};
+pub use server::{Door, Listener, Server};
 pub use socket::ControlError;
 
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};

@@ -2,6 +2,7 @@
 
 use super::Admin;
 use super::answer::{self, AnswerBody, Refusal};
+use super::peer::{self, Access};
 use super::query::Query;
 use super::socket::{ControlError, SocketFile};
 use hyper::body::Incoming;
@@ -11,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -49,6 +50,49 @@ impl Default for Patience {
     }
 }
 
+/// Where the socket is and who may come in.
+pub struct Door {
+    path: PathBuf,
+    readers: Option<u32>,
+    metrics: Option<SocketAddr>,
+    prepare: Box<dyn FnOnce() + Send>,
+    patience: Patience,
+}
+
+impl Door {
+    /// A socket at `path` for root and this user.
+    pub fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            readers: None,
+            metrics: None,
+            prepare: Box::new(|| ()),
+            patience: Patience::default(),
+        }
+    }
+
+    /// The members of this group may look.
+    pub fn readable_by(self, group: Option<u32>) -> Self {
+        Self { readers: group, ..self }
+    }
+
+    /// Beside it, a port that tells metrics to everybody who reaches it.
+    pub fn with_metrics(self, metrics: Option<SocketAddr>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// The thread that serves does this before it takes the first caller.
+    pub fn prepared_by(self, prepare: impl FnOnce() + Send + 'static) -> Self {
+        Self { prepare: Box::new(prepare), ..self }
+    }
+
+    /// As patient as it is told to be.
+    #[cfg(test)]
+    pub(super) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+}
+
 /// A control socket that tells everybody that the gateway is starting. Dropping it removes the socket.
 pub struct Listener(Running);
 
@@ -66,19 +110,11 @@ struct Running {
 }
 
 impl Listener {
-    /// Makes the socket at `path`, private to this user, and its directory if only that is missing; and listens on the
+    /// Makes the socket, private from its first moment, and its directory if only that is missing; and listens on the
     /// port of the metrics, if there is to be one. Everything that can fail does so here.
-    pub fn bind(path: &Path, metrics: Option<SocketAddr>) -> Result<Self, ControlError> {
-        Self::bind_with(path, metrics, Patience::default())
-    }
-
-    /// The same, as patient as it is told to be.
-    pub(super) fn bind_with(
-        path: &Path,
-        metrics: Option<SocketAddr>,
-        patience: Patience,
-    ) -> Result<Self, ControlError> {
-        let (file, listener) = SocketFile::listen(path)?;
+    pub fn bind(door: Door) -> Result<Self, ControlError> {
+        let Door { path, readers, metrics, prepare, patience } = door;
+        let (file, listener) = SocketFile::listen(&path, readers)?;
         let port = metrics.map(listen).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -96,10 +132,11 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
+                prepare();
                 if let Some(port) = port {
                     runtime.spawn(serve_metrics(port, Arc::clone(&known), patience));
                 }
-                runtime.block_on(serve(listener, known, stopped, patience));
+                runtime.block_on(serve(listener, readers, known, stopped, patience));
                 runtime.shutdown_timeout(FAREWELL_TIME);
             })
             .map_err(ControlError::Thread)?;
@@ -129,7 +166,13 @@ impl Drop for Running {
     }
 }
 
-async fn serve(listener: UnixListener, admin: Known, stopped: oneshot::Receiver<()>, patience: Patience) {
+async fn serve(
+    listener: UnixListener,
+    readers: Option<u32>,
+    admin: Known,
+    stopped: oneshot::Receiver<()>,
+    patience: Patience,
+) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS as usize));
     let accept = async {
         loop {
@@ -139,7 +182,7 @@ async fn serve(listener: UnixListener, admin: Known, stopped: oneshot::Receiver<
                 Ok((stream, _)) => {
                     let admin = Arc::clone(&admin);
                     tokio::spawn(async move {
-                        let access = access(&stream);
+                        let access = access(&stream, readers);
                         converse(stream, access, admin, patience).await;
                         drop(place);
                     });
@@ -189,14 +232,6 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, ControlError> {
     Ok(listener)
 }
 
-/// What a caller may ask.
-#[derive(Clone, Copy)]
-enum Access {
-    All,
-    Metrics,
-    Nothing,
-}
-
 /// One connection, one request.
 async fn converse<S>(stream: S, access: Access, admin: Known, patience: Patience)
 where
@@ -206,12 +241,11 @@ where
     let service = service_fn(|request| {
         let (admin, progress) = (Arc::clone(&admin), Arc::clone(&progress));
         async move {
-            let answered = match access {
-                Access::All => handle(request, &admin, &progress, &patience).await,
-                Access::Metrics => scrape(&request, &admin),
-                Access::Nothing => {
-                    Err(Refusal::new(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask"))
-                }
+            let answered = match (access, request.method()) {
+                (Access::All, _) | (Access::Look, &Method::GET) => handle(request, &admin, &progress, &patience).await,
+                (Access::Look, _) => Err(forbidden("members of the control group may look, not change; ask as root")),
+                (Access::Metrics, _) => scrape(&request, &admin),
+                (Access::Nothing, _) => Err(forbidden("only root and the gateway's own user may ask")),
             };
             Ok::<Response<AnswerBody>, Infallible>(answered.unwrap_or_else(answer::refuse))
         }
@@ -243,16 +277,15 @@ fn ready(admin: &Known) -> Result<&Arc<dyn Admin>, Refusal> {
     admin.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
 }
 
-/// The socket's mode keeps others away already; a descriptor can still be handed on.
-fn access(stream: &UnixStream) -> Access {
-    match stream.peer_cred() {
-        Ok(caller) if caller.uid() == 0 || caller.uid() == rustix::process::geteuid().as_raw() => Access::All,
-        Ok(_) => Access::Nothing,
-        Err(error) => {
-            log::warn!("control socket: cannot tell who calls: {error}");
-            Access::Nothing
-        }
-    }
+fn forbidden(error: &str) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, error)
+}
+
+fn access(stream: &UnixStream, readers: Option<u32>) -> Access {
+    peer::access(stream, readers).unwrap_or_else(|error| {
+        log::warn!("control socket: cannot tell who calls: {error}");
+        Access::Nothing
+    })
 }
 
 async fn handle(

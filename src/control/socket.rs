@@ -1,19 +1,16 @@
 //! The socket file: one server a path, private from its first moment, gone when the server is.
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use super::lock::LockFile;
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 64;
-/// How often the lock file may be pulled away under us before we give up.
-const LOCK_ATTEMPTS: usize = 100;
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +65,17 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    lock_path: PathBuf,
     /// Device and inode of the socket file.
     identity: (u64, u64),
-    /// Locked for as long as it is open.
-    _lock: OwnedFd,
+    /// The lock, not the socket, says whether somebody serves: taking it is atomic. Dropped last.
+    _lock: LockFile,
 }
 
 impl SocketFile {
     /// Makes the socket and listens. What a dead process left at `path` is replaced.
-    pub fn listen(path: &Path) -> Result<(Self, UnixListener), ControlError> {
+    ///
+    /// Members of the group `readers` may connect as well.
+    pub fn listen(path: &Path, readers: Option<u32>) -> Result<(Self, UnixListener), ControlError> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(ControlError::NotAFile(path.to_owned()));
         };
@@ -85,23 +83,15 @@ impl SocketFile {
         let mut lock_name = name.to_owned();
         lock_name.push(".lock");
         let lock_path = directory.join(lock_name);
-        let lock = lock(&lock_path, path)?;
+        let lock = LockFile::take(&lock_path)
+            .map_err(|error| ControlError::Lock { lock: lock_path, error })?
+            .ok_or_else(|| ControlError::InUse(path.to_owned()))?;
         // From here on nobody else comes near the path.
-        let made = remove_stale(path).and_then(|()| {
-            let failed = |error: io::Error| ControlError::Socket { path: path.to_owned(), error };
-            let listener = private_listener(path).map_err(failed)?;
-            let made = std::fs::symlink_metadata(path).map_err(failed)?;
-            Ok((listener, (made.dev(), made.ino())))
-        });
-        match made {
-            Ok((listener, identity)) => {
-                Ok((Self { path: path.to_owned(), lock_path, identity, _lock: lock }, listener))
-            }
-            Err(error) => {
-                let _ = std::fs::remove_file(&lock_path);
-                Err(error)
-            }
-        }
+        remove_stale(path)?;
+        let failed = |error: io::Error| ControlError::Socket { path: path.to_owned(), error };
+        let listener = private_listener(path, readers).map_err(failed)?;
+        let made = std::fs::symlink_metadata(path).map_err(failed)?;
+        Ok((Self { path: path.to_owned(), identity: (made.dev(), made.ino()), _lock: lock }, listener))
     }
 }
 
@@ -111,8 +101,6 @@ impl Drop for SocketFile {
         if ours {
             let _ = std::fs::remove_file(&self.path);
         }
-        // While locked: whoever waits for it sees that it is gone and makes another.
-        let _ = std::fs::remove_file(&self.lock_path);
     }
 }
 
@@ -124,28 +112,6 @@ fn make_directory(directory: &Path) -> Result<(), ControlError> {
         }
         _ => Ok(()),
     }
-}
-
-/// The lock, not the socket, says whether somebody serves: it ends with its process, and taking it is atomic.
-fn lock(lock: &Path, path: &Path) -> Result<OwnedFd, ControlError> {
-    let failed = |error: Errno| ControlError::Lock { lock: lock.to_owned(), error: error.into() };
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    for _ in 0..LOCK_ATTEMPTS {
-        let file = rustix::fs::open(lock, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(ControlError::InUse(path.to_owned())),
-            Err(error) => return Err(failed(error)),
-        }
-        // Its last owner may have removed it between our opening and our locking: then others lock another file.
-        let ours = rustix::fs::fstat(&file).map_err(failed)?;
-        match rustix::fs::lstat(lock) {
-            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => return Ok(file),
-            Ok(_) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Err(ControlError::InUse(path.to_owned()))
 }
 
 fn remove_stale(path: &Path) -> Result<(), ControlError> {
@@ -171,12 +137,16 @@ fn connects(path: &Path) -> io::Result<()> {
 }
 
 /// The file appears with mode 0600: Linux gives it the mode of the socket, less the umask.
-fn private_listener(path: &Path) -> io::Result<UnixListener> {
+fn private_listener(path: &Path, readers: Option<u32>) -> io::Result<UnixListener> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &address)?;
+    if let Some(group) = readers {
+        rustix::fs::chown(path, None, Some(rustix::fs::Gid::from_raw(group)))?;
+        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
+    }
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }

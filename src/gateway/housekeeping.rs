@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::kernel::{Kernel, Neighbours};
+use super::notify::Manager;
 use super::reload::{Live, Request, Source};
 use super::worker::Shared;
 use crate::config::Config;
@@ -47,6 +48,8 @@ pub struct Housekeeping {
     pub log: EventLog,
     /// Set when it is time to stop.
     pub stopping: Arc<AtomicBool>,
+    /// What systemd hears.
+    pub watchdog: Watchdog,
 }
 
 impl Housekeeping {
@@ -86,11 +89,37 @@ impl Housekeeping {
             log.write(&self.nat, event, now);
         });
         log.beat(now);
+        self.watchdog.beat(&self.shared, now);
         match self.kernel.poll() {
             Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),
             Ok(false) => {}
             Err(error) => log::error!("{error}"),
         }
+    }
+}
+
+/// Tells systemd that all is well, if it wants to know, for as long as every worker looks up when asked.
+pub struct Watchdog {
+    manager: Arc<Manager>,
+    every: Option<Duration>,
+    next: Time,
+    asked: u64,
+}
+
+impl Watchdog {
+    /// One that starts now.
+    pub fn new(manager: Arc<Manager>, now: Time) -> Self {
+        Self { every: manager.wants_to_hear(), manager, next: now, asked: 0 }
+    }
+
+    /// A worker has until the next time to look up: far longer than any turn of it takes.
+    fn beat(&mut self, shared: &Shared, now: Time) {
+        let Some(every) = self.every.filter(|_| now >= self.next) else { return };
+        if shared.has_settled(self.asked) {
+            self.manager.alive();
+            self.asked = shared.ask();
+        }
+        self.next = now + every;
     }
 }
 

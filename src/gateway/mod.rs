@@ -12,21 +12,25 @@
 //! to, so that routing, TTL, MTU and the operator's firewall see it as coming from there.
 
 pub mod clock;
+mod confine;
 mod housekeeping;
 pub mod kernel;
+mod notify;
 mod reload;
 mod settings;
 mod worker;
 
-use crate::config::Config;
-use crate::control::{Admin, ControlError, DeviceStatus, GatewayStatus, Listener, Reloaded};
+use crate::config::{Config, Hardening};
+use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded};
 use crate::device::tun::{self, TunError};
 use crate::nat::{Event, Nat, SettingsError};
 use crate::time::Time;
 use clock::Clock;
+use confine::{ConfineError, Confinement, Role};
 use crossbeam_channel::Sender;
-use housekeeping::{EventLog, Housekeeping};
+use housekeeping::{EventLog, Housekeeping, Watchdog};
 use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
+use notify::Manager;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 pub use reload::Source;
 use reload::{Live, Request};
@@ -65,6 +69,12 @@ pub enum GatewayError {
         /// What the system said.
         error: io::Error,
     },
+    /// The group of the control socket.
+    #[error("{0}")]
+    Group(String),
+    /// The system would not take back what the process no longer needs.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Something the system would not give.
     #[error("{what}: {error}")]
     System {
@@ -81,14 +91,17 @@ pub enum GatewayError {
 /// Runs the gateway until SIGTERM or SIGINT. On the way out, and on an error on the way in, the host's network is put
 /// back as it was.
 ///
-/// `source` reads the configuration anew for a reload, asked for by SIGHUP or on the control socket.
-pub fn run(config: Config, source: Source) -> Result<(), GatewayError> {
+/// `source` reads the configuration anew for a reload, asked for by SIGHUP or on the control socket; `file` is where it
+/// comes from, if not from flags alone.
+pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), GatewayError> {
     let clock = Clock::start();
+    let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
     let plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
-    let listener = Listener::bind(&config.control, config.metrics)?;
+    let confinement = confinement(&config, file)?;
+    let listener = Listener::bind(door(&config, confinement.clone())?)?;
     let host = kernel::inspect(&plan)?;
     let nat = Nat::new(settings::settings(&config, &host)?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
@@ -96,11 +109,16 @@ pub fn run(config: Config, source: Source) -> Result<(), GatewayError> {
     let (devices, offload) = tun::create(&names, workers, config.offload)?;
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
+    if let Some(confinement) = &confinement
+        && let Some(lacking) = confinement.enter()?
+    {
+        log::warn!("{lacking}");
+    }
 
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
     let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked };
-    let running = Running::start(&nat, kernel, devices, workers, clock, reload)?;
+    let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager)?;
     let admin = Arc::new(GatewayAdmin {
         live,
         requests: requests.clone(),
@@ -129,9 +147,36 @@ pub fn run(config: Config, source: Source) -> Result<(), GatewayError> {
         config.pools.len(),
         config.control.display()
     );
-    let ended = running.wait(signals, requests);
+    manager.ready(&format!("serving {} pools for {}", config.pools.len(), running.inside_names));
+    let ended = running.wait(signals, requests, &manager);
     server.stop();
     ended
+}
+
+/// What the process may still touch when it is set up; `None` if it is not to be hardened.
+fn confinement(config: &Config, file: Option<&Path>) -> Result<Option<Confinement>, GatewayError> {
+    if config.hardening == Hardening::Off {
+        return Ok(None);
+    }
+    let state = |error| GatewayError::State { path: config.state_dir.clone(), error };
+    std::fs::create_dir_all(&config.state_dir).map_err(state)?;
+    let parent = |path: &Path| path.parent().map(Path::to_owned);
+    let written = [Some(config.state_dir.clone()), parent(&config.control), Some(kernel::lock_directory().to_owned())];
+    // A link to the file, and the file.
+    let read = [file.map(Path::to_owned), file.and_then(|file| file.canonicalize().ok())];
+    let read = read.into_iter().flatten().filter_map(|file| parent(&std::path::absolute(file).ok()?));
+    Ok(Some(Confinement::new(written.into_iter().flatten().collect(), read.collect())))
+}
+
+/// The control socket's thread starts before `main` is confined.
+fn door(config: &Config, confinement: Option<Confinement>) -> Result<Door, GatewayError> {
+    let group = config.control_group.as_deref().map(control::group_number).transpose().map_err(GatewayError::Group)?;
+    let enter = move || {
+        if let Some(Err(error)) = confinement.map(|confinement| confinement.enter()) {
+            log::error!("{error}"); // `main` meets the same, and ends
+        }
+    };
+    Ok(Door::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
 }
 
 fn plan(config: &Config) -> Plan {
@@ -192,8 +237,8 @@ struct Running {
     shared: Arc<Shared>,
     events: Sender<Event>,
     stopping: Arc<AtomicBool>,
-    workers: Vec<JoinHandle<()>>,
-    housekeeping: JoinHandle<Kernel>,
+    workers: Vec<JoinHandle<Option<()>>>,
+    housekeeping: JoinHandle<Option<Kernel>>,
     ended: crossbeam_channel::Receiver<String>,
     inside_names: String,
 }
@@ -206,6 +251,7 @@ impl Running {
         workers: usize,
         clock: Clock,
         reload: Reload,
+        manager: &Arc<Manager>,
     ) -> Result<Self, GatewayError> {
         let system = |what| move |error| GatewayError::System { what, error };
         let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
@@ -215,7 +261,7 @@ impl Running {
             .collect::<Vec<_>>()
             .join(", ");
         let (events, received) = crossbeam_channel::bounded(EVENTS);
-        let (say_ended, ended) = crossbeam_channel::bounded(workers);
+        let (say_ended, ended) = crossbeam_channel::bounded(workers + 1);
         let neighbours = kernel.neighbours();
         let mut queues: Vec<Vec<tun::Queue>> = (0..workers).map(|_| Vec::new()).collect();
         for device in devices {
@@ -234,7 +280,15 @@ impl Running {
                 neighbours: neighbours.clone(),
                 shared: Arc::clone(&shared),
             };
-            let handle = spawn_worker(number, worker, say_ended.clone()).map_err(system("cannot start a worker"))?;
+            let hardened = reload.config.hardening == Hardening::On;
+            let work = move || {
+                if hardened {
+                    confine::only(Role::Worker).map_err(io::Error::other)?;
+                }
+                worker.run()
+            };
+            let handle = spawn_watched(format!("worker-{number}"), work, say_ended.clone())
+                .map_err(system("cannot start a worker"))?;
             handles.push(handle);
         }
         let stopping = Arc::new(AtomicBool::new(false));
@@ -251,16 +305,20 @@ impl Running {
             neighbours,
             log: EventLog::default(),
             stopping: Arc::clone(&stopping),
+            watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
         };
-        let housekeeping = std::thread::Builder::new()
-            .name("housekeeping".to_owned())
-            .spawn(move || housekeeping.run())
+        let housekeeping = spawn_watched("housekeeping".to_owned(), move || Ok(housekeeping.run()), say_ended.clone())
             .map_err(system("cannot start the housekeeping thread"))?;
         Ok(Self { shared, events, stopping, workers: handles, housekeeping, ended, inside_names })
     }
 
     /// Waits for a signal, then stops everything; or for the end of a worker, which is an error. SIGHUP asks for a reload.
-    fn wait(self, mut signals: signal_hook::iterator::Signals, requests: Sender<Request>) -> Result<(), GatewayError> {
+    fn wait(
+        self,
+        mut signals: signal_hook::iterator::Signals,
+        requests: Sender<Request>,
+        manager: &Manager,
+    ) -> Result<(), GatewayError> {
         let (say_signal, signal) = crossbeam_channel::bounded(1);
         let handle = signals.handle();
         let waiter = std::thread::Builder::new()
@@ -284,6 +342,7 @@ impl Running {
             }
             recv(self.ended) -> why => Some(why.unwrap_or_else(|_| "all workers ended".to_owned())),
         };
+        manager.stopping();
         handle.close();
         let _ = waiter.join();
         if let Some(why) = why {
@@ -294,8 +353,8 @@ impl Running {
             return Err(GatewayError::WorkerEnded(why));
         }
         self.stopping.store(true, Ordering::Release);
-        let kernel =
-            self.housekeeping.join().map_err(|_| GatewayError::WorkerEnded("housekeeping ended".to_owned()))?;
+        let ended = || GatewayError::WorkerEnded("housekeeping ended".to_owned());
+        let kernel = self.housekeeping.join().ok().flatten().ok_or_else(ended)?;
         // The rules go first, while the devices still take packets; then the workers, and with them the devices.
         let undone = kernel.undo();
         self.shared.stop();
@@ -307,16 +366,21 @@ impl Running {
     }
 }
 
-fn spawn_worker(number: usize, worker: Worker, say_ended: Sender<String>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        // A panic is a bug; the process ends fail-closed rather than go on with a worker less.
-        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
-        let why = match end {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => format!("worker {number} cannot go on: {error}"),
-            Err(_) => format!("worker {number} panicked"),
+/// Starts a thread that must not end by itself. A panic is a bug; the process ends fail-closed rather than go on with a
+/// thread less.
+fn spawn_watched<T: Send + 'static>(
+    name: String,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    say_ended: Sender<String>,
+) -> io::Result<JoinHandle<Option<T>>> {
+    std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let why = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            Ok(Ok(result)) => return Some(result),
+            Ok(Err(error)) => format!("{name} cannot go on: {error}"),
+            Err(_) => format!("{name} panicked"),
         };
         let _ = say_ended.send(why);
+        None
     })
 }
 
@@ -380,5 +444,23 @@ impl Admin for GatewayAdmin {
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_or_fails_is_reported_and_one_that_ends_in_peace_is_not() {
+        let (say_ended, ended) = crossbeam_channel::unbounded();
+        let start = |name: &str, work: fn() -> io::Result<u8>| {
+            spawn_watched(name.to_owned(), work, say_ended.clone()).unwrap().join().unwrap()
+        };
+        assert_eq!(start("worker-0", || Ok(7)), Some(7));
+        assert_eq!(start("worker-1", || Err(io::Error::other("no device"))), None);
+        assert_eq!(start("worker-2", || panic!("a bug, as this test wants it")), None);
+        let said: Vec<String> = ended.try_iter().collect();
+        assert_eq!(said, ["worker-1 cannot go on: no device", "worker-2 panicked"]);
     }
 }

@@ -112,10 +112,9 @@ impl Shared {
     /// Has every worker note what it has counted, so that whoever looks next sees true numbers. Gives up on a worker that
     /// is too busy to look up.
     pub fn settle(&self) {
-        let asked = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
-        self.wake();
+        let asked = self.ask();
         let deadline = Instant::now() + SETTLE_WITHIN;
-        while self.settled.iter().any(|settled| settled.load(Ordering::Acquire) < asked) && Instant::now() < deadline {
+        while !self.has_settled(asked) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(100));
         }
     }
@@ -135,6 +134,18 @@ impl Shared {
         }
         drop(state);
         Some(rest)
+    }
+
+    /// Has every worker look up; says by which number to know that all have.
+    pub fn ask(&self) -> u64 {
+        let asked = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake();
+        asked
+    }
+
+    /// Whether every worker has looked up since it was asked so.
+    pub fn has_settled(&self, asked: u64) -> bool {
+        self.settled.iter().all(|settled| settled.load(Ordering::Acquire) >= asked)
     }
 
     fn wake(&self) {

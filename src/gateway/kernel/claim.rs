@@ -1,39 +1,46 @@
 //! Who may touch the kernel: one gateway a name, one set-up at a time.
 //!
-//! Both are abstract unix sockets: such a name belongs to one network namespace and dies with the process that holds it.
+//! Both are locked files in a directory that only root can write, one for each network namespace: nobody else can hold
+//! them, and they end with the process that does.
 
 use super::KernelError;
+use crate::config::DEFAULT_CONTROL;
+use crate::control::LockFile;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a set-up waits for another one to finish.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a name may look taken because somebody asks whether it is.
+const ASKING: Duration = Duration::from_millis(100);
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// The right to be *the* gateway of a `--tun` name in this network namespace, for as long as it lives.
 #[derive(Debug)]
 pub struct Claim {
-    _socket: UnixDatagram,
+    _lock: LockFile,
 }
 
 impl Claim {
     /// Takes the name `tun`.
     ///
     /// # Errors
-    /// [`KernelError::Running`] if another process holds it.
+    /// [`KernelError::Running`] if another process holds it; [`KernelError::NotPermitted`].
     pub fn take(tun: &str) -> Result<Self, KernelError> {
-        match bind(&gateway_name(tun)) {
-            Ok(socket) => Ok(Self { _socket: socket }),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(KernelError::Running(tun.to_owned())),
-            Err(source) => Err(KernelError::System { what: "claim the gateway's name", source }),
-        }
+        super::may_change_the_network()?;
+        let lock =
+            lock(directory(), &gateway_name(tun), ASKING)?.ok_or_else(|| KernelError::Running(tun.to_owned()))?;
+        Ok(Self { _lock: lock })
     }
 
     /// Whether a gateway of that name is running, here or in another process.
     pub(super) fn is_taken(tun: &str) -> bool {
-        let Ok(address) = SocketAddr::from_abstract_name(gateway_name(tun)) else { return false };
-        UnixDatagram::unbound().and_then(|socket| socket.connect_addr(&address)).is_ok()
+        place(directory(), &gateway_name(tun)).is_ok_and(|path| LockFile::is_taken(&path))
     }
 }
 
@@ -41,47 +48,93 @@ impl Claim {
 /// both find a pool free.
 #[derive(Debug)]
 pub(super) struct SetUpLock {
-    _socket: UnixDatagram,
+    _lock: LockFile,
 }
 
 impl SetUpLock {
     /// Waits up to ten seconds for its turn.
     pub(super) fn take() -> Result<Self, KernelError> {
-        let start = Instant::now();
-        loop {
-            match bind("kamei/set-up") {
-                Ok(socket) => return Ok(Self { _socket: socket }),
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
-                Err(source) => return Err(KernelError::System { what: "take the set-up lock", source }),
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(KernelError::Busy(PATIENCE.as_secs()));
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let lock = lock(directory(), "set-up", PATIENCE)?.ok_or(KernelError::Busy(PATIENCE.as_secs()))?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// The directory of the locks: the one of the default control socket, wherever this gateway has its own, for gateways
+/// must find each other.
+pub fn directory() -> &'static Path {
+    Path::new(DEFAULT_CONTROL).parent().unwrap_or(Path::new("/run"))
+}
+
+fn gateway_name(tun: &str) -> String {
+    format!("gateway-{tun}")
+}
+
+/// The file of a lock in the network namespace of this thread.
+fn place(directory: &Path, name: &str) -> io::Result<PathBuf> {
+    let namespace = std::fs::metadata("/proc/thread-self/ns/net")?;
+    Ok(directory.join(format!("{name}.{}-{}.lock", namespace.dev(), namespace.ino())))
+}
+
+fn lock(directory: &Path, name: &str, patience: Duration) -> Result<Option<LockFile>, KernelError> {
+    let start = Instant::now();
+    loop {
+        match make_private(directory).and_then(|()| LockFile::take(&place(directory, name)?)) {
+            Ok(None) if start.elapsed() < patience => std::thread::sleep(PAUSE),
+            Ok(lock) => return Ok(lock),
+            Err(source) => return Err(KernelError::Lock { directory: directory.to_owned(), source }),
         }
     }
 }
 
-fn gateway_name(tun: &str) -> String {
-    format!("kamei/gateway/{tun}")
-}
-
-fn bind(name: &str) -> io::Result<UnixDatagram> {
-    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)
+/// `/run` is empty after each boot.
+fn make_private(directory: &Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o755).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let about = std::fs::symlink_metadata(directory)?;
+    let me = rustix::process::geteuid().as_raw();
+    let private = about.is_dir() && (about.uid() == 0 || about.uid() == me) && about.mode() & 0o022 == 0;
+    if private { Ok(()) } else { Err(io::Error::other("others than root can write there")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_name_is_taken_once_and_free_again_when_dropped() {
-        let name = format!("t{}", std::process::id());
-        assert!(!Claim::is_taken(&name));
-        let claim = Claim::take(&name).expect("free");
-        assert!(Claim::is_taken(&name));
-        assert!(matches!(Claim::take(&name), Err(KernelError::Running(_))));
-        drop(claim);
-        assert!(Claim::take(&name).is_ok());
+        let scratch = tempfile::tempdir().expect("a directory");
+        let (directory, no_time) = (scratch.path(), Duration::ZERO);
+        let path = place(directory, "x").expect("a path");
+        assert!(!LockFile::is_taken(&path));
+        let first = lock(directory, "x", no_time).expect("asked");
+        assert!(first.is_some() && LockFile::is_taken(&path));
+        assert!(lock(directory, "x", no_time).expect("asked").is_none());
+        assert!(lock(directory, "y", no_time).expect("asked").is_some());
+        drop(first);
+        assert!(!LockFile::is_taken(&path) && !path.exists());
+        assert!(lock(directory, "x", no_time).expect("asked").is_some());
+    }
+
+    #[test]
+    fn a_name_is_not_lost_to_somebody_who_only_asks() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let path = place(scratch.path(), "x").expect("a path");
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..2000).filter(|_| LockFile::is_taken(&path)).count());
+            for _ in 0..100 {
+                assert!(lock(scratch.path(), "x", PATIENCE).expect("asked").is_some());
+            }
+        });
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o777)).expect("changed");
+        let refused = lock(scratch.path(), "x", Duration::ZERO).expect_err("not private");
+        assert!(matches!(refused, KernelError::Lock { .. }), "{refused}");
     }
 }

@@ -95,6 +95,17 @@ pub enum KernelError {
     /// Two set-ups at once; the other one does not come to an end.
     #[error("another gateway has been setting up this machine's network for {0} seconds; try again when it is done")]
     Busy(u64),
+    /// The locks of gateways cannot be had.
+    #[error(
+        "cannot lock a file in {directory}: {source}; the directory must be root's alone to write: chown root, chmod 755"
+    )]
+    Lock {
+        /// Where they are.
+        directory: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// An IPv6 pool on a kernel without IPv6.
     #[error("pool {0} is IPv6, but this kernel has IPv6 switched off; switch it on or leave the pool out")]
     NoIpv6(AddressRange),

@@ -44,7 +44,7 @@ mod sysctl;
 mod tables;
 mod undo;
 
-pub use claim::Claim;
+pub use claim::{Claim, directory as lock_directory};
 pub use error::KernelError;
 pub use host::Host;
 pub use neighbours::Neighbours;
@@ -113,7 +113,7 @@ pub fn inspect(plan: &Plan) -> Result<Host, KernelError> {
     host::look(&mut open()?, plan, Stage::Before)
 }
 
-/// The host's network, set up for a gateway. Dropping it undoes everything.
+/// The host's network, set up for a gateway. Dropping it undoes everything, but in a panic.
 pub struct Kernel {
     /// What was configured, with the interfaces by their names of now.
     plan: Plan,
@@ -311,7 +311,8 @@ impl AsFd for Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        if std::mem::replace(&mut self.undone, true) {
+        // In a panic the network stays closed, as after `kill -9`: nobody serves the inside any more.
+        if std::mem::replace(&mut self.undone, true) || std::thread::panicking() {
             return;
         }
         let _lock = SetUpLock::take();
