@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const TURN: usize = 64;
 /// How long counted packets may wait before they are noted in their bindings.
 const NOTE_AFTER: Duration = Duration::from_millis(200);
+/// Flows noted at once, about half a millisecond's work: packets wait meanwhile.
+const NOTED_AT_ONCE: usize = 4096;
 /// How long whoever looks at bindings waits for busy workers.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 /// How long a worker may take until it rests for a reload.
@@ -221,11 +223,13 @@ impl Worker {
         let mut buffer = Buffer::new();
         let mut ready = Vec::with_capacity(self.queues.len() + 1);
         let nap = Timespec { tv_sec: 0, tv_nsec: NOTE_AFTER.subsec_nanos().into() };
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut noted = self.clock.now();
+        let mut is_behind = false;
         loop {
             // An idle gateway sleeps; only while something is to be noted or answered does a worker wake by itself.
             let awaited = self.translator.is_dirty() || self.translator.next_due().is_some();
-            let timeout = awaited.then_some(nap);
+            let timeout = awaited.then_some(if is_behind { none } else { nap });
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -245,8 +249,11 @@ impl Worker {
             }
             let now = self.clock.now();
             if now - noted >= NOTE_AFTER {
-                self.translator.flush(now);
-                noted = now;
+                self.translator.flush_some(NOTED_AT_ONCE, now);
+                is_behind = self.translator.is_dirty();
+                if !is_behind {
+                    noted = now;
+                }
                 while let Some(answer) = self.translator.overdue(now) {
                     self.write(Realm::Outside, |queue| queue.send_own(&answer));
                 }

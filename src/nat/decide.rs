@@ -165,10 +165,10 @@ impl Nat {
     /// Notes what a worker has counted. What comes in keeps a binding alive only if so configured (RFC 4787 REQ-6).
     pub(super) fn note(&self, tally: Tally, now: Time) {
         for (slot, usage) in tally.usages() {
-            if let Ok(table) = self.table(slot.table) {
-                table.used(slot.index, usage);
+            if let Ok(table) = self.table(slot.table()) {
+                table.used(slot.index(), usage);
                 if usage.packets_out > 0 || self.inbound_refresh == Inbound::Refreshes {
-                    table.touch(slot.index, now);
+                    table.touch(slot.index(), now);
                 }
             }
         }
@@ -219,7 +219,7 @@ impl Nat {
 
 impl Bound {
     fn slot(&self) -> SlotRef {
-        SlotRef { table: self.table, index: self.found.index }
+        SlotRef::new(self.table, self.found.index)
     }
 }
 

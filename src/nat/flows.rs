@@ -1,14 +1,21 @@
 //! What a worker remembers of the flows it serves: the decision made once, until it may have changed.
 //!
-//! An entry saves the lookups and every shared write: packets are counted here and added to the binding later.
+//! An entry saves the lookups and every shared write: packets are counted here and added to the binding later. Entries
+//! are found by sets of eight tags, each set one cache line, and lie close together in the order in which they were
+//! needed. So memory grows with the flows that there have been, by 128 bytes each, and ends at 36 MB a worker.
 
 use super::slots::Usage;
 use super::verdict::Realm;
 use crate::time::Time;
-use crate::wire::{Address, Rewrite};
+use crate::wire::{Address, Headers, Patch, Rewrite};
+use siphasher::sip::SipHasher13;
+use std::num::NonZeroU16;
+use zerocopy::FromZeros;
 
-/// Entries a worker; direct-mapped.
-const ENTRIES: usize = 4096;
+/// Sets; a power of two.
+const SETS: usize = 1 << 15;
+/// Entries of a set. With 100,000 flows, fewer than 1 in 100 finds its set full.
+const WAYS: usize = 8;
 /// How long a decision stands before it is made again (milliseconds). Bounds how stale a last-used time, a contact or a
 /// counter can be.
 const STANDS: u64 = 4_000;
@@ -29,30 +36,70 @@ pub struct Flow {
 /// Names a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRef {
+    /// Number of the table, counted from one: leaves a value for "none".
+    table: NonZeroU16,
+    index: u32,
+}
+
+impl SlotRef {
+    /// Slot `index` of table `table`.
+    pub fn new(table: u16, index: u32) -> Self {
+        Self { table: NonZeroU16::MIN.saturating_add(table), index }
+    }
+
     /// Number of the table.
-    pub table: u16,
+    pub fn table(self) -> u16 {
+        self.table.get() - 1
+    }
+
     /// Slot in it.
-    pub index: u32,
+    pub fn index(self) -> u32 {
+        self.index
+    }
+}
+
+/// What to do with a packet of a flow that is known.
+#[derive(Clone, Copy)]
+pub struct Hit {
+    /// What to write.
+    pub patch: Patch,
+    /// Where the packet goes.
+    pub to: Realm,
 }
 
 /// A flow of one worker, with what has passed since it was last noted.
-#[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Entry {
-    from: Realm,
     source: Address,
     destination: Address,
-    flow: Flow,
+    patch: Patch,
+    from: Realm,
+    to: Realm,
+    caller: Option<SlotRef>,
+    callee: Option<SlotRef>,
     epoch: u64,
     decided: Time,
-    packets: u64,
+    packets: u32,
     opened: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 128, "an entry is two cache lines");
+
+/// Tags of flows (zero is nobody's), and for each the number of its entry.
+#[derive(FromZeros)]
+#[repr(C, align(64))]
+struct Set {
+    tags: [u32; WAYS],
+    entries: [u32; WAYS],
 }
 
 /// See the module.
 pub struct Flows {
-    entries: Box<[Option<Entry>]>,
+    sets: Box<[Set]>,
+    entries: Vec<Entry>,
     /// Entries that have something to note.
-    dirty: Vec<u16>,
+    dirty: Vec<u32>,
+    key: [u64; 4],
 }
 
 /// Packets of a flow that a worker has counted and that are still to be noted in its bindings.
@@ -60,80 +107,95 @@ pub struct Flows {
 pub struct Tally {
     caller: Option<SlotRef>,
     callee: Option<SlotRef>,
-    packets: u64,
+    packets: u32,
     opened: u32,
 }
 
 impl Tally {
     /// What to add to which binding.
     pub fn usages(&self) -> impl Iterator<Item = (SlotRef, Usage)> {
-        let out = Usage { packets_out: self.packets, ..Usage::default() };
-        let inward = Usage { packets_in: self.packets, callbacks: self.opened, ..Usage::default() };
+        let out = Usage { packets_out: self.packets.into(), ..Usage::default() };
+        let inward = Usage { packets_in: self.packets.into(), callbacks: self.opened, ..Usage::default() };
         self.caller.map(|slot| (slot, out)).into_iter().chain(self.callee.map(|slot| (slot, inward)))
     }
 }
 
 impl Flows {
-    /// Nothing remembered.
-    pub fn new() -> Self {
-        Self { entries: vec![None; ENTRIES].into_boxed_slice(), dirty: Vec::with_capacity(ENTRIES) }
+    /// Nothing remembered. Which flows share a set follows from `secret` and is not to be guessed: who could choose
+    /// flows of one set would make their decisions anew with every packet.
+    pub fn new(secret: &[u8; 16], worker: u64) -> Self {
+        let hasher = SipHasher13::new_with_key(secret);
+        let key = [0, 1, 2, 3].map(|part: u64| hasher.hash(&(worker << 2 | part).to_le_bytes()));
+        // Untouched until used; no machine that runs a worker has no address space for it.
+        let sets = <[Set]>::new_box_zeroed_with_elems(SETS).unwrap_or_default();
+        Self { sets, entries: Vec::with_capacity(SETS * WAYS), dirty: Vec::with_capacity(SETS * WAYS), key }
     }
 
-    /// The decision about a packet, if it still stands; counts the packet.
-    pub fn hit(
-        &mut self,
-        from: Realm,
-        source: Address,
-        destination: Address,
-        epoch: u64,
-        now: Time,
-        opens: bool,
-    ) -> Option<Flow> {
-        let at = place(from, source, destination);
-        let entry = self.entries.get_mut(at)?.as_mut()?;
-        let stands = entry.source == source
-            && entry.destination == destination
-            && entry.from == from
+    /// What to do with a packet, if a decision about its flow still stands; counts the packet.
+    #[inline(always)] // what it returns shall stay in registers
+    pub fn hit(&mut self, from: Realm, headers: &Headers, epoch: u64, now: Time, opens: bool) -> Option<Hit> {
+        let (set, tag) = self.place(from, headers.source, headers.destination);
+        let number = self.sets.get(set)?.find(tag)?;
+        let entry = self.entries.get_mut(number as usize)?;
+        let stands = entry.is_of(from, headers)
             && entry.epoch == epoch
-            && (now - entry.decided).as_millis() < u128::from(STANDS);
+            && now.as_millis().saturating_sub(entry.decided.as_millis()) < STANDS;
         if !stands {
             return None;
         }
         if entry.packets == 0 {
-            self.dirty.push(u16::try_from(at).unwrap_or_default());
+            self.dirty.push(number);
         }
         entry.count(opens);
-        Some(entry.flow)
+        Some(Hit { patch: entry.patch, to: entry.to })
     }
 
-    /// Remembers a decision and counts its first packet. Returns what the entry it replaces had still to note.
-    #[expect(clippy::too_many_arguments, reason = "one call, each argument another type")]
+    /// Remembers a decision and counts its first packet. Returns what to do with it, and what the entry that gave way
+    /// had still to note.
     pub fn learn(
         &mut self,
         from: Realm,
-        source: Address,
-        destination: Address,
-        flow: Flow,
+        headers: &Headers,
+        flow: &Flow,
         epoch: u64,
         now: Time,
         opens: bool,
-    ) -> Option<Tally> {
-        let at = place(from, source, destination);
-        let place = self.entries.get_mut(at)?;
-        let before = place.as_ref().filter(|entry| entry.packets > 0).map(Entry::tally);
-        let mut entry = Entry { from, source, destination, flow, epoch, decided: now, packets: 0, opened: 0 };
-        entry.count(opens);
-        *place = Some(entry);
-        if before.is_none() {
-            self.dirty.push(u16::try_from(at).unwrap_or_default());
+    ) -> (Hit, Option<Tally>) {
+        let (source, destination) = (headers.source, headers.destination);
+        let patch = Patch::new(source, destination, flow.rewrite);
+        let hit = Hit { patch, to: flow.to };
+        let Flow { to, caller, callee, .. } = *flow;
+        let mut new =
+            Entry { source, destination, patch, from, to, caller, callee, epoch, decided: now, packets: 0, opened: 0 };
+        new.count(opens);
+        let (at, tag) = self.place(from, source, destination);
+        let Some(set) = self.sets.get_mut(at) else { return (hit, None) };
+        let way = match set.find_way(tag).or_else(|| set.find_way(0)) {
+            Some(way) => way,
+            None => set.oldest(&self.entries),
+        };
+        let (Some(place), Some(number)) = (set.tags.get_mut(way), set.entries.get_mut(way)) else { return (hit, None) };
+        if *place == 0 {
+            *number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+            *place = tag;
+            self.dirty.push(*number);
+            self.entries.push(new);
+            return (hit, None);
         }
-        before
+        *place = tag;
+        let Some(entry) = self.entries.get_mut(*number as usize) else { return (hit, None) };
+        let before = (entry.packets > 0).then(|| entry.tally());
+        if before.is_none() {
+            self.dirty.push(*number);
+        }
+        *entry = new;
+        (hit, before)
     }
 
-    /// Hands over everything not yet noted.
-    pub fn drain(&mut self, mut note: impl FnMut(Tally)) {
-        for at in self.dirty.drain(..) {
-            if let Some(Some(entry)) = self.entries.get_mut(usize::from(at))
+    /// Hands over what is not yet noted, of up to `most` flows.
+    pub fn drain(&mut self, most: usize, mut note: impl FnMut(Tally)) {
+        for number in self.dirty.drain(self.dirty.len().saturating_sub(most)..) {
+            if let Some(entry) = self.entries.get_mut(number as usize)
                 && entry.packets > 0
             {
                 note(entry.tally());
@@ -146,34 +208,124 @@ impl Flows {
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
+
+    /// The set and the tag of a flow: a multiply-and-fold hash under a key nobody outside knows.
+    #[inline(always)]
+    fn place(&self, from: Realm, source: Address, destination: Address) -> (usize, u32) {
+        let [low, high, across, last] = self.key;
+        let realm = match from {
+            Realm::Outside => 0,
+            Realm::Inside(inside) => u64::from(inside) + 1,
+        };
+        let (source, destination) = (source.halves(), destination.halves());
+        let lower = fold(source.1 ^ low, destination.1 ^ across);
+        let upper = fold(source.0 ^ high, destination.0 ^ last);
+        let hash = lower ^ upper.rotate_left(32) ^ realm.wrapping_mul(last | 1);
+        #[allow(clippy::cast_possible_truncation, reason = "different bits are taken for each on purpose")]
+        (hash as usize % SETS, (hash >> 32) as u32 | 1)
+    }
+}
+
+/// The product of both, its halves laid over each other.
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    #[allow(clippy::cast_possible_truncation, reason = "both halves are used")]
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded
+}
+
+impl Set {
+    /// The entry with this tag.
+    #[inline]
+    fn find(&self, tag: u32) -> Option<u32> {
+        self.entries.get(self.find_way(tag)?).copied()
+    }
+
+    #[inline]
+    fn find_way(&self, tag: u32) -> Option<usize> {
+        self.tags.iter().position(|other| *other == tag)
+    }
+
+    /// The way whose decision was made first.
+    fn oldest(&self, entries: &[Entry]) -> usize {
+        let decided = |number: &u32| entries.get(*number as usize).map(|entry| entry.decided);
+        let ages = self.entries.iter().map(decided).enumerate();
+        ages.min_by_key(|(_, decided)| *decided).map_or(0, |(way, _)| way)
+    }
 }
 
 impl Entry {
+    #[inline]
+    fn is_of(&self, from: Realm, headers: &Headers) -> bool {
+        self.source == headers.source && self.destination == headers.destination && self.from == from
+    }
+
+    #[inline]
     fn count(&mut self, opens: bool) {
-        self.packets += 1;
+        self.packets = self.packets.saturating_add(1);
         self.opened += u32::from(opens);
     }
 
     fn tally(&self) -> Tally {
-        let Flow { caller, callee, .. } = self.flow;
-        Tally { caller, callee, packets: self.packets, opened: self.opened }
+        Tally { caller: self.caller, callee: self.callee, packets: self.packets, opened: self.opened }
     }
 }
 
-/// A quick mix of both addresses. Nothing but speed depends on it: a collision costs a lookup.
-fn place(from: Realm, source: Address, destination: Address) -> usize {
-    let realm = match from {
-        Realm::Outside => u64::MAX,
-        Realm::Inside(inside) => u64::from(inside),
-    };
-    #[allow(clippy::cast_possible_truncation, reason = "both halves are mixed in")]
-    let halves = |address: Address| (address.bits() as u64) ^ ((address.bits() >> 64) as u64).rotate_left(29);
-    let mixed = (halves(source) ^ realm)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .rotate_left(32)
-        .wrapping_add(halves(destination))
-        .wrapping_mul(0xd6e8_feb8_6659_fd93);
-    #[allow(clippy::cast_possible_truncation, reason = "12 bits are left")]
-    let place = (mixed >> 52) as usize;
-    place % ENTRIES
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_secs(1000);
+
+    fn headers(n: u32) -> Headers {
+        let mut bytes = Vec::new();
+        let ends = ((10 << 24 | n).to_be_bytes(), [192, 0, 2, 1]);
+        etherparse::PacketBuilder::ipv4(ends.0, ends.1, 64).udp(1, 2).write(&mut bytes, b"").unwrap();
+        Headers::parse(&bytes).unwrap()
+    }
+
+    fn flow(n: u32) -> Flow {
+        Flow {
+            rewrite: Rewrite::source(Address::from_v4((172 << 24 | n).to_be_bytes())),
+            to: Realm::Outside,
+            caller: Some(SlotRef::new(0, n)),
+            callee: None,
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_flows_are_remembered_all_but_a_few() {
+        let mut flows = Flows::new(&[7; 16], 0);
+        let mut left = 0;
+        for n in 0..100_000 {
+            left += u32::from(flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, NOW, false).1.is_some());
+        }
+        let known = (0..100_000)
+            .filter(|n| {
+                let hit = flows.hit(Realm::Inside(0), &headers(*n), 1, NOW, false);
+                hit.inspect(|hit| assert_eq!(hit.patch.rewrite(&headers(*n)), flow(*n).rewrite)).is_some()
+            })
+            .count();
+        assert!(known > 99_000, "{known}");
+        // Not one packet is lost, whichever entry gave way: a tally handed back, or still to be noted.
+        let mut noted = 0;
+        flows.drain(usize::MAX, |tally| noted += u64::from(tally.packets));
+        assert_eq!(noted + u64::from(left), 100_000 + known as u64);
+        assert!(!flows.is_dirty());
+    }
+
+    #[test]
+    fn a_decision_is_for_its_realm_and_epoch_and_some_seconds() {
+        let mut flows = Flows::new(&[7; 16], 0);
+        flows.learn(Realm::Inside(3), &headers(1), &flow(1), 5, NOW, false);
+        let mut knows = |realm, epoch, millis| {
+            let now = Time::from_millis(NOW.as_millis() + millis);
+            flows.hit(realm, &headers(1), epoch, now, false).is_some()
+        };
+        assert!(knows(Realm::Inside(3), 5, STANDS - 1));
+        assert!(!knows(Realm::Inside(3), 5, STANDS));
+        assert!(!knows(Realm::Inside(3), 6, 0));
+        assert!(!knows(Realm::Inside(4), 5, 0) && !knows(Realm::Outside, 5, 0));
+    }
 }

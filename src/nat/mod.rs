@@ -62,6 +62,7 @@ use crate::wire::Address;
 use alg::Helpers;
 use callback::{Contacts, Owner, Policies};
 use counters::Counters;
+use flows::Flows;
 use ipnet::IpNet;
 use limit::Limiter;
 use parking_lot::{Mutex, RwLock};
@@ -205,8 +206,10 @@ impl Nat {
     /// A translator for one more worker.
     pub fn translator(self: &Arc<Self>) -> Translator {
         let counters = Arc::new(Counters::default());
-        self.counters.lock().push(Arc::clone(&counters));
-        Translator::new(Arc::clone(self), counters)
+        let mut all = self.counters.lock();
+        all.push(Arc::clone(&counters));
+        let flows = Flows::new(&self.hash_key, all.len() as u64);
+        Translator::new(Arc::clone(self), counters, flows)
     }
 
     /// Ages bindings: bounded work, call about once a second. Events of what changed go to `sink`.

@@ -5,7 +5,7 @@ use super::alg::Passed;
 use super::counters::Counters;
 use super::decide::Decision;
 use super::event::{Event, EventKind};
-use super::flows::{Flow, Flows};
+use super::flows::{Flows, Hit};
 use super::settings::Exhausted;
 use super::unsolicited::Waiting;
 use super::verdict::{DropReason, Realm, Refused, Replaced, Verdict};
@@ -27,14 +27,42 @@ pub struct Translator {
 }
 
 impl Translator {
-    pub(super) fn new(nat: Arc<Nat>, counters: Arc<Counters>) -> Self {
-        Self { nat, counters, flows: Flows::new(), waiting: Waiting::default(), answers: (0, 0) }
+    pub(super) fn new(nat: Arc<Nat>, counters: Arc<Counters>, flows: Flows) -> Self {
+        Self { nat, counters, flows, waiting: Waiting::default(), answers: (0, 0) }
     }
 
     /// Decides what becomes of `packet`, which came from `realm` at `now`, and rewrites it in place.
     ///
     /// Never panics, whatever the bytes. A packet that is dropped may be left half rewritten.
+    #[inline]
     pub fn translate(&mut self, packet: &mut Packet<'_>, realm: Realm, now: Time) -> Verdict {
+        match self.translate_known(packet, realm, now) {
+            Some(to) => Verdict::Forward { to, event: None },
+            None => self.translate_any(packet, realm, now),
+        }
+    }
+
+    /// The short way of nearly every packet: TCP or UDP, nothing unusual, of a flow that this worker knows. Tells where it
+    /// goes, or leaves it as it came.
+    fn translate_known(&mut self, packet: &mut Packet<'_>, realm: Realm, now: Time) -> Option<Realm> {
+        let headers = Headers::parse_plain(packet.bytes)?;
+        if self.nat.helpers.is_some() {
+            return None;
+        }
+        let opens = headers.kind == Kind::TcpSyn;
+        let epoch = self.nat.epoch.load(Ordering::Acquire);
+        let hit = self.flows.hit(realm, &headers, epoch, now, opens)?;
+        if realm == Realm::Outside && opens {
+            self.counters.callbacks.add(1);
+        }
+        self.rewrite(packet, &headers, hit);
+        self.count_passed(realm, packet.bytes.len());
+        Some(hit.to)
+    }
+
+    /// The way of any packet.
+    #[inline(never)]
+    fn translate_any(&mut self, packet: &mut Packet<'_>, realm: Realm, now: Time) -> Verdict {
         let verdict = match Headers::parse(packet.bytes) {
             Ok(headers) => self.walk(packet, &headers, realm, now),
             Err(unreadable) => Verdict::Drop(unreadable.into()),
@@ -43,10 +71,15 @@ impl Translator {
         verdict
     }
 
-    /// Adds what was counted since the last call to the bindings. Call it before looking at them, and now and then.
+    /// Adds what was counted since the last call to the bindings. Call it before looking at them.
     pub fn flush(&mut self, now: Time) {
+        self.flush_some(usize::MAX, now);
+    }
+
+    /// The same for at most `most` flows, so that packets need not wait. Call it now and then.
+    pub fn flush_some(&mut self, most: usize, now: Time) {
         let nat = &self.nat;
-        self.flows.drain(|tally| nat.note(tally, now));
+        self.flows.drain(most, |tally| nat.note(tally, now));
     }
 
     /// Goes on with the state that took over from the one it had ([`super::Succession::commit`]).
@@ -77,36 +110,23 @@ impl Translator {
             Kind::IcmpRedirect => return Verdict::Drop(DropReason::NotUnicast),
             _ => {}
         }
-        let (source, destination) = (headers.source, headers.destination);
         let opens = headers.kind == Kind::TcpSyn;
-        let (flow, event) = match self.flows.hit(realm, source, destination, epoch, now, opens) {
-            Some(flow) => (flow, None),
-            None => {
-                let decided = match realm {
-                    Realm::Inside(inside) => self.nat.outbound(headers, inside, now),
-                    Realm::Outside => self.nat.inbound(headers, now),
-                };
-                match decided {
-                    Ok(Decision { flow, event }) => {
-                        let left = self.flows.learn(realm, source, destination, flow, epoch, now, opens);
-                        if let Some(tally) = left {
-                            self.nat.note(tally, now);
-                        }
-                        (flow, event)
-                    }
-                    Err(reason) => return self.refuse(packet, headers, realm, reason, now),
-                }
-            }
+        let (hit, event) = match self.flows.hit(realm, headers, epoch, now, opens) {
+            Some(hit) => (hit, None),
+            None => match self.decide(headers, realm, epoch, now) {
+                Ok(decided) => decided,
+                Err(reason) => return self.refuse(packet, headers, realm, reason, now),
+            },
         };
         if realm == Realm::Outside && opens {
             self.counters.callbacks.add(1);
         }
         if let Some(helpers) = &self.nat.helpers {
-            match helpers.pass(packet, headers, flow.rewrite, now) {
+            match helpers.pass(packet, headers, hit.patch.rewrite(headers), now) {
                 Ok(Passed::AsIs) => {}
                 Ok(Passed::Instead { packets, answer }) => {
-                    let packets = packets.into_iter().filter_map(|packet| self.rewrite_new(packet, &flow)).collect();
-                    return Verdict::Replace(Box::new(Replaced { to: flow.to, event, packets, answer }));
+                    let packets = packets.into_iter().filter_map(|packet| self.rewrite_new(packet, hit)).collect();
+                    return Verdict::Replace(Box::new(Replaced { to: hit.to, event, packets, answer }));
                 }
                 // It has made or woken a binding all the same.
                 Err(reason) => {
@@ -117,25 +137,45 @@ impl Translator {
                 }
             }
         }
-        self.rewrite(packet, headers, &flow);
-        Verdict::Forward { to: flow.to, event }
+        self.rewrite(packet, headers, hit);
+        Verdict::Forward { to: hit.to, event }
     }
 
-    fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, flow: &Flow) {
+    /// What becomes of a packet of a flow that is not known, or not any more.
+    #[inline(never)]
+    fn decide(
+        &mut self,
+        headers: &Headers,
+        realm: Realm,
+        epoch: u64,
+        now: Time,
+    ) -> Result<(Hit, Option<Event>), DropReason> {
+        let Decision { flow, event } = match realm {
+            Realm::Inside(inside) => self.nat.outbound(headers, inside, now)?,
+            Realm::Outside => self.nat.inbound(headers, now)?,
+        };
+        let opens = headers.kind == Kind::TcpSyn;
+        let (hit, left) = self.flows.learn(realm, headers, &flow, epoch, now, opens);
+        if let Some(tally) = left {
+            self.nat.note(tally, now);
+        }
+        Ok((hit, event))
+    }
+
+    #[inline(always)] // into the short way, where most of what it asks is known
+    fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, hit: Hit) {
         let stored = headers.stored(packet.checksum_start);
-        wire::set_addresses(packet.bytes, 0, headers, stored, flow.rewrite);
+        hit.patch.apply(packet.bytes, headers, stored, self.nat.restore_hop);
         if let Some(most) = self.nat.mss.filter(|_| matches!(headers.kind, Kind::TcpSyn | Kind::Tcp)) {
             wire::clamp_mss(packet.bytes, headers, stored, most);
-        }
-        if self.nat.restore_hop {
-            wire::give_back_hop(packet.bytes);
         }
     }
 
     /// The same for a packet made by a helper.
-    fn rewrite_new(&self, mut bytes: Box<[u8]>, flow: &Flow) -> Option<Box<[u8]>> {
+    #[cold]
+    fn rewrite_new(&self, mut bytes: Box<[u8]>, hit: Hit) -> Option<Box<[u8]>> {
         let headers = Headers::parse(&bytes).ok()?;
-        self.rewrite(&mut Packet::new(&mut bytes), &headers, flow);
+        self.rewrite(&mut Packet::new(&mut bytes), &headers, hit);
         Some(bytes)
     }
 
@@ -200,8 +240,14 @@ impl Translator {
 
     fn count(&self, verdict: &Verdict, realm: Realm, bytes: usize) {
         match verdict {
-            Verdict::Forward { event, .. } => self.count_passed(realm, bytes, *event),
-            Verdict::Replace(replaced) => self.count_passed(realm, bytes, replaced.event),
+            Verdict::Forward { event, .. } => {
+                self.count_passed(realm, bytes);
+                self.count_created(*event);
+            }
+            Verdict::Replace(replaced) => {
+                self.count_passed(realm, bytes);
+                self.count_created(replaced.event);
+            }
             Verdict::Drop(reason) => self.counters.drops(*reason).add(1),
             Verdict::Refuse(refused) => {
                 self.counters.drops(refused.reason).add(1);
@@ -210,12 +256,12 @@ impl Translator {
         }
     }
 
-    fn count_passed(&self, realm: Realm, bytes: usize, event: Option<Event>) {
+    #[inline]
+    fn count_passed(&self, realm: Realm, bytes: usize) {
         match realm {
             Realm::Inside(_) => self.counters.out.add(bytes),
             Realm::Outside => self.counters.inward.add(bytes),
         }
-        self.count_created(event);
     }
 
     fn count_created(&self, event: Option<Event>) {

@@ -35,6 +35,12 @@ impl Address {
         self.0
     }
 
+    /// The upper and the lower half of the word.
+    #[allow(clippy::cast_possible_truncation, reason = "each half is taken on purpose")]
+    pub const fn halves(self) -> (u64, u64) {
+        ((self.0 >> 64) as u64, self.0 as u64)
+    }
+
     /// Whether this is an IPv4 address.
     pub const fn is_v4(self) -> bool {
         self.0 >> 32 == MAPPED >> 32

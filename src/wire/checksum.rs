@@ -29,16 +29,18 @@ impl Delta {
     }
 
     /// One 16-bit word gives way to another.
-    pub fn of_word(old: u16, new: u16) -> Self {
-        Self(fold(u64::from(!old) + u64::from(new)))
+    pub const fn of_word(old: u16, new: u16) -> Self {
+        Self(fold(!old as u64 + new as u64))
     }
 
     /// Both changes.
+    #[inline]
     pub fn and(self, other: Delta) -> Self {
-        Self(fold(u64::from(self.0) + u64::from(other.0)))
+        Self(self.add(other.0))
     }
 
     /// The checksum `old` after the change. A wrong checksum stays wrong.
+    #[inline(always)]
     pub fn apply(self, old: u16, stored: Stored) -> u16 {
         match stored {
             Stored::Full => !self.add(!old),
@@ -52,8 +54,10 @@ impl Delta {
         }
     }
 
+    #[inline(always)]
     fn add(self, sum: u16) -> u16 {
-        fold(u64::from(sum) + u64::from(self.0))
+        let (sum, carry) = sum.overflowing_add(self.0);
+        sum + u16::from(carry) // after a carry the sum is below 0xffff
     }
 }
 
@@ -88,12 +92,12 @@ fn sum_u128(value: u128) -> u16 {
     fold(limb(96) + limb(64) + limb(32) + limb(0))
 }
 
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    #[allow(clippy::cast_possible_truncation, reason = "folded to 16 bits just above")]
-    let folded = sum as u16;
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff); // 33 bits
+    let sum = (sum >> 16) + (sum & 0xffff); // 18 bits
+    let sum = (sum >> 16) + (sum & 0xffff); // 17 bits
+    #[allow(clippy::cast_possible_truncation, reason = "a carry of one leaves 16 bits")]
+    let folded = ((sum >> 16) + (sum & 0xffff)) as u16;
     folded
 }
 

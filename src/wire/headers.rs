@@ -1,5 +1,7 @@
 //! One look at a packet: which addresses, which transport, where its checksum is.
 
+mod plain;
+
 use super::{Address, checksum::Stored};
 use etherparse::{Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6Header, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice};
 
@@ -100,7 +102,14 @@ pub enum Unreadable {
 impl Headers {
     /// Reads the headers of a packet that must be complete.
     pub fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
-        read(bytes, Extent::Complete)
+        plain::read(bytes).map_or_else(|| read(bytes, Extent::Complete), Ok)
+    }
+
+    /// Reads the headers of a complete TCP or UDP packet without options, extension headers and fragments, which is
+    /// most of them. `None` says nothing about a packet but that it takes [`Headers::parse`].
+    #[inline(always)]
+    pub fn parse_plain(bytes: &[u8]) -> Option<Self> {
+        plain::read(bytes)
     }
 
     /// Reads the headers of a packet quoted in an ICMP error: the quote may end anywhere behind the addresses.
@@ -110,6 +119,7 @@ impl Headers {
 
     /// How the transport checksum is stored, given where the sender of the packet said that a checksum is still to be
     /// computed from (`csum_start` of the virtio header).
+    #[inline]
     pub fn stored(&self, checksum_start: Option<usize>) -> Stored {
         match self.protocol {
             _ if checksum_start == Some(self.transport) => Stored::PseudoHeader,
@@ -287,10 +297,7 @@ fn finish(mut headers: Headers, bytes: &[u8], extent: Extent) -> Result<Headers,
     }
     headers.checksum = checksum.filter(|at| at + 2 <= transport.len()).map(|at| headers.transport + at);
     headers.kind = match headers.protocol {
-        protocol::TCP => match transport.get(13).map(|flags| flags & 0b01_0110) {
-            Some(0b00_0010) => Kind::TcpSyn, // SYN, and neither ACK nor RST
-            _ => Kind::Tcp,
-        },
+        protocol::TCP => transport.get(13).map_or(Kind::Tcp, |flags| kind_of_tcp(*flags)),
         protocol::UDP | protocol::UDP_LITE => Kind::Datagram,
         protocol::ICMP if v4 => match transport.first() {
             Some(8 | 13 | 15 | 17) => Kind::IcmpQuery,
@@ -308,6 +315,14 @@ fn finish(mut headers: Headers, bytes: &[u8], extent: Extent) -> Result<Headers,
         _ => Kind::Other,
     };
     Ok(headers)
+}
+
+/// What the fourteenth byte of a TCP header makes of the segment.
+fn kind_of_tcp(flags: u8) -> Kind {
+    match flags & 0b01_0110 {
+        0b00_0010 => Kind::TcpSyn, // SYN, and neither ACK nor RST
+        _ => Kind::Tcp,
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod checksum;
 mod headers;
 mod icmp;
 mod mss;
+mod patch;
 mod rewrite;
 
 pub use address::{Address, AddressRange, ParseRangeError};
@@ -15,5 +16,6 @@ pub use checksum::{Delta, Stored, checksum, pseudo_header};
 pub use headers::{Fragment, Headers, Kind, Unreadable, protocol};
 pub use icmp::{Quote, Refusal, is_intact, reset, unreachable};
 pub(crate) use mss::clamp_mss;
+pub(crate) use patch::Patch;
 pub use rewrite::{Packet, Rewrite};
 pub(crate) use rewrite::{give_back_hop, mend, set_addresses};
