@@ -45,10 +45,16 @@ impl Lab {
 
     #[track_caller]
     fn start_exactly(&self, k: u8, arguments: &[&str]) -> Gateway {
+        self.start_by(k, &[&[KAMEI, "gateway"], arguments].concat())
+    }
+
+    /// Gateway k, ready, by a command that takes the paths of socket and state as further arguments.
+    #[track_caller]
+    pub fn start_by(&self, k: u8, command: &[&str]) -> Gateway {
         let host = self.gateway(k);
         let (control, state) = (self.control(k), self.scratch().join(format!("state{k}")));
         let paths = ["--control", control.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
-        let process = host.spawn("kamei", &[&[KAMEI, "gateway"], arguments, &paths].concat());
+        let process = host.spawn("kamei", &[command, &paths].concat());
         let mut gateway = Gateway { host, process, control };
         wait_until("the gateway to be ready", || {
             let ended = gateway.process.child.try_wait().unwrap();

@@ -18,6 +18,7 @@ mod cascade;
 mod confined;
 mod fragments;
 mod ftp;
+mod handover;
 mod icmp;
 mod interfaces;
 mod ledger;

@@ -1,7 +1,7 @@
 //! `kamei gateway`.
 
 use super::CliError;
-use crate::config::{Draft, InsideDraft, Located, Place, PoolDraft};
+use crate::config::{Draft, InsideDraft, Located, OnStop, Place, PoolDraft};
 use clap::Args;
 use log::LevelFilter;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,10 @@ pub struct Arguments {
     /// Base name of the TUN devices, at most 10 characters: NAME-out, NAME-in0 [default: kamei]
     #[arg(long, value_name = "NAME")]
     tun: Option<String>,
+    /// What to do with routes and rules at the end: undo them, or leave them for the next gateway, with inside packets
+    /// blocked until it comes [default: undo]
+    #[arg(long, value_parser = ["undo", "leave"])]
+    on_stop: Option<String>,
     /// Configuration file (TOML); `kamei check FILE` checks one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -117,6 +121,7 @@ impl Arguments {
             state_dir: path("--state-dir", self.state_dir)?,
             workers: self.workers.map(|workers| given("--workers", workers)),
             tun: self.tun.map(|tun| given("--tun", tun)),
+            on_stop: self.on_stop.map(|word| if word == "leave" { OnStop::Leave } else { OnStop::Undo }),
             ..Draft::default()
         })
     }

@@ -99,6 +99,7 @@ impl Draft {
             tun,
             offload: self.offload,
             hardening: self.hardening,
+            on_stop: self.on_stop.unwrap_or_default(),
         })
     }
 

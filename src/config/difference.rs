@@ -38,6 +38,7 @@ impl Config {
             offload,
             control_group,
             hardening,
+            on_stop,
         } = self;
         let mut difference = Difference::default();
         let interfaces = |config: &Self| {
@@ -54,6 +55,7 @@ impl Config {
             ("tun", *tun != other.tun),
             ("offload", *offload != other.offload),
             ("control-group", *control_group != other.control_group),
+            ("on-stop", *on_stop != other.on_stop),
             ("hardening", *hardening != other.hardening),
         ];
         difference.restart.extend(restart.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));

@@ -1,7 +1,7 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
 use super::problem::{Place, Problem, Wrong};
-use super::{Hardening, Offload};
+use super::{Hardening, Offload, OnStop};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
@@ -63,6 +63,8 @@ pub struct Draft {
     pub offload: Offload,
     /// Hardening.
     pub hardening: Hardening,
+    /// What a stop leaves.
+    pub on_stop: Option<OnStop>,
     /// Times, by key.
     pub lifetimes: Vec<(&'static str, Located<String>)>,
     /// Numbers, by key.
@@ -173,6 +175,7 @@ impl Draft {
             tun: file.tun.map(one),
             offload: file.offload,
             hardening: file.hardening,
+            on_stop: file.on_stop,
             lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
         })
@@ -210,6 +213,7 @@ impl Draft {
             tun: flags.tun.or(self.tun),
             offload: self.offload,
             hardening: self.hardening,
+            on_stop: flags.on_stop.or(self.on_stop),
             lifetimes: list(self.lifetimes, flags.lifetimes),
             numbers: list(self.numbers, flags.numbers),
         }
@@ -248,6 +252,7 @@ struct File {
     offload: Offload,
     #[serde(default)]
     hardening: Hardening,
+    on_stop: Option<OnStop>,
     #[serde(default)]
     lifetimes: FileLifetimes,
     #[serde(default)]

@@ -72,6 +72,8 @@ pub struct Config {
     pub offload: Offload,
     /// Whether the process gives up what it no longer needs.
     pub hardening: Hardening,
+    /// What a stop leaves of routes, rules and devices.
+    pub on_stop: OnStop,
 }
 
 /// One inside realm.
@@ -94,6 +96,17 @@ pub enum Offload {
     Auto,
     /// None: one packet a read, for trouble-shooting.
     Off,
+}
+
+/// What a stop leaves of routes, rules and devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStop {
+    /// Nothing: the host is as it was.
+    #[default]
+    Undo,
+    /// Everything, for the next gateway of the same name; inside packets are blocked until it comes.
+    Leave,
 }
 
 /// Whether the process gives up what it no longer needs once it is set up: capabilities, directories, system calls.

@@ -7,7 +7,7 @@ use crate::wire::Packet;
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 /// The largest packet a TUN device hands over.
@@ -58,7 +58,7 @@ pub enum TunError {
 
 /// One queue of a device. A worker owns the queues of its own number on every device.
 pub struct Queue {
-    device: SyncDevice,
+    descriptor: OwnedFd,
     header: usize,
 }
 
@@ -69,29 +69,37 @@ pub struct Buffer {
     len: usize,
 }
 
+/// All queues of the devices of a gateway, in the order of their names; and what was granted.
+pub type Devices = (Vec<Vec<Queue>>, Offload);
+
 /// Makes the devices `names` with `queues` queues each. Either all have offloads or none, for a packet read from one is
 /// written to another. Returns the queues of each device, and what was granted.
-pub fn create(names: &[String], queues: usize, ask: config::Offload) -> Result<(Vec<Vec<Queue>>, Offload), TunError> {
+pub fn create(names: &[String], queues: usize, ask: config::Offload) -> Result<Devices, TunError> {
     if ask == config::Offload::Auto {
         match create_all(names, queues, true) {
-            Ok(devices) => {
-                let uso = devices.iter().flatten().all(|queue| queue.device.udp_gso());
-                return Ok((devices, if uso { Offload::Full } else { Offload::Tcp }));
-            }
+            Ok((devices, uso)) => return Ok((devices, if uso { Offload::Full } else { Offload::Tcp })),
             Err(TunError::Other { name, error }) => {
                 log::warn!("{name}: the kernel grants no offloads ({error}); going on with one packet a read");
             }
             Err(error) => return Err(error),
         }
     }
-    Ok((create_all(names, queues, false)?, Offload::None))
+    Ok((create_all(names, queues, false)?.0, Offload::None))
 }
 
-fn create_all(names: &[String], queues: usize, offload: bool) -> Result<Vec<Vec<Queue>>, TunError> {
-    names.iter().map(|name| create_one(name, queues, offload)).collect()
+/// The devices, and whether all have USO.
+fn create_all(names: &[String], queues: usize, offload: bool) -> Result<(Vec<Vec<Queue>>, bool), TunError> {
+    let mut uso = true;
+    let mut all = Vec::new();
+    for name in names {
+        let (device, granted) = create_one(name, queues, offload)?;
+        all.push(device);
+        uso &= granted;
+    }
+    Ok((all, uso))
 }
 
-fn create_one(name: &str, queues: usize, offload: bool) -> Result<Vec<Queue>, TunError> {
+fn create_one(name: &str, queues: usize, offload: bool) -> Result<(Vec<Queue>, bool), TunError> {
     let explain = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::ACCESS) => TunError::NoTun(error),
         Some(Errno::PERM) => TunError::NotAllowed { name: name.to_owned(), error },
@@ -111,48 +119,96 @@ fn create_one(name: &str, queues: usize, offload: bool) -> Result<Vec<Queue>, Tu
         let next = devices.first().map(SyncDevice::try_clone).transpose().map_err(explain)?;
         devices.extend(next);
     }
-    let header = if offload { HEADER_LEN } else { 0 };
-    devices
-        .into_iter()
-        .map(|device| {
-            device.set_nonblocking(true).map_err(explain)?;
-            Ok(Queue { device, header })
-        })
-        .collect()
+    let uso = devices.iter().all(|device| device.udp_gso());
+    let queues = devices.iter().map(|device| {
+        device.set_nonblocking(true).map_err(explain)?;
+        let descriptor = device.as_fd().try_clone_to_owned().map_err(explain)?;
+        Ok(Queue { descriptor, header: header_of(offload) })
+    });
+    Ok((queues.collect::<Result<_, _>>()?, uso))
+}
+
+/// The devices `names` with `queues` queues each, from the queues that a gateway before has handed over. `None` if some
+/// are missing, or are not what their names say.
+pub fn adopt(names: &[String], queues: usize, ask: config::Offload, handed: &mut Vec<HandedQueue>) -> Option<Devices> {
+    let offload = handed.first()?.offload;
+    if (ask == config::Offload::Off) != (offload == Offload::None) {
+        return None;
+    }
+    let mut all = Vec::new();
+    for name in names {
+        let mut device = Vec::new();
+        for number in 0..queues {
+            let fits = |queue: &HandedQueue| {
+                queue.device == *name && queue.number == number && queue.offload == offload && queue.is_what_it_says()
+            };
+            let queue = handed.swap_remove(handed.iter().position(fits)?);
+            device.push(Queue { descriptor: queue.descriptor, header: header_of(offload != Offload::None) });
+        }
+        all.push(device);
+    }
+    // One more or less would get packets that nobody reads.
+    let is_ours = |queue: &HandedQueue| names.contains(&queue.device);
+    (!handed.iter().any(is_ours)).then_some((all, offload))
+}
+
+fn header_of(offload: bool) -> usize {
+    if offload { HEADER_LEN } else { 0 }
+}
+
+/// A queue on its way from one process to the next.
+#[derive(Debug)]
+pub struct HandedQueue {
+    /// Name of its device.
+    pub device: String,
+    /// Its number there.
+    pub number: usize,
+    /// What the kernel granted the device.
+    pub offload: Offload,
+    /// The queue.
+    pub descriptor: OwnedFd,
+}
+
+impl HandedQueue {
+    /// Whether the kernel says the same of the descriptor.
+    fn is_what_it_says(&self) -> bool {
+        let info = format!("/proc/self/fdinfo/{}", self.descriptor.as_raw_fd());
+        let text = std::fs::read_to_string(info).unwrap_or_default();
+        text.lines().any(|line| line.strip_prefix("iff:").is_some_and(|name| name.trim() == self.device))
+    }
 }
 
 impl Queue {
     /// Reads a packet; `false` if none is waiting.
     pub fn receive(&self, buffer: &mut Buffer) -> io::Result<bool> {
         buffer.header = self.header;
-        match self.device.recv(&mut buffer.bytes) {
+        match rustix::io::read(&self.descriptor, &mut *buffer.bytes) {
             Ok(len) => {
                 buffer.len = len;
                 Ok(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-            Err(error) => Err(error),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Sends the packet in `buffer`, read from this device or one made together with it.
     pub fn send(&self, buffer: &Buffer) -> io::Result<()> {
         let bytes = buffer.bytes.get(..buffer.len).unwrap_or_default();
-        self.device.send(bytes).map(|_| ())
+        Ok(rustix::io::write(&self.descriptor, bytes).map(|_| ())?)
     }
 
     /// Sends a packet made here, as on a wire.
     pub fn send_own(&self, packet: &[u8]) -> io::Result<()> {
         let mut bytes = vec![0; self.header];
         bytes.extend_from_slice(packet);
-        self.device.send(&bytes).map(|_| ())
+        Ok(rustix::io::write(&self.descriptor, &bytes).map(|_| ())?)
     }
 }
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.device.as_fd()
+        self.descriptor.as_fd()
     }
 }
 

@@ -12,7 +12,6 @@ use crate::wire::Address;
 use crossbeam_channel::{Receiver, select};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often bindings are aged and the host's network is looked at.
@@ -46,8 +45,8 @@ pub struct Housekeeping {
     pub neighbours: Neighbours,
     /// Writes the log.
     pub log: EventLog,
-    /// Set when it is time to stop.
-    pub stopping: Arc<AtomicBool>,
+    /// Closed when it is time to stop.
+    pub stop: Receiver<()>,
     /// What systemd hears.
     pub watchdog: Watchdog,
 }
@@ -56,12 +55,13 @@ impl Housekeeping {
     /// Works until told to stop; hands back what was set up in the kernel.
     pub fn run(mut self) -> Kernel {
         let mut next = self.clock.now() + BEAT;
-        while !self.stopping.load(Ordering::Acquire) {
+        loop {
             select! {
                 recv(self.events) -> event => match event {
                     Ok(event) => self.log.write(&self.nat, event, self.clock.now()),
                     Err(_) => std::thread::sleep(next - self.clock.now()),
                 },
+                recv(self.stop) -> _ => break,
                 recv(self.requests) -> request => match request {
                     Ok(request) => self.serve(&request),
                     Err(_) => std::thread::sleep(next - self.clock.now()),

@@ -13,6 +13,7 @@
 
 pub mod clock;
 mod confine;
+mod handover;
 mod housekeeping;
 pub mod kernel;
 mod notify;
@@ -20,7 +21,7 @@ mod reload;
 mod settings;
 mod worker;
 
-use crate::config::{Config, Hardening};
+use crate::config::{Config, Hardening, OnStop};
 use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded};
 use crate::device::tun::{self, TunError};
 use crate::nat::{Event, Nat, SettingsError};
@@ -39,7 +40,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use worker::{Load, Shared, Worker};
 
@@ -94,6 +95,7 @@ pub enum GatewayError {
 /// `source` reads the configuration anew for a reload, asked for by SIGHUP or on the control socket; `file` is where it
 /// comes from, if not from flags alone.
 pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), GatewayError> {
+    let handed = handover::inherited();
     let clock = Clock::start();
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
@@ -102,11 +104,22 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let _claim = Claim::take(&config.tun)?;
     let confinement = confinement(&config, file)?;
     let listener = Listener::bind(door(&config, confinement.clone())?)?;
-    let host = kernel::inspect(&plan)?;
-    let nat = Nat::new(settings::settings(&config, &host)?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
     let names = device_names(&plan);
-    let (devices, offload) = tun::create(&names, workers, config.offload)?;
+    let adopted = handover::adopt(&names, workers, config.offload, handed, &manager);
+    let there = if adopted.is_some() { kernel::Devices::HandedOver } else { kernel::Devices::Missing };
+    let host = kernel::inspect(&plan, there)?;
+    let nat = Nat::new(settings::settings(&config, &host)?)?;
+    let (devices, offload) = match adopted {
+        Some(devices) => devices,
+        None => {
+            let made = tun::create(&names, workers, config.offload)?;
+            if config.on_stop == OnStop::Leave {
+                handover::store(&names, &made, &manager);
+            }
+            made
+        }
+    };
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
     if let Some(confinement) = &confinement
@@ -148,7 +161,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         config.control.display()
     );
     manager.ready(&format!("serving {} pools for {}", config.pools.len(), running.inside_names));
-    let ended = running.wait(signals, requests, &manager);
+    let ended = running.wait(signals, requests, &manager, config.on_stop);
     server.stop();
     ended
 }
@@ -236,7 +249,7 @@ struct Reload {
 struct Running {
     shared: Arc<Shared>,
     events: Sender<Event>,
-    stopping: Arc<AtomicBool>,
+    stop: Sender<()>,
     workers: Vec<JoinHandle<Option<()>>>,
     housekeeping: JoinHandle<Option<Kernel>>,
     ended: crossbeam_channel::Receiver<String>,
@@ -291,7 +304,7 @@ impl Running {
                 .map_err(system("cannot start a worker"))?;
             handles.push(handle);
         }
-        let stopping = Arc::new(AtomicBool::new(false));
+        let (stop, stopped) = crossbeam_channel::bounded(0);
         let housekeeping = Housekeeping {
             nat: Arc::clone(nat),
             live: reload.live,
@@ -304,12 +317,12 @@ impl Running {
             events: received,
             neighbours,
             log: EventLog::default(),
-            stopping: Arc::clone(&stopping),
+            stop: stopped,
             watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
         };
         let housekeeping = spawn_watched("housekeeping".to_owned(), move || Ok(housekeeping.run()), say_ended.clone())
             .map_err(system("cannot start the housekeeping thread"))?;
-        Ok(Self { shared, events, stopping, workers: handles, housekeeping, ended, inside_names })
+        Ok(Self { shared, events, stop, workers: handles, housekeeping, ended, inside_names })
     }
 
     /// Waits for a signal, then stops everything; or for the end of a worker, which is an error. SIGHUP asks for a reload.
@@ -318,6 +331,7 @@ impl Running {
         mut signals: signal_hook::iterator::Signals,
         requests: Sender<Request>,
         manager: &Manager,
+        on_stop: OnStop,
     ) -> Result<(), GatewayError> {
         let (say_signal, signal) = crossbeam_channel::bounded(1);
         let handle = signals.handle();
@@ -352,11 +366,17 @@ impl Running {
             std::mem::forget(self.housekeeping);
             return Err(GatewayError::WorkerEnded(why));
         }
-        self.stopping.store(true, Ordering::Release);
+        drop(self.stop);
         let ended = || GatewayError::WorkerEnded("housekeeping ended".to_owned());
         let kernel = self.housekeeping.join().ok().flatten().ok_or_else(ended)?;
         // The rules go first, while the devices still take packets; then the workers, and with them the devices.
-        let undone = kernel.undo();
+        let undone = match on_stop {
+            OnStop::Undo => kernel.undo(),
+            OnStop::Leave => {
+                kernel.leave();
+                Ok(())
+            }
+        };
         self.shared.stop();
         for worker in self.workers {
             let _ = worker.join();

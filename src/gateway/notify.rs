@@ -1,7 +1,10 @@
 //! What systemd is told (sd_notify(3)): lines in a datagram to the socket that it names. Without systemd, nothing.
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage};
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -46,6 +49,30 @@ impl Manager {
     /// How often it wants to hear that all is well, if it does: three times as often as it gets impatient.
     pub fn wants_to_hear(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.socket.is_some()).map(|patience| patience / 3)
+    }
+
+    /// Has systemd keep a descriptor for the next process of this service (`FileDescriptorStoreMax=`).
+    pub fn keep(&self, name: &str, descriptor: impl AsFd) {
+        let Some(socket) = &self.socket else { return };
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut room);
+        let descriptors = [descriptor.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let lines = format!("FDSTORE=1\nFDNAME={name}");
+        let sent = rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(lines.as_bytes())],
+            &mut ancillary,
+            rustix::net::SendFlags::empty(),
+        );
+        if let Err(error) = sent {
+            log::warn!("systemd does not keep '{name}', a restart will have a gap: {error}");
+        }
+    }
+
+    /// Has systemd give up what it keeps under this name.
+    pub fn forget(&self, name: &str) {
+        self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
     fn say(&self, lines: &str) {

@@ -104,13 +104,26 @@ pub struct InsidePlan {
 }
 
 /// Checks the plan against the host and changes nothing. To be called with the [`Claim`] held, before the TUN devices
-/// are made.
+/// are made; or with those that were handed over.
 ///
 /// # Errors
 /// The first thing that would keep the gateway from working, one variant each.
-pub fn inspect(plan: &Plan) -> Result<Host, KernelError> {
+pub fn inspect(plan: &Plan, devices: Devices) -> Result<Host, KernelError> {
     may_change_the_network()?;
-    host::look(&mut open()?, plan, Stage::Before)
+    let stage = match devices {
+        Devices::Missing => Stage::Before,
+        Devices::HandedOver => Stage::Start,
+    };
+    host::look(&mut open()?, plan, stage)
+}
+
+/// Whether the TUN devices are there before the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// They will be made.
+    Missing,
+    /// A gateway before has left them.
+    HandedOver,
 }
 
 /// The host's network, set up for a gateway. Dropping it undoes everything, but in a panic.
@@ -146,7 +159,7 @@ impl Kernel {
         let left = apply::present(&mut netlink, &plan.tun)?;
         let adopted = sysctls.inherited() || !left.rules.is_empty();
         if adopted {
-            log::info!("taking over what a killed gateway --tun {} has left", plan.tun);
+            log::info!("taking over what the gateway --tun {} before has left", plan.tun);
         }
         let neighbours = Neighbours::new(&host)?;
         let mut members = Members::new(plan.clone());
@@ -273,6 +286,11 @@ impl Kernel {
         self.undone = true;
         let _lock = SetUpLock::take();
         self.take_down()
+    }
+
+    /// Leaves everything as it is, for a successor. Until one comes, inside packets wait or are dropped, as after a kill.
+    pub fn leave(mut self) {
+        self.undone = true;
     }
 
     fn bring_up(&mut self) -> Result<(), KernelError> {
