@@ -1,7 +1,7 @@
 # The bed the measurements lie in: labs, endpoints, programs. Sourced by scripts/bench and scripts/profile.
 # shellcheck shell=bash
 
-readonly terminal_address=10.0.0.11 server_address=203.0.113.11
+readonly terminal_address=10.0.0.11 server_address=203.0.113.11 absent_address=203.0.113.99
 readonly prefix=bench$$
 # The gateways in a row of the lab that is measured now.
 gateways=1
@@ -43,8 +43,8 @@ make_bed() {
         each_gateway prepare_gateway
         at terminal1 sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
         at server1 sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
-        # Injected datagrams end here, whatever brought them: no socket, no answer.
-        at server1 nft -f - <<< 'table netdev bench { chain in { type filter hook ingress device eth0 priority -500; udp dport 9 drop; }; }'
+        # Injected frames go to a hardware address that nobody has: they are counted, and end at the first look.
+        ip -n "$prefix-$gateways-gateway$gateways" neighbour add "$absent_address" dev go lladdr 02:00:00:00:00:63 nud permanent
         serve terminal1
         serve server1
     done

@@ -244,10 +244,9 @@ def chart(results, facts):
         base = results.get((row, gateways, "nftables"))
         if row in ("rtt", "reordering") or not base or not base["median"]:
             continue
-        parts.append(f'<text x="{LEFT - 10}" y="{y + 11}" text-anchor="end">{escape(title(row, gateways))}</text>')
-        parts.append(
-            f'<text class="small" x="{LEFT - 10}" y="{y + 26}" text-anchor="end">nftables {number(base["median"])} {ROWS[row].unit}</text>'
-        )
+        under = (f"{gateways} gateways in a row, " if gateways > 1 else "") + f"nftables {number(base['median'])} {ROWS[row].unit}"
+        parts.append(f'<text x="{LEFT - 10}" y="{y + 11}" text-anchor="end">{escape(ROWS[row].title)}</text>')
+        parts.append(f'<text class="small" x="{LEFT - 10}" y="{y + 26}" text-anchor="end">{under}</text>')
         start = y
         for way, colour in COLOURS.items():
             result = results.get((row, gateways, "tun_alone" if (row, way) == ("packets", "tun") else way))
@@ -256,11 +255,13 @@ def chart(results, facts):
             ratio = result["median"] / base["median"]
             length = WIDTH * min(ratio, AXIS) / AXIS
             parts.append(f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}" rx="2" fill="{colour}"/>')
-            label = f"{ratio:.2f}" + (" »" if ratio > AXIS else "")
-            parts.append(f'<text class="small" x="{LEFT + length + 5:.1f}" y="{y + 9}">{label}</text>')
+            end = LEFT + length
             if (bound := bounds.get((row, gateways, way))) and bound <= AXIS:
                 at = LEFT + WIDTH * bound / AXIS
+                end = max(end, at)
                 parts.append(f'<line class="target" x1="{at:.1f}" x2="{at:.1f}" y1="{y - 1}" y2="{y + BAR - 1}"/>')
+            label = f"{ratio:.2f}" + (" »" if ratio > AXIS else "")
+            parts.append(f'<text class="small" x="{end + 5:.1f}" y="{y + 9}">{label}</text>')
             y += BAR
         y = max(y, start + 2 * BAR + 4) + GAP
     grid = []

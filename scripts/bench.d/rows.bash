@@ -34,7 +34,6 @@ row_packets() {
         tun_alone | empty_loop) cpu=0 busy+=("${kept[0]}") ;;
         xdp) from=terminal1 interface=eth0 options=(--transmit) ;; # over the veth, for XDP at the gateway's end
     esac
-    at terminal1 ping -c 1 -W 1 "$server_address" > /dev/null 2>&1 || true # neighbours are known
     # Long enough for a flow to be taken up by whoever takes flows up.
     injected "$cpu" 0.2 "$interface" > /dev/null
     before=$(received) spent=$(spent "${busy[@]}")
@@ -51,7 +50,7 @@ spent() {
 }
 
 injected() { # injected CPU SECONDS INTERFACE; the rest as row_packets has it
-    at "$from" taskset -c "$1" "$probe" inject "$3" "$2" --from "$terminal_address" --to "$server_address" \
+    at "$from" taskset -c "$1" "$probe" inject "$3" "$2" --from "$terminal_address" --to "$absent_address" \
         --from-mac "$(hardware terminal1 eth0)" --to-mac "$(hardware gateway1 gi)" "${options[@]}"
 }
 
