@@ -1,7 +1,17 @@
 //! What an administrator sees of a running gateway.
 
-use crate::lab::{Family, Lab, Plan};
+use crate::gateway::{Gateway, KAMEI};
+use crate::lab::{Background, Family, Lab, Plan, wait_until};
 use crate::traffic::{Web, curl};
+use rustix::process::Signal;
+
+/// `kamei WORDS…` beside the gateway, from when it watches.
+fn watch(gateway: &Gateway, words: &[&str]) -> Background {
+    let control = gateway.control().to_str().unwrap();
+    let watching = gateway.host.spawn(words[0], &[&[KAMEI], words, &["--control", control]].concat());
+    wait_until("the gateway to show packets", || watching.output().contains("kamei: watching"));
+    watching
+}
 
 #[test]
 fn metrics_are_told_on_the_loopback_port_and_name_no_terminal() {
@@ -34,4 +44,77 @@ fn metrics_are_told_on_the_loopback_port_and_name_no_terminal() {
     let code = host.run("curl -sS -o /dev/null -w '%{http_code}' http://127.0.0.1:9101/v1/bindings").ok();
     assert_eq!(code, "404");
     assert!(!server.run("curl -sS --max-time 2 http://203.0.113.1:9101/metrics").succeeded());
+}
+
+#[test]
+fn a_trace_shows_both_sides_and_why_a_packet_is_dropped() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, server, stranger) = (lab.terminal(1), lab.server(1), lab.server(2));
+    let _webs = [Web::start(&server, 80), Web::start(&terminal, 8080)];
+    let gateway = lab.start(1);
+    let (mut all, mut drops) = (watch(&gateway, &["trace"]), watch(&gateway, &["trace", "--drops", "--json"]));
+    let mut first = watch(&gateway, &["trace", "--count", "1", "--terminal", &terminal.v4.to_string()]);
+
+    curl(&terminal, server.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    let refused = stranger.run(&format!("curl -sS --max-time 1 http://{virtual_ip}:8080/"));
+    assert!(!refused.succeeded());
+
+    let begins = format!(" inside tcp syn 60 B  {}:", terminal.v4);
+    let made = format!("  → outside {virtual_ip}:");
+    wait_until("the call in the trace", || {
+        let text = all.output();
+        text.lines().any(|line| {
+            line.contains(&begins)
+                && line.contains(&made)
+                && line.ends_with(&format!(" > {}:80  (binding created)", server.v4))
+        })
+    });
+    let refused = "  dropped, not_contacted: ";
+    wait_until("the refusal in the trace", || all.output().contains(refused));
+    wait_until("the refusal among the drops", || drops.output().contains("\"reason\":\"not_contacted\""));
+    assert!(!drops.output().contains("\"to\":"), "{}", drops.output());
+    assert_eq!(first.wait().code(), Some(0), "{}", first.output());
+    assert!(first.output().contains("kamei: 1 packets, 0 more left out"), "{}", first.output());
+    all.signal(Signal::INT);
+    assert_eq!(all.wait().code(), Some(0), "{}", all.output());
+    // A gateway that stops ends what is left.
+    gateway.stop();
+    assert_eq!(drops.wait().code(), Some(0), "{}", drops.output());
+    assert!(drops.output().contains("the gateway has stopped"), "{}", drops.output());
+}
+
+#[test]
+fn a_capture_of_both_sides_is_what_wireshark_reads() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let gateway = lab.start(1);
+    let file = lab.scratch().join("both.pcapng");
+    let file = file.to_str().unwrap();
+    let mut capture = watch(&gateway, &["capture", "-w", file, "--snap", "100"]);
+
+    curl(&terminal, server.v4.into(), 80);
+    server.run(&format!("curl -sS --max-time 1 http://{}:9/", gateway.virtual_ip(terminal.v4.into())));
+    server.run("ping -c 1 -W 1 198.18.1.255");
+    let read = |fields: &str| {
+        // tshark gives up its rights where it can: what it reads must be its own.
+        terminal.run(&format!("tshark -n -r {file} -T fields {fields} 2>/dev/null")).stdout
+    };
+    wait_until("the last packet in the file", || read("-e frame.comment").contains("dropped, no_binding"));
+    capture.signal(Signal::INT);
+    assert_eq!(capture.wait().code(), Some(0), "{}", capture.output());
+
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    let lines = read("-e frame.interface_name -e ip.src -e ip.dst -e tcp.flags.syn -e frame.comment");
+    let mut lines = lines.lines();
+    let first = lines.next().unwrap_or_default();
+    assert_eq!(
+        first.split('\t').collect::<Vec<_>>(),
+        ["inside", &terminal.v4.to_string(), &server.v4.to_string(), "1", "translated, to outside; binding made"]
+    );
+    let second: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
+    assert_eq!(second[..4], ["outside", &virtual_ip.to_string(), &server.v4.to_string(), "1"]);
+    let info = terminal.run(&format!("capinfos -M {file}")).ok();
+    assert!(info.contains("pcapng") && info.contains("Number of interfaces in file: 2"), "{info}");
 }

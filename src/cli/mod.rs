@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "the command line is the one place that prints")]
 
 mod bindings;
+mod capture;
 mod check;
 mod cleanup;
 mod gateway;
@@ -13,6 +14,7 @@ mod reload;
 mod show;
 mod status;
 mod table;
+mod trace;
 
 use crate::config::{DEFAULT_CONTROL, Place, Problem};
 use crate::control::ClientError;
@@ -50,6 +52,10 @@ enum Command {
     Reload(reload::Arguments),
     /// Say how the gateway is
     Status(status::Arguments),
+    /// Show packets as they pass: before and after, or why they are dropped
+    Trace(trace::Arguments),
+    /// Write packets as they pass to a pcapng file, both sides of the translation
+    Capture(capture::Arguments),
     /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
     Cleanup(cleanup::Arguments),
 }
@@ -118,12 +124,18 @@ pub fn main() -> ExitCode {
         Command::Bindings(arguments) => bindings::run(arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has had enough, as `kamei bindings | head`: not an error.
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Output(error) | CliError::Client(ClientError::Output(error)))
+            if error.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(error.code())

@@ -2,7 +2,8 @@
 
 use super::query::{Filter, Query};
 use super::server::Patience;
-use super::{Admin, Failure, Pin, Policy, Status, metrics};
+use super::watch::{Format, Watch};
+use super::{Admin, Failure, Pin, Policy, Status, metrics, watch};
 use crate::config::parse_callback;
 use crate::nat::{AdminError, BindingView, Event, Named};
 use http_body_util::BodyExt;
@@ -23,10 +24,10 @@ const LARGEST_BODY: usize = 64 * 1024;
 /// Bytes of a body too large that are still taken from the caller, who would otherwise be cut off while writing and
 /// never read the answer.
 const LARGEST_DRAINED: u64 = 1024 * 1024;
-/// Bytes of a listing that are sent at once.
-const CHUNK: usize = 64 * 1024;
+/// Bytes of an answer in pieces that are sent at once.
+pub const CHUNK: usize = 64 * 1024;
 /// Such pieces that wait for a slow reader.
-const CHUNKS: usize = 4;
+pub const CHUNKS: usize = 4;
 
 /// An error as the caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub async fn answer(
     match query {
         Query::Status => json(&Status::new(admin.status(), admin.nat().status())),
         Query::Metrics => metrics(admin),
+        Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress),
+        Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress),
         Query::List(filter) => Ok(list(filter, admin, progress)),
         Query::Show(address) => {
             settle(admin).await;
@@ -153,6 +156,21 @@ fn respond_as(content_type: &'static str, status: StatusCode, body: AnswerBody) 
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Without an end, unless the caller asks for one.
+fn watched(
+    watch: &Watch,
+    format: Format,
+    admin: &Arc<dyn Admin>,
+    progress: &Arc<AtomicU64>,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let received = watch::start(watch, format, admin, progress)?;
+    let content_type = match format {
+        Format::Lines => "application/x-ndjson",
+        Format::Pcapng => "application/x-pcapng",
+    };
+    Ok(respond_as(content_type, StatusCode::OK, AnswerBody::Pieces { received, progress: Arc::clone(progress) }))
 }
 
 /// Piece by piece: a million bindings are hundreds of megabytes of text.

@@ -1,7 +1,7 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{Failure, Pin, Policy, Reloaded, Status};
+use super::{Failure, Pin, Policy, Reloaded, Status, Watch};
 use crate::nat::{BindingView, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
@@ -19,6 +20,8 @@ use tokio::net::UnixStream;
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 /// Time between two pieces of it.
 const PIECE_TIME: Duration = Duration::from_secs(60);
+/// How soon a signal ends watching.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +134,54 @@ impl Client {
         self.ask(Method::DELETE, &binding_path(which), None)
     }
 
+    /// Packets as they pass, a [`Line`] each, until `stop` is set or the gateway stops; `begun` is called when the
+    /// gateway has begun to watch.
+    pub fn trace(
+        &self,
+        watch: &Watch,
+        stop: &AtomicBool,
+        begun: &mut dyn FnMut(),
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        self.watch(&format!("/v1/trace{}", watch.to_query()), stop, begun, each)
+    }
+
+    /// The same as the bytes of a pcapng file.
+    pub fn capture(
+        &self,
+        watch: &Watch,
+        stop: &AtomicBool,
+        begun: &mut dyn FnMut(),
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        self.watch(&format!("/v1/capture{}", watch.to_query()), stop, begun, each)
+    }
+
+    fn watch(
+        &self,
+        path: &str,
+        stop: &AtomicBool,
+        begun: &mut dyn FnMut(),
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let request = self.request(Method::GET, path, None)?;
+        self.runtime()?.block_on(async {
+            let response = self.begin(request).await?;
+            if response.status() == StatusCode::OK {
+                begun();
+            }
+            let stopped = async {
+                while !stop.load(Ordering::Relaxed) {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            };
+            tokio::select! {
+                ended = self.receive(response, Duration::MAX, each) => ended,
+                () = stopped => Ok(()),
+            }
+        })
+    }
+
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Body>) -> Result<T, ClientError> {
         serde_json::from_slice(&self.text(method, path, body)?).map_err(|error| self.garbled(error))
     }
@@ -164,21 +215,32 @@ impl Client {
         body: Option<&Body>,
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
+        let request = self.request(method, path, body)?;
+        self.runtime()?.block_on(async {
+            let response = self.begin(request).await?;
+            self.receive(response, PIECE_TIME, each).await
+        })
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<&Body>) -> Result<Request<Full<Bytes>>, ClientError> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.garbled(error))?.unwrap_or_default();
-        let request = Request::builder()
+        Request::builder()
             .method(method)
             .uri(path)
             .header("host", "kamei")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|error| self.garbled(error))?;
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| self.garbled(error))?;
-        runtime.block_on(async {
-            let response = tokio::time::timeout(ANSWER_TIME, self.send(request))
-                .await
-                .unwrap_or_else(|_| Err(self.garbled("no answer in 15 seconds")))?;
-            self.receive(response, each).await
-        })
+            .map_err(|error| self.garbled(error))
+    }
+
+    fn runtime(&self) -> Result<tokio::runtime::Runtime, ClientError> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| self.garbled(error))
+    }
+
+    /// Asks, and waits for the head of the answer.
+    async fn begin(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        tokio::time::timeout(ANSWER_TIME, self.send(request))
+            .await
+            .unwrap_or_else(|_| Err(self.garbled("no answer in 15 seconds")))
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
@@ -193,13 +255,14 @@ impl Client {
     async fn receive(
         &self,
         response: Response<Incoming>,
+        patience: Duration,
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let status = response.status();
         let mut body = response.into_body();
         let mut error = Vec::new();
         loop {
-            let piece = tokio::time::timeout(PIECE_TIME, body.frame()).await;
+            let piece = tokio::time::timeout(patience, body.frame()).await;
             let piece = piece.map_err(|_| self.garbled("it stopped in the middle of an answer"))?;
             let Some(piece) = piece else { break };
             let Ok(piece) = piece.map_err(|error| self.garbled(error))?.into_data() else { continue };

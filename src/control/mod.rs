@@ -5,6 +5,8 @@
 //! | --- | --- |
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/metrics` | OpenMetrics text, also on a loopback port if so configured |
+//! | `GET /v1/trace?terminal=ADDRESS&peer=ADDRESS&drops=true&count=N` | a [`Line`] for each packet, as long as the caller listens |
+//! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`](crate::nat::BindingView), one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
@@ -22,10 +24,13 @@ mod answer;
 mod client;
 mod lock;
 mod metrics;
+mod pcapng;
 mod peer;
 mod query;
 mod server;
 mod socket;
+mod tap;
+mod watch;
 
 pub use client::{Client, ClientError};
 pub use lock::LockFile;
@@ -33,6 +38,8 @@ pub use peer::group_number;
 pub use query::Filter;
 pub use server::{Door, Listener, Server};
 pub use socket::ControlError;
+pub use tap::{Seen, Taps};
+pub use watch::{Ends, Line, PacketLine, Watch};
 
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
@@ -51,6 +58,8 @@ pub trait Admin: Send + Sync + 'static {
     fn settle(&self);
     /// How the gateway itself is.
     fn status(&self) -> GatewayStatus;
+    /// Where packets can be watched.
+    fn taps(&self) -> &Arc<Taps>;
     /// A binding was changed by hand.
     fn changed(&self, event: Event);
     /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line

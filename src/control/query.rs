@@ -1,6 +1,7 @@
 //! What a request asks for, from its method, path and query.
 
 use super::answer::Refusal;
+use super::watch::Watch;
 use crate::nat::{BindingState, Named, ParseNamedError};
 use hyper::{Method, StatusCode};
 
@@ -11,6 +12,10 @@ pub enum Query {
     Status,
     /// `GET /v1/metrics`
     Metrics,
+    /// `GET /v1/trace`
+    Trace(Watch),
+    /// `GET /v1/capture`
+    Capture(Watch),
     /// `GET /v1/bindings`
     List(Filter),
     /// `GET /v1/bindings/ADDRESS`
@@ -54,17 +59,21 @@ impl Query {
                 _ => Err(wrong_method("POST")),
             };
         }
-        if path != "/v1/bindings" && query.is_some_and(|query| !query.is_empty()) {
+        let takes_parameters = matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture");
+        if !takes_parameters && query.is_some_and(|query| !query.is_empty()) {
             return Err(bad(format!("{path} takes no parameters")));
         }
         match path.as_str() {
             "/v1/status" => get(Self::Status),
             "/v1/metrics" => get(Self::Metrics),
+            "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
+            "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
             "/v1/bindings" => get(Self::List(Filter::parse(query.unwrap_or_default())?)),
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    let paths = "/v1/status, /v1/metrics, /v1/bindings, /v1/bindings/ADDRESS and /v1/reload";
-                    return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {paths}")));
+                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/bindings, \
+                                         /v1/bindings/ADDRESS and /v1/reload";
+                    return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {PATHS}")));
                 };
                 let address = address.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?;
                 match *method {
@@ -91,9 +100,8 @@ impl Filter {
 
     fn parse(query: &str) -> Result<Self, Refusal> {
         let mut filter = Self::default();
-        for part in query.split('&').filter(|part| !part.is_empty()) {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = decode(value).ok_or_else(|| bad(format!("{key} is not properly percent-encoded")))?;
+        for pair in pairs(query) {
+            let (key, value) = pair?;
             match key {
                 "state" => {
                     let states = [BindingState::Active, BindingState::Dormant, BindingState::Quarantined];
@@ -123,7 +131,22 @@ pub fn name(state: BindingState) -> &'static str {
     }
 }
 
-fn bad(error: String) -> Refusal {
+/// Whether the answer would be other people's packets.
+pub fn shows_packets(path: &str) -> bool {
+    decode(path).is_none_or(|path| matches!(path.as_str(), "/v1/trace" | "/v1/capture"))
+}
+
+/// The keys of a query and their values, decoded.
+pub fn pairs(query: &str) -> impl Iterator<Item = Result<(&str, String), Refusal>> {
+    query.split('&').filter(|part| !part.is_empty()).map(|part| {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        let value = decode(value).ok_or_else(|| bad(format!("{key} is not properly percent-encoded")))?;
+        Ok((key, value))
+    })
+}
+
+/// The request cannot be understood.
+pub fn bad(error: String) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, error)
 }
 

@@ -3,7 +3,7 @@
 use super::Admin;
 use super::answer::{self, AnswerBody, Refusal};
 use super::peer::{self, Access};
-use super::query::Query;
+use super::query::{self, Query};
 use super::socket::{ControlError, SocketFile};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -200,6 +200,9 @@ async fn serve(
         _ = stopped => {}
     }
     drop(listener);
+    if let Some(admin) = admin.get() {
+        admin.taps().close();
+    }
     let _ = tokio::time::timeout(FAREWELL_TIME, places.acquire_many(MOST_CONNECTIONS)).await;
 }
 
@@ -242,6 +245,9 @@ where
         let (admin, progress) = (Arc::clone(&admin), Arc::clone(&progress));
         async move {
             let answered = match (access, request.method()) {
+                (Access::Look, _) if query::shows_packets(request.uri().path()) => {
+                    Err(forbidden("packets are shown to root alone"))
+                }
                 (Access::All, _) | (Access::Look, &Method::GET) => handle(request, &admin, &progress, &patience).await,
                 (Access::Look, _) => Err(forbidden("members of the control group may look, not change; ask as root")),
                 (Access::Metrics, _) => scrape(&request, &admin),

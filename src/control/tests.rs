@@ -24,6 +24,7 @@ struct Stub {
     nat: RwLock<Arc<Nat>>,
     events: Mutex<Vec<EventKind>>,
     settled: AtomicUsize,
+    taps: Arc<Taps>,
 }
 
 impl Admin for Stub {
@@ -37,6 +38,10 @@ impl Admin for Stub {
 
     fn now(&self) -> Time {
         Time::from_secs(1_700_000_000)
+    }
+
+    fn taps(&self) -> &Arc<Taps> {
+        &self.taps
     }
 
     fn settle(&self) {
@@ -98,6 +103,7 @@ impl Scene {
             nat: RwLock::new(Nat::new(settings).unwrap()),
             events: Mutex::default(),
             settled: AtomicUsize::new(0),
+            taps: Arc::default(),
         });
         let listener = Listener::bind(Door::at(&directory.path().join("sock")).with_patience(patience)).unwrap();
         let server = Some(listener.serve(Arc::clone(&stub) as Arc<dyn Admin>));

@@ -22,7 +22,7 @@ mod settings;
 mod worker;
 
 use crate::config::{Config, Hardening, OnStop};
-use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded};
+use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded, Taps};
 use crate::device::tun::{self, TunError};
 use crate::nat::{Event, Nat, SettingsError};
 use crate::time::Time;
@@ -441,6 +441,10 @@ impl Admin for GatewayAdmin {
 
     fn settle(&self) {
         self.shared.settle();
+    }
+
+    fn taps(&self) -> &Arc<Taps> {
+        &self.shared.taps
     }
 
     fn changed(&self, event: Event) {

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::kernel::Neighbours;
-use crate::control::WorkerStatus;
+use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Queue};
 use crate::nat::{Counter, Event, EventKind, Nat, Realm, Translator, Verdict};
 use crossbeam_channel::Sender;
@@ -57,6 +57,8 @@ pub struct Shared {
     asked: AtomicU64,
     /// For each worker, the last such call it has heeded.
     settled: Vec<AtomicU64>,
+    /// Whoever watches packets.
+    pub taps: Arc<Taps>,
     /// For each worker, what it has done.
     pub loads: Vec<Load>,
     /// Where workers rest while the state that they share is replaced.
@@ -98,6 +100,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             settled: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            taps: Arc::default(),
             loads: (0..workers).map(|_| Load::default()).collect(),
             gate: Gate::default(),
             write_errors: AtomicU64::new(0),
@@ -295,7 +298,12 @@ impl Worker {
             reads += 1;
             let mut packet = buffer.packet();
             super_packets += u64::from(packet.bytes.len() > 1500);
-            match self.translator.translate(&mut packet, realm, now) {
+            let kept = self.shared.taps.keep(packet.bytes);
+            let verdict = self.translator.translate(&mut packet, realm, now);
+            if let Some(before) = kept {
+                self.shared.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
+            }
+            match verdict {
                 Verdict::Forward { to, event } => {
                     if let Some(event) = event {
                         self.tell(event);

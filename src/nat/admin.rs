@@ -4,7 +4,7 @@ use super::counters::{Counters, Traffic};
 use super::event::{Event, EventKind};
 use super::settings::{CallbackPolicy, PoolKind};
 use super::table::{Found, PinError, Pinned};
-use super::verdict::DropReason;
+use super::verdict::{DropReason, Realm};
 use super::{Named, Nat, owner};
 use crate::time::Time;
 use crate::wire::{Address, AddressRange};
@@ -335,6 +335,19 @@ impl Nat {
     /// Name of an inside realm, as events number them.
     pub fn inside_name(&self, inside: u16) -> &str {
         self.insides.get(usize::from(inside)).map_or("?", |name| name)
+    }
+
+    /// Names of the inside realms, in their order.
+    pub fn inside_names(&self) -> impl Iterator<Item = &str> {
+        self.insides.iter().map(String::as_str)
+    }
+
+    /// Name of a realm.
+    pub fn realm_name(&self, realm: Realm) -> &str {
+        match realm {
+            Realm::Outside => "outside",
+            Realm::Inside(inside) => self.inside_name(inside),
+        }
     }
 
     fn inside_number(&self, name: &str) -> Result<u16, AdminError> {
