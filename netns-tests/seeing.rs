@@ -118,3 +118,36 @@ fn a_capture_of_both_sides_is_what_wireshark_reads() {
     let info = terminal.run(&format!("capinfos -M {file}")).ok();
     assert!(info.contains("pcapng") && info.contains("Number of interfaces in file: 2"), "{info}");
 }
+
+#[test]
+fn what_is_explained_is_what_the_gateway_does() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, server, stranger) = (lab.terminal(1), lab.server(1), lab.server(2));
+    let _web = Web::start(&server, 80);
+    let gateway = lab.start(1);
+    let ask = |question: &str| gateway.ask(&format!("explain {question}")).ok();
+
+    let would = ask(&format!("'{} -> {} tcp/80'", terminal.v4, server.v4));
+    assert!(!gateway.knows(terminal.v4.into()), "asking makes no binding");
+    curl(&terminal, server.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    assert!(would.contains(&format!("This packet would make its binding, with {virtual_ip}.")), "{would}");
+    let passes = format!("It passes: to outside, as {virtual_ip} → {}.", server.v4);
+    assert!(would.contains(&passes), "{would}");
+
+    let back = ask(&format!("{} {virtual_ip} udp/9", server.v4));
+    assert!(back.contains(&format!("It passes: to inside, as {} → {}.", server.v4, terminal.v4)), "{back}");
+    let refused = ask(&format!("{} {virtual_ip} --realm outside", stranger.v4));
+    assert!(refused.contains("It is dropped: not_contacted.\n"), "{refused}");
+    assert!(refused.contains("kamei bindings callback"), "{refused}");
+    let json = ask(&format!("{} {virtual_ip} --json", stranger.v4));
+    assert!(json.contains("\"reason\": \"not_contacted\""), "{json}");
+    for (wrong, code, says) in [
+        ("10.0.0.1 -", 2, "a packet is SOURCE DESTINATION"),
+        ("10.0.0.1 2001:db8::1", 3, "different address families"),
+        ("10.0.0.1 192.0.2.1 --realm moon", 3, "no realm 'moon'; there are outside, inside"),
+    ] {
+        let ran = gateway.ask(&format!("explain {wrong}"));
+        assert!(ran.code == Some(code) && ran.stderr.contains(says), "{wrong}: {:?} {}", ran.code, ran.stderr);
+    }
+}

@@ -9,6 +9,7 @@ mod bindings;
 mod capture;
 mod check;
 mod cleanup;
+mod explain;
 mod gateway;
 mod reload;
 mod show;
@@ -54,6 +55,8 @@ enum Command {
     Status(status::Arguments),
     /// Show packets as they pass: before and after, or why they are dropped
     Trace(trace::Arguments),
+    /// Say what would become of a packet, and why
+    Explain(explain::Arguments),
     /// Write packets as they pass to a pcapng file, both sides of the translation
     Capture(capture::Arguments),
     /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
     };

@@ -66,6 +66,11 @@ pub async fn answer(
         Query::Metrics => metrics(admin),
         Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress),
         Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress),
+        Query::Explain(request) => {
+            settle(admin).await;
+            let question = request.question(&admin.nat())?;
+            json(&admin.nat().explain(&question, admin.now()))
+        }
         Query::List(filter) => Ok(list(filter, admin, progress)),
         Query::Show(address) => {
             settle(admin).await;

@@ -1,8 +1,8 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{Failure, Pin, Policy, Reloaded, Status, Watch};
-use crate::nat::{BindingView, Named};
+use super::{ExplainRequest, Failure, Pin, Policy, Reloaded, Status, Watch};
+use crate::nat::{BindingView, Explanation, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -155,6 +155,16 @@ impl Client {
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         self.watch(&format!("/v1/capture{}", watch.to_query()), stop, begun, each)
+    }
+
+    /// What would become of a packet.
+    pub fn explain_text(&self, request: &ExplainRequest) -> Result<Vec<u8>, ClientError> {
+        self.text(Method::GET, &format!("/v1/explain{}", request.to_query()), None)
+    }
+
+    /// The same, read.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ClientError> {
+        serde_json::from_slice(&self.explain_text(request)?).map_err(|error| self.garbled(error))
     }
 
     fn watch(

@@ -1,6 +1,7 @@
 //! What a request asks for, from its method, path and query.
 
 use super::answer::Refusal;
+use super::explain::ExplainRequest;
 use super::watch::Watch;
 use crate::nat::{BindingState, Named, ParseNamedError};
 use hyper::{Method, StatusCode};
@@ -16,6 +17,8 @@ pub enum Query {
     Trace(Watch),
     /// `GET /v1/capture`
     Capture(Watch),
+    /// `GET /v1/explain`
+    Explain(ExplainRequest),
     /// `GET /v1/bindings`
     List(Filter),
     /// `GET /v1/bindings/ADDRESS`
@@ -59,7 +62,7 @@ impl Query {
                 _ => Err(wrong_method("POST")),
             };
         }
-        let takes_parameters = matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture");
+        let takes_parameters = matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/explain");
         if !takes_parameters && query.is_some_and(|query| !query.is_empty()) {
             return Err(bad(format!("{path} takes no parameters")));
         }
@@ -68,10 +71,11 @@ impl Query {
             "/v1/metrics" => get(Self::Metrics),
             "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
             "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
+            "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
             "/v1/bindings" => get(Self::List(Filter::parse(query.unwrap_or_default())?)),
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/bindings, \
+                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/explain, /v1/bindings, \
                                          /v1/bindings/ADDRESS and /v1/reload";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {PATHS}")));
                 };
@@ -168,7 +172,8 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-fn encode(text: &str) -> String {
+/// Percent-encodes what a path or a query cannot carry.
+pub fn encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {

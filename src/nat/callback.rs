@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Shards of the contact lists.
 const SHARDS: usize = 256;
@@ -91,22 +92,28 @@ impl Contacts {
 
     /// Whether the terminal has called `peer` within the idle time.
     pub fn has(&self, owner: Owner, peer: Address, now: u32) -> bool {
+        self.last(owner, peer).is_some_and(|last| self.is_live(last, now))
+    }
+
+    /// The second in which the terminal last sent anything to `peer`, as far as that is remembered.
+    pub fn last(&self, owner: Owner, peer: Address) -> Option<u32> {
         let lists = self.shard(owner).lock();
-        let Some(list) = lists.get(&(owner.table, owner.index)).filter(|list| list.created == owner.created) else {
-            return false;
-        };
-        list.contacts
-            .binary_search_by_key(&peer, |contact| contact.peer)
-            .ok()
-            .and_then(|at| list.contacts.get(at))
-            .is_some_and(|contact| self.is_live(contact, now))
+        let list = lists.get(&(owner.table, owner.index)).filter(|list| list.created == owner.created)?;
+        let at = list.contacts.binary_search_by_key(&peer, |contact| contact.peer).ok()?;
+        list.contacts.get(at).map(|contact| contact.last)
+    }
+
+    /// Idle time after which a contact counts no more.
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle.into())
     }
 
     /// How many peers may call back as contacts.
     pub fn count(&self, owner: Owner, now: u32) -> u32 {
         let lists = self.shard(owner).lock();
         let list = lists.get(&(owner.table, owner.index)).filter(|list| list.created == owner.created);
-        let live = list.map_or(0, |list| list.contacts.iter().filter(|contact| self.is_live(contact, now)).count());
+        let live =
+            list.map_or(0, |list| list.contacts.iter().filter(|contact| self.is_live(contact.last, now)).count());
         u32::try_from(live).unwrap_or(u32::MAX)
     }
 
@@ -123,8 +130,8 @@ impl Contacts {
         self.shard(owner).lock().remove(&(owner.table, owner.index));
     }
 
-    fn is_live(&self, contact: &Contact, now: u32) -> bool {
-        now.saturating_sub(contact.last) < self.idle
+    fn is_live(&self, last: u32, now: u32) -> bool {
+        now.saturating_sub(last) < self.idle
     }
 
     fn shard(&self, owner: Owner) -> &Mutex<Lists> {
@@ -157,6 +164,13 @@ impl Policies {
         }
     }
 
+    /// The binding's own policy.
+    pub fn of(&self, owner: Owner) -> Option<CallbackPolicy> {
+        let by_slot = self.by_slot.read();
+        let (created, policy) = by_slot.get(&(owner.table, owner.index))?;
+        (*created == owner.created).then(|| policy.clone())
+    }
+
     /// Gives the binding a policy of its own, or takes it away.
     pub fn set(&self, owner: Owner, policy: Option<CallbackPolicy>) {
         let mut by_slot = self.by_slot.write();
@@ -184,7 +198,6 @@ impl CallbackPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const OWNER: Owner = Owner { table: 0, index: 9, created: 100 };
 

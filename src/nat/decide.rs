@@ -4,7 +4,7 @@ use super::admin::BindingState;
 use super::callback::Owner;
 use super::event::{Event, EventKind};
 use super::flows::{Flow, SlotRef, Tally};
-use super::settings::{Hairpin, Inbound};
+use super::settings::{CallbackPolicy, Hairpin, Inbound};
 use super::table::{Found, Table};
 use super::verdict::{DropReason, Realm};
 use super::{Nat, owner};
@@ -18,6 +18,15 @@ pub(super) struct Decision {
     pub event: Option<Event>,
 }
 
+/// Whether a decision is to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Run {
+    /// It is: bindings are made, woken and used.
+    Real,
+    /// It is only asked for; nothing changes.
+    Dry,
+}
+
 /// A binding and the table it is in.
 #[derive(Clone, Copy)]
 pub(super) struct Bound {
@@ -27,7 +36,7 @@ pub(super) struct Bound {
 
 impl Nat {
     /// From a terminal to a peer: its binding, made now if this is a first packet (N2, N3).
-    pub(super) fn outbound(&self, headers: &Headers, inside: u16, now: Time) -> Result<Decision, DropReason> {
+    pub(super) fn outbound(&self, headers: &Headers, inside: u16, now: Time, run: Run) -> Result<Decision, DropReason> {
         let peer = headers.destination;
         if !is_unicast(peer) {
             return Err(DropReason::NotUnicast);
@@ -42,13 +51,13 @@ impl Nat {
             return Ok(Decision { flow, event: None });
         }
         if self.selection.of_virtual_ip(peer).is_some() {
-            return self.hairpin(headers, inside, now);
+            return self.hairpin(headers, inside, now, run);
         }
         if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
             let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, caller: None, callee: None };
             return Ok(Decision { flow, event: None });
         }
-        let (caller, event) = self.caller(headers, inside, now)?;
+        let (caller, event) = self.caller(headers, inside, now, run)?;
         let flow = Flow {
             rewrite: Rewrite::source(caller.found.slot.virtual_ip),
             to: Realm::Outside,
@@ -85,14 +94,16 @@ impl Nat {
 
     /// From a terminal to the virtual IP of another, or its own: the called side sees the caller's virtual IP
     /// (RFC 4787 REQ-9).
-    fn hairpin(&self, headers: &Headers, inside: u16, now: Time) -> Result<Decision, DropReason> {
+    fn hairpin(&self, headers: &Headers, inside: u16, now: Time, run: Run) -> Result<Decision, DropReason> {
         if self.hairpin == Hairpin::Off {
             return Err(DropReason::Hairpin);
         }
         let callee = self.callee(headers.destination)?;
-        let (caller, event) = self.caller(headers, inside, now)?;
+        let (caller, event) = self.caller(headers, inside, now, run)?;
         let shown = caller.found.slot.virtual_ip;
-        if self.hairpin == Hairpin::Policy {
+        // Whoever calls itself has called itself.
+        let is_itself = caller.slot() == callee.slot();
+        if self.hairpin == Hairpin::Policy && !is_itself {
             self.may_call(&callee, shown, now)?;
         }
         let rewrite = Rewrite { source: Some(shown), destination: Some(callee.found.slot.terminal) };
@@ -106,19 +117,31 @@ impl Nat {
     }
 
     /// The binding of the terminal that sent the packet, made or woken if need be; its contact with the peer is noted.
-    fn caller(&self, headers: &Headers, inside: u16, now: Time) -> Result<(Bound, Option<Event>), DropReason> {
+    fn caller(
+        &self,
+        headers: &Headers,
+        inside: u16,
+        now: Time,
+        run: Run,
+    ) -> Result<(Bound, Option<Event>), DropReason> {
         let (terminal, peer) = (headers.source, headers.destination);
         let number = self.selection.for_peer(peer).ok_or(DropReason::NoPool)?;
         let table = self.table(number)?;
         let (found, event) = match table.of_terminal(inside, terminal) {
+            Some(found) if run == Run::Dry => {
+                let wakes = found.slot.state == BindingState::Dormant;
+                (found, wakes.then(|| self.event(EventKind::Woken, number.into(), &found)))
+            }
             Some(found) => {
                 // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
                 table.touch(found.index, now);
                 self.wake(number, table, found, now)
             }
-            None => self.create(number, table, headers, inside, now)?,
+            None => self.create(number, table, headers, inside, now, run)?,
         };
-        self.contacts.note(owner(number.into(), &found), peer, now.as_secs());
+        if run == Run::Real {
+            self.contacts.note(owner(number.into(), &found), peer, now.as_secs());
+        }
         Ok((Bound { table: number, found }, event))
     }
 
@@ -149,13 +172,18 @@ impl Nat {
             return Err(DropReason::WrongPool);
         }
         let owner = Owner { table: *table, index: found.index, created: found.slot.created };
-        let pool = self.table(*table)?.part(found.index).and_then(|part| self.pools.get(usize::from(part.pool())));
-        let of_pool = pool.and_then(|pool| pool.callback.as_ref()).unwrap_or(&self.callback);
+        let of_pool = self.policy_of_pool(callee).unwrap_or(&self.callback);
         let welcome = match self.policies.welcomes(owner, peer) {
             Some(welcome) => welcome,
             None => of_pool.welcomes(peer),
         };
         if welcome || self.contacts.has(owner, peer, now.as_secs()) { Ok(()) } else { Err(DropReason::NotContacted) }
+    }
+
+    /// The callback policy that the binding's pool has of its own.
+    pub(super) fn policy_of_pool(&self, callee: &Bound) -> Option<&CallbackPolicy> {
+        let part = self.table(callee.table).ok()?.part(callee.found.index)?;
+        self.pools.get(usize::from(part.pool()))?.callback.as_ref()
     }
 
     pub(super) fn table(&self, number: u16) -> Result<&Table, DropReason> {
@@ -191,6 +219,7 @@ impl Nat {
         headers: &Headers,
         inside: u16,
         now: Time,
+        run: Run,
     ) -> Result<(Found, Option<Event>), DropReason> {
         let terminal = headers.source;
         match headers.kind {
@@ -202,6 +231,11 @@ impl Nat {
         }
         if !self.surroundings().is_source(inside, terminal) {
             return Err(DropReason::SourceNotInside);
+        }
+        if run == Run::Dry {
+            self.limiter.would_admit(inside, terminal, now)?;
+            let found = table.preview(inside, terminal, now).ok_or(DropReason::PoolExhausted)?;
+            return Ok((found, Some(self.event(EventKind::Created, number.into(), &found))));
         }
         self.limiter.admit(inside, terminal, now)?;
         let (made, ended) = table.create(inside, terminal, now);
@@ -220,6 +254,15 @@ impl Nat {
 impl Bound {
     fn slot(&self) -> SlotRef {
         SlotRef::new(self.table, self.found.index)
+    }
+}
+
+/// Why no packet of this kind is ever translated.
+pub(super) fn untranslatable(kind: Kind) -> Option<DropReason> {
+    match kind {
+        Kind::Authentication => Some(DropReason::AuthenticationHeader),
+        Kind::IcmpRedirect => Some(DropReason::NotUnicast),
+        _ => None,
     }
 }
 

@@ -45,17 +45,30 @@ impl Limiter {
 
     /// Counts in a new binding of `terminal`, unless its prefix asks too fast or holds its quota.
     pub fn admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
+        self.has_room(inside, terminal)?;
+        if !self.take(inside, terminal, now) {
+            return Err(DropReason::CreationRate);
+        }
+        self.enter(inside, terminal);
+        Ok(())
+    }
+
+    /// Whether [`Limiter::admit`] would let in one more.
+    pub fn would_admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
+        self.has_room(inside, terminal)?;
+        let mut buckets = self.buckets.lock();
+        let bucket = buckets.by_prefix.get_mut(&(inside, self.prefix(terminal)));
+        let is_empty = bucket.is_some_and(|bucket| self.fill(bucket, now) < 1000);
+        if is_empty { Err(DropReason::CreationRate) } else { Ok(()) }
+    }
+
+    fn has_room(&self, inside: u16, terminal: Address) -> Result<(), DropReason> {
         let held = self.held.lock();
         let of_prefix = held.by_prefix.get(&(inside, self.prefix(terminal))).copied().unwrap_or(0);
         if of_prefix >= self.limit.per_prefix.unwrap_or(u32::MAX) || held.total >= self.limit.total.unwrap_or(u64::MAX)
         {
             return Err(DropReason::Quota);
         }
-        drop(held);
-        if !self.take(inside, terminal, now) {
-            return Err(DropReason::CreationRate);
-        }
-        self.enter(inside, terminal);
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! | `limit.rs` | how fast bindings may be made |
 //! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
 //! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
+//! | `explain.rs` | the same decision about a packet that is only talked about |
 //! | `alg/` | applications that carry addresses in their text |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
@@ -28,6 +29,7 @@ mod callback;
 mod counters;
 mod decide;
 mod event;
+mod explain;
 mod flows;
 mod icmp_error;
 mod ledger;
@@ -48,6 +50,7 @@ mod verdict;
 pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, TrafficView};
 pub use counters::Counter;
 pub use event::{Event, EventKind};
+pub use explain::{Explanation, Question};
 pub use named::{Named, ParseNamedError};
 pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,

@@ -121,21 +121,19 @@ impl Table {
             drop(ledger);
             return (None, oldest.and_then(|stamp| self.end(stamp, now)));
         };
-        let Some(virtual_ip) = self.parts.address(index, hash) else { return (None, None) };
+        let Some(slot) = self.new_slot(index, hash, inside, terminal, now) else { return (None, None) };
         ledger.vacancy.take(index);
-        let slot = Slot {
-            version: 0,
-            state: BindingState::Active,
-            pinned: false,
-            inside,
-            terminal,
-            virtual_ip,
-            created: now.as_secs(),
-        };
         let found = self.settle(&mut ledger, index, slot, now);
         drop(ledger);
         shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
         (Some((found, true)), None)
+    }
+
+    /// The binding that [`Table::create`] would make now for a terminal that has none.
+    pub fn preview(&self, inside: u16, terminal: Address, now: Time) -> Option<Found> {
+        let hash = self.hash(inside, terminal);
+        let index = self.vacant(&self.ledger.lock(), hash)?;
+        Some(Found { index, slot: self.new_slot(index, hash, inside, terminal, now)? })
     }
 
     /// Wakes a dormant binding; `None` if it is not what it was any more.
@@ -410,6 +408,12 @@ impl Table {
             from = part.slots().1 % self.len();
         }
         None
+    }
+
+    fn new_slot(&self, index: u32, hash: u64, inside: u16, terminal: Address, now: Time) -> Option<Slot> {
+        let virtual_ip = self.parts.address(index, hash)?;
+        let (state, created) = (BindingState::Active, now.as_secs());
+        Some(Slot { version: 0, state, pinned: false, inside, terminal, virtual_ip, created })
     }
 
     fn first_choice(&self, hash: u64) -> u32 {

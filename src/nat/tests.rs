@@ -4,6 +4,7 @@ use etherparse::{PacketBuilder, SlicedPacket};
 use std::time::Duration;
 
 mod differential;
+mod explain;
 mod leaks;
 mod life;
 mod model;

@@ -3,7 +3,7 @@
 use super::Nat;
 use super::alg::Passed;
 use super::counters::Counters;
-use super::decide::Decision;
+use super::decide::{Decision, Run, untranslatable};
 use super::event::{Event, EventKind};
 use super::flows::{Flows, Hit};
 use super::settings::Exhausted;
@@ -106,9 +106,11 @@ impl Translator {
         let epoch = self.nat.epoch.load(Ordering::Acquire);
         match headers.kind {
             Kind::IcmpError => return self.error(packet, headers, realm, now),
-            Kind::Authentication => return Verdict::Drop(DropReason::AuthenticationHeader),
-            Kind::IcmpRedirect => return Verdict::Drop(DropReason::NotUnicast),
-            _ => {}
+            kind => {
+                if let Some(reason) = untranslatable(kind) {
+                    return Verdict::Drop(reason);
+                }
+            }
         }
         let opens = headers.kind == Kind::TcpSyn;
         let (hit, event) = match self.flows.hit(realm, headers, epoch, now, opens) {
@@ -151,7 +153,7 @@ impl Translator {
         now: Time,
     ) -> Result<(Hit, Option<Event>), DropReason> {
         let Decision { flow, event } = match realm {
-            Realm::Inside(inside) => self.nat.outbound(headers, inside, now)?,
+            Realm::Inside(inside) => self.nat.outbound(headers, inside, now, Run::Real)?,
             Realm::Outside => self.nat.inbound(headers, now)?,
         };
         let opens = headers.kind == Kind::TcpSyn;

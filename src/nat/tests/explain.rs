@@ -1,0 +1,118 @@
+//! What is explained is what happens; asking changes nothing.
+
+use super::*;
+
+const TCP: u8 = 6;
+
+fn ask(gateway: &Gateway, realm: Realm, source: &str, destination: &str, opens: bool) -> Explanation {
+    let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+    gateway.nat.explain(&Question { realm: Some(realm), source, destination, protocol: TCP, opens }, gateway.now)
+}
+
+/// New source and destination, or the reason of a drop.
+type Outcome = Result<(IpAddr, IpAddr), String>;
+
+fn explained(explanation: &Explanation) -> Outcome {
+    match (explanation.source, explanation.destination) {
+        (Some(source), Some(destination)) => Ok((source, destination)),
+        _ => Err(explanation.reason.clone().unwrap()),
+    }
+}
+
+fn happened(gateway: &mut Gateway, realm: Realm, source: &str, destination: &str, opens: bool) -> Outcome {
+    let mut packet = tcp(source, destination, if opens { Flags::Syn } else { Flags::Ack });
+    match gateway.send(&mut packet, realm) {
+        Verdict::Forward { .. } => {
+            let headers = Headers::parse(&packet).unwrap();
+            Ok((headers.source.into(), headers.destination.into()))
+        }
+        Verdict::Drop(reason) => Err(reason.name().to_owned()),
+        Verdict::Refuse(refused) => Err(refused.reason.name().to_owned()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_explained_is_what_happens_and_asking_changes_nothing() {
+    let mut gateway = Gateway::new(settings(vec![
+        pool("198.18.0.0/30", &[]),
+        pool("198.19.0.0/28", &["192.0.2.128/25"]),
+        pool("2001:db8:18::/64", &["2001:db8::/48"]),
+    ]));
+    let addresses = [
+        "10.0.0.1",
+        "10.0.0.2",
+        "10.0.0.3",
+        "10.0.0.4",
+        "10.0.0.5",
+        "11.0.0.1",
+        "192.0.2.1",
+        "192.0.2.200",
+        "198.18.0.0",
+        "198.18.0.1",
+        "198.18.0.2",
+        "198.18.0.3",
+        "198.19.0.3",
+        "224.0.0.1",
+        "127.0.0.1",
+        "fd00:1::7",
+        "2001:db8::9",
+        "2001:db9::9",
+        "2001:db8:18::1",
+    ];
+    let is_v6 = |address: &str| address.contains(':');
+    let all = addresses.iter().flat_map(|a| addresses.iter().map(move |b| (*a, *b)));
+    let pairs: Vec<(&str, &str)> = all.filter(|(a, b)| is_v6(a) == is_v6(b)).collect();
+    for round in 0..2 {
+        for opens in [false, true] {
+            for &(source, destination) in &pairs {
+                for realm in [INSIDE, Realm::Outside] {
+                    let before = (gateway.nat.status(), gateway.nat.find(source.parse().unwrap(), gateway.now));
+                    let explanation = ask(&gateway, realm, source, destination, opens);
+                    let after = (gateway.nat.status(), gateway.nat.find(source.parse().unwrap(), gateway.now));
+                    assert_eq!(before, after, "asking about {source} → {destination} changed something");
+                    let happened = happened(&mut gateway, realm, source, destination, opens);
+                    let what = format!("{round}: {source} → {destination} from {realm:?}: {explanation:?}");
+                    assert_eq!(explained(&explanation), happened, "{what}");
+                    gateway.translator.flush(gateway.now);
+                }
+            }
+        }
+    }
+    assert!(gateway.nat.status().created > 6);
+}
+
+#[test]
+fn a_callback_is_explained_by_policy_and_contact() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call("10.0.0.1", "192.0.2.9").unwrap().to_string();
+    gateway.tick(Duration::from_secs(180));
+    let stranger = ask(&gateway, Realm::Outside, "192.0.2.7", &virtual_ip, true);
+    assert_eq!(stranger.reason.as_deref(), Some("not_contacted"));
+    assert!(stranger.hint.unwrap().contains("kamei bindings callback"));
+    let said = stranger.steps.join("\n");
+    assert!(said.contains("The general callback policy: only peers that the terminal has called."), "{said}");
+    assert!(said.contains("10.0.0.1 has not called 192.0.2.7."), "{said}");
+    let peer = ask(&gateway, Realm::Outside, "192.0.2.9", &virtual_ip, true);
+    let said = peer.steps.join("\n");
+    assert!(said.contains("10.0.0.1 last called 192.0.2.9 3m ago; a contact lasts 1day."), "{said}");
+    assert_eq!((peer.to.as_deref(), peer.destination), (Some("inside"), "10.0.0.1".parse().ok()));
+    gateway.tick(Duration::from_secs(23 * 3600));
+    gateway.tick(Duration::from_secs(2 * 3600));
+    let late = ask(&gateway, Realm::Outside, "192.0.2.9", &virtual_ip, true);
+    assert_eq!(late.reason.as_deref(), Some("dormant"));
+    assert!(late.hint.is_some());
+    let call = ask(&gateway, INSIDE, "10.0.0.1", "192.0.2.9", true);
+    assert!(call.steps.last().unwrap().contains("wake"), "{:?}", call.steps);
+}
+
+#[test]
+fn the_realm_is_the_one_that_the_source_suggests() {
+    let gateway = Gateway::with_pool("198.18.0.0/24");
+    let ask = |source: &str, protocol| {
+        let (source, destination) = (source.parse().unwrap(), "192.0.2.9".parse().unwrap());
+        gateway.nat.explain(&Question { realm: None, source, destination, protocol, opens: true }, gateway.now)
+    };
+    assert_eq!((ask("10.0.0.1", TCP).from.as_str(), ask("192.0.2.1", TCP).from.as_str()), ("inside", "outside"));
+    assert_eq!(ask("10.0.0.1", 51).reason.as_deref(), Some("authentication_header"));
+}
