@@ -11,6 +11,7 @@ mod check;
 mod cleanup;
 mod explain;
 mod gateway;
+mod generate;
 mod reload;
 mod show;
 mod status;
@@ -61,6 +62,9 @@ enum Command {
     Capture(capture::Arguments),
     /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
     Cleanup(cleanup::Arguments),
+    /// Write manual pages and shell completions, for packages
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Which gateway to ask.
@@ -131,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

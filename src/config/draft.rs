@@ -424,6 +424,13 @@ fn unknown_key(message: &str) -> Option<Wrong> {
     Some(Wrong::UnknownKey { key, nearest })
 }
 
+/// All keys that could have stood where `text` has one that does not exist.
+#[cfg(test)]
+pub(super) fn keys_known(text: &str) -> Vec<String> {
+    let message = toml::from_str::<File>(text).err().map(|error| error.message().to_owned()).unwrap_or_default();
+    message.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect()
+}
+
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

@@ -270,3 +270,51 @@ fn a_control_group_is_a_name_or_a_number() {
         assert!(said.starts_with(&format!("line 8: '{group}' cannot be the name of a group")), "{said}");
     }
 }
+
+/// The example that packages install.
+const EXAMPLE: &str = include_str!("../../scripts/packaging/gateway.toml");
+
+#[test]
+fn the_example_is_right_and_its_defaults_are_the_defaults() {
+    let config = Config::parse(EXAMPLE).unwrap();
+    let is_key = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+    let (mut defaults, mut examples) = (0, 0);
+    for (number, line) in EXAMPLE.lines().enumerate() {
+        let with = |said: &str| {
+            let lines = EXAMPLE.lines().enumerate().map(|(n, line)| if n == number { said } else { line });
+            Config::parse(&lines.collect::<Vec<_>>().join("\n"))
+        };
+        match (line.strip_prefix('#'), line.strip_prefix("# ")) {
+            (_, Some(example)) if is_key(example) => {
+                examples += 1;
+                if let Err(problems) = with(example) {
+                    // Keys of a section that is itself an example, or that need another pool beside this one.
+                    let known = ["name = \"north\"", "interfaces = ", "prefixes = ", "translates = "];
+                    assert!(known.iter().any(|key| example.starts_with(key)), "{line}: {problems:?}");
+                }
+            }
+            (Some(default), None) if is_key(default) => {
+                defaults += 1;
+                assert_eq!(with(default).as_ref(), Ok(&config), "line {}: {line}", number + 1);
+            }
+            _ => {}
+        }
+    }
+    assert!(defaults > 15 && examples > 10, "{defaults} {examples}");
+}
+
+#[test]
+fn the_example_explains_every_key() {
+    for section in ["", "[lifetimes]", "[creation]", "[[pool]]", "[[inside]]"] {
+        let said = draft::keys_known(&format!("{section}\nno-such-key = 1"));
+        assert!(said.len() > 2, "{section}: {said:?}");
+        for key in said {
+            let explained = EXAMPLE.lines().any(|line| {
+                let line = line.trim_start_matches(['#', ' ']);
+                line.strip_prefix(&key).is_some_and(|rest| rest.starts_with(" = "))
+                    || [format!("[{key}]"), format!("[[{key}]]")].contains(&line.to_owned())
+            });
+            assert!(explained, "scripts/packaging/gateway.toml does not explain the key '{key}'");
+        }
+    }
+}
