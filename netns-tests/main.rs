@@ -16,6 +16,7 @@ mod traffic;
 mod bulk;
 mod cascade;
 mod confined;
+mod doctor;
 mod fragments;
 mod ftp;
 mod handover;

@@ -9,6 +9,7 @@ mod bindings;
 mod capture;
 mod check;
 mod cleanup;
+mod doctor;
 mod explain;
 mod gateway;
 mod generate;
@@ -62,6 +63,8 @@ enum Command {
     Capture(capture::Arguments),
     /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
     Cleanup(cleanup::Arguments),
+    /// Examine this host and say what is wrong with it for a gateway (as root)
+    Doctor(doctor::Arguments),
     /// Write manual pages and shell completions, for packages
     #[command(hide = true)]
     Generate(generate::Arguments),
@@ -111,6 +114,9 @@ enum CliError {
     /// The gateway did not answer, or said no.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// What `kamei doctor` found.
+    #[error("{0} wrong; what to do is in their lines")]
+    Unfit(usize),
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(&'static str),
@@ -135,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
     };
     match result {
@@ -184,7 +191,7 @@ impl CliError {
     fn code(&self) -> u8 {
         match self {
             CliError::Config { .. } | CliError::Start { .. } | CliError::File { .. } | CliError::Usage(_) => 2,
-            CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) => 1,
+            CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) | CliError::Unfit(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
             CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_)) => 4,
             CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,

@@ -13,6 +13,7 @@
 
 pub mod clock;
 mod confine;
+mod doctor;
 mod handover;
 mod housekeeping;
 pub mod kernel;
@@ -29,6 +30,7 @@ use crate::time::Time;
 use clock::Clock;
 use confine::{ConfineError, Confinement, Role};
 use crossbeam_channel::Sender;
+pub use doctor::{Finding, Grade, examine};
 use housekeeping::{EventLog, Housekeeping, Watchdog};
 use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
 use notify::Manager;

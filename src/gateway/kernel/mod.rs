@@ -40,6 +40,7 @@ mod members;
 mod messages;
 mod neighbours;
 mod netlink;
+mod survey;
 mod sysctl;
 mod tables;
 mod undo;
@@ -49,6 +50,7 @@ pub use error::KernelError;
 pub use host::Host;
 pub use neighbours::Neighbours;
 pub use netlink::NetlinkError;
+pub use survey::Survey;
 
 use self::claim::SetUpLock;
 use self::host::{Lan, Stage};

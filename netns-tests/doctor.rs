@@ -1,0 +1,115 @@
+//! `kamei doctor` on hosts with one thing wrong each, and beside an operator's own firewall.
+
+use crate::gateway::KAMEI;
+use crate::lab::{Family, Host, Lab, Plan, Ran};
+use crate::traffic::{Web, curl};
+use std::fs;
+
+/// A firewall as many have it: nothing is forwarded that no rule accepts, and what goes out is masqueraded.
+const FIREWALL: &str = r#"
+table inet filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state invalid drop
+    }
+}
+table inet nat {
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        oifname "go" masquerade
+    }
+}"#;
+
+/// What the manual says to add.
+const RULES: [&str; 4] = [
+    "insert rule inet filter forward iifname \"kamei-*\" accept",
+    "insert rule inet filter forward oifname \"kamei-*\" accept",
+    "insert rule inet nat postrouting ip saddr 198.18.1.0/24 accept",
+    "insert rule inet nat postrouting ip6 saddr 2001:db8:18:1::/64 accept",
+];
+
+const CONFIG: &str = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nrange = \"198.18.1.0/24\"\n[[pool]]\nrange = \"2001:db8:18:1::/64\"\n";
+
+fn nft(host: &Host, commands: &str) {
+    let file = host.dir.join("firewall.nft");
+    fs::write(&file, commands).unwrap();
+    host.run(&format!("nft -f {}", file.display())).ok();
+}
+
+/// Doctor's words about a gateway with this configuration, after `before` on the same shell line.
+fn examine(lab: &Lab, config: &str, before: &str) -> Ran {
+    let file = lab.scratch().join("doctor.toml");
+    let state = format!("state-dir = \"{}\"\n", lab.scratch().join("state").display());
+    fs::write(&file, state + config).unwrap();
+    lab.gateway(1).run(&format!("{before} exec {KAMEI} doctor --config {}", file.display()))
+}
+
+#[track_caller]
+fn assert_wrong(ran: &Ran, words: &str) {
+    let wrong: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("WRONG")).collect();
+    assert_eq!(ran.code, Some(1), "{}{}", ran.stdout, ran.stderr);
+    assert!(wrong.len() == 1 && wrong[0].contains(words), "{words}: {}", ran.stdout);
+}
+
+#[test]
+fn a_good_host_is_called_good_before_and_while_a_gateway_runs() {
+    let lab = Lab::new(Plan::gateways(1));
+    let before = examine(&lab, CONFIG, "");
+    assert_eq!(before.code, Some(0), "{}{}", before.stdout, before.stderr);
+    assert!(before.stdout.contains("fine   TUN devices with several queues"), "{}", before.stdout);
+    assert!(before.stdout.contains("198.18.1.0/24 lies in no network of go"), "{}", before.stdout);
+    let _gateway = lab.start(1);
+    let running = examine(&lab, CONFIG, "");
+    assert_eq!(running.code, Some(0), "{}{}", running.stdout, running.stderr);
+    assert!(running.stdout.contains("a gateway --tun kamei is running"), "{}", running.stdout);
+}
+
+#[test]
+fn each_thing_wrong_is_named_with_what_to_do() {
+    let lab = Lab::new(Plan::gateways(1));
+    let host = lab.gateway(1);
+    host.run("ip rule add priority 100 from 10.0.0.0/8 lookup main").ok();
+    assert_wrong(&examine(&lab, CONFIG, ""), "rules of priority 100 come before");
+    host.run("ip rule delete priority 100").ok();
+
+    let on_lan = CONFIG.replace("198.18.1.0/24", "203.0.113.128/25");
+    host.run("ip neigh add 203.0.113.130 lladdr 02:00:00:00:00:07 dev go").ok();
+    assert_wrong(&examine(&lab, &on_lan, ""), "203.0.113.130 is in a pool, but the machine 02:00:00:00:00:07 uses it");
+    host.run("ip neigh delete 203.0.113.130 dev go").ok();
+
+    assert_wrong(&examine(&lab, &CONFIG.replace("\"go\"", "\"goo\""), ""), "did you mean 'go'?");
+    let read_only = |path: &str| format!("mount --bind {path} {path} && mount -o remount,ro,bind {path} &&");
+    let scratch = lab.scratch().display().to_string();
+    assert_wrong(&examine(&lab, CONFIG, &read_only(&scratch)), "state cannot be kept in");
+    assert_wrong(&examine(&lab, CONFIG, &read_only("/proc/sys")), "/proc/sys/net cannot be written");
+    let no_tun = "mount --bind /dev/null /dev/net/tun &&";
+    assert_eq!(examine(&lab, CONFIG, no_tun).code, Some(1));
+
+    host.run("ip link set go mtu 1400").ok();
+    let narrow = examine(&lab, CONFIG, "");
+    assert!(narrow.code == Some(0) && narrow.stdout.contains("mss = 1340"), "{}", narrow.stdout);
+}
+
+#[test]
+fn beside_a_firewall_that_drops_and_masquerades_it_works_with_the_rules_that_doctor_names() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (host, terminal, server) = (lab.gateway(1), lab.terminal(1), lab.server(1));
+    let _webs = [Web::start(&server, 80), Web::start(&terminal, 8080)];
+    nft(&host, FIREWALL);
+    let said = examine(&lab, CONFIG, "").stdout;
+    for rule in &RULES[..3] {
+        assert!(said.contains(&format!("nft {rule}")), "{rule}\n{said}");
+    }
+    let gateway = lab.start(1);
+    let blocked = terminal.run(&format!("curl -sS --max-time 1 http://{}/", server.v4));
+    assert!(!blocked.succeeded(), "the firewall is in force");
+    nft(&host, &RULES.join("\n"));
+    let said = examine(&lab, CONFIG, "");
+    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    for family in [Family::V4, Family::V6] {
+        let seen = curl(&terminal, server.address(family), 80);
+        let virtual_ip = gateway.virtual_ip(terminal.address(family));
+        assert_eq!(seen, format!("{virtual_ip} 80"));
+        assert_eq!(curl(&server, virtual_ip, 8080), format!("{} 8080", server.address(family)));
+    }
+}

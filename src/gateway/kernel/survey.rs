@@ -1,0 +1,88 @@
+//! The host as somebody sees it who looks for trouble: what is in the way of a gateway, or would be.
+
+use super::claim::Claim;
+use super::host::{self, Stage};
+use super::{KernelError, Plan};
+use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The first priority of a gateway's own rules.
+const FIRST_RULE: u32 = 7400;
+
+/// What was found.
+pub struct Survey {
+    /// Whether a gateway of this name runs.
+    pub running: bool,
+    /// What the gateway itself would remark, or what would keep it from starting.
+    pub remarks: Result<Vec<String>, KernelError>,
+    /// Outside networks in which virtual IPs lie.
+    pub lans: Vec<IpNet>,
+    /// Priorities of policy rules that come before the gateway's.
+    pub rules_before: BTreeSet<u32>,
+    /// Virtual IPs that another machine answers for, with its hardware address.
+    pub used_elsewhere: Vec<(IpAddr, String)>,
+}
+
+impl Survey {
+    /// Looks, and changes nothing.
+    ///
+    /// # Errors
+    /// What the kernel will not tell.
+    pub fn take(plan: &Plan) -> Result<Self, KernelError> {
+        let mut netlink = super::open()?;
+        let running = Claim::is_taken(&plan.tun);
+        let stage = if running { Stage::Running } else { Stage::Before };
+        let (remarks, lans) = match host::look(&mut netlink, plan, stage) {
+            Ok(host) => (Ok(host.remarks.clone()), host.lans.iter().map(|lan| lan.network).collect()),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let failed = |what: &'static str| move |error| KernelError::netlink(what, error);
+        let rules = netlink
+            .dump(&RouteNetlinkMessage::GetRule(RuleMessage::default()))
+            .map_err(failed("list the policy rules"))?;
+        let neighbours = netlink
+            .dump(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))
+            .map_err(failed("list the neighbours"))?;
+        let in_a_pool = |address: IpAddr| plan.pools.iter().any(|pool| pool.contains(address.into()));
+        Ok(Self {
+            running,
+            remarks,
+            lans,
+            rules_before: rules.iter().filter_map(comes_before).collect(),
+            used_elsewhere: neighbours.iter().filter_map(answers).filter(|(ip, _)| in_a_pool(*ip)).collect(),
+        })
+    }
+}
+
+/// The kernel's own first rule, for the local table, is where it belongs.
+fn comes_before(message: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewRule(rule) = message else { return None };
+    let priority = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    });
+    priority.filter(|priority| (1..FIRST_RULE).contains(priority))
+}
+
+/// A neighbour that has answered.
+fn answers(message: &RouteNetlinkMessage) -> Option<(IpAddr, String)> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    let known = [NeighbourState::Reachable, NeighbourState::Stale, NeighbourState::Delay, NeighbourState::Permanent];
+    if !known.contains(&entry.header.state) {
+        return None;
+    }
+    let address = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    })?;
+    let hardware = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => Some(bytes.iter().map(|byte| format!("{byte:02x}"))),
+        _ => None,
+    })?;
+    Some((address, hardware.collect::<Vec<_>>().join(":")))
+}
