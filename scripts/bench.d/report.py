@@ -222,7 +222,7 @@ def machine(facts, results):
     rounds = max((result["rounds"] for result in results.values()), default=0)
     return (
         f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, namespaces over veth, medians of {rounds} rounds,"
-        f" load {facts['load']} before it began, kamei {facts['commit']}"
+        f" load {facts['load']} before it began, kamei {facts['kamei']}"
     )
 
 
