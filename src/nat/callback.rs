@@ -12,6 +12,10 @@ use std::time::Duration;
 
 /// Shards of the contact lists.
 const SHARDS: usize = 256;
+/// Changes that wait for the journal at one time; what is more is told when it is used again.
+const MOST_CHANGES: usize = 65_536;
+/// A contact in use is told to the journal again after this many seconds.
+const TELL_AGAIN: u32 = 60;
 
 /// Names a binding for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,19 @@ pub struct Contacts {
     shards: Arc<[Mutex<Lists>]>,
     idle: u32,
     most: usize,
+    /// For the journal; `None` where there is none.
+    changes: Arc<Mutex<Option<Vec<Change>>>>,
+}
+
+/// What the journal has not been told yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whose contact.
+    pub owner: Owner,
+    /// The peer.
+    pub peer: Address,
+    /// The second in which it was last called; `None`: forgotten.
+    pub last: Option<u32>,
 }
 
 type Lists = HashMap<(u16, u32), List, BuildHasherDefault<SipHasher13>>;
@@ -44,25 +61,57 @@ struct List {
 struct Contact {
     peer: Address,
     last: u32,
+    /// What `last` was when the journal was told; 0: it was not.
+    told: u32,
 }
 
 impl Contacts {
     /// No contacts yet.
     pub fn new(lifetimes: &Lifetimes) -> Self {
-        Self::over((0..SHARDS).map(|_| Mutex::default()).collect(), lifetimes)
+        Self::over((0..SHARDS).map(|_| Mutex::default()).collect(), Arc::default(), lifetimes)
     }
 
     /// The same contacts, under other times.
     pub fn under(&self, lifetimes: &Lifetimes) -> Self {
-        Self::over(Arc::clone(&self.shards), lifetimes)
+        Self::over(Arc::clone(&self.shards), Arc::clone(&self.changes), lifetimes)
     }
 
-    fn over(shards: Arc<[Mutex<Lists>]>, lifetimes: &Lifetimes) -> Self {
+    fn over(shards: Arc<[Mutex<Lists>]>, changes: Arc<Mutex<Option<Vec<Change>>>>, lifetimes: &Lifetimes) -> Self {
         Self {
             shards,
             idle: u32::try_from(lifetimes.contact.as_secs()).unwrap_or(u32::MAX),
             most: usize::try_from(lifetimes.contacts_per_binding.max(1)).unwrap_or(usize::MAX),
+            changes,
         }
+    }
+
+    /// From now on changes are kept for the journal.
+    pub fn keep_changes(&self) {
+        self.changes.lock().get_or_insert_default();
+    }
+
+    /// The changes since the last call.
+    pub fn take_changes(&self) -> Vec<Change> {
+        self.changes.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// All contacts of a binding, live or not, with the second in which each was last called.
+    pub fn of(&self, owner: Owner) -> Vec<(Address, u32)> {
+        let lists = self.shard(owner).lock();
+        let list = lists.get(&(owner.table, owner.index)).filter(|list| list.created == owner.created);
+        list.map_or_else(Vec::new, |list| list.contacts.iter().map(|contact| (contact.peer, contact.last)).collect())
+    }
+
+    /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
+    pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = (Address, u32)>, now: u32) {
+        let contact = |(peer, last): (Address, u32)| Contact { peer, last: last.min(now), told: last.min(now) };
+        let mut contacts: Vec<Contact> = contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
+        contacts.sort_unstable_by_key(|contact| std::cmp::Reverse(contact.last));
+        contacts.truncate(self.most);
+        contacts.sort_unstable_by_key(|contact| contact.peer);
+        contacts.dedup_by_key(|contact| contact.peer);
+        let mut lists = self.shard(owner).lock();
+        lists.insert((owner.table, owner.index), List { created: owner.created, contacts });
     }
 
     /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one.
@@ -76,16 +125,23 @@ impl Contacts {
             Ok(at) => {
                 if let Some(contact) = list.contacts.get_mut(at) {
                     contact.last = contact.last.max(now);
+                    if contact.last - contact.told >= TELL_AGAIN
+                        && self.tell(Change { owner, peer, last: Some(contact.last) })
+                    {
+                        contact.told = contact.last;
+                    }
                 }
             }
             Err(mut at) => {
                 if list.contacts.len() >= self.most
                     && let Some((oldest, _)) = list.contacts.iter().enumerate().min_by_key(|(_, contact)| contact.last)
                 {
-                    list.contacts.remove(oldest);
+                    let forgotten = list.contacts.remove(oldest).peer;
+                    self.tell(Change { owner, peer: forgotten, last: None });
                     at -= usize::from(oldest < at);
                 }
-                list.contacts.insert(at, Contact { peer, last: now });
+                let told = if self.tell(Change { owner, peer, last: Some(now) }) { now } else { 0 };
+                list.contacts.insert(at, Contact { peer, last: now, told });
             }
         }
     }
@@ -128,6 +184,17 @@ impl Contacts {
     /// The binding ended.
     pub fn forget(&self, owner: Owner) {
         self.shard(owner).lock().remove(&(owner.table, owner.index));
+    }
+
+    /// Keeps a change for the journal; false if it has no place, or nobody wants it.
+    fn tell(&self, change: Change) -> bool {
+        match &mut *self.changes.lock() {
+            Some(changes) if changes.len() < MOST_CHANGES => {
+                changes.push(change);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn is_live(&self, last: u32, now: u32) -> bool {

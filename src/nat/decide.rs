@@ -11,6 +11,7 @@ use super::{Nat, owner};
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What was decided, before it is written into the packet.
 pub(super) struct Decision {
@@ -135,7 +136,10 @@ impl Nat {
             Some(found) => {
                 // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
                 table.touch(found.index, now);
-                self.wake(number, table, found, now)
+                let (found, event) = self.wake(number, table, found, now);
+                // Another worker made it and may not have recorded it yet: this packet must not overtake.
+                let owed = self.is_owed(number, found.index);
+                (found, if owed { Some(self.event(EventKind::Unrecorded, number.into(), &found)) } else { event })
             }
             None => self.create(number, table, headers, inside, now, run)?,
         };
@@ -232,6 +236,9 @@ impl Nat {
         if !self.surroundings().is_source(inside, terminal) {
             return Err(DropReason::SourceNotInside);
         }
+        if self.cannot_record.load(Ordering::Acquire) {
+            return Err(DropReason::CannotRecord);
+        }
         if run == Run::Dry {
             self.limiter.would_admit(inside, terminal, now)?;
             let found = table.preview(inside, terminal, now).ok_or(DropReason::PoolExhausted)?;
@@ -245,7 +252,9 @@ impl Nat {
         }
         let Some((found, true)) = made else {
             self.limiter.leave(inside, terminal);
-            return made.map(|(found, _)| (found, None)).ok_or(DropReason::PoolExhausted);
+            let owed = |found| self.is_owed(number, found).then_some(EventKind::Unrecorded);
+            let event = |found: &Found| Some(self.event(owed(found.index)?, number.into(), found));
+            return made.map(|(found, _)| (found, event(&found))).ok_or(DropReason::PoolExhausted);
         };
         Ok((found, Some(self.event(EventKind::Created, number.into(), &found))))
     }

@@ -23,6 +23,8 @@ pub struct Event {
 pub enum EventKind {
     /// A terminal got a virtual IP.
     Created,
+    /// A binding that is not on record yet was used again; its packet must wait like the first.
+    Unrecorded,
     /// A dormant binding is in use again.
     Woken,
     /// An idle binding went dormant; the virtual IP stays reserved.

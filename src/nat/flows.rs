@@ -111,7 +111,19 @@ pub struct Tally {
     opened: u32,
 }
 
+impl Hit {
+    /// What a decision says to do with a packet.
+    pub fn new(headers: &Headers, flow: &Flow) -> Self {
+        Self { patch: Patch::new(headers.source, headers.destination, flow.rewrite), to: flow.to }
+    }
+}
+
 impl Tally {
+    /// One packet of a flow that is not remembered.
+    pub fn of_one(flow: &Flow, opened: bool) -> Self {
+        Self { caller: flow.caller, callee: flow.callee, packets: 1, opened: opened.into() }
+    }
+
     /// What to add to which binding.
     pub fn usages(&self) -> impl Iterator<Item = (SlotRef, Usage)> {
         let out = Usage { packets_out: self.packets.into(), ..Usage::default() };
@@ -162,8 +174,8 @@ impl Flows {
         opens: bool,
     ) -> (Hit, Option<Tally>) {
         let (source, destination) = (headers.source, headers.destination);
-        let patch = Patch::new(source, destination, flow.rewrite);
-        let hit = Hit { patch, to: flow.to };
+        let hit = Hit::new(headers, flow);
+        let patch = hit.patch;
         let Flow { to, caller, callee, .. } = *flow;
         let mut new =
             Entry { source, destination, patch, from, to, caller, callee, epoch, decided: now, packets: 0, opened: 0 };

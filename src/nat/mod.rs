@@ -13,6 +13,7 @@
 //! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
 //! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
 //! | `explain.rs` | the same decision about a packet that is only talked about |
+//! | `stored.rs`, `owed.rs` | bindings that outlive the translator, and those not on record yet |
 //! | `alg/` | applications that carry addresses in their text |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
@@ -35,11 +36,13 @@ mod icmp_error;
 mod ledger;
 mod limit;
 mod named;
+mod owed;
 mod parts;
 mod prefix;
 mod selection;
 mod settings;
 mod slots;
+mod stored;
 mod succession;
 mod table;
 mod translate;
@@ -56,6 +59,7 @@ pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,
     PoolSettings, Settings, Unsolicited,
 };
+pub use stored::{ContactChange, Misfit, Receipt, Restored, Restoring, StoredBinding, StoredContact, Unfit};
 pub use succession::Succession;
 pub use translate::Translator;
 pub use verdict::{DropReason, Realm, Refused, Replaced, Verdict};
@@ -74,7 +78,7 @@ use prefix::Prefixes;
 use selection::Selection;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use table::{Aged, Found, Table};
 
 /// Bindings aged at most in one call of [`Nat::tick`] and table.
@@ -107,6 +111,10 @@ pub struct Nat {
     counters: Arc<Mutex<Vec<Arc<Counters>>>>,
     /// Counts the changes after which a worker must not trust what it remembers.
     epoch: AtomicU64,
+    /// Whether new bindings are recorded (see `stored.rs`).
+    is_recording: AtomicBool,
+    /// Whether new bindings are refused because they cannot be.
+    cannot_record: AtomicBool,
 }
 
 /// What a reload hands on.
@@ -202,6 +210,8 @@ impl Nat {
             surroundings: RwLock::new(Arc::new(surroundings)),
             counters: inherited.counters,
             epoch: AtomicU64::new(inherited.epoch),
+            is_recording: AtomicBool::new(false),
+            cannot_record: AtomicBool::new(false),
             pools: settings.pools,
         }
     }

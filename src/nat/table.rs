@@ -4,6 +4,7 @@
 
 use super::admin::BindingState;
 use super::ledger::{Counts, Ledger, Stamp};
+use super::owed::Owed;
 use super::parts::{Part, Parts};
 use super::settings::Lifetimes;
 use super::slots::{Slot, Slots, Usage};
@@ -14,6 +15,10 @@ use parking_lot::{Mutex, RwLock};
 use siphasher::sip::SipHasher13;
 use std::time::Duration;
 
+mod restore;
+
+pub use restore::Misplaced;
+
 /// Shards of the map; more than any number of workers, so that two rarely meet.
 const SHARDS: usize = 256;
 
@@ -21,6 +26,7 @@ const SHARDS: usize = 256;
 pub struct Table {
     parts: Parts,
     slots: Slots,
+    owed: Owed,
     shards: Box<[RwLock<HashTable<u32>>]>,
     ledger: Mutex<Ledger>,
     hasher: SipHasher13,
@@ -81,6 +87,7 @@ impl Table {
         }
         Ok(Self {
             slots: Slots::new(len).ok_or(TooLarge)?,
+            owed: Owed::new(len).ok_or(TooLarge)?,
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             ledger: Mutex::new(ledger),
             hasher: SipHasher13::new_with_key(hash_key),
@@ -194,38 +201,9 @@ impl Table {
     /// Takes in a binding from elsewhere, in the state that it has; a quarantine starts anew. `None` if its virtual IP
     /// cannot be given here or is another's, or if its terminal has one here already.
     pub fn take_in(&self, slot: Slot, usage: Usage, last_used: Time, now: Time) -> Option<Found> {
-        let index = self.parts.slot_of(slot.virtual_ip).filter(|(_, part)| !part.is_reserved(slot.virtual_ip))?.0;
-        let hash = self.hash(slot.inside, slot.terminal);
-        let is_ended = slot.state == BindingState::Quarantined;
-        let mut shard = self.shard(hash).write();
-        if !is_ended && self.find(&shard, hash, slot.inside, slot.terminal).is_some() {
-            return None;
-        }
-        let mut ledger = self.ledger.lock();
-        if !ledger.vacancy.take(index) {
-            return None;
-        }
-        self.slots.start_usage(index, last_used.as_secs());
-        self.slots.add_usage(index, usage);
-        ledger.recount(self.parts.of_slot(index).map_or(0, |(number, _)| number), None, Some(slot.state));
-        let Lifetimes { hold, dormant, quarantine, .. } = self.lifetimes;
-        let idle = now - last_used;
-        let found = self.put(
-            &mut ledger,
-            index,
-            slot,
-            now,
-            match slot.state {
-                BindingState::Active => hold.saturating_sub(idle),
-                BindingState::Dormant => (hold + dormant).saturating_sub(idle),
-                BindingState::Quarantined => quarantine,
-            },
-        );
+        let found = self.restore(slot, last_used.as_secs(), usage, now).ok()?;
         if slot.state == BindingState::Dormant {
-            ledger.queue_dormant(found.stamp());
-        }
-        if !is_ended {
-            shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
+            self.queue(std::iter::once(found.stamp()));
         }
         Some(found)
     }
@@ -367,6 +345,7 @@ impl Table {
 
     /// Writes a new binding into its slot.
     fn settle(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time) -> Found {
+        self.owed.set(index);
         self.slots.start_usage(index, now.as_secs());
         let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
         ledger.recount(part, None, Some(slot.state));

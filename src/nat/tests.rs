@@ -13,6 +13,7 @@ mod properties;
 mod races;
 mod reference;
 mod reload;
+mod stored;
 
 const START: Time = Time::from_secs(1_800_000_000);
 

@@ -5,7 +5,7 @@ use super::alg::Passed;
 use super::counters::Counters;
 use super::decide::{Decision, Run, untranslatable};
 use super::event::{Event, EventKind};
-use super::flows::{Flows, Hit};
+use super::flows::{Flows, Hit, Tally};
 use super::settings::Exhausted;
 use super::unsolicited::Waiting;
 use super::verdict::{DropReason, Realm, Refused, Replaced, Verdict};
@@ -87,6 +87,11 @@ impl Translator {
         self.nat = nat;
     }
 
+    /// Counts packets that were lost on their way out, after they had been translated.
+    pub fn lost(&self, reason: DropReason, packets: u64) {
+        self.counters.drops(reason).add(packets);
+    }
+
     /// Whether [`Translator::flush`] has anything to do.
     pub fn is_dirty(&self) -> bool {
         self.flows.is_dirty()
@@ -157,6 +162,11 @@ impl Translator {
             Realm::Outside => self.nat.inbound(headers, now)?,
         };
         let opens = headers.kind == Kind::TcpSyn;
+        // A flow whose binding is not on record yet is decided packet by packet: each must wait.
+        if event.is_some_and(|event| event.kind.is_owed()) && self.nat.is_recording() {
+            self.nat.note(Tally::of_one(&flow, opens), now);
+            return Ok((Hit::new(headers, &flow), event));
+        }
         let (hit, left) = self.flows.learn(realm, headers, &flow, epoch, now, opens);
         if let Some(tally) = left {
             self.nat.note(tally, now);

@@ -125,6 +125,8 @@ drop_reasons! {
     NotAFirstPacket = "not_a_first_packet",
     /// No virtual IP was left in the pool.
     PoolExhausted = "pool_exhausted",
+    /// A new binding could not be written to the state file; the log says why.
+    CannotRecord = "cannot_record",
     /// No pool serves this destination or address family.
     NoPool = "no_pool",
     /// The terminal's prefix asked for new bindings too fast.

@@ -1,0 +1,332 @@
+//! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
+
+use super::admin::BindingState;
+use super::callback::Change;
+use super::event::EventKind;
+use super::ledger::Stamp;
+use super::settings::CallbackPolicy;
+use super::slots::{Slot, Usage};
+use super::table::{Found, Misplaced};
+use super::{Nat, owner};
+use crate::time::Time;
+use crate::wire::Address;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A binding with all that is known about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBinding {
+    /// Name of the inside realm.
+    pub inside: Arc<str>,
+    /// The terminal's own address.
+    pub terminal: IpAddr,
+    /// Its virtual IP.
+    pub virtual_ip: IpAddr,
+    /// Where in its life it is.
+    pub state: BindingState,
+    /// Tied by the administrator.
+    pub pinned: bool,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created: u32,
+    /// When it was last used, in seconds since the Unix epoch.
+    pub last_used: u32,
+    /// Packets from the terminal.
+    pub packets_out: u64,
+    /// Packets to the terminal.
+    pub packets_in: u64,
+    /// New connections opened by peers.
+    pub callbacks: u32,
+    /// A callback policy of its own.
+    pub callback: Option<CallbackPolicy>,
+    /// The peers that the terminal has called.
+    pub contacts: Vec<StoredContact>,
+}
+
+/// A peer that a terminal has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredContact {
+    /// The peer.
+    pub peer: IpAddr,
+    /// When it was last called, in seconds since the Unix epoch.
+    pub last: u32,
+}
+
+/// A contact came, was used again or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContactChange {
+    /// The virtual IP of the terminal.
+    pub virtual_ip: IpAddr,
+    /// When its binding was made, in seconds since the Unix epoch.
+    pub created: u32,
+    /// The peer.
+    pub peer: IpAddr,
+    /// When it was last called; `None`: forgotten.
+    pub last: Option<u32>,
+}
+
+/// What became of bindings that were put back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// How many are in the tables.
+    pub kept: u64,
+    /// Those that are not, without their contacts.
+    pub misfits: Vec<Misfit>,
+    /// Virtual IPs whose binding is not as it was stored.
+    pub changed: Vec<IpAddr>,
+}
+
+/// A binding that has no place under today's settings. Its virtual IP is given to nobody else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The binding.
+    pub binding: StoredBinding,
+    /// Why.
+    pub why: Unfit,
+}
+
+/// Why a stored binding has no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum Unfit {
+    /// No pool has its virtual IP.
+    #[error("its virtual IP is in no pool")]
+    NotInAPool,
+    /// Its virtual IP is set aside.
+    #[error("its virtual IP is reserved or shares its place with another's")]
+    NotGiven,
+    /// No inside has the name.
+    #[error("its inside is not served")]
+    NoInside,
+}
+
+/// Says which binding was stored in which version; see [`Nat::recorded`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    table: u16,
+    stamp: Stamp,
+}
+
+/// Bindings on their way back into the tables; see [`Nat::restoring`].
+pub struct Restoring<'a> {
+    nat: &'a Nat,
+    now: Time,
+    insides: HashMap<&'a str, u16>,
+    /// Of each table, dormant bindings and when they were last used.
+    dormant: Vec<Vec<(u32, Stamp)>>,
+    done: Restored,
+}
+
+impl Nat {
+    /// Puts bindings back, in any order, into tables that hold none of them yet.
+    pub fn restore(&self, bindings: impl IntoIterator<Item = StoredBinding>, now: Time) -> Restored {
+        let mut restoring = self.restoring(now);
+        bindings.into_iter().for_each(|binding| restoring.add(binding));
+        restoring.finish()
+    }
+
+    /// The same for a caller that has them one by one.
+    pub fn restoring(&self, now: Time) -> Restoring<'_> {
+        let names = self.insides.iter().enumerate();
+        Restoring {
+            nat: self,
+            now,
+            insides: names.filter_map(|(n, name)| Some((name.as_str(), u16::try_from(n).ok()?))).collect(),
+            dormant: self.tables.iter().map(|_| Vec::new()).collect(),
+            done: Restored::default(),
+        }
+    }
+
+    /// Every binding with its contacts, table by table. Others may come and go meanwhile.
+    pub fn stored_bindings(&self) -> impl Iterator<Item = StoredBinding> {
+        let names: Vec<Arc<str>> = self.insides.iter().map(|name| Arc::from(name.as_str())).collect();
+        self.all_found().filter_map(move |(number, found)| {
+            let inside = Arc::clone(names.get(usize::from(found.slot.inside))?);
+            let contacts = self.contacts.of(owner(number, &found)).into_iter();
+            let contacts = contacts.map(|(peer, last)| StoredContact { peer: peer.into(), last }).collect();
+            Some(StoredBinding { contacts, ..self.to_store(number, &found, inside) })
+        })
+    }
+
+    /// The bindings that were used in second `since` or later, without their contacts; counts all into `count`.
+    pub fn used_since<'a>(&'a self, since: u32, count: &'a mut u64) -> impl Iterator<Item = StoredBinding> + 'a {
+        self.all_found().filter_map(move |(number, found)| {
+            *count += 1;
+            let inside = || Arc::from(self.inside_name(found.slot.inside));
+            let table = self.tables.get(number)?;
+            (table.usage(found.index).1.as_secs() >= since).then(|| self.to_store(number, &found, inside()))
+        })
+    }
+
+    /// The binding of a virtual IP as it is now, without its contacts; `None` if it belongs to nobody.
+    pub fn stored(&self, virtual_ip: IpAddr) -> Option<(StoredBinding, Receipt)> {
+        let address = Address::from(virtual_ip);
+        let number = self.selection.of_virtual_ip(address)?;
+        let found = self.tables.get(usize::from(number))?.of_virtual_ip(address)?;
+        let binding = self.to_store(number.into(), &found, Arc::from(self.inside_name(found.slot.inside)));
+        Some((binding, Receipt { table: number, stamp: found.stamp() }))
+    }
+
+    /// From now on every new binding is to be recorded before its first packet leaves: until [`Nat::recorded`] is told,
+    /// each of its packets comes with an event.
+    pub fn start_recording(&self) {
+        self.contacts.keep_changes();
+        self.is_recording.store(true, Ordering::Release);
+    }
+
+    /// A binding is on record as [`Nat::stored`] showed it.
+    pub fn recorded(&self, receipt: Receipt) {
+        if let Some(table) = self.tables.get(usize::from(receipt.table)) {
+            table.recorded(receipt.stamp);
+        }
+    }
+
+    /// Says whether new bindings are refused because they could not be recorded.
+    pub fn refuse_unrecorded(&self, refuse: bool) {
+        self.cannot_record.store(refuse, Ordering::Release);
+    }
+
+    /// The contacts that came, were used again or went since the last call; where there were too many at once, the rest
+    /// is told when it is used again.
+    pub fn contact_changes(&self) -> Vec<ContactChange> {
+        let resolve = |Change { owner, peer, last }| {
+            let found = self.tables.get(usize::from(owner.table))?.at(owner.index)?;
+            (found.slot.created == owner.created).then(|| ContactChange {
+                virtual_ip: found.slot.virtual_ip.into(),
+                created: owner.created,
+                peer: IpAddr::from(peer),
+                last,
+            })
+        };
+        self.contacts.take_changes().into_iter().filter_map(resolve).collect()
+    }
+
+    /// Whether a binding's packets must wait for the journal.
+    pub(super) fn is_owed(&self, table: u16, index: u32) -> bool {
+        self.is_recording() && self.tables.get(usize::from(table)).is_some_and(|table| table.is_owed(index))
+    }
+
+    pub(super) fn is_recording(&self) -> bool {
+        self.is_recording.load(Ordering::Acquire)
+    }
+
+    fn all_found(&self) -> impl Iterator<Item = (usize, Found)> {
+        self.tables.iter().enumerate().flat_map(|(number, table)| {
+            let mut from = Some(0);
+            std::iter::from_fn(move || {
+                let found = table.next_at(from?)?;
+                from = found.index.checked_add(1);
+                Some((number, found))
+            })
+        })
+    }
+
+    fn to_store(&self, number: usize, found: &Found, inside: Arc<str>) -> StoredBinding {
+        let (usage, last_used) =
+            self.tables.get(number).map_or_else(Default::default, |table| table.usage(found.index));
+        let slot = &found.slot;
+        StoredBinding {
+            inside,
+            terminal: slot.terminal.into(),
+            virtual_ip: slot.virtual_ip.into(),
+            state: slot.state,
+            pinned: slot.pinned,
+            created: slot.created,
+            last_used: last_used.as_secs(),
+            packets_out: usage.packets_out,
+            packets_in: usage.packets_in,
+            callbacks: usage.callbacks,
+            callback: self.policies.of(owner(number, found)),
+            contacts: Vec::new(),
+        }
+    }
+}
+
+impl Restoring<'_> {
+    /// Puts one back. If its terminal has another already, the younger one stays and the other is quarantined.
+    pub fn add(&mut self, binding: StoredBinding) {
+        let virtual_ip = Address::from(binding.virtual_ip);
+        let Some(number) = self.nat.selection.of_virtual_ip(virtual_ip) else {
+            return self.misfit(binding, Unfit::NotInAPool);
+        };
+        let Some(table) = self.nat.tables.get(usize::from(number)) else { return };
+        let Some(inside) = self.insides.get(&*binding.inside).copied() else {
+            table.keep_back(virtual_ip);
+            return self.misfit(binding, Unfit::NoInside);
+        };
+        let usage =
+            Usage { packets_out: binding.packets_out, packets_in: binding.packets_in, callbacks: binding.callbacks };
+        let mut slot = Slot {
+            version: 0,
+            state: binding.state,
+            pinned: binding.pinned,
+            inside,
+            terminal: binding.terminal.into(),
+            virtual_ip,
+            // A clock that was set back must not let it be younger than anything to come.
+            created: binding.created.min(self.now.as_secs()),
+        };
+        let put = |slot| table.restore(slot, binding.last_used, usage, self.now);
+        let result = match put(slot) {
+            Err(Misplaced::Twice(other)) if other.slot.created < slot.created => {
+                if let Some(ended) = table.end(other.stamp(), self.now) {
+                    self.nat.ended(number.into(), &ended);
+                    self.done.changed.push(ended.slot.virtual_ip.into());
+                }
+                put(slot)
+            }
+            Err(Misplaced::Twice(_)) => {
+                slot = Slot { state: BindingState::Quarantined, pinned: false, ..slot };
+                self.done.changed.push(binding.virtual_ip);
+                put(slot)
+            }
+            other => other,
+        };
+        match result {
+            Ok(found) => self.furnish(number, &found, binding),
+            Err(_) => self.misfit(binding, Unfit::NotGiven),
+        }
+    }
+
+    /// Sets the dormant ones in their order; says what became of all.
+    pub fn finish(mut self) -> Restored {
+        for (table, dormant) in self.nat.tables.iter().zip(&mut self.dormant) {
+            dormant.sort_unstable_by_key(|(last_used, _)| *last_used);
+            table.queue(dormant.drain(..).map(|(_, stamp)| stamp));
+        }
+        self.nat.invalidate();
+        self.done
+    }
+
+    fn furnish(&mut self, number: u16, found: &Found, binding: StoredBinding) {
+        self.done.kept += 1;
+        if found.slot.state == BindingState::Quarantined {
+            return;
+        }
+        if let Some(dormant) =
+            self.dormant.get_mut(usize::from(number)).filter(|_| binding.state == BindingState::Dormant)
+        {
+            dormant.push((binding.last_used, found.stamp()));
+        }
+        self.nat.limiter.enter(found.slot.inside, found.slot.terminal);
+        let owner = owner(number.into(), found);
+        if binding.callback.is_some() {
+            self.nat.policies.set(owner, binding.callback);
+        }
+        if !binding.contacts.is_empty() {
+            let contacts = binding.contacts.iter().map(|contact| (Address::from(contact.peer), contact.last));
+            self.nat.contacts.put_back(owner, contacts, self.now.as_secs());
+        }
+    }
+
+    fn misfit(&mut self, binding: StoredBinding, why: Unfit) {
+        self.done.misfits.push(Misfit { binding: StoredBinding { contacts: Vec::new(), ..binding }, why });
+    }
+}
+
+impl EventKind {
+    /// Whether the binding must be recorded before the packet that comes with the event leaves.
+    pub fn is_owed(self) -> bool {
+        matches!(self, EventKind::Created | EventKind::Unrecorded)
+    }
+}

@@ -1,0 +1,78 @@
+//! Bindings of an earlier run, put back where they were.
+
+use super::{BindingState, Found, Slot, Stamp, Table, Usage};
+use crate::time::Time;
+
+/// Why a binding cannot be put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// Its virtual IP is in none of the pools, or set aside now.
+    NotGiven,
+    /// Another binding has its slot.
+    Taken,
+    /// The terminal has this binding already.
+    Twice(Found),
+}
+
+impl Table {
+    /// Puts a binding back, with what it has left of its time; a quarantine starts again. Dormant bindings are told to
+    /// [`Table::queue`] in their order afterwards.
+    pub fn restore(&self, slot: Slot, last_used: u32, usage: Usage, now: Time) -> Result<Found, Misplaced> {
+        let (index, part) = self.parts.slot_of(slot.virtual_ip).ok_or(Misplaced::NotGiven)?;
+        if part.is_reserved(slot.virtual_ip) {
+            return Err(Misplaced::NotGiven);
+        }
+        let hash = self.hash(slot.inside, slot.terminal);
+        let mut shard = self.shard(hash).write();
+        let mut ledger = self.ledger.lock();
+        let before = self.find(&shard, hash, slot.inside, slot.terminal).and_then(|index| self.at(index));
+        if let Some(before) = before.filter(|_| slot.state != BindingState::Quarantined) {
+            return Err(Misplaced::Twice(before));
+        }
+        if !ledger.vacancy.take(index) {
+            return Err(Misplaced::Taken);
+        }
+        let last_used = last_used.min(now.as_secs());
+        self.slots.start_usage(index, last_used);
+        self.slots.add_usage(index, usage);
+        let idle = Time::from_secs(last_used.into());
+        let lifetimes = &self.lifetimes;
+        let left = match slot.state {
+            BindingState::Active => idle + lifetimes.hold - now,
+            BindingState::Dormant => idle + lifetimes.hold + lifetimes.dormant - now,
+            BindingState::Quarantined => lifetimes.quarantine,
+        };
+        ledger.recount(self.parts.of_slot(index).map_or(0, |(part, _)| part), None, Some(slot.state));
+        let found = self.put(&mut ledger, index, slot, now, left);
+        if slot.state != BindingState::Quarantined {
+            shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
+        }
+        Ok(found)
+    }
+
+    /// Notes dormant bindings that were restored, the oldest first.
+    pub fn queue(&self, dormant: impl Iterator<Item = Stamp>) {
+        let mut ledger = self.ledger.lock();
+        dormant.for_each(|stamp| ledger.queue_dormant(stamp));
+    }
+
+    /// Keeps a virtual IP from being given: it is that of a terminal whose inside is not served today.
+    pub fn keep_back(&self, virtual_ip: crate::wire::Address) {
+        if let Some((index, _)) = self.parts.slot_of(virtual_ip) {
+            self.ledger.lock().vacancy.take(index);
+        }
+    }
+
+    /// Whether a slot's binding is still owed to the journal.
+    pub fn is_owed(&self, index: u32) -> bool {
+        self.owed.contains(index)
+    }
+
+    /// What the slot said at `stamp` is on record.
+    pub fn recorded(&self, stamp: Stamp) {
+        let _ledger = self.ledger.lock();
+        if self.is_current(stamp) {
+            self.owed.clear(stamp.index);
+        }
+    }
+}

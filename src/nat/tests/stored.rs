@@ -1,0 +1,161 @@
+//! Bindings that outlive the translator.
+
+use super::*;
+
+fn all(gateway: &Gateway) -> Vec<StoredBinding> {
+    gateway.nat.stored_bindings().collect()
+}
+
+#[test]
+fn n6_what_is_stored_and_restored_is_as_it_was() {
+    let pools = || vec![pool("198.18.0.0/24", &[]), pool("fd00:2::/64", &[])];
+    let mut before = Gateway::new(settings(pools()));
+    let first = before.call("10.0.0.1", "192.0.2.1").unwrap();
+    let second = before.call("fd00:1::2", "2001:db8::1").unwrap();
+    let (pinned, _) = before.nat.pin("10.0.0.3".parse().unwrap(), "198.18.0.33".parse().unwrap(), START).unwrap();
+    before.nat.set_callback(&first.into(), Some(&CallbackPolicy::Anyone), START).unwrap();
+    before.callback("192.0.2.1", first).unwrap();
+    before.translator.flush(START);
+    let stored = all(&before);
+
+    let mut after = Gateway::new(settings(pools()));
+    let restored = after.nat.restore(stored.clone(), START);
+    assert_eq!((restored.kept, restored.misfits.len(), restored.changed.len()), (3, 0, 0));
+    assert_eq!(all(&after), stored);
+    assert_eq!(after.callback("192.0.2.99", first), Ok("10.0.0.1".parse().unwrap()), "its own policy");
+    assert_eq!(after.callback("2001:db8::1", second), Ok("fd00:1::2".parse().unwrap()), "its contact");
+    assert_eq!(after.callback("2001:db8::9", second), Err(DropReason::NotContacted));
+    assert_eq!(after.call("10.0.0.3", "192.0.2.1").unwrap(), pinned.virtual_ip);
+    assert_eq!(after.call("10.0.0.1", "192.0.2.1").unwrap(), first);
+}
+
+#[test]
+fn c8_a_restored_binding_has_what_was_left_of_its_time_and_a_quarantine_starts_again() {
+    let mut before = Gateway::with_pool("198.18.0.0/30");
+    let idle = before.call("10.0.0.1", "192.0.2.1").unwrap();
+    let ended = before.call("10.0.0.2", "192.0.2.1").unwrap();
+    before.nat.release(ended, START).unwrap();
+    let stored = all(&before);
+
+    let mut after = Gateway::with_pool("198.18.0.0/30");
+    after.now = START + Duration::from_secs(23 * 3600);
+    after.nat.restore(stored, after.now);
+    assert_eq!(after.callback("192.0.2.1", ended), Err(DropReason::NoBinding));
+    assert_ne!(after.call("10.0.0.9", "192.0.2.1").unwrap(), ended, "belongs to nobody for two minutes");
+    assert_eq!(after.tick(Duration::from_secs(119)), []);
+    assert_eq!(after.tick(Duration::from_secs(2)), [EventKind::Freed]);
+    assert_eq!(after.tick(Duration::from_secs(3600)), [EventKind::Dormant]);
+    assert_eq!(after.callback("192.0.2.1", idle), Err(DropReason::Dormant));
+    assert_eq!(after.call("10.0.0.1", "192.0.2.1").unwrap(), idle);
+}
+
+#[test]
+fn c11_restored_dormant_bindings_make_room_in_their_order() {
+    let stored = |n: u8, last_used| StoredBinding {
+        inside: "inside".into(),
+        terminal: IpAddr::from([10, 0, 0, n]),
+        virtual_ip: IpAddr::from([198, 18, 0, n]),
+        state: BindingState::Dormant,
+        pinned: false,
+        created: 1,
+        last_used,
+        packets_out: 0,
+        packets_in: 0,
+        callbacks: 0,
+        callback: None,
+        contacts: Vec::new(),
+    };
+    let mut gateway = Gateway::with_pool("198.18.0.0-198.18.0.2");
+    let long_ago = START.as_secs() - 100_000;
+    gateway.nat.restore([stored(0, long_ago + 9), stored(1, long_ago), stored(2, long_ago + 5)], START);
+    assert_eq!(gateway.call("10.9.9.9", "192.0.2.1"), Err(DropReason::PoolExhausted));
+    let ended: Vec<IpAddr> = all(&gateway)
+        .iter()
+        .filter(|binding| binding.state == BindingState::Quarantined)
+        .map(|binding| binding.virtual_ip)
+        .collect();
+    assert_eq!(ended, [IpAddr::from([198, 18, 0, 1])]);
+}
+
+#[test]
+fn of_two_bindings_of_one_terminal_the_younger_stays_and_the_other_is_quarantined() {
+    let mut before = Gateway::with_pool("198.18.0.0/24");
+    before.call("10.0.0.1", "192.0.2.1").unwrap();
+    let older = StoredBinding { created: 5, virtual_ip: "198.18.0.7".parse().unwrap(), ..all(&before).remove(0) };
+    let younger = StoredBinding { created: 9, virtual_ip: "198.18.0.8".parse().unwrap(), ..older.clone() };
+    for order in [[older.clone(), younger.clone()], [younger.clone(), older.clone()]] {
+        let mut after = Gateway::with_pool("198.18.0.0/24");
+        let restored = after.nat.restore(order, START);
+        assert_eq!((restored.kept, restored.changed), (2, vec![older.virtual_ip]));
+        assert_eq!(after.call("10.0.0.1", "192.0.2.1").unwrap(), younger.virtual_ip);
+        assert_eq!(after.callback("192.0.2.1", older.virtual_ip), Err(DropReason::NoBinding));
+    }
+}
+
+#[test]
+fn what_fits_no_pool_or_inside_is_named_and_its_virtual_ip_given_to_nobody_else() {
+    let mut before = Gateway::with_pool("198.18.0.0/31");
+    before.call("10.0.0.1", "192.0.2.1").unwrap();
+    let there = all(&before).remove(0);
+    let elsewhere = StoredBinding { virtual_ip: "198.19.0.1".parse().unwrap(), ..there.clone() };
+    let other_inside = StoredBinding { inside: "gone".into(), ..there };
+    let mut after = Gateway::with_pool("198.18.0.0/31");
+    let restored = after.nat.restore([other_inside.clone(), elsewhere], START);
+    let why: Vec<Unfit> = restored.misfits.iter().map(|misfit| misfit.why).collect();
+    assert_eq!((restored.kept, why), (0, vec![Unfit::NoInside, Unfit::NotInAPool]));
+    assert_ne!(after.call("10.0.0.8", "192.0.2.1").unwrap(), other_inside.virtual_ip);
+    assert_eq!(after.call("10.0.0.9", "192.0.2.1"), Err(DropReason::PoolExhausted));
+}
+
+#[test]
+fn n3_every_packet_of_a_binding_asks_to_be_recorded_until_it_is() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.nat.start_recording();
+    let mut second = gateway.nat.translator();
+    let kinds = |translator: &mut Translator| {
+        let mut packet = tcp("10.0.0.5", "192.0.2.1", Flags::Syn);
+        match translator.translate(&mut Packet::new(&mut packet), INSIDE, START) {
+            Verdict::Forward { event, .. } => event.map(|event| event.kind),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(kinds(&mut gateway.translator), Some(EventKind::Created));
+    assert_eq!(kinds(&mut gateway.translator), Some(EventKind::Unrecorded));
+    assert_eq!(kinds(&mut second), Some(EventKind::Unrecorded), "another worker overtakes neither");
+    let virtual_ip = gateway.nat.find("10.0.0.5".parse().unwrap(), START)[0].virtual_ip;
+    let (stored, receipt) = gateway.nat.stored(virtual_ip).unwrap();
+    assert_eq!(stored.terminal, "10.0.0.5".parse::<IpAddr>().unwrap());
+    gateway.nat.recorded(receipt);
+    assert_eq!((kinds(&mut gateway.translator), kinds(&mut second)), (None, None));
+}
+
+#[test]
+fn while_nothing_can_be_recorded_new_bindings_are_refused_and_others_go_on() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let known = gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    gateway.nat.refuse_unrecorded(true);
+    assert_eq!(gateway.call("10.0.0.2", "192.0.2.1"), Err(DropReason::CannotRecord));
+    assert_eq!(gateway.call("10.0.0.1", "192.0.2.7").unwrap(), known);
+    gateway.nat.refuse_unrecorded(false);
+    gateway.call("10.0.0.2", "192.0.2.1").unwrap();
+}
+
+#[test]
+fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
+    let mut few = settings(vec![pool("198.18.0.0/24", &[])]);
+    few.lifetimes.contacts_per_binding = 1;
+    let mut gateway = Gateway::new(few);
+    gateway.nat.start_recording();
+    let last = |gateway: &Gateway| {
+        let changes = gateway.nat.contact_changes();
+        changes.iter().map(|change| (change.peer.to_string(), change.last.is_some())).collect::<Vec<_>>()
+    };
+    gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), true)]);
+    gateway.now = START + Duration::from_secs(61);
+    gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), true)]);
+    gateway.call("10.0.0.1", "192.0.2.2").unwrap();
+    assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), false), ("192.0.2.2".to_owned(), true)]);
+}
