@@ -26,6 +26,10 @@ const MOST_MSS: i64 = 65_535;
 const MOST_TRANSLATED: u8 = 64;
 /// The longest name of a group (`LOGIN_NAME_MAX` and the like).
 const MOST_GROUP: usize = 32;
+/// Time between two syncs of the state file.
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest: more would be asking to lose bindings.
+const LONGEST_SYNC_INTERVAL: Duration = Duration::from_secs(60);
 /// Name of the inside realm that was not given one.
 const INSIDE: &str = "inside";
 /// The longest name of an inside realm.
@@ -70,6 +74,7 @@ impl Draft {
         };
         let control = path("control", &self.control, DEFAULT_CONTROL);
         let state_dir = path("state-dir", &self.state_dir, DEFAULT_STATE_DIR);
+        let sync_interval = self.sync_interval(&mut problems);
         problems.0.sort_by_key(|problem| problem.place);
         if !problems.0.is_empty() {
             return Err(problems.0);
@@ -95,6 +100,9 @@ impl Draft {
             metrics,
             control_group,
             state_dir,
+            durability: self.durability.unwrap_or_default(),
+            when_disk_fails: self.when_disk_fails.unwrap_or_default(),
+            sync_interval,
             workers,
             tun,
             offload: self.offload,
@@ -242,6 +250,18 @@ impl Draft {
             lifetimes.contacts_per_binding = most;
         }
         lifetimes
+    }
+
+    fn sync_interval(&self, problems: &mut Problems) -> Duration {
+        let Some(text) = &self.sync_interval else { return SYNC_INTERVAL };
+        let sensible = |interval: &Duration| (Duration::from_millis(1)..=LONGEST_SYNC_INTERVAL).contains(interval);
+        match humantime::parse_duration(&text.value).ok().filter(sensible) {
+            Some(interval) => interval,
+            None => {
+                problems.add(text.place, Wrong::SyncInterval(text.value.clone()));
+                SYNC_INTERVAL
+            }
+        }
     }
 
     fn creation(&self, problems: &mut Problems) -> CreationLimit {

@@ -1,7 +1,7 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
 use super::problem::{Place, Problem, Wrong};
-use super::{Hardening, Offload, OnStop};
+use super::{Durability, Hardening, Offload, OnStop, WhenDiskFails};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
@@ -55,6 +55,12 @@ pub struct Draft {
     pub control_group: Option<Located<String>>,
     /// State directory.
     pub state_dir: Option<Located<String>>,
+    /// When the first packet of a binding may leave.
+    pub durability: Option<Durability>,
+    /// What becomes of new bindings while the state file cannot be written.
+    pub when_disk_fails: Option<WhenDiskFails>,
+    /// Time between two syncs of the state file.
+    pub sync_interval: Option<Located<String>>,
     /// Workers.
     pub workers: Option<Located<i64>>,
     /// Base name of the TUN devices.
@@ -171,6 +177,9 @@ impl Draft {
             metrics: file.metrics.map(one),
             control_group: file.control_group.map(one),
             state_dir: file.state_dir.map(one),
+            durability: file.durability,
+            when_disk_fails: file.when_disk_fails,
+            sync_interval: file.sync_interval.map(one),
             workers: file.workers.map(number),
             tun: file.tun.map(one),
             offload: file.offload,
@@ -209,6 +218,9 @@ impl Draft {
             metrics: flags.metrics.or(self.metrics),
             control_group: flags.control_group.or(self.control_group),
             state_dir: flags.state_dir.or(self.state_dir),
+            durability: flags.durability.or(self.durability),
+            when_disk_fails: flags.when_disk_fails.or(self.when_disk_fails),
+            sync_interval: flags.sync_interval.or(self.sync_interval),
             workers: flags.workers.or(self.workers),
             tun: flags.tun.or(self.tun),
             offload: self.offload,
@@ -246,6 +258,9 @@ struct File {
     metrics: Option<Spanned<String>>,
     control_group: Option<Spanned<String>>,
     state_dir: Option<Spanned<String>>,
+    durability: Option<Durability>,
+    when_disk_fails: Option<WhenDiskFails>,
+    sync_interval: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
     tun: Option<Spanned<String>>,
     #[serde(default)]

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the control socket is unless told otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/kamei/gateway.sock";
@@ -64,6 +65,12 @@ pub struct Config {
     pub control_group: Option<String>,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// When the first packet of a binding may leave.
+    pub durability: Durability,
+    /// What becomes of new bindings while the state file cannot be written.
+    pub when_disk_fails: WhenDiskFails,
+    /// Time between two syncs of the state file: what a power cut can cost at most.
+    pub sync_interval: Duration,
     /// Worker threads; one a core if not given.
     pub workers: Option<NonZeroUsize>,
     /// Base name of the TUN devices.
@@ -85,6 +92,28 @@ pub struct Inside {
     pub interfaces: Vec<String>,
     /// Prefixes whose addresses may get a binding, beside those the kernel routes to these interfaces.
     pub prefixes: Vec<IpNet>,
+}
+
+/// When the first packet of a binding may leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// When the system has the binding: it survives the end of the process, whatever ends it.
+    #[default]
+    Process,
+    /// When it is on disk: it survives a power cut.
+    Strict,
+}
+
+/// What becomes of new bindings while the state file cannot be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenDiskFails {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They are made, and a restart forgets them.
+    Allow,
 }
 
 /// Whether to ask the kernel for offloads on the TUN devices.

@@ -174,6 +174,9 @@ pub enum Wrong {
         /// What was written.
         value: String,
     },
+    /// A sync interval that makes no sense.
+    #[error("sync-interval '{0}' is not a time from 1ms to 60s, such as 100ms")]
+    SyncInterval(String),
     /// A time that is too short.
     #[error("{key} is {value}, but at least {least} is needed ({source_})")]
     TooShort {

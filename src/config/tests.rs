@@ -95,6 +95,8 @@ fn every_kind_of_nonsense_has_its_line() {
         ("\"anyone\"", "\"everybody\"", "line 17: callback 'everybody' is neither"),
         ("workers = 2", "workers = 0", "line 7: workers is 0; it must be from 1 to 256"),
         ("workers = 2", "workers = \"two\"", "line 7: invalid type: string \"two\""),
+        ("workers = 2", "sync-interval = \"2h\"", "line 7: sync-interval '2h' is not a time from 1ms to 60s"),
+        ("workers = 2", "durability = \"hope\"", "line 7: unknown variant `hope`"),
         ("8h", "2h", "line 23: hold is 2h, but at least 2h 4m is needed (RFC 5382 REQ-5)"),
         ("8h", "soon", "line 23: hold 'soon' is not a time"),
         ("/run/kamei/test.sock", "test.sock", "line 6: control 'test.sock' is not an absolute path"),
