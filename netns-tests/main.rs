@@ -34,5 +34,6 @@ mod rfc;
 mod rules;
 mod seeing;
 mod spoofing;
+mod survive;
 mod transports;
 mod wrong_input;

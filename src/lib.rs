@@ -8,6 +8,7 @@
 //! | [`wire`] | bytes: parse once, checked access, checksum deltas | – |
 //! | [`nat`] | the translator: pools, bindings, contacts, verdicts | `time`, `wire` |
 //! | [`config`] | raw TOML and flags → a checked configuration | `nat` and left of it |
+//! | `journal` | bindings on disk, so that they survive | `config` and left of it |
 //! | `control` | the local HTTP/JSON interface and its types | `config` and left of it |
 //! | `device` | edges that carry packets: TUN, memory | `config` and left of it |
 //! | `gateway` | threads, kernel set-up, shutdown | all of the above |
@@ -31,6 +32,9 @@ pub mod control;
 pub mod device;
 #[cfg(feature = "gateway")]
 pub mod gateway;
+
+#[cfg(feature = "gateway")]
+pub mod journal;
 
 #[cfg(test)]
 mod import_rule;

@@ -12,6 +12,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin as Pinned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,7 +85,7 @@ pub async fn answer(
             })?;
             settle(admin).await;
             let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, admin.now())?;
-            tell(events, admin);
+            tell(events, admin).await?;
             json(&binding)
         }
         Query::SetCallback(which) => {
@@ -94,7 +95,9 @@ pub async fn answer(
                 .map_err(|error| bad(format!("the body is not {{\"callback\": [\"anyone\"]}} or the like: {error}")))?;
             let policy =
                 callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
-            json(&admin.nat().set_callback(&which, policy.as_ref(), admin.now())?)
+            let bindings = admin.nat().set_callback(&which, policy.as_ref(), admin.now())?;
+            record(bindings.iter().map(|binding| binding.virtual_ip).collect(), admin).await?;
+            json(&bindings)
         }
         Query::Reload { dry_run } => {
             let admin = Arc::clone(admin);
@@ -105,7 +108,7 @@ pub async fn answer(
         Query::Release(address) => {
             settle(admin).await;
             let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
-            tell(events, admin);
+            tell(events, admin).await?;
             json(&bindings)
         }
     }
@@ -133,10 +136,20 @@ async fn settle(admin: &Arc<dyn Admin>) {
     let _ = tokio::task::spawn_blocking(move || admin.settle()).await;
 }
 
-fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>) {
+/// Changes are on disk before they are answered.
+async fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>) -> Result<(), Refusal> {
+    let virtual_ips = events.iter().map(|event| event.virtual_ip.into()).collect();
     for event in events {
         admin.changed(event);
     }
+    record(virtual_ips, admin).await
+}
+
+async fn record(virtual_ips: Vec<IpAddr>, admin: &Arc<dyn Admin>) -> Result<(), Refusal> {
+    let admin = Arc::clone(admin);
+    let done = tokio::task::spawn_blocking(move || admin.record(&virtual_ips)).await;
+    let done = done.unwrap_or_else(|_| Err("done, but the gateway is stopping".to_owned()));
+    done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
 }
 
 fn show(which: &Named, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {

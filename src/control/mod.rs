@@ -44,6 +44,7 @@ pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
 
+use crate::journal::JournalStatus;
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
 use parking_lot::RwLockReadGuard;
@@ -65,6 +66,8 @@ pub trait Admin: Send + Sync + 'static {
     fn taps(&self) -> &Arc<Taps>;
     /// A binding was changed by hand.
     fn changed(&self, event: Event);
+    /// Has the present state of bindings put on disk; takes a moment. The error says that they are changed, but not there.
+    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String>;
     /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line
     /// or more; nothing has changed then. May take a moment.
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String>;
@@ -93,6 +96,9 @@ pub struct GatewayStatus {
     pub devices: Vec<DeviceStatus>,
     /// Events that wait to be written to the log.
     pub events_waiting: usize,
+    /// The file that the bindings are recorded in.
+    #[serde(default)]
+    pub state_file: JournalStatus,
     /// Offloads that the kernel granted.
     pub offload: String,
     /// Super-packets read.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 struct Stub {
     nat: RwLock<Arc<Nat>>,
     events: Mutex<Vec<EventKind>>,
+    recorded: Mutex<Vec<IpAddr>>,
     settled: AtomicUsize,
     taps: Arc<Taps>,
 }
@@ -50,6 +51,11 @@ impl Admin for Stub {
 
     fn changed(&self, event: Event) {
         self.events.lock().push(event.kind);
+    }
+
+    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
+        self.recorded.lock().extend(virtual_ips);
+        Ok(())
     }
 
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
@@ -102,6 +108,7 @@ impl Scene {
         let stub = Arc::new(Stub {
             nat: RwLock::new(Nat::new(settings).unwrap()),
             events: Mutex::default(),
+            recorded: Mutex::default(),
             settled: AtomicUsize::new(0),
             taps: Arc::default(),
         });

@@ -194,7 +194,11 @@ impl Queue {
 
     /// Sends the packet in `buffer`, read from this device or one made together with it.
     pub fn send(&self, buffer: &Buffer) -> io::Result<()> {
-        let bytes = buffer.bytes.get(..buffer.len).unwrap_or_default();
+        self.send_as_read(buffer.as_read())
+    }
+
+    /// The same for a copy of [`Buffer::as_read`].
+    pub fn send_as_read(&self, bytes: &[u8]) -> io::Result<()> {
         Ok(rustix::io::write(&self.descriptor, bytes).map(|_| ())?)
     }
 
@@ -216,6 +220,11 @@ impl Buffer {
     /// An empty buffer.
     pub fn new() -> Self {
         Self { bytes: vec![0; HEADER_LEN + MOST_BYTES].into_boxed_slice(), header: 0, len: 0 }
+    }
+
+    /// What was read, with its virtio header.
+    pub fn as_read(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 
     /// The packet in it, to be translated in place.

@@ -6,6 +6,7 @@ use super::notify::Manager;
 use super::reload::{Live, Request, Source};
 use super::worker::Shared;
 use crate::config::Config;
+use crate::journal::Journal;
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crate::wire::Address;
@@ -43,6 +44,8 @@ pub struct Housekeeping {
     pub events: Receiver<Event>,
     /// Who must know of a virtual IP that is in use no more.
     pub neighbours: Neighbours,
+    /// Where bindings are recorded.
+    pub journal: Arc<Journal>,
     /// Writes the log.
     pub log: EventLog,
     /// Closed when it is time to stop.
@@ -58,7 +61,7 @@ impl Housekeeping {
         loop {
             select! {
                 recv(self.events) -> event => match event {
-                    Ok(event) => self.log.write(&self.nat, event, self.clock.now()),
+                    Ok(event) => self.heard(event),
                     Err(_) => std::thread::sleep(next - self.clock.now()),
                 },
                 recv(self.stop) -> _ => break,
@@ -80,12 +83,21 @@ impl Housekeeping {
         self.kernel
     }
 
+    /// A worker did something to a binding; one that is new it has recorded itself.
+    fn heard(&mut self, event: Event) {
+        if event.kind == EventKind::Woken {
+            self.journal.mark(event.virtual_ip.into());
+        }
+        self.log.write(&self.nat, event, self.clock.now());
+    }
+
     fn beat(&mut self, now: Time) {
         let log = &mut self.log;
         self.nat.tick(now, &mut |event| {
             if event.kind == EventKind::Released {
                 self.neighbours.withdraw(event.virtual_ip.into());
             }
+            self.journal.mark(event.virtual_ip.into());
             log.write(&self.nat, event, now);
         });
         log.beat(now);
@@ -141,6 +153,7 @@ impl EventLog {
             EventKind::Woken => log::info!("binding woken: {terminal} ({inside}) is {virtual_ip} ({pool})"),
             EventKind::Dormant => log::info!("binding dormant: {terminal} ({inside}) was {virtual_ip} ({pool})"),
             EventKind::Released => log::info!("binding released: {terminal} ({inside}) was {virtual_ip} ({pool})"),
+            EventKind::Unrecorded => {}
             EventKind::Freed => log::debug!("virtual IP free: {virtual_ip} ({pool})"),
             EventKind::Refused(reason) => {
                 let known = self.refused.get(&terminal).is_some_and(|at| now - *at < REFUSED_AGAIN);

@@ -18,6 +18,7 @@ mod handover;
 mod housekeeping;
 pub mod kernel;
 mod notify;
+mod parking;
 mod reload;
 mod settings;
 mod worker;
@@ -25,7 +26,8 @@ mod worker;
 use crate::config::{Config, Hardening, OnStop};
 use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded, Taps};
 use crate::device::tun::{self, TunError};
-use crate::nat::{Event, Nat, SettingsError};
+use crate::journal::{Journal, JournalError, JournalSettings, Keeper, StateFile};
+use crate::nat::{BindingState, Event, Misfit, Nat, SettingsError};
 use crate::time::Time;
 use clock::Clock;
 use confine::{ConfineError, Confinement, Role};
@@ -34,11 +36,13 @@ pub use doctor::{Finding, Grade, examine};
 use housekeeping::{EventLog, Housekeeping, Watchdog};
 use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
 use notify::Manager;
+use parking::Parking;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 pub use reload::Source;
 use reload::{Live, Request};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +52,9 @@ use worker::{Load, Shared, Worker};
 
 /// Events on their way to housekeeping; more wait only while it writes thousands of lines.
 const EVENTS: usize = 65_536;
+
+/// Bindings that do not fit the configuration and get a line each.
+const MISFITS_NAMED: usize = 10;
 
 /// Why the gateway did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +71,9 @@ pub enum GatewayError {
     /// What the translator cannot hold.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The state file.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The state directory.
     #[error("state directory {path}: {error}; choose another with --state-dir")]
     State {
@@ -104,6 +114,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
     let plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
+    let state = StateFile::take(&config.state_dir, &config.tun)?;
     let confinement = confinement(&config, file)?;
     let listener = Listener::bind(door(&config, confinement.clone())?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
@@ -124,6 +135,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     };
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
+    let journal = restore(&config, state, &nat, &kernel, clock)?;
     if let Some(confinement) = &confinement
         && let Some(lacking) = confinement.enter()?
     {
@@ -133,12 +145,16 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
     let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked };
-    let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager)?;
+    let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
+    let shared = Arc::clone(&running.shared);
+    let contact = config.lifetimes.contact;
+    let keeper = Keeper::start(Arc::clone(&journal), contact, move || clock.now(), move || shared.wake())?;
     let admin = Arc::new(GatewayAdmin {
         live,
         requests: requests.clone(),
         clock,
         log: Mutex::new(EventLog::default()),
+        journal,
         shared: Arc::clone(&running.shared),
         fixed: GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -165,7 +181,48 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     manager.ready(&format!("serving {} pools for {}", config.pools.len(), running.inside_names));
     let ended = running.wait(signals, requests, &manager, config.on_stop);
     server.stop();
+    keeper.stop();
     ended
+}
+
+/// Puts the bindings of the last run back, and says what became of them.
+fn restore(
+    config: &Config,
+    state: StateFile,
+    nat: &Arc<Nat>,
+    kernel: &Kernel,
+    clock: Clock,
+) -> Result<Arc<Journal>, GatewayError> {
+    let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
+    let settings = JournalSettings {
+        durability: config.durability,
+        when_disk_fails: config.when_disk_fails,
+        sync_interval: config.sync_interval,
+    };
+    let now = clock.now();
+    let (journal, restored) = Journal::start(opened, Arc::clone(nat), settings, now);
+    if config.pools.iter().any(|pool| !pool.range.is_v4()) {
+        let neighbours = kernel.neighbours();
+        nat.for_each_binding(now, &mut |binding| {
+            if binding.state == BindingState::Active {
+                neighbours.announce(binding.virtual_ip);
+            }
+            true
+        });
+    }
+    if restored.kept > 0 {
+        log::info!("{} bindings restored in {} ms", restored.kept, clock.uptime().as_millis());
+    }
+    for Misfit { binding, why } in restored.misfits.iter().take(MISFITS_NAMED) {
+        log::warn!("binding kept aside: {} ({}) was {}: {why}", binding.terminal, binding.inside, binding.virtual_ip);
+    }
+    if !restored.misfits.is_empty() {
+        let count = restored.misfits.len();
+        log::warn!(
+            "{count} bindings do not fit this configuration and are kept aside; `kamei state verify` lists them"
+        );
+    }
+    Ok(journal)
 }
 
 /// What the process may still touch when it is set up; `None` if it is not to be hardened.
@@ -173,8 +230,6 @@ fn confinement(config: &Config, file: Option<&Path>) -> Result<Option<Confinemen
     if config.hardening == Hardening::Off {
         return Ok(None);
     }
-    let state = |error| GatewayError::State { path: config.state_dir.clone(), error };
-    std::fs::create_dir_all(&config.state_dir).map_err(state)?;
     let parent = |path: &Path| path.parent().map(Path::to_owned);
     let written = [Some(config.state_dir.clone()), parent(&config.control), Some(kernel::lock_directory().to_owned())];
     // A link to the file, and the file.
@@ -259,6 +314,7 @@ struct Running {
 }
 
 impl Running {
+    #[expect(clippy::too_many_arguments, reason = "one call, each argument another type")]
     fn start(
         nat: &Arc<Nat>,
         kernel: Kernel,
@@ -267,6 +323,7 @@ impl Running {
         clock: Clock,
         reload: Reload,
         manager: &Arc<Manager>,
+        journal: &Arc<Journal>,
     ) -> Result<Self, GatewayError> {
         let system = |what| move |error| GatewayError::System { what, error };
         let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
@@ -293,6 +350,7 @@ impl Running {
                 clock,
                 events: events.clone(),
                 neighbours: neighbours.clone(),
+                parking: Parking::new(Arc::clone(journal)),
                 shared: Arc::clone(&shared),
             };
             let hardened = reload.config.hardening == Hardening::On;
@@ -318,6 +376,7 @@ impl Running {
             clock,
             events: received,
             neighbours,
+            journal: Arc::clone(journal),
             log: EventLog::default(),
             stop: stopped,
             watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
@@ -426,6 +485,7 @@ struct GatewayAdmin {
     requests: Sender<Request>,
     clock: Clock,
     log: Mutex<EventLog>,
+    journal: Arc<Journal>,
     shared: Arc<Shared>,
     fixed: GatewayStatus,
     devices: Vec<String>,
@@ -453,6 +513,10 @@ impl Admin for GatewayAdmin {
         self.log.lock().write(&self.nat(), event, self.clock.now());
     }
 
+    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
+        self.journal.record_and_sync(virtual_ips)
+    }
+
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let gone = || "the gateway is stopping".to_owned();
@@ -466,6 +530,7 @@ impl Admin for GatewayAdmin {
             by_worker: self.shared.loads.iter().map(Load::view).collect(),
             devices: queue_full(&self.devices),
             events_waiting: self.events.len(),
+            state_file: self.journal.status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()

@@ -89,6 +89,8 @@ impl Housekeeping {
         let before = Arc::clone(&self.nat);
         let (after, ended) = succession.commit();
         tell_surroundings(&after, self.kernel.host());
+        // What fitted nowhere stays in the state file, for the day its pool comes back.
+        self.journal.adopt(Arc::clone(&after));
         rest.end_with(&after);
         *live = Arc::clone(&after);
         self.nat = after;

@@ -2,9 +2,10 @@
 
 use super::clock::Clock;
 use super::kernel::Neighbours;
+use super::parking::{Parked, Parking};
 use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Queue};
-use crate::nat::{Counter, Event, EventKind, Nat, Realm, Translator, Verdict};
+use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Translator, Verdict};
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, Timespec, epoll};
@@ -43,6 +44,8 @@ pub struct Worker {
     pub events: Sender<Event>,
     /// Who must know of a new virtual IP before its first packet leaves.
     pub neighbours: Neighbours,
+    /// Packets of bindings that are not on record yet.
+    pub parking: Parking,
     /// What all workers share.
     pub shared: Arc<Shared>,
 }
@@ -153,7 +156,8 @@ impl Shared {
         self.settled.iter().all(|settled| settled.load(Ordering::Acquire) >= asked)
     }
 
-    fn wake(&self) {
+    /// Has every worker look up.
+    pub fn wake(&self) {
         for waker in &self.wakers {
             let _ = rustix::io::write(waker, &1u64.to_ne_bytes()); // full: it is to wake anyhow
         }
@@ -246,6 +250,7 @@ impl Worker {
                         if self.shared.stopping.load(Ordering::Acquire) {
                             return Ok(());
                         }
+                        self.release();
                     }
                     number => self.take_turn(usize::try_from(number).unwrap_or_default(), &mut buffer)?,
                 }
@@ -304,18 +309,25 @@ impl Worker {
                 self.shared.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
             }
             match verdict {
-                Verdict::Forward { to, event } => {
-                    if let Some(event) = event {
-                        self.tell(event);
+                Verdict::Forward { to, event } => match event.filter(|event| self.tell(*event)) {
+                    Some(event) => {
+                        let packet = Parked { to, bytes: buffer.as_read().into(), is_own: false };
+                        self.park(event, std::iter::once(packet));
                     }
-                    self.write(to, |queue| queue.send(buffer));
-                }
+                    None => self.write(to, |queue| queue.send(buffer)),
+                },
                 Verdict::Replace(replaced) => {
-                    if let Some(event) = replaced.event {
-                        self.tell(event);
-                    }
-                    for packet in &replaced.packets {
-                        self.write(replaced.to, |queue| queue.send_own(packet));
+                    let to = replaced.to;
+                    match replaced.event.filter(|event| self.tell(*event)) {
+                        Some(event) => {
+                            let own = |bytes| Parked { to, bytes, is_own: true };
+                            self.park(event, replaced.packets.into_iter().map(own));
+                        }
+                        None => {
+                            for packet in &replaced.packets {
+                                self.write(to, |queue| queue.send_own(packet));
+                            }
+                        }
                     }
                     if let Some(answer) = replaced.answer {
                         self.write(realm, |queue| queue.send_own(&answer));
@@ -323,12 +335,18 @@ impl Worker {
                 }
                 Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
                 Verdict::Refuse(refused) => {
-                    self.tell(refused.event);
+                    if self.tell(refused.event) {
+                        self.park(refused.event, std::iter::empty());
+                    }
                     if let Some(answer) = refused.answer {
                         self.write(realm, |queue| queue.send_own(&answer));
                     }
                 }
             }
+        }
+        match self.parking.record() {
+            Ok(packets) => self.leave(packets),
+            Err(lost) => self.translator.lost(DropReason::CannotRecord, lost),
         }
         self.count(|load| &load.reads, reads);
         if reads == TURN as u64 {
@@ -362,13 +380,32 @@ impl Worker {
         }
     }
 
-    fn tell(&self, event: Event) {
+    /// Tells others of an event. Whether the packet that comes with it must wait for the journal.
+    fn tell(&self, event: Event) -> bool {
         match event.kind {
             EventKind::Created | EventKind::Woken => self.neighbours.announce(event.virtual_ip.into()),
             _ => {}
         }
         // A full channel means that housekeeping is behind by thousands of lines: lose a line, not a packet.
         let _ = self.events.try_send(event);
+        event.kind.is_owed()
+    }
+
+    fn park(&mut self, event: Event, packets: impl Iterator<Item = Parked>) {
+        let refused = self.parking.park(event.virtual_ip.into(), packets);
+        self.translator.lost(DropReason::CannotRecord, refused);
+    }
+
+    /// Writes the packets whose bindings have reached the disk meanwhile.
+    fn release(&mut self) {
+        let packets = self.parking.release();
+        self.leave(packets);
+    }
+
+    fn leave(&self, packets: Vec<Parked>) {
+        for Parked { to, bytes, is_own } in packets {
+            self.write(to, |queue| if is_own { queue.send_own(&bytes) } else { queue.send_as_read(&bytes) });
+        }
     }
 }
 

@@ -1,0 +1,103 @@
+//! Bindings survive: a restart, `kill -9`, a disk that takes nothing.
+
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab, Plan, wait_until};
+use crate::traffic::{Web, curl, curl_in_vain};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Terminals of the flood: addresses of their own in one namespace.
+const TERMINALS: u8 = 100;
+
+/// Two terminals call, the gateway ends, another starts: each is known as before, and is called back.
+fn known_again_after(end: impl Fn(Gateway)) {
+    let lab = Lab::new(Plan::gateways(1).terminals(2).servers(2).unwatched());
+    let _web = Web::start(&lab.server(1), 80);
+    let _back: Vec<Web> = (1..=2).map(|t| Web::start(&lab.terminal(t), 8080)).collect();
+    let gateway = lab.start(1);
+    let mut known = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        for terminal in [lab.terminal(1), lab.terminal(2)] {
+            curl(&terminal, lab.server(1).address(family), 80);
+            let own = terminal.address(family);
+            known.push((own, gateway.virtual_ip(own), family));
+        }
+    }
+    // Contacts are written within the sync interval.
+    let told = || gateway.status()["state_file"].clone();
+    let before = told()["commits"].as_u64().unwrap();
+    wait_until("the contacts to be written", || before > 4 || told()["commits"].as_u64() > Some(before));
+    wait_until("the disk to have them", || told()["commits"] == told()["synced"]);
+    end(gateway);
+
+    let gateway = lab.start(1);
+    for (own, virtual_ip, family) in known {
+        assert_eq!(gateway.virtual_ip(own), virtual_ip);
+        let server = lab.server(1).address(family);
+        let seen = lab
+            .server(1)
+            .run(&format!("exec curl -sS --max-time 20 {}", crate::traffic::url(virtual_ip, 8080, "me")))
+            .ok();
+        assert_eq!(seen, own.to_string(), "{server} calls back {virtual_ip}");
+        curl_in_vain(&lab.server(2), virtual_ip, 8080);
+    }
+}
+
+#[test]
+fn n6_bindings_and_contacts_outlive_a_restart() {
+    known_again_after(Gateway::stop);
+}
+
+#[test]
+fn n6_bindings_and_contacts_outlive_a_gateway_that_was_killed() {
+    known_again_after(Gateway::kill);
+}
+
+/// Gives a host further addresses: each stands for a terminal.
+fn many_terminals(host: &Host) -> Vec<IpAddr> {
+    let terminals: Vec<IpAddr> = (0..TERMINALS).map(|i| IpAddr::from([10, 77, 143, 50 + i])).collect();
+    for terminal in &terminals {
+        host.run(&format!("ip address add {terminal}/24 dev eth0")).ok();
+    }
+    terminals
+}
+
+#[test]
+fn n3_whoever_was_seen_outside_has_the_same_virtual_ip_after_kill_9_in_the_middle_of_calls() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let (host, server) = (lab.terminal(1), lab.server(1));
+    let terminals = many_terminals(&host);
+    let seen_outside = server.inside(|| std::net::UdpSocket::bind(("0.0.0.0", 5300)).unwrap());
+    seen_outside.set_nonblocking(true).unwrap();
+    let mut known: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
+    // Each datagram says whose it is; the server sees from which virtual IP it came.
+    let look = |known: &mut BTreeMap<IpAddr, IpAddr>| {
+        let mut text = [0; 64];
+        while let Ok((length, from)) = seen_outside.recv_from(&mut text) {
+            let terminal: IpAddr = std::str::from_utf8(&text[..length]).unwrap().parse().unwrap();
+            let before = *known.entry(terminal).or_insert(from.ip());
+            assert_eq!(before, from.ip(), "{terminal} was given another virtual IP");
+        }
+    };
+    for round in 0..4_usize {
+        let gateway = lab.start_with(1, &["--pool", "198.18.0.0/16"]);
+        let sockets: Vec<_> = host
+            .inside(|| terminals.iter().map(|terminal| std::net::UdpSocket::bind((*terminal, 0)).unwrap()).collect());
+        // Each round some more call for the first time, and it is killed among them.
+        for (socket, terminal) in sockets.iter().zip(&terminals).take((round + 1) * usize::from(TERMINALS) / 4) {
+            let _ = socket.send_to(terminal.to_string().as_bytes(), (server.v4, 5300));
+        }
+        wait_until("somebody new to be seen", || {
+            look(&mut known);
+            known.len() > round * usize::from(TERMINALS) / 4
+        });
+        gateway.kill();
+        look(&mut known);
+    }
+    let gateway = lab.start_with(1, &["--pool", "198.18.0.0/16"]);
+    for (terminal, virtual_ip) in &known {
+        assert_eq!(gateway.virtual_ip(*terminal), *virtual_ip);
+    }
+    let holders: std::collections::BTreeSet<_> = known.values().collect();
+    assert_eq!(holders.len(), known.len(), "no virtual IP has two terminals");
+}

@@ -1,0 +1,93 @@
+//! Packets of bindings that are not on record yet wait here, in their order: until the end of the worker's turn, or
+//! (`durability = "strict"`) until the binding is on disk.
+
+use crate::journal::{Journal, NotRecorded, Recorded};
+use crate::nat::Realm;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Packets of a worker that wait for the disk at one time.
+const MOST: usize = 1024;
+
+/// See the module.
+pub struct Parking {
+    journal: Arc<Journal>,
+    virtual_ips: Vec<IpAddr>,
+    /// Of this turn.
+    packets: Vec<Parked>,
+    /// Recorded, not yet on disk.
+    waiting: VecDeque<(Recorded, Vec<Parked>)>,
+    /// How many packets those are.
+    held: usize,
+}
+
+/// A packet that waits.
+pub struct Parked {
+    /// Where it goes.
+    pub to: Realm,
+    /// The packet.
+    pub bytes: Box<[u8]>,
+    /// Whether it was made here, as on a wire; otherwise it is as it was read, virtio header and all.
+    pub is_own: bool,
+}
+
+impl Parking {
+    /// Nothing waits.
+    pub fn new(journal: Arc<Journal>) -> Self {
+        Self { journal, virtual_ips: Vec::new(), packets: Vec::new(), waiting: VecDeque::new(), held: 0 }
+    }
+
+    /// The binding of `virtual_ip` is to be recorded, and the packets are to wait for that. Says how many of them there
+    /// was no room for.
+    pub fn park(&mut self, virtual_ip: IpAddr, packets: impl Iterator<Item = Parked>) -> u64 {
+        if !self.virtual_ips.contains(&virtual_ip) {
+            self.virtual_ips.push(virtual_ip);
+        }
+        let room = MOST.saturating_sub(self.held + self.packets.len());
+        let mut refused = 0;
+        for (number, packet) in packets.enumerate() {
+            if number < room {
+                self.packets.push(packet);
+            } else {
+                refused += 1;
+            }
+        }
+        refused
+    }
+
+    /// Records what was parked in this turn. Gives the packets that may leave now, or says how many never may.
+    pub fn record(&mut self) -> Result<Vec<Parked>, u64> {
+        if self.virtual_ips.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packets = std::mem::take(&mut self.packets);
+        let result = self.journal.record(&self.virtual_ips);
+        self.virtual_ips.clear();
+        match result {
+            Ok(recorded) if self.journal.is_strict() => {
+                self.held += packets.len();
+                self.waiting.push_back((recorded, packets));
+                Ok(self.release())
+            }
+            Ok(recorded) => {
+                self.journal.settle(&recorded);
+                Ok(packets)
+            }
+            Err(NotRecorded) => Err(packets.len() as u64),
+        }
+    }
+
+    /// The packets whose bindings have reached the disk.
+    pub fn release(&mut self) -> Vec<Parked> {
+        let mut packets = Vec::new();
+        while let Some((recorded, some)) =
+            self.waiting.pop_front_if(|(recorded, _)| self.journal.is_synced(recorded.commit))
+        {
+            self.journal.settle(&recorded);
+            self.held -= some.len();
+            packets.extend(some);
+        }
+        packets
+    }
+}

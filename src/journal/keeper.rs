@@ -1,0 +1,180 @@
+//! The keeper: one thread that syncs, and writes what can wait.
+
+use super::{Journal, JournalError, store::Store, store::Write};
+use crate::nat::StoredBinding;
+use crate::time::Time;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Least time between two rounds that write last uses.
+const ROUND: Duration = Duration::from_secs(60);
+/// Bindings whose last use is written in a second: a round over a million takes a quarter of an hour.
+const USES_A_SECOND: u64 = 1000;
+/// Rows of such a round in one transaction.
+const USES_AT_ONCE: usize = 500;
+/// How often contacts that are too old are removed.
+const FORGET: Duration = Duration::from_secs(3600);
+/// Time between two attempts while the disk takes nothing.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// The running thread.
+pub struct Keeper {
+    journal: Arc<Journal>,
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// What the thread has.
+struct Round {
+    journal: Arc<Journal>,
+    /// A connection of its own, so that shortening the log does not keep workers waiting.
+    side: Store,
+    log: File,
+    now: Box<dyn Fn() -> Time + Send>,
+    on_synced: Box<dyn Fn() + Send>,
+    contact: Duration,
+    uses_from: Time,
+    next_uses: Time,
+    next_forget: Time,
+}
+
+impl Keeper {
+    /// Starts it. `on_synced` is called whenever a commit has reached the disk, `contact` is how long contacts live.
+    pub fn start(
+        journal: Arc<Journal>,
+        contact: Duration,
+        now: impl Fn() -> Time + Send + 'static,
+        on_synced: impl Fn() + Send + 'static,
+    ) -> Result<Self, JournalError> {
+        let (side, log) = {
+            let store = journal.store.lock();
+            (store.again()?, store.log()?)
+        };
+        let stopping = Arc::new(AtomicBool::new(false));
+        let begin = now();
+        let mut round = Round {
+            journal: Arc::clone(&journal),
+            side,
+            log,
+            now: Box::new(now),
+            on_synced: Box::new(on_synced),
+            contact,
+            uses_from: begin,
+            next_uses: begin + ROUND,
+            next_forget: begin + FORGET,
+        };
+        let flag = Arc::clone(&stopping);
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || round.run(&flag))
+            .map_err(|error| JournalError::File { path: journal.path.clone(), error })?;
+        Ok(Self { journal, stopping, thread })
+    }
+
+    /// Writes and syncs what there is, and ends. Call it when nobody changes bindings any more.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::Release);
+        self.journal.waiting.notify_all();
+        let _ = self.thread.join();
+    }
+}
+
+impl Round {
+    fn run(&mut self, stopping: &AtomicBool) {
+        let interval = self.journal.settings.sync_interval;
+        loop {
+            let is_last = stopping.load(Ordering::Acquire);
+            let result = self.turn(is_last);
+            if let Err(error) = &result {
+                self.journal.fail(error);
+            } else {
+                self.journal.recover();
+            }
+            if is_last {
+                return;
+            }
+            let pause = if result.is_ok() { interval } else { TRY_AGAIN };
+            let mut synced = self.journal.synced.lock();
+            let wanted = self.journal.is_strict() && *synced < self.journal.written.load(Ordering::Acquire);
+            if !stopping.load(Ordering::Acquire) && !(wanted && result.is_ok()) {
+                self.journal.waiting.wait_for(&mut synced, pause);
+            }
+        }
+    }
+
+    fn turn(&mut self, is_last: bool) -> Result<(), JournalError> {
+        let now = (self.now)();
+        self.journal.write_marked()?;
+        self.write_contacts()?;
+        if now >= self.next_uses || is_last {
+            let count = self.write_uses()?;
+            let pause = Duration::from_secs(count / USES_A_SECOND).max(ROUND);
+            (self.uses_from, self.next_uses) = (now, now + pause);
+        }
+        if now >= self.next_forget {
+            self.next_forget = now + FORGET;
+            let before = Time::from_millis(now.as_millis().saturating_sub(as_millis(self.contact)));
+            self.side.forget_contacts(before.as_secs())?;
+        }
+        self.sync()?;
+        self.side.shorten_log()
+    }
+
+    /// Puts on disk what the system has.
+    fn sync(&mut self) -> Result<(), JournalError> {
+        let journal = &self.journal;
+        let commit = journal.written.load(Ordering::Acquire);
+        if *journal.synced.lock() < commit {
+            let failed = |error: io::Error| JournalError::File { path: journal.path.clone(), error };
+            self.log.sync_data().map_err(failed)?;
+            *journal.synced.lock() = commit;
+            journal.arrived.notify_all();
+            (self.on_synced)();
+        }
+        Ok(())
+    }
+
+    fn write_contacts(&self) -> Result<(), JournalError> {
+        let changes = self.journal.nat.read().contact_changes();
+        for some in changes.chunks(USES_AT_ONCE) {
+            self.journal.store.lock().write(&[], some)?;
+            self.journal.written.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Writes the bindings that were used since the last round. How many bindings there are.
+    fn write_uses(&self) -> Result<u64, JournalError> {
+        let nat = Arc::clone(&self.journal.nat.read());
+        let mut count = 0;
+        let mut some = Vec::new();
+        let write = |some: &mut Vec<StoredBinding>| {
+            let used = std::mem::take(some);
+            // Under the lock, and as they are now: one may have ended meanwhile.
+            let mut store = self.journal.store.lock();
+            let writes: Vec<Write> =
+                used.iter().filter_map(|used| Some(Write::Put(nat.stored(used.virtual_ip)?.0))).collect();
+            store.write(&writes, &[])?;
+            self.journal.written.fetch_add(1, Ordering::AcqRel);
+            Ok::<(), JournalError>(())
+        };
+        for binding in nat.used_since(self.uses_from.as_secs(), &mut count) {
+            some.push(binding);
+            if some.len() >= USES_AT_ONCE {
+                write(&mut some)?;
+            }
+        }
+        if !some.is_empty() {
+            write(&mut some)?;
+        }
+        Ok(count)
+    }
+}
+
+fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,169 @@
+//! Bindings as text: JSON, one a line, behind a header line that says so.
+//!
+//! ```text
+//! {"kamei":"bindings","version":1}
+//! {"inside":"inside","terminal":"10.0.0.11","virtual_ip":"198.18.1.22","state":"active","created":1763724000,…}
+//! ```
+//!
+//! | field | what |
+//! | --- | --- |
+//! | `inside` | name of the inside realm |
+//! | `terminal`, `virtual_ip` | addresses of one family |
+//! | `state` | `active`, `dormant` or `quarantined` |
+//! | `pinned` | tied by the administrator; may be left out, as all below |
+//! | `created`, `last_used` | seconds since the Unix epoch |
+//! | `packets_out`, `packets_in`, `callbacks` | counted so far |
+//! | `callback` | a policy of its own: `["contacted"]`, `["anyone"]` or prefixes |
+//! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS}` |
+
+use super::row::policy_words;
+use crate::config::parse_callback;
+use crate::nat::{BindingState, StoredBinding, StoredContact};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::io::{self, BufRead, Read, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Version of the format.
+const VERSION: u32 = 1;
+/// The longest line: a binding with 65,536 contacts has some four megabytes.
+const LONGEST: u64 = 8 << 20;
+
+/// What is wrong with a line.
+#[derive(Debug, thiserror::Error)]
+#[error("{line}: {what}")]
+pub struct LineError {
+    /// Its number, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    kamei: String,
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    inside: String,
+    terminal: IpAddr,
+    virtual_ip: IpAddr,
+    state: BindingState,
+    #[serde(default)]
+    pinned: bool,
+    #[serde(default)]
+    created: u32,
+    #[serde(default)]
+    last_used: u32,
+    #[serde(default)]
+    packets_out: u64,
+    #[serde(default)]
+    packets_in: u64,
+    #[serde(default)]
+    callbacks: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    callback: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    contacts: Vec<Contact>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contact {
+    peer: IpAddr,
+    last: u32,
+}
+
+/// Writes bindings as lines.
+pub fn write(bindings: &[StoredBinding], out: &mut dyn Write) -> io::Result<()> {
+    let header = Header { kamei: "bindings".to_owned(), version: VERSION };
+    writeln!(out, "{}", serde_json::to_string(&header)?)?;
+    for binding in bindings {
+        let line = Line {
+            inside: binding.inside.to_string(),
+            terminal: binding.terminal,
+            virtual_ip: binding.virtual_ip,
+            state: binding.state,
+            pinned: binding.pinned,
+            created: binding.created,
+            last_used: binding.last_used,
+            packets_out: binding.packets_out,
+            packets_in: binding.packets_in,
+            callbacks: binding.callbacks,
+            callback: binding.callback.as_ref().map(policy_words),
+            contacts: binding.contacts.iter().map(|c| Contact { peer: c.peer, last: c.last }).collect(),
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+    }
+    Ok(())
+}
+
+/// Reads lines; all of them or an error. Whatever the bytes, never panics.
+pub fn read(input: &mut dyn BufRead) -> Result<Vec<StoredBinding>, LineError> {
+    let mut bindings = Vec::new();
+    let mut known = HashSet::new();
+    let mut number = 0;
+    let mut bytes = Vec::new();
+    loop {
+        number += 1;
+        bytes.clear();
+        let wrong = |what: String| LineError { line: number, what };
+        let length = input.take(LONGEST).read_until(b'\n', &mut bytes).map_err(|error| wrong(error.to_string()))?;
+        if length as u64 == LONGEST {
+            return Err(wrong(format!("longer than {LONGEST} bytes")));
+        }
+        if number == 1 {
+            check_header(&bytes).map_err(wrong)?;
+        } else if length == 0 {
+            return Ok(bindings);
+        } else {
+            let binding = binding(&bytes).map_err(wrong)?;
+            if !known.insert(binding.virtual_ip) {
+                return Err(wrong(format!("{} is in an earlier line already", binding.virtual_ip)));
+            }
+            bindings.push(binding);
+        }
+    }
+}
+
+fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let expected = "the first line must be {\"kamei\":\"bindings\",\"version\":1}";
+    match serde_json::from_slice(bytes) {
+        Ok(Header { kamei, version: VERSION }) if kamei == "bindings" => Ok(()),
+        Ok(Header { kamei, version }) if kamei == "bindings" => {
+            Err(format!("version {version} is not known here; {expected}"))
+        }
+        _ => Err(expected.to_owned()),
+    }
+}
+
+fn binding(bytes: &[u8]) -> Result<StoredBinding, String> {
+    let line: Line = serde_json::from_slice(bytes).map_err(|error| {
+        let text = error.to_string();
+        // "at line 1 column 9": the line is known better.
+        text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
+    })?;
+    if line.terminal.is_ipv4() != line.virtual_ip.is_ipv4() {
+        return Err(format!("{} and {} are of different address families", line.terminal, line.virtual_ip));
+    }
+    let callback = line.callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| wrong.to_string())?;
+    Ok(StoredBinding {
+        inside: Arc::from(line.inside),
+        terminal: line.terminal,
+        virtual_ip: line.virtual_ip,
+        state: line.state,
+        pinned: line.pinned,
+        created: line.created,
+        last_used: line.last_used,
+        packets_out: line.packets_out,
+        packets_in: line.packets_in,
+        callbacks: line.callbacks,
+        callback,
+        contacts: line.contacts.into_iter().map(|Contact { peer, last }| StoredContact { peer, last }).collect(),
+    })
+}

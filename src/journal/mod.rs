@@ -1,0 +1,328 @@
+//! The journal: bindings survive.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `store.rs` | the state file |
+//! | `row.rs` | its rows, each with a sum |
+//! | `open.rs` | the lock, opening, what becomes of a damaged file |
+//! | `lines.rs` | bindings as text, to take them elsewhere |
+//! | `keeper.rs` | the thread that syncs, and writes what can wait |
+//!
+//! The table is the truth, the file follows: a change is recorded by reading what the table says *now* about a virtual IP
+//! and writing that, under one lock. So it does not matter in which order threads bring their changes.
+//!
+//! A worker records new bindings before it writes their packets. Everything else (last use, contacts, what housekeeping
+//! changes) is marked and written by the keeper within the sync interval.
+
+mod keeper;
+mod lines;
+mod open;
+mod row;
+mod store;
+
+pub use keeper::Keeper;
+pub use lines::{LineError, read as read_lines, write as write_lines};
+pub use open::{Opened, StateFile, look};
+
+use crate::nat::{Nat, Receipt, Restored};
+use crate::time::Time;
+use parking_lot::{Condvar, Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use store::{Store, Write};
+
+/// How long the journal may take, and what it does when it cannot write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// When a first packet may leave.
+    pub durability: Durability,
+    /// What becomes of new bindings while the disk takes nothing.
+    pub when_disk_fails: WhenDiskFails,
+    /// Time between two syncs: what a power cut can cost at most.
+    pub sync_interval: Duration,
+}
+
+pub use crate::config::{Durability, WhenDiskFails};
+
+/// What is wrong with the state file.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The system refused a file or directory.
+    #[error("{path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// There is nothing to look at.
+    #[error("there is no state file {0}; --state-dir and --tun say which")]
+    Missing(PathBuf),
+    /// Others could put files of theirs into the directory.
+    #[error("{0} can be written by others than its owner; the state directory must be private (chmod 700)")]
+    NotPrivate(PathBuf),
+    /// Somebody has it open.
+    #[error("{0} is in use by another process: a running gateway of that name, or `kamei state`")]
+    InUse(PathBuf),
+    /// The file system is no place for it.
+    #[error("{0} can have no log beside it here; put the state directory on a local file system that can be written")]
+    NoLog(PathBuf),
+    /// A later kamei wrote it.
+    #[error("{path} is of version {version}, this kamei knows {known} at most; use the kamei that wrote it")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: i32,
+        /// The latest known.
+        known: i32,
+    },
+    /// It is not what was written.
+    #[error("{path} is damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// SQLite refused something else: a full disk, mostly.
+    #[error("{path}: {error}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        error: rusqlite::Error,
+    },
+}
+
+/// What all threads share of the journal.
+pub struct Journal {
+    nat: RwLock<Arc<Nat>>,
+    settings: JournalSettings,
+    path: PathBuf,
+    store: Mutex<Store>,
+    /// Virtual IPs whose rows are to be written when there is time.
+    marked: Mutex<HashSet<IpAddr>>,
+    /// Counts commits.
+    written: AtomicU64,
+    /// The last commit that is on disk.
+    synced: Mutex<u64>,
+    /// Signalled when a commit waits for the disk, and when one is there.
+    waiting: Condvar,
+    arrived: Condvar,
+    /// Why nothing can be written, while that is so.
+    failing: Mutex<Option<String>>,
+    is_failing: AtomicBool,
+    _file: StateFile,
+}
+
+/// Bindings that the system has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The commit, for [`Journal::is_synced`].
+    pub commit: u64,
+    receipts: Vec<Receipt>,
+}
+
+/// How the journal is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Commits since the start.
+    pub commits: u64,
+    /// The last of them that is on disk.
+    pub synced: u64,
+    /// Why nothing can be written; `None`: it can.
+    pub failing: Option<String>,
+}
+
+impl Journal {
+    /// Puts what the file says into `nat` and records from there on.
+    pub fn start(opened: Opened, nat: Arc<Nat>, settings: JournalSettings, now: Time) -> (Arc<Self>, Restored) {
+        let Opened { store, file, bindings } = opened;
+        let restored = nat.restore(bindings, now);
+        nat.start_recording();
+        let journal = Self {
+            nat: RwLock::new(nat),
+            settings,
+            path: file.path().to_owned(),
+            store: Mutex::new(store),
+            marked: Mutex::new(restored.changed.iter().copied().collect()),
+            written: AtomicU64::new(0),
+            synced: Mutex::new(0),
+            waiting: Condvar::new(),
+            arrived: Condvar::new(),
+            failing: Mutex::default(),
+            is_failing: AtomicBool::new(false),
+            _file: file,
+        };
+        (Arc::new(journal), restored)
+    }
+
+    /// Whether first packets wait for the disk.
+    pub fn is_strict(&self) -> bool {
+        self.settings.durability == Durability::Strict
+    }
+
+    /// Records bindings as they are now. When this returns, the system has them, and they outlive this process.
+    ///
+    /// # Errors
+    /// Nothing could be written: the packets must not leave. (Where new bindings are allowed all the same, there is no
+    /// such error.)
+    pub fn record(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, NotRecorded> {
+        match self.write(virtual_ips) {
+            Ok(recorded) => Ok(recorded),
+            Err(error) => {
+                self.fail(&error);
+                self.marked.lock().extend(virtual_ips);
+                match self.settings.when_disk_fails {
+                    WhenDiskFails::Refuse => Err(NotRecorded),
+                    WhenDiskFails::Allow => Ok(Recorded { commit: 0, receipts: Vec::new() }),
+                }
+            }
+        }
+    }
+
+    /// What the administrator changed: recorded and on disk when this returns.
+    ///
+    /// # Errors
+    /// What to tell them.
+    pub fn record_and_sync(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
+        let failed = |why: &dyn std::fmt::Display| {
+            format!("done, but not on disk ({why}); it will be written as soon as that is possible")
+        };
+        let recorded = self.write(virtual_ips).map_err(|error| {
+            self.fail(&error);
+            self.marked.lock().extend(virtual_ips);
+            failed(&error)
+        })?;
+        let mut synced = self.synced.lock();
+        self.waiting.notify_one();
+        let patience = self.settings.sync_interval + Duration::from_secs(5);
+        let late = self.arrived.wait_while_for(&mut synced, |synced| *synced < recorded.commit, patience).timed_out();
+        drop(synced);
+        self.settle(&recorded);
+        if late { Err(failed(&"the disk is slow")) } else { Ok(()) }
+    }
+
+    /// A binding was changed in a way that can wait.
+    pub fn mark(&self, virtual_ip: IpAddr) {
+        self.marked.lock().insert(virtual_ip);
+    }
+
+    /// Whether a commit is on disk.
+    pub fn is_synced(&self, commit: u64) -> bool {
+        *self.synced.lock() >= commit
+    }
+
+    /// The packets of these bindings may leave from now on.
+    pub fn settle(&self, recorded: &Recorded) {
+        let nat = self.nat.read();
+        recorded.receipts.iter().for_each(|receipt| nat.recorded(*receipt));
+    }
+
+    /// How it is.
+    pub fn status(&self) -> JournalStatus {
+        JournalStatus {
+            commits: self.written.load(Ordering::Acquire),
+            synced: *self.synced.lock(),
+            failing: self.failing.lock().clone(),
+        }
+    }
+
+    /// Other settings, and with them another translator, are in force.
+    pub fn adopt(&self, nat: Arc<Nat>) {
+        let mut place = self.nat.write();
+        nat.start_recording();
+        nat.refuse_unrecorded(self.refuses());
+        *place = nat;
+    }
+
+    fn write(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, JournalError> {
+        let nat = Arc::clone(&self.nat.read());
+        let mut store = self.store.lock();
+        let mut receipts = Vec::with_capacity(virtual_ips.len());
+        let writes: Vec<Write> = virtual_ips
+            .iter()
+            .map(|virtual_ip| match nat.stored(*virtual_ip) {
+                Some((binding, receipt)) => {
+                    receipts.push(receipt);
+                    Write::Put(binding)
+                }
+                None => Write::Remove(*virtual_ip),
+            })
+            .collect();
+        store.write(&writes, &[])?;
+        let commit = self.written.fetch_add(1, Ordering::AcqRel) + 1;
+        drop(store);
+        if self.is_strict() {
+            self.waiting.notify_one();
+        }
+        Ok(Recorded { commit, receipts })
+    }
+
+    /// Writes what was marked.
+    fn write_marked(&self) -> Result<(), JournalError> {
+        loop {
+            let some: Vec<IpAddr> = {
+                let mut marked = self.marked.lock();
+                let some: Vec<IpAddr> = marked.iter().take(MARKED_AT_ONCE).copied().collect();
+                some.iter().for_each(|virtual_ip| {
+                    marked.remove(virtual_ip);
+                });
+                some
+            };
+            if some.is_empty() {
+                return Ok(());
+            }
+            match self.write(&some) {
+                Ok(recorded) => self.settle(&recorded),
+                Err(error) => {
+                    self.marked.lock().extend(some);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn fail(&self, error: &JournalError) {
+        let mut failing = self.failing.lock();
+        if failing.is_none() {
+            let what = match self.settings.when_disk_fails {
+                WhenDiskFails::Refuse => "new bindings are refused until it can be written again",
+                WhenDiskFails::Allow => "new bindings are made all the same and would be forgotten by a restart",
+            };
+            log::error!("cannot record bindings: {error}; {what}");
+        }
+        *failing = Some(error.to_string());
+        self.is_failing.store(true, Ordering::Release);
+        self.nat.read().refuse_unrecorded(self.refuses());
+    }
+
+    fn recover(&self) {
+        if self.is_failing.swap(false, Ordering::AcqRel) {
+            *self.failing.lock() = None;
+            self.nat.read().refuse_unrecorded(false);
+            log::info!("{} can be written again; all bindings are recorded", self.path.display());
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        self.is_failing.load(Ordering::Acquire) && self.settings.when_disk_fails == WhenDiskFails::Refuse
+    }
+}
+
+/// Marked rows written in one transaction.
+const MARKED_AT_ONCE: usize = 512;
+
+/// Nothing could be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotRecorded;
+
+#[cfg(test)]
+mod tests;

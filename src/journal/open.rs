@@ -1,0 +1,164 @@
+//! The lock, opening, and what becomes of a damaged file.
+
+use super::JournalError;
+use super::store::{Store, Write, beside};
+use crate::nat::{ContactChange, StoredBinding, StoredContact};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Rows of a salvaged file written in one transaction.
+const AT_ONCE: usize = 10_000;
+
+/// The right to a gateway's state file, for as long as it lives.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    _lock: rustix::fd::OwnedFd,
+}
+
+/// A state file that is open, and what it says.
+pub struct Opened {
+    pub(super) store: Store,
+    pub(super) file: StateFile,
+    pub(super) bindings: Vec<StoredBinding>,
+}
+
+impl StateFile {
+    /// Takes the file of the gateway `tun` in `state_dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`JournalError::InUse`], [`JournalError::NotPrivate`], or what the system said.
+    pub fn take(state_dir: &Path, tun: &str) -> Result<Self, JournalError> {
+        let failed = |path: &Path, error| JournalError::File { path: path.to_owned(), error };
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+        made.map_err(|error| failed(state_dir, error))?;
+        let metadata = std::fs::metadata(state_dir).map_err(|error| failed(state_dir, error))?;
+        if metadata.mode() & 0o022 != 0 {
+            return Err(JournalError::NotPrivate(state_dir.to_owned()));
+        }
+        let lock_path = state_dir.join(format!("{tun}.lock"));
+        let path = Self::path_in(state_dir, tun);
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = rustix::fs::open(&lock_path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| failed(&lock_path, error.into()))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path, _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse(path)),
+            Err(error) => Err(failed(&lock_path, error.into())),
+        }
+    }
+
+    /// Where the file of the gateway `tun` is.
+    pub fn path_in(state_dir: &Path, tun: &str) -> PathBuf {
+        state_dir.join(format!("{tun}.db"))
+    }
+
+    /// Puts `bindings` in place of all that it holds, all or none.
+    pub fn replace(self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
+        Store::open(&self.path)?.replace(bindings)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it and reads it. A damaged one is set aside, and what can be read of it kept: `complain` is told.
+    pub fn open(self, now: jiff::Timestamp, complain: &mut dyn FnMut(&str)) -> Result<Opened, JournalError> {
+        match read(&self.path) {
+            Ok((store, bindings)) => Ok(Opened { store, file: self, bindings }),
+            Err(JournalError::Damaged { path, what }) => {
+                let aside = set_aside(&path, now)?;
+                complain(&format!("{} is damaged: {what}; it is now {}", path.display(), aside.display()));
+                let (bindings, lost) = salvage(&aside);
+                let mut store = Store::open(&path)?;
+                for some in bindings.chunks(AT_ONCE) {
+                    store.write_whole(some)?;
+                }
+                complain(&format!(
+                    "{} bindings of it could be read and are kept, {lost} rows could not; what else it held is unknown, \
+                     and its virtual IPs may be given to other terminals",
+                    bindings.len()
+                ));
+                Ok(Opened { store, file: self, bindings })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What the file of the gateway `tun` says. The gateway may be running: what it writes meanwhile is not seen.
+///
+/// # Errors
+/// [`JournalError::Missing`], [`JournalError::Damaged`], or what the system said. Nothing is set aside.
+pub fn look(state_dir: &Path, tun: &str) -> Result<Vec<StoredBinding>, JournalError> {
+    let path = StateFile::path_in(state_dir, tun);
+    if !path.exists() {
+        return Err(JournalError::Missing(path));
+    }
+    let lock = match StateFile::take(state_dir, tun) {
+        Err(JournalError::InUse(_)) => None,
+        other => Some(other?),
+    };
+    let (_store, bindings) = read(&path)?;
+    drop(lock);
+    Ok(bindings)
+}
+
+fn read(path: &Path) -> Result<(Store, Vec<StoredBinding>), JournalError> {
+    let store = Store::open(path)?;
+    let mut bindings = Vec::new();
+    store.load(|binding| bindings.push(binding))?;
+    Ok((store, bindings))
+}
+
+/// Gives a damaged file, with its log, another name.
+fn set_aside(path: &Path, now: jiff::Timestamp) -> Result<PathBuf, JournalError> {
+    let stamp = now.strftime("%Y%m%dT%H%M%SZ");
+    let named =
+        |n: u32| beside(path, &if n == 0 { format!(".damaged-{stamp}") } else { format!(".damaged-{stamp}-{n}") });
+    let aside = (0..).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(0));
+    let failed = |error| JournalError::File { path: path.to_owned(), error };
+    std::fs::rename(path, &aside).map_err(failed)?;
+    let _ = std::fs::rename(beside(path, "-wal"), beside(&aside, "-wal")); // there may be none
+    let _ = std::fs::remove_file(beside(path, "-shm")); // an index of the log, made anew by who reads it
+    Ok(aside)
+}
+
+/// Every binding that can be read of a damaged file, and how many rows are wrong.
+fn salvage(path: &Path) -> (Vec<StoredBinding>, u64) {
+    let mut bindings = Vec::new();
+    let lost = Store::open_damaged(path).map_or(0, |store| store.salvage(|binding| bindings.push(binding)));
+    bindings.sort_by_key(|binding| binding.virtual_ip);
+    bindings.dedup_by_key(|binding| binding.virtual_ip);
+    (bindings, lost)
+}
+
+impl Store {
+    /// Puts `bindings` in place of all rows, in one transaction.
+    fn replace(&mut self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
+        let (writes, contacts) = whole(bindings);
+        self.rewrite(&writes, &contacts)
+    }
+
+    /// Writes bindings with their contacts.
+    fn write_whole(&mut self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
+        let (writes, contacts) = whole(bindings);
+        self.write(&writes, &contacts)
+    }
+}
+
+fn whole(bindings: &[StoredBinding]) -> (Vec<Write>, Vec<ContactChange>) {
+    let contacts = |binding: &StoredBinding| {
+        let (virtual_ip, created) = (binding.virtual_ip, binding.created);
+        let change = |contact: &StoredContact| ContactChange {
+            virtual_ip,
+            created,
+            peer: contact.peer,
+            last: Some(contact.last),
+        };
+        binding.contacts.iter().map(change).collect::<Vec<_>>()
+    };
+    (bindings.iter().cloned().map(Write::Put).collect(), bindings.iter().flat_map(contacts).collect())
+}

@@ -1,0 +1,409 @@
+//! The state file: SQLite with a write-ahead log.
+//!
+//! A commit is handed to the system by `write`, without a sync: it outlives the process whatever ends it. The log's frames
+//! have checksums, so that after a power cut the file is as it was after one of the last commits.
+
+use super::JournalError;
+use super::row::{self, ContactRow, key};
+use crate::nat::{ContactChange, StoredBinding, StoredContact};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Marks the file as kamei's ("kame").
+const APPLICATION: i32 = 0x6b61_6d65;
+/// Step `n` brings a file of version `n` to version `n + 1`.
+const STEPS: &[&str] = &[
+    "CREATE TABLE bindings (virtual_ip BLOB PRIMARY KEY, inside TEXT NOT NULL, terminal BLOB NOT NULL,
+        state INTEGER NOT NULL, pinned INTEGER NOT NULL, created INTEGER NOT NULL, last_used INTEGER NOT NULL,
+        packets_out INTEGER NOT NULL, packets_in INTEGER NOT NULL, callbacks INTEGER NOT NULL, callback TEXT,
+        sum INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE contacts (virtual_ip BLOB, peer BLOB, created INTEGER NOT NULL, last INTEGER NOT NULL,
+        sum INTEGER NOT NULL, PRIMARY KEY (virtual_ip, peer)) STRICT, WITHOUT ROWID",
+];
+/// What [`row::read_binding`] reads.
+pub const BINDINGS: &str = "SELECT virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, \
+     packets_in, callbacks, callback, sum FROM bindings";
+/// What [`row::read_contact`] reads.
+pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum FROM contacts";
+/// How long one connection waits for the other.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of log after which it is brought into the file.
+const LOG_LONG: u64 = 4 << 20;
+/// Bytes of log after which writers have to wait for that.
+const LOG_TOO_LONG: u64 = 64 << 20;
+
+/// Damaged places that salvage looks around.
+const SALVAGE_TRIES: u32 = 4096;
+/// A key above every address.
+const ABOVE_ALL: [u8; 17] = [0xff; 17];
+
+type EachRow<'a> = dyn FnMut(&Row<'_>) -> rusqlite::Result<()> + 'a;
+
+/// One connection to the state file.
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// What a row is to become.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// It is this.
+    Put(StoredBinding),
+    /// The virtual IP belongs to nobody.
+    Remove(IpAddr),
+}
+
+/// How many rows were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Bindings.
+    pub bindings: u64,
+    /// Rows that are not what was written.
+    pub bad: u64,
+}
+
+impl Store {
+    /// Opens the file, or makes it, and brings it to the present version.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] if it is not what was written, [`JournalError::Newer`] if a later kamei wrote it,
+    /// [`JournalError::Store`] for all else.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        private(path).map_err(|error| JournalError::File { path: path.to_owned(), error: error.into() })?;
+        let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        store.check_and_upgrade().map_err(|error| store.explain(error))??;
+        Ok(store)
+    }
+
+    /// A further connection to a file that is open.
+    pub fn again(&self) -> Result<Self, JournalError> {
+        Self::connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// What can be read of a damaged file, without changing it.
+    pub fn open_damaged(path: &Path) -> Result<Self, JournalError> {
+        Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, JournalError> {
+        let error = |error| JournalError::Store { path: path.to_owned(), error };
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags(path, flags).map_err(error)?;
+        connection.busy_timeout(PATIENCE).map_err(error)?;
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    fn check_and_upgrade(&self) -> rusqlite::Result<Result<(), JournalError>> {
+        let connection = &self.connection;
+        connection.execute_batch(
+            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; \
+             PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;",
+        )?;
+        let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+        if mode != "wal" {
+            return Ok(Err(JournalError::NoLog(self.path.clone())));
+        }
+        let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+        let (application, version) = (number("application_id")?, number("user_version")?);
+        let damaged = |what: String| Ok(Err(JournalError::Damaged { path: self.path.clone(), what }));
+        let steps = i32::try_from(STEPS.len()).unwrap_or(i32::MAX);
+        if application == 0 && version == 0 && self.tables()?.is_empty() {
+            connection.pragma_update(None, "application_id", APPLICATION)?;
+        } else if application != APPLICATION {
+            return damaged("it is not a state file of kamei".to_owned());
+        }
+        if version > steps {
+            return Ok(Err(JournalError::Newer { path: self.path.clone(), version, known: steps }));
+        }
+        let done = usize::try_from(version).unwrap_or(0);
+        if self.tables()?.iter().map(String::as_str).ne(STEPS.iter().take(done).copied()) {
+            return damaged(format!("its tables are not those of version {version}"));
+        }
+        if done < STEPS.len() {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            for step in STEPS.iter().skip(done) {
+                connection.execute_batch(step)?;
+            }
+            connection.pragma_update(None, "user_version", steps)?;
+            connection.execute_batch("COMMIT")?;
+        }
+        let verdict = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0))?;
+        if verdict == "ok" { Ok(Ok(())) } else { damaged(verdict.lines().last().unwrap_or_default().to_owned()) }
+    }
+
+    /// The tables as they were made, in their order.
+    fn tables(&self) -> rusqlite::Result<Vec<String>> {
+        let mut statement =
+            self.connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    }
+
+    /// Reads every binding with its contacts, in the order of the virtual IPs. Stops at the first row that is not what was
+    /// written.
+    pub fn load(&self, mut each: impl FnMut(StoredBinding)) -> Result<Loaded, JournalError> {
+        let loaded = self.try_load(&mut each).map_err(|error| self.explain(error))?;
+        match loaded.bad {
+            0 => Ok(loaded),
+            bad => Err(JournalError::Damaged { path: self.path.clone(), what: format!("{bad} rows have a wrong sum") }),
+        }
+    }
+
+    fn try_load(&self, each: &mut impl FnMut(StoredBinding)) -> rusqlite::Result<Loaded> {
+        let mut loaded = Loaded::default();
+        let mut insides = Vec::new();
+        let mut contacts = self.connection.prepare(&format!("{CONTACTS} ORDER BY virtual_ip, peer"))?;
+        let mut contacts = contacts.query([])?;
+        let mut next_contact =
+            || -> rusqlite::Result<Option<Option<ContactRow>>> { contacts.next()?.map(row::read_contact).transpose() };
+        let mut contact = next_contact()?;
+        let mut bindings = self.connection.prepare(&format!("{BINDINGS} ORDER BY virtual_ip"))?;
+        let mut bindings = bindings.query([])?;
+        while let Some(row) = bindings.next()? {
+            let Some(mut binding) = row::read_binding(row, &mut insides)? else {
+                loaded.bad += 1;
+                continue;
+            };
+            loaded.bindings += 1;
+            let of_this = key(binding.virtual_ip);
+            loop {
+                match contact {
+                    None => break,
+                    Some(None) => loaded.bad += 1,
+                    Some(Some(ref row)) => {
+                        if key(row.virtual_ip).bytes() > of_this.bytes() {
+                            break;
+                        }
+                        if row.virtual_ip == binding.virtual_ip && row.created == binding.created {
+                            binding.contacts.push(row.contact);
+                        }
+                    }
+                }
+                contact = next_contact()?;
+            }
+            each(binding);
+        }
+        Ok(loaded)
+    }
+
+    /// Reads what can be read, however damaged: from both ends and between.
+    pub fn salvage(&self, mut each: impl FnMut(StoredBinding)) -> u64 {
+        let mut lost = 0;
+        let mut insides = Vec::new();
+        let mut contacts: std::collections::HashMap<(IpAddr, u32), Vec<StoredContact>> = Default::default();
+        let mut tries = SALVAGE_TRIES;
+        self.salvage_range(CONTACTS, Vec::new(), &ABOVE_ALL, &mut tries, &mut |row| {
+            if let Some(row) = row::read_contact(row)? {
+                contacts.entry((row.virtual_ip, row.created)).or_default().push(row.contact);
+            }
+            Ok(())
+        });
+        let mut tries = SALVAGE_TRIES;
+        self.salvage_range(BINDINGS, Vec::new(), &ABOVE_ALL, &mut tries, &mut |row| {
+            match row::read_binding(row, &mut insides)? {
+                Some(mut binding) => {
+                    let key = (binding.virtual_ip, binding.created);
+                    binding.contacts = contacts.remove(&key).unwrap_or_default();
+                    each(binding);
+                }
+                None => lost += 1,
+            }
+            Ok(())
+        });
+        lost
+    }
+
+    /// Calls `each` with the rows whose keys are from `low` to below `high`, around places that cannot be read: from both
+    /// ends, then from the middle of what is left, and so on. `tries` bounds the search.
+    fn salvage_range(&self, select: &str, low: Vec<u8>, high: &[u8], tries: &mut u32, each: &mut EachRow<'_>) {
+        let from = low;
+        let mut low = from.clone();
+        if *tries == 0
+            || self.read_range(select, "ASC", &from, high, &mut |key, row| {
+                low = [key, &[0]].concat(); // the next key there can be
+                each(row)
+            })
+        {
+            return;
+        }
+        *tries -= 1;
+        let mut top = high.to_vec();
+        if self.read_range(select, "DESC", &low, high, &mut |key, row| {
+            top = key.to_vec();
+            each(row)
+        }) {
+            return;
+        }
+        let middle = middle(&low, &top);
+        if middle > low && middle < top {
+            self.salvage_range(select, low, &middle, tries, each);
+            self.salvage_range(select, middle, &top, tries, each);
+        }
+    }
+
+    /// Whether all rows of the range could be read.
+    fn read_range(
+        &self,
+        select: &str,
+        order: &str,
+        low: &[u8],
+        high: &[u8],
+        each: &mut dyn FnMut(&[u8], &Row<'_>) -> rusqlite::Result<()>,
+    ) -> bool {
+        let query = format!("{select} WHERE virtual_ip >= ?1 AND virtual_ip < ?2 ORDER BY virtual_ip {order}");
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = self.connection.prepare(&query)?;
+            let mut rows = statement.query([low, high])?;
+            while let Some(row) = rows.next()? {
+                let Ok(key) = row.get_ref(0)?.as_blob() else { continue };
+                each(key, row)?;
+            }
+            Ok(())
+        };
+        read().is_ok()
+    }
+
+    /// Writes rows in one transaction. When this returns, the system has them.
+    pub fn write(&mut self, writes: &[Write], contacts: &[ContactChange]) -> Result<(), JournalError> {
+        self.try_write(false, writes, contacts).map_err(|error| self.explain(error))
+    }
+
+    /// The same in place of all rows there are.
+    pub fn rewrite(&mut self, writes: &[Write], contacts: &[ContactChange]) -> Result<(), JournalError> {
+        self.try_write(true, writes, contacts).map_err(|error| self.explain(error))
+    }
+
+    fn try_write(&mut self, anew: bool, writes: &[Write], contacts: &[ContactChange]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if anew {
+            transaction.execute_batch("DELETE FROM bindings; DELETE FROM contacts;")?;
+        }
+        put_bindings(&transaction, writes)?;
+        put_contacts(&transaction, contacts)?;
+        transaction.commit()
+    }
+
+    /// The file may have no more pages than this.
+    #[cfg(test)]
+    pub fn limit_pages(&self, pages: u32) {
+        self.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    }
+
+    /// Removes contacts that were last called before second `before`.
+    pub fn forget_contacts(&self, before: u32) -> Result<(), JournalError> {
+        let done = self.connection.execute("DELETE FROM contacts WHERE last < ?1", [before]);
+        done.map(|_| ()).map_err(|error| self.explain(error))
+    }
+
+    /// The log, to sync it.
+    pub fn log(&self) -> Result<File, JournalError> {
+        let path = beside(&self.path, "-wal");
+        File::open(&path).map_err(|error| JournalError::File { path, error })
+    }
+
+    /// Brings a log that has become long into the file. Others can write meanwhile, unless it is far too long.
+    pub fn shorten_log(&self) -> Result<(), JournalError> {
+        let length = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |metadata| metadata.len());
+        if length < LOG_LONG {
+            return Ok(());
+        }
+        let how = if length < LOG_TOO_LONG { "wal_checkpoint(PASSIVE)" } else { "wal_checkpoint(TRUNCATE)" };
+        let done = self.connection.query_row(&format!("PRAGMA {how}"), [], |_| Ok(()));
+        done.map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: rusqlite::Error) -> JournalError {
+        let path = self.path.clone();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                JournalError::Damaged { path, what: error.to_string() }
+            }
+            _ => JournalError::Store { path, error },
+        }
+    }
+}
+
+/// Writes the rows of bindings.
+fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Result<()> {
+    let mut put = transaction
+        .prepare_cached("INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?;
+    let mut remove = transaction.prepare_cached("DELETE FROM bindings WHERE virtual_ip = ?1")?;
+    let mut forget = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1")?;
+    for write in writes {
+        let gone = match write {
+            Write::Put(binding) => {
+                let policy = binding.callback.as_ref().map(row::policy_text);
+                put.execute(params![
+                    key(binding.virtual_ip).bytes(),
+                    &*binding.inside,
+                    key(binding.terminal).bytes(),
+                    row::state_number(binding.state),
+                    binding.pinned,
+                    binding.created,
+                    binding.last_used,
+                    binding.packets_out.cast_signed(),
+                    binding.packets_in.cast_signed(),
+                    binding.callbacks,
+                    policy,
+                    row::binding_sum(binding, policy.as_deref()),
+                ])?;
+                (binding.state == crate::nat::BindingState::Quarantined).then_some(binding.virtual_ip)
+            }
+            Write::Remove(virtual_ip) => {
+                remove.execute([key(*virtual_ip).bytes()])?;
+                Some(*virtual_ip)
+            }
+        };
+        if let Some(virtual_ip) = gone {
+            forget.execute([key(virtual_ip).bytes()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the rows of contacts.
+fn put_contacts(transaction: &Transaction<'_>, contacts: &[ContactChange]) -> rusqlite::Result<()> {
+    let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO contacts VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut drop = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1 AND peer = ?2")?;
+    for change in contacts {
+        let ContactChange { virtual_ip, created, peer, last } = *change;
+        match last {
+            Some(last) => {
+                let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last } };
+                let sum = row::contact_sum(&contact);
+                note.execute(params![key(virtual_ip).bytes(), key(peer).bytes(), created, last, sum])?
+            }
+            None => drop.execute(params![key(virtual_ip).bytes(), key(peer).bytes()])?,
+        };
+    }
+    Ok(())
+}
+
+/// `path` with something appended to its name.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes the file if it is not there, and lets nobody else read it: SQLite gives its log the same mode.
+fn private(path: &Path) -> rustix::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
+}
+
+/// A key between two.
+fn middle(low: &[u8], high: &[u8]) -> Vec<u8> {
+    let number = |key: &[u8]| {
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+        u128::from_be_bytes(bytes)
+    };
+    let (low, high) = (number(low), number(high));
+    (low + (high.saturating_sub(low)) / 2).to_be_bytes().to_vec()
+}

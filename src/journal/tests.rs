@@ -1,0 +1,227 @@
+use super::*;
+use crate::nat::{
+    BindingState, CallbackPolicy, CreationLimit, DropReason, Exhausted, InsideSettings, Lifetimes, PoolSettings, Realm,
+    Settings, StoredBinding, StoredContact, Translator, Verdict,
+};
+use crate::wire::Packet;
+use std::path::Path;
+
+mod faults;
+
+const NOW: Time = Time::from_secs(1_800_000_000);
+const SETTINGS: JournalSettings = JournalSettings {
+    durability: Durability::Process,
+    when_disk_fails: WhenDiskFails::Refuse,
+    sync_interval: Duration::from_millis(1),
+};
+
+fn nat() -> Arc<Nat> {
+    let pool = |range: &str| PoolSettings {
+        name: range.to_owned(),
+        range: range.parse().unwrap(),
+        reserved: Vec::new(),
+        destinations: Vec::new(),
+        callback: None,
+        draining: false,
+        kind: Default::default(),
+    };
+    let sources = vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
+    Nat::new(Settings {
+        insides: vec![InsideSettings { name: "inside".to_owned(), sources }],
+        pools: vec![pool("198.18.0.0/16"), pool("fd00:2::/64")],
+        callback: CallbackPolicy::default(),
+        lifetimes: Lifetimes::default(),
+        creation: CreationLimit { per_second: 1_000_000, burst: 1_000_000, ..CreationLimit::default() },
+        exhausted: Exhausted::default(),
+        hairpin: Default::default(),
+        inbound_refresh: Default::default(),
+        unsolicited: Default::default(),
+        mss: None,
+        alg: Vec::new(),
+        own_outside: Vec::new(),
+        hash_key: [7; 16],
+        restore_hop: false,
+    })
+    .unwrap()
+}
+
+/// A gateway without packets, on a state directory.
+struct Scene {
+    nat: Arc<Nat>,
+    translator: Translator,
+    journal: Arc<Journal>,
+    restored: Restored,
+    said: Vec<String>,
+}
+
+impl Scene {
+    fn on(directory: &Path) -> Self {
+        Self::try_on(directory).unwrap()
+    }
+
+    fn try_on(directory: &Path) -> Result<Self, JournalError> {
+        let mut said = Vec::new();
+        let state = StateFile::take(directory, "kamei")?;
+        let opened = state.open(jiff::Timestamp::UNIX_EPOCH, &mut |line| said.push(line.to_owned()))?;
+        let nat = nat();
+        let (journal, restored) = Journal::start(opened, Arc::clone(&nat), SETTINGS, NOW);
+        Ok(Self { translator: nat.translator(), nat, journal, restored, said })
+    }
+
+    fn call(&mut self, terminal: u32) -> IpAddr {
+        self.try_call(terminal).unwrap()
+    }
+
+    /// The virtual IP that a terminal gets, not yet recorded; `None` if it is refused.
+    fn try_call(&mut self, terminal: u32) -> Option<IpAddr> {
+        let [_, b, c, d] = terminal.to_be_bytes();
+        let mut bytes = Vec::new();
+        let packet = etherparse::PacketBuilder::ipv4([10, b, c, d], [192, 0, 2, 1], 64).udp(5000, 53);
+        packet.write(&mut bytes, b"question").unwrap();
+        match self.translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), NOW) {
+            Verdict::Forward { event: Some(event), .. } if event.kind.is_owed() => Some(event.virtual_ip.into()),
+            Verdict::Drop(DropReason::CannotRecord) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, recorded: its packet may leave.
+    fn record(&mut self, terminal: u32) -> IpAddr {
+        let virtual_ip = self.call(terminal);
+        let recorded = self.journal.record(&[virtual_ip]).unwrap();
+        self.journal.settle(&recorded);
+        virtual_ip
+    }
+
+    fn keep(&self) -> Keeper {
+        Keeper::start(Arc::clone(&self.journal), Duration::from_secs(3600), || NOW, || ()).unwrap()
+    }
+
+    fn bindings(&self) -> Vec<StoredBinding> {
+        self.nat.stored_bindings().collect()
+    }
+}
+
+#[test]
+fn what_was_recorded_is_there_after_the_process_has_gone() {
+    let directory = private_directory();
+    let mut scene = Scene::on(directory.path());
+    let mut given: Vec<IpAddr> = (1..=300).map(|terminal| scene.record(terminal)).collect();
+    given.sort_unstable();
+    let before = scene.bindings();
+    // Nothing was synced or closed in order: what the system has is all there is.
+    std::mem::forget(scene.journal);
+    let copy = private_directory();
+    for name in ["kamei.db", "kamei.db-wal"] {
+        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let after = Scene::on(copy.path());
+    let without_contacts = |bindings: Vec<StoredBinding>| {
+        bindings.into_iter().map(|binding| StoredBinding { contacts: Vec::new(), ..binding }).collect::<Vec<_>>()
+    };
+    assert_eq!(without_contacts(after.bindings()), without_contacts(before));
+    assert_eq!(after.bindings().iter().map(|binding| binding.virtual_ip).collect::<Vec<_>>(), given);
+}
+
+#[test]
+fn what_can_wait_is_written_by_the_keeper() {
+    let directory = private_directory();
+    let mut scene = Scene::on(directory.path());
+    let (kept, gone) = (scene.record(1), scene.record(2));
+    let keeper = scene.keep();
+    scene.nat.set_callback(&kept.into(), Some(&CallbackPolicy::Anyone), NOW).unwrap();
+    scene.nat.release(gone, NOW).unwrap();
+    scene.journal.mark(kept);
+    scene.journal.mark(gone);
+    keeper.stop();
+    drop(scene);
+    let after = Scene::on(directory.path()).bindings();
+    let of = |virtual_ip| after.iter().find(|binding| binding.virtual_ip == virtual_ip).unwrap();
+    assert_eq!(of(kept).callback, Some(CallbackPolicy::Anyone));
+    assert_eq!(of(kept).contacts, [StoredContact { peer: "192.0.2.1".parse().unwrap(), last: NOW.as_secs() }]);
+    assert_eq!((of(gone).state, of(gone).contacts.len()), (BindingState::Quarantined, 0));
+}
+
+#[test]
+fn what_an_administrator_is_told_is_on_disk() {
+    let directory = private_directory();
+    let scene = Scene::on(directory.path());
+    let keeper = scene.keep();
+    let (terminal, virtual_ip) = ("10.0.0.9".parse().unwrap(), "198.18.0.9".parse().unwrap());
+    scene.nat.pin(terminal, virtual_ip, NOW).unwrap();
+    scene.journal.record_and_sync(&[virtual_ip]).unwrap();
+    let status = scene.journal.status();
+    assert!(status.commits >= 1 && status.synced >= 1 && status.failing.is_none(), "{status:?}");
+    keeper.stop();
+}
+
+#[test]
+fn a_state_file_has_one_user_and_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = private_directory();
+    let state = directory.path().join("deep/state");
+    let mut scene = Scene::on(&state);
+    scene.record(1);
+    let refused = Scene::try_on(&state).err().unwrap();
+    assert!(matches!(refused, JournalError::InUse(_)), "{refused}");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&state), 0o700);
+    for name in ["kamei.db", "kamei.db-wal", "kamei.lock"] {
+        assert_eq!(mode(&state.join(name)), 0o600, "{name}");
+    }
+    drop(scene);
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(Scene::try_on(&state).err().unwrap(), JournalError::NotPrivate(_)));
+}
+
+#[test]
+fn a_link_in_place_of_the_state_file_is_not_followed() {
+    for name in ["kamei.db", "kamei.lock"] {
+        let (directory, other) = (private_directory(), private_directory());
+        let target = other.path().join("victim");
+        std::fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, directory.path().join(name)).unwrap();
+        assert!(Scene::try_on(directory.path()).is_err(), "{name}");
+        assert_eq!(std::fs::read(&target).unwrap(), b"precious");
+    }
+}
+
+#[test]
+fn a_file_of_version_1_is_brought_up_to_date_and_one_of_a_later_kamei_refused() {
+    let directory = private_directory();
+    let path = directory.path().join("kamei.db");
+    let mut scene = Scene::on(directory.path());
+    let virtual_ip = scene.record(1);
+    drop(scene);
+    let by_hand = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    by_hand("DROP TABLE contacts; PRAGMA user_version = 1");
+    let scene = Scene::on(directory.path());
+    assert_eq!((scene.bindings()[0].virtual_ip, scene.said.len()), (virtual_ip, 0));
+    drop(scene);
+    by_hand("PRAGMA user_version = 99");
+    let said = Scene::try_on(directory.path()).err().unwrap().to_string();
+    assert!(said.contains("is of version 99, this kamei knows 2 at most"), "{said}");
+}
+
+#[test]
+fn a_row_that_is_not_what_was_written_is_left_out_and_the_file_set_aside() {
+    let directory = private_directory();
+    let mut scene = Scene::on(directory.path());
+    let (good, bad) = (scene.record(1), scene.record(2));
+    drop(scene);
+    let file = rusqlite::Connection::open(directory.path().join("kamei.db")).unwrap();
+    let key = row::key(bad);
+    file.execute("UPDATE bindings SET terminal = x'0a090909' WHERE virtual_ip = ?1", [key.bytes()]).unwrap();
+    drop(file);
+    let scene = Scene::on(directory.path());
+    assert_eq!(scene.bindings().iter().map(|binding| binding.virtual_ip).collect::<Vec<_>>(), [good]);
+    assert!(scene.said[0].contains("is damaged: 1 rows have a wrong sum; it is now"), "{:?}", scene.said);
+    assert!(directory.path().join("kamei.db.damaged-19700101T000000Z").exists());
+    drop(scene);
+    let again = Scene::on(directory.path());
+    assert_eq!((again.restored.kept, again.said.len()), (1, 0), "what was kept is in a sound file now");
+}
+
+fn private_directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
