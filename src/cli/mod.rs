@@ -15,6 +15,7 @@ mod gateway;
 mod generate;
 mod reload;
 mod show;
+mod state;
 mod status;
 mod table;
 mod trace;
@@ -23,6 +24,7 @@ use crate::config::{DEFAULT_CONTROL, Place, Problem};
 use crate::control::ClientError;
 use crate::gateway::GatewayError;
 use crate::gateway::kernel::KernelError;
+use crate::journal::LineError;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -61,6 +63,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Write packets as they pass to a pcapng file, both sides of the translation
     Capture(capture::Arguments),
+    /// Export, import or check the bindings on disk
+    State(state::Arguments),
     /// Remove the rules and routes that a gateway which was killed left behind (they block its inside until then)
     Cleanup(cleanup::Arguments),
     /// Examine this host and say what is wrong with it for a gateway (as root)
@@ -105,6 +109,14 @@ enum CliError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A file of bindings is wrong.
+    #[error("{}:{error}", .file.display())]
+    Import {
+        /// Which.
+        file: PathBuf,
+        /// The line, and what is wrong with it.
+        error: LineError,
+    },
     /// The gateway did not start, or ended.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
@@ -140,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
+        Command::State(arguments) => state::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
@@ -190,7 +203,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl CliError {
     fn code(&self) -> u8 {
         match self {
-            CliError::Config { .. } | CliError::Start { .. } | CliError::File { .. } | CliError::Usage(_) => 2,
+            CliError::Config { .. }
+            | CliError::Start { .. }
+            | CliError::File { .. }
+            | CliError::Import { .. }
+            | CliError::Usage(_) => 2,
             CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) | CliError::Unfit(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
             CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_)) => 4,

@@ -70,6 +70,10 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
         out,
         "bindings   {active} active, {dormant} dormant, {quarantined} quarantined; {created} made since the start\n"
     )?;
+    if let Some(why) = &gateway.state_file.failing {
+        let failing = show::paint("cannot be written", AnsiColor::Red);
+        writeln!(out, "state file {failing}: {why}\n")?;
+    }
     let mut pools = Table::new(["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
     for pool in &nat.pools {
         pools.row([

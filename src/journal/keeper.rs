@@ -99,8 +99,9 @@ impl Round {
             }
             let pause = if result.is_ok() { interval } else { TRY_AGAIN };
             let mut synced = self.journal.synced.lock();
-            let wanted = self.journal.is_strict() && *synced < self.journal.written.load(Ordering::Acquire);
-            if !stopping.load(Ordering::Acquire) && !(wanted && result.is_ok()) {
+            let written = self.journal.written.load(Ordering::Acquire);
+            let is_awaited = self.journal.is_strict() && result.is_ok() && *synced < written;
+            if !is_awaited && !stopping.load(Ordering::Acquire) {
                 self.journal.waiting.wait_for(&mut synced, pause);
             }
         }

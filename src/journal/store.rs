@@ -132,6 +132,9 @@ impl Store {
             connection.pragma_update(None, "user_version", steps)?;
             connection.execute_batch("COMMIT")?;
         }
+        if !beside(&self.path, "-wal").exists() {
+            return Ok(Err(JournalError::NoLog(self.path.clone())));
+        }
         let verdict = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0))?;
         if verdict == "ok" { Ok(Ok(())) } else { damaged(verdict.lines().last().unwrap_or_default().to_owned()) }
     }

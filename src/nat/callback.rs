@@ -105,7 +105,8 @@ impl Contacts {
     /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
     pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = (Address, u32)>, now: u32) {
         let contact = |(peer, last): (Address, u32)| Contact { peer, last: last.min(now), told: last.min(now) };
-        let mut contacts: Vec<Contact> = contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
+        let mut contacts: Vec<Contact> =
+            contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
         contacts.sort_unstable_by_key(|contact| std::cmp::Reverse(contact.last));
         contacts.truncate(self.most);
         contacts.sort_unstable_by_key(|contact| contact.peer);

@@ -89,20 +89,6 @@ fn n3_killed_at_any_write_no_binding_whose_packet_left_is_lost() {
 }
 
 #[test]
-fn n3_whatever_write_fails_no_packet_leaves_without_its_binding() {
-    for call in WRITES {
-        for (error, when) in
-            [("ENOSPC", "1"), ("EIO", "9"), ("ENOSPC", "20+"), ("EIO", "20+"), ("ENOSPC", "31"), ("EROFS", "40+")]
-        {
-            let directory = private_directory();
-            let how = format!("{call}:error={error}:when={when}");
-            let (left, _) = child(directory.path(), &how);
-            assert_all_there(directory.path(), &left, &how);
-        }
-    }
-}
-
-#[test]
 fn a_full_disk_refuses_new_bindings_until_there_is_room() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());

@@ -1,0 +1,103 @@
+//! `kamei state`.
+
+use super::{CliError, gateway};
+use crate::config::{DEFAULT_STATE_DIR, DEFAULT_TUN};
+use crate::journal::{self, JournalError, StateFile};
+use crate::nat::{BindingState, StoredBinding};
+use clap::{Args, Subcommand};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Directory of the state file
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR, global = true)]
+    state_dir: PathBuf,
+    /// Base name of the gateway's TUN devices, which is the name of its state file
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_TUN, global = true)]
+    tun: String,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Write all bindings to standard output: JSON, one a line; the gateway may be running
+    Export,
+    /// Put the bindings of such a file in place of those there are, all or none; the gateway must be stopped
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+    /// Check the state file, and with --config name the bindings that do not fit it; the gateway may be running
+    Verify {
+        /// Configuration file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// Runs the subcommand.
+pub fn run(arguments: &Arguments) -> Result<(), CliError> {
+    let (directory, tun) = (&arguments.state_dir, &arguments.tun);
+    match &arguments.what {
+        What::Export => {
+            let bindings = journal::look(directory, tun)?;
+            let mut out = BufWriter::new(std::io::stdout().lock());
+            journal::write_lines(&bindings, &mut out)?;
+            Ok(out.flush()?)
+        }
+        What::Import { file } => import(directory, tun, file),
+        What::Verify { config } => verify(directory, tun, config.as_deref()),
+    }
+}
+
+fn import(directory: &Path, tun: &str, file: &Path) -> Result<(), CliError> {
+    let open = File::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
+    let bindings = journal::read_lines(&mut BufReader::new(open))
+        .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
+    StateFile::take(directory, tun)?.replace(&bindings)?;
+    println!("{} bindings imported", bindings.len());
+    Ok(())
+}
+
+fn verify(directory: &Path, tun: &str, config: Option<&Path>) -> Result<(), CliError> {
+    let bindings = journal::look(directory, tun)?;
+    let count = |state| bindings.iter().filter(|binding| binding.state == state).count();
+    let contacts: usize = bindings.iter().map(|binding| binding.contacts.len()).sum();
+    println!(
+        "{}: sound; {} active, {} dormant, {} quarantined, {contacts} contacts",
+        StateFile::path_in(directory, tun).display(),
+        count(BindingState::Active),
+        count(BindingState::Dormant),
+        count(BindingState::Quarantined)
+    );
+    let Some(file) = config else { return Ok(()) };
+    let config =
+        gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })?;
+    let why = |binding: &StoredBinding| {
+        if !config.insides.iter().any(|inside| *inside.name == *binding.inside) {
+            return Some("its inside is not served");
+        }
+        let fits = config
+            .pools
+            .iter()
+            .any(|pool| pool.range.contains(binding.virtual_ip.into()) && !pool.reserved.contains(&binding.virtual_ip));
+        (!fits).then_some("its virtual IP is in no pool")
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut misfits = 0_u64;
+    for (binding, why) in bindings.iter().filter_map(|binding| Some((binding, why(binding)?))) {
+        misfits += 1;
+        writeln!(out, "kept aside: {} ({}) was {}: {why}", binding.terminal, binding.inside, binding.virtual_ip)?;
+    }
+    writeln!(out, "{misfits} bindings do not fit {}", file.display())?;
+    Ok(out.flush()?)
+}
+
+impl From<JournalError> for CliError {
+    fn from(error: JournalError) -> Self {
+        CliError::Gateway(error.into())
+    }
+}
