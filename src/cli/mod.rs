@@ -102,7 +102,7 @@ enum CliError {
         problems: Vec<Problem>,
     },
     /// The configuration file cannot be read.
-    #[error("cannot read {path}: {error}")]
+    #[error("cannot read {path}: {error}; give the path of a configuration file that this user can read")]
     File {
         /// Which.
         path: PathBuf,
@@ -127,7 +127,7 @@ enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// What `kamei doctor` found.
-    #[error("{0} wrong; what to do is in their lines")]
+    #[error("{0} found wrong; the lines above say what to do")]
     Unfit(usize),
     /// Arguments that do not go together.
     #[error("{0}")]

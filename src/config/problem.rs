@@ -114,7 +114,7 @@ pub enum Wrong {
     #[error("'{0}' has host bits set; did you mean {1}?")]
     HostBits(String, String),
     /// Families differ.
-    #[error("destination {prefix} and pool {range} are of different address families")]
+    #[error("destination {prefix} and pool {range} are of different address families; a pool is for peers of its own")]
     DestinationFamily {
         /// The destination.
         prefix: String,
@@ -122,7 +122,7 @@ pub enum Wrong {
         range: String,
     },
     /// A reserved address outside its pool.
-    #[error("reserved address {0} is not in its pool")]
+    #[error("reserved address {0} is not in its pool; leave it out")]
     ReservedElsewhere(String),
     /// A pair of prefixes that cannot stand for each other.
     #[error("pool {range} cannot translate '{prefix}': both must be IPv6 prefixes of at most 64 bits (RFC 6296)")]
@@ -208,7 +208,7 @@ pub enum Wrong {
     #[error("'{0}' cannot be the name of a group; give one that is in /etc/group, or its number in quotes")]
     GroupName(String),
     /// A path that is not absolute.
-    #[error("{key} '{value}' is not an absolute path")]
+    #[error("{key} '{value}' is not an absolute path; begin it with '/'")]
     RelativePath {
         /// The key.
         key: &'static str,

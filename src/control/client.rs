@@ -44,7 +44,7 @@ pub enum ClientError {
     #[error("{0}")]
     Refused(String),
     /// The conversation failed.
-    #[error("the gateway on {path} gave no proper answer: {what}")]
+    #[error("the gateway on {path} gave no proper answer: {what}; is it of another version than this program?")]
     Garbled {
         /// The socket asked.
         path: PathBuf,

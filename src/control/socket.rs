@@ -57,7 +57,7 @@ pub enum ControlError {
         error: io::Error,
     },
     /// The thread that serves it cannot be started.
-    #[error("cannot start the thread of the control socket: {0}")]
+    #[error("cannot start the thread of the control socket: {0}; this machine may be out of threads or memory")]
     Thread(io::Error),
 }
 

@@ -47,7 +47,7 @@ pub enum TunError {
         name: String,
     },
     /// Anything else.
-    #[error("cannot make TUN device {name}: {error}")]
+    #[error("cannot make TUN device {name}: {error}; `kamei doctor` looks for the cause")]
     Other {
         /// Name of the device.
         name: String,

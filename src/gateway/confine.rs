@@ -357,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_without_landlock_is_made_do_with_and_said_so() {
+        let scratch = tempfile::tempdir().unwrap();
+        let said = std::thread::scope(|scope| {
+            let without = scope.spawn(|| {
+                let missing = SeccompAction::Errno(Errno::NOSYS.raw_os_error().unsigned_abs());
+                filter(&[libc::SYS_landlock_create_ruleset], SeccompAction::Allow, missing).unwrap();
+                let said = Confinement::new(vec![scratch.path().to_owned()], Vec::new()).enter().unwrap();
+                assert!(std::fs::read("/etc/passwd").is_ok(), "no directory is closed");
+                assert!(rustix::thread::no_new_privs().unwrap(), "but all else is given up");
+                said
+            });
+            without.join().unwrap()
+        });
+        assert!(said.is_some_and(|words| words.contains("no Landlock")), "{said:?}");
+    }
+
+    #[test]
     fn no_call_is_both_needed_and_never_made() {
         let both: Vec<&c_long> = OTHER.iter().copied().flatten().filter(|call| NEVER.contains(call)).collect();
         assert!(both.is_empty(), "{both:?}");

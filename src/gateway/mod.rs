@@ -89,7 +89,7 @@ pub enum GatewayError {
     #[error(transparent)]
     Confine(#[from] ConfineError),
     /// Something the system would not give.
-    #[error("{what}: {error}")]
+    #[error("{what}: {error}; this machine may be out of descriptors, threads or memory")]
     System {
         /// What was asked for.
         what: &'static str,

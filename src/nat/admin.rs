@@ -109,10 +109,10 @@ pub enum AdminError {
     #[error("{0} is in none of this gateway's pools; `kamei status` lists them")]
     NotInAPool(IpAddr),
     /// The address is in a pool but set aside.
-    #[error("{0} is reserved and never given to a terminal")]
+    #[error("{0} is reserved and never given to a terminal; choose another")]
     Reserved(IpAddr),
     /// Families differ.
-    #[error("{terminal} and {virtual_ip} are of different address families")]
+    #[error("{terminal} and {virtual_ip} are of different address families; choose a virtual IP of the terminal's")]
     Family {
         /// The terminal asked for.
         terminal: IpAddr,

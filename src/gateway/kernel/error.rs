@@ -14,7 +14,7 @@ pub enum KernelError {
     #[error("the gateway may not change this machine's network; run it as root (sudo) or give it CAP_NET_ADMIN")]
     NotPermitted,
     /// No interface of that name; with the nearest one there is.
-    #[error("there is no network interface '{name}'{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean '{n}'?")))]
+    #[error("there is no network interface '{name}'{}", nearest.as_ref().map_or_else(|| "; `ip link` lists those there are".to_owned(), |n| format!("; did you mean '{n}'?")))]
     UnknownInterface {
         /// What was asked for.
         name: String,
@@ -25,7 +25,7 @@ pub enum KernelError {
     #[error("interface '{0}' is named in two realms; an interface is either inside or outside, name it once")]
     InterfaceInTwoRealms(String),
     /// More inside realms than table numbers.
-    #[error("{0} inside realms are too many; a gateway has at most {max}", max = super::INSIDES_MAX)]
+    #[error("{0} inside realms are too many; a gateway has at most {max}, run several", max = super::INSIDES_MAX)]
     TooManyInsides(usize),
     /// A device the gateway makes itself, or a name that has another meaning in /proc/sys.
     #[error("'{0}' cannot be an inside or outside interface; name the interface that leads to the terminals or peers")]
@@ -110,7 +110,7 @@ pub enum KernelError {
     #[error("pool {0} is IPv6, but this kernel has IPv6 switched off; switch it on or leave the pool out")]
     NoIpv6(AddressRange),
     /// The kernel refused a netlink request.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {source}; `kamei doctor` looks for the cause")]
     Netlink {
         /// What was tried.
         what: String,
@@ -139,7 +139,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// Something of the operating system that has nothing to do with the network.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {source}; `kamei doctor` looks for the cause")]
     System {
         /// What was tried.
         what: &'static str,

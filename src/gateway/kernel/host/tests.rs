@@ -65,7 +65,7 @@ fn names_are_judged_one_line_each() {
         text(before(&plan, &seen()))
     };
     assert!(with("gu", "go").contains("no network interface 'gu'; did you mean 'g"), "{}", with("gu", "go"));
-    assert_eq!(with("wlan0", "go"), "there is no network interface 'wlan0'");
+    assert_eq!(with("wlan0", "go"), "there is no network interface 'wlan0'; `ip link` lists those there are");
     assert!(with("go", "go").contains("two realms"));
     assert!(with("kamei-in0", "go").contains("cannot be an inside or outside interface"));
     assert!(with("all", "go").contains("cannot be"));
