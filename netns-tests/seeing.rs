@@ -151,3 +151,19 @@ fn what_is_explained_is_what_the_gateway_does() {
         assert!(ran.code == Some(code) && ran.stderr.contains(says), "{wrong}: {:?} {}", ran.code, ran.stderr);
     }
 }
+
+#[test]
+fn one_screen_of_top_as_text() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let gateway = lab.start(1);
+    curl(&terminal, server.v4.into(), 80);
+    let screen = gateway.ask("top --once").ok();
+    assert!(
+        screen.lines().next().is_some_and(|line| line.starts_with("kamei ") && line.ends_with("ready")),
+        "{screen}"
+    );
+    assert!(screen.contains(&terminal.v4.to_string()) && screen.contains("198.18.1.0/24"), "{screen}");
+    assert_eq!(gateway.ask("top").code, Some(2), "not a terminal");
+}

@@ -236,7 +236,8 @@ fn point(time: Time) -> String {
     jiff::Timestamp::from_millisecond(millis).map_or_else(|_| "?".to_owned(), |at| at.strftime("%F %T UTC").to_string())
 }
 
-fn now() -> Time {
+/// The time now.
+pub fn now() -> Time {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
 }

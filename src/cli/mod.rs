@@ -18,6 +18,7 @@ mod show;
 mod state;
 mod status;
 mod table;
+mod top;
 mod trace;
 
 use crate::config::{DEFAULT_CONTROL, Place, Problem};
@@ -57,6 +58,8 @@ enum Command {
     Reload(reload::Arguments),
     /// Say how the gateway is
     Status(status::Arguments),
+    /// Watch traffic, pools, drops and the liveliest bindings
+    Top(top::Arguments),
     /// Show packets as they pass: before and after, or why they are dropped
     Trace(trace::Arguments),
     /// Say what would become of a packet, and why
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Bindings(arguments) => bindings::run(arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
