@@ -153,6 +153,40 @@ fn what_is_explained_is_what_the_gateway_does() {
 }
 
 #[test]
+fn a_log_in_json_tells_a_binding_s_life_without_the_terminal_s_address() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let pools = ["--pool", &Lab::pool_v4(1), "--pool", &Lab::pool_v6(1)];
+    let gateway = lab.start_with(1, &[&pools[..], &["--log-format", "json", "--log-terminals", "hash"]].concat());
+    curl(&terminal, server.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into()).to_string();
+    gateway.ask(&format!("bindings release {}", terminal.v4)).ok();
+
+    let events = |name: &str| -> Vec<serde_json::Value> {
+        let records =
+            gateway.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>();
+        records.into_iter().filter(|record| record["event"] == name).collect()
+    };
+    wait_until("the record of the release", || !events("released").is_empty());
+
+    let (made, released) = (events("made"), events("released"));
+    assert_eq!((made.len(), released.len()), (1, 1), "{}", gateway.log());
+    for key in ["terminal", "virtual_ip", "pool", "realm", "made"] {
+        if key != "made" {
+            assert_eq!(made[0][key], released[0][key], "{key}");
+        }
+        assert!(released[0][key].as_str().is_some_and(|value| !value.is_empty()), "{key} in {}", released[0]);
+    }
+    assert_eq!((&released[0]["virtual_ip"], &released[0]["realm"]), (&virtual_ip.into(), &"inside".into()));
+    assert!(made[0]["terminal"].as_str().unwrap().starts_with("terminal-"), "{}", made[0]);
+    let log = gateway.log();
+    for hidden in [terminal.v4.to_string(), terminal.v6.to_string(), server.v4.to_string()] {
+        assert!(!log.contains(&hidden), "{hidden} in {log}");
+    }
+}
+
+#[test]
 fn one_screen_of_top_as_text() {
     let lab = Lab::new(Plan::gateways(1));
     let (terminal, server) = (lab.terminal(1), lab.server(1));

@@ -1,7 +1,7 @@
 //! `kamei gateway`.
 
-use super::CliError;
-use crate::config::{Draft, InsideDraft, Located, OnStop, Place, PoolDraft};
+use super::{CliError, logging};
+use crate::config::{Draft, InsideDraft, Located, LogFormat, LogTerminals, OnStop, Place, PoolDraft};
 use clap::Args;
 use log::LevelFilter;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,12 @@ pub struct Arguments {
     /// Configuration file (TOML); `kamei check FILE` checks one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How to log: `text`, `json` (an object a line) or `journald` (with fields) [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What the log calls terminals: `plain` (their addresses), `hash` or `none` [default: plain]
+    #[arg(long, value_name = "plain|hash|none")]
+    log_terminals: Option<LogTerminals>,
     /// What to log; RUST_LOG can say it in more detail
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
@@ -68,7 +74,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         let draft = whole(file.as_deref(), flags.clone())?;
         draft.check().map_err(|problems| CliError::Config { file: file.clone(), problems })
     };
-    env_logger::Builder::new().filter_level(level).parse_default_env().format_timestamp_millis().init();
+    logging::start(level, config.log_format).map_err(CliError::Log)?;
     let source = Box::new(move || anew().map_err(|error| error.to_string()));
     Ok(crate::gateway::run(config, source, place.as_deref())?)
 }
@@ -121,6 +127,8 @@ impl Arguments {
             state_dir: path("--state-dir", self.state_dir)?,
             workers: self.workers.map(|workers| given("--workers", workers)),
             tun: self.tun.map(|tun| given("--tun", tun)),
+            log_format: self.log_format,
+            log_terminals: self.log_terminals,
             on_stop: self.on_stop.map(|word| if word == "leave" { OnStop::Leave } else { OnStop::Undo }),
             ..Draft::default()
         })

@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod gateway;
 mod generate;
+mod logging;
 mod reload;
 mod show;
 mod state;
@@ -135,6 +136,9 @@ enum CliError {
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(&'static str),
+    /// The log cannot be written as asked.
+    #[error("log-format journald: cannot reach the journal ({0}); choose text or json")]
+    Log(std::io::Error),
     /// Output could not be written.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
@@ -212,7 +216,11 @@ impl CliError {
             | CliError::File { .. }
             | CliError::Import { .. }
             | CliError::Usage(_) => 2,
-            CliError::Gateway(_) | CliError::Kernel(_) | CliError::Output(_) | CliError::Unfit(_) => 1,
+            CliError::Gateway(_)
+            | CliError::Kernel(_)
+            | CliError::Log(_)
+            | CliError::Output(_)
+            | CliError::Unfit(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
             CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_)) => 4,
             CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,

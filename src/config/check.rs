@@ -106,6 +106,8 @@ impl Draft {
             workers,
             tun,
             offload: self.offload,
+            log_format: self.log_format.unwrap_or_default(),
+            log_terminals: self.log_terminals.unwrap_or_default(),
             hardening: self.hardening,
             on_stop: self.on_stop.unwrap_or_default(),
         })

@@ -1,7 +1,7 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
 use super::problem::{Place, Problem, Wrong};
-use super::{Durability, Hardening, Offload, OnStop, WhenDiskFails};
+use super::{Durability, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
@@ -67,6 +67,10 @@ pub struct Draft {
     pub tun: Option<Located<String>>,
     /// Offloads.
     pub offload: Offload,
+    /// How the log is written.
+    pub log_format: Option<LogFormat>,
+    /// What it calls terminals.
+    pub log_terminals: Option<LogTerminals>,
     /// Hardening.
     pub hardening: Hardening,
     /// What a stop leaves.
@@ -183,6 +187,8 @@ impl Draft {
             workers: file.workers.map(number),
             tun: file.tun.map(one),
             offload: file.offload,
+            log_format: file.log_format,
+            log_terminals: file.log_terminals,
             hardening: file.hardening,
             on_stop: file.on_stop,
             lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
@@ -224,6 +230,8 @@ impl Draft {
             workers: flags.workers.or(self.workers),
             tun: flags.tun.or(self.tun),
             offload: self.offload,
+            log_format: flags.log_format.or(self.log_format),
+            log_terminals: flags.log_terminals.or(self.log_terminals),
             hardening: self.hardening,
             on_stop: flags.on_stop.or(self.on_stop),
             lifetimes: list(self.lifetimes, flags.lifetimes),
@@ -265,6 +273,8 @@ struct File {
     tun: Option<Spanned<String>>,
     #[serde(default)]
     offload: Offload,
+    log_format: Option<LogFormat>,
+    log_terminals: Option<LogTerminals>,
     #[serde(default)]
     hardening: Hardening,
     on_stop: Option<OnStop>,

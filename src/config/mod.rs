@@ -19,6 +19,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Where the control socket is unless told otherwise.
@@ -77,6 +78,10 @@ pub struct Config {
     pub tun: String,
     /// Whether to ask the kernel for offloads.
     pub offload: Offload,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// What it calls terminals.
+    pub log_terminals: LogTerminals,
     /// Whether the process gives up what it no longer needs.
     pub hardening: Hardening,
     /// What a stop leaves of routes, rules and devices.
@@ -147,6 +152,58 @@ pub enum Hardening {
     On,
     /// Nothing, for trouble-shooting: debuggers and profilers that look from within.
     Off,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+    /// Records with fields, to systemd's journal.
+    Journald,
+}
+
+/// What the log calls terminals, whose addresses are meant to stay hidden.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogTerminals {
+    /// By their addresses.
+    #[default]
+    Plain,
+    /// By a hash with the installation's key: the same terminal has the same one.
+    Hash,
+    /// Nothing.
+    None,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            "journald" => Ok(Self::Journald),
+            _ => Err("it can be text, json or journald".to_owned()),
+        }
+    }
+}
+
+impl FromStr for LogTerminals {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "plain" => Ok(Self::Plain),
+            "hash" => Ok(Self::Hash),
+            "none" => Ok(Self::None),
+            _ => Err("it can be plain, hash or none".to_owned()),
+        }
+    }
 }
 
 impl Config {

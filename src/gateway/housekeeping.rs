@@ -1,6 +1,7 @@
 //! The housekeeping thread: ages bindings, follows the host's network, writes the log.
 
 use super::clock::Clock;
+use super::event_log::EventLog;
 use super::kernel::{Kernel, Neighbours};
 use super::notify::Manager;
 use super::reload::{Live, Request, Source};
@@ -9,18 +10,12 @@ use crate::config::Config;
 use crate::journal::Journal;
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
-use crate::wire::Address;
 use crossbeam_channel::{Receiver, select};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often bindings are aged and the host's network is looked at.
 const BEAT: Duration = Duration::from_secs(1);
-/// A terminal that is refused again and again is logged once in this time.
-const REFUSED_AGAIN: Duration = Duration::from_secs(60);
-/// Refused terminals remembered.
-const REFUSED_MOST: usize = 1024;
 
 /// What housekeeping needs.
 pub struct Housekeeping {
@@ -132,46 +127,5 @@ impl Watchdog {
             self.asked = shared.ask();
         }
         self.next = now + every;
-    }
-}
-
-/// One line an event; refusals, which can come by the packet, once a minute and terminal.
-#[derive(Default)]
-pub struct EventLog {
-    refused: HashMap<Address, Time>,
-    unsaid: u64,
-}
-
-impl EventLog {
-    /// Writes the line of an event, unless it says nothing new.
-    pub fn write(&mut self, nat: &Nat, event: Event, now: Time) {
-        let (terminal, virtual_ip) = (event.terminal, event.virtual_ip);
-        let (pool, inside) = (nat.pool_name(event.pool), nat.inside_name(event.inside));
-        match event.kind {
-            EventKind::Created => log::info!("binding made: {terminal} ({inside}) is {virtual_ip} ({pool})"),
-            EventKind::Pinned => log::info!("binding pinned: {terminal} ({inside}) is {virtual_ip} ({pool})"),
-            EventKind::Woken => log::info!("binding woken: {terminal} ({inside}) is {virtual_ip} ({pool})"),
-            EventKind::Dormant => log::info!("binding dormant: {terminal} ({inside}) was {virtual_ip} ({pool})"),
-            EventKind::Released => log::info!("binding released: {terminal} ({inside}) was {virtual_ip} ({pool})"),
-            EventKind::Unrecorded => {}
-            EventKind::Freed => log::debug!("virtual IP free: {virtual_ip} ({pool})"),
-            EventKind::Refused(reason) => {
-                let known = self.refused.get(&terminal).is_some_and(|at| now - *at < REFUSED_AGAIN);
-                if known || self.refused.len() >= REFUSED_MOST {
-                    self.unsaid += 1;
-                    return;
-                }
-                self.refused.insert(terminal, now);
-                log::warn!("binding refused: {terminal} ({inside}) from {pool}: {}", reason.explain());
-            }
-        }
-    }
-
-    fn beat(&mut self, now: Time) {
-        self.refused.retain(|_, at| now - *at < REFUSED_AGAIN);
-        if self.unsaid > 0 && self.refused.is_empty() {
-            log::warn!("{} more packets were refused a binding in the last minute", self.unsaid);
-            self.unsaid = 0;
-        }
     }
 }

@@ -14,6 +14,7 @@
 pub mod clock;
 mod confine;
 mod doctor;
+mod event_log;
 mod handover;
 mod housekeeping;
 pub mod kernel;
@@ -33,7 +34,8 @@ use clock::Clock;
 use confine::{ConfineError, Confinement, Role};
 use crossbeam_channel::Sender;
 pub use doctor::{Finding, Grade, examine};
-use housekeeping::{EventLog, Housekeeping, Watchdog};
+use event_log::{EventLog, TerminalNames};
+use housekeeping::{Housekeeping, Watchdog};
 use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
 use notify::Manager;
 use parking::Parking;
@@ -122,7 +124,9 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let adopted = handover::adopt(&names, workers, config.offload, handed, &manager);
     let there = if adopted.is_some() { kernel::Devices::HandedOver } else { kernel::Devices::Missing };
     let host = kernel::inspect(&plan, there)?;
-    let nat = Nat::new(settings::settings(&config, &host)?)?;
+    let told = settings::settings(&config, &host)?;
+    let terminals = TerminalNames::new(config.log_terminals, &told.hash_key);
+    let nat = Nat::new(told)?;
     let (devices, offload) = match adopted {
         Some(devices) => devices,
         None => {
@@ -135,7 +139,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     };
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
-    let journal = restore(&config, state, &nat, &kernel, clock)?;
+    let journal = restore(&config, state, &nat, &kernel, clock, terminals)?;
     if let Some(confinement) = &confinement
         && let Some(lacking) = confinement.enter()?
     {
@@ -144,7 +148,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
 
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
-    let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked };
+    let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals };
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
@@ -153,7 +157,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         live,
         requests: requests.clone(),
         clock,
-        log: Mutex::new(EventLog::default()),
+        log: Mutex::new(EventLog::new(terminals)),
         journal,
         shared: Arc::clone(&running.shared),
         fixed: GatewayStatus {
@@ -192,6 +196,7 @@ fn restore(
     nat: &Arc<Nat>,
     kernel: &Kernel,
     clock: Clock,
+    terminals: TerminalNames,
 ) -> Result<Arc<Journal>, GatewayError> {
     let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
     let settings = JournalSettings {
@@ -214,7 +219,8 @@ fn restore(
         log::info!("{} bindings restored in {} ms", restored.kept, clock.uptime().as_millis());
     }
     for Misfit { binding, why } in restored.misfits.iter().take(MISFITS_NAMED) {
-        log::warn!("binding kept aside: {} ({}) was {}: {why}", binding.terminal, binding.inside, binding.virtual_ip);
+        let terminal = terminals.name(binding.terminal.into()).unwrap_or_else(|| "a terminal".to_owned());
+        log::warn!("binding kept aside: {terminal} ({}) was {}: {why}", binding.inside, binding.virtual_ip);
     }
     if !restored.misfits.is_empty() {
         let count = restored.misfits.len();
@@ -300,6 +306,7 @@ struct Reload {
     config: Config,
     source: Source,
     asked: crossbeam_channel::Receiver<Request>,
+    terminals: TerminalNames,
 }
 
 /// The threads.
@@ -377,7 +384,7 @@ impl Running {
             events: received,
             neighbours,
             journal: Arc::clone(journal),
-            log: EventLog::default(),
+            log: EventLog::new(reload.terminals),
             stop: stopped,
             watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
         };

@@ -1,6 +1,7 @@
 //! What happens to bindings, for the log and the journal.
 
 use super::DropReason;
+use crate::time::Time;
 use crate::wire::Address;
 
 /// Something happened to a binding.
@@ -12,6 +13,8 @@ pub struct Event {
     pub inside: u16,
     /// Index of the pool.
     pub pool: u16,
+    /// When the binding was made, to the second; for [`EventKind::Refused`], when it was refused.
+    pub made: Time,
     /// Whose binding.
     pub terminal: Address,
     /// Which virtual IP; the unspecified address for [`EventKind::Refused`].

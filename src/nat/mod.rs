@@ -291,7 +291,14 @@ impl Nat {
     fn event(&self, kind: EventKind, table: usize, found: &Found) -> Event {
         let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
         let slot = &found.slot;
-        Event { kind, inside: slot.inside, pool, terminal: slot.terminal, virtual_ip: slot.virtual_ip }
+        Event {
+            kind,
+            inside: slot.inside,
+            pool,
+            made: Time::from_secs(slot.created.into()),
+            terminal: slot.terminal,
+            virtual_ip: slot.virtual_ip,
+        }
     }
 }
 

@@ -225,6 +225,7 @@ impl Translator {
         let event = Event {
             kind: EventKind::Refused(reason),
             inside,
+            made: now,
             pool: pool.and_then(|table| table.parts().iter().next()).map_or(0, |part| part.pool()),
             terminal: headers.source,
             virtual_ip: Address::from_bits(0),
