@@ -94,7 +94,11 @@ impl Scene {
     }
 
     fn keep(&self) -> Keeper {
-        Keeper::start(Arc::clone(&self.journal), Duration::from_secs(3600), || NOW, || ()).unwrap()
+        self.try_keep().unwrap()
+    }
+
+    fn try_keep(&self) -> Result<Keeper, JournalError> {
+        Keeper::start(Arc::clone(&self.journal), Duration::from_secs(3600), || NOW, || ())
     }
 
     fn bindings(&self) -> Vec<StoredBinding> {
