@@ -44,7 +44,7 @@ fn exchange(a: TcpStream, b: TcpStream) {
 }
 
 /// Both ends send at once; each must get exactly what the other sent.
-fn exchange_blocks(a: TcpStream, b: TcpStream, blocks: usize) {
+pub fn exchange_blocks(a: TcpStream, b: TcpStream, blocks: usize) {
     std::thread::scope(|scope| {
         let (a_out, b_out) = (a.try_clone().unwrap(), b.try_clone().unwrap());
         scope.spawn(move || send_pattern(a_out, 1, blocks));

@@ -15,7 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("journal", &["time", "wire", "nat", "config"]),
     ("control", &["time", "wire", "nat", "config", "journal"]),
     ("device", &["time", "wire", "nat", "config"]),
-    ("fastpath", &["time", "wire", "nat"]),
+    ("fastpath", &["time", "wire", "nat", "config"]),
     ("gateway", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath"]),
     ("cli", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath", "gateway"]),
 ];

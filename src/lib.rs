@@ -11,6 +11,7 @@
 //! | `journal` | bindings on disk, so that they survive | `config` and left of it |
 //! | `control` | the local HTTP/JSON interface and its types | `config` and left of it |
 //! | `device` | edges that carry packets: TUN, memory | `config` and left of it |
+//! | `fastpath` | known flows in the kernel: the eBPF program, its loader, its flows | `config` and left of it |
 //! | `gateway` | threads, kernel set-up, shutdown | all of the above |
 //! | `cli` | one file a subcommand | everything |
 //!
@@ -30,6 +31,8 @@ pub mod cli;
 pub mod control;
 #[cfg(feature = "gateway")]
 pub mod device;
+#[cfg(feature = "gateway")]
+pub mod fastpath;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 

@@ -1,7 +1,7 @@
 //! `kamei gateway`.
 
 use super::{CliError, logging};
-use crate::config::{Draft, InsideDraft, Located, LogFormat, LogTerminals, OnStop, Place, PoolDraft};
+use crate::config::{Draft, FastPathMode, InsideDraft, Located, LogFormat, LogTerminals, OnStop, Place, PoolDraft};
 use clap::Args;
 use log::LevelFilter;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,9 @@ pub struct Arguments {
     /// blocked until it comes [default: undo]
     #[arg(long, value_parser = ["undo", "leave"])]
     on_stop: Option<String>,
+    /// Where packets of known flows are translated: `tc`, in the kernel; `off`, in user space; `auto`, in the kernel if it can
+    #[arg(long, value_name = "auto|tc|off")]
+    fast_path: Option<FastPathMode>,
     /// Configuration file (TOML); `kamei check FILE` checks one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -126,6 +129,7 @@ impl Arguments {
             metrics: self.metrics.map(|address| given("--metrics", address)),
             state_dir: path("--state-dir", self.state_dir)?,
             workers: self.workers.map(|workers| given("--workers", workers)),
+            fast_path: self.fast_path,
             tun: self.tun.map(|tun| given("--tun", tun)),
             log_format: self.log_format,
             log_terminals: self.log_terminals,

@@ -62,6 +62,14 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     writeln!(out, "out        {} packets, {}", show::count(nat.out.packets), show::bytes(nat.out.bytes))?;
     writeln!(out, "in         {} packets, {}", show::count(nat.inward.packets), show::bytes(nat.inward.bytes))?;
     writeln!(out, "super      {} packets longer than 1,500 bytes", show::count(gateway.super_packets))?;
+    let fast = &gateway.fast_path;
+    let left: u64 = fast.slow.values().sum();
+    let numbers = [fast.flows, fast.hits, left].map(show::count);
+    let [flows, hits, left] = &numbers;
+    match fast.mode.as_str() {
+        "off" => writeln!(out, "fast path  off")?,
+        mode => writeln!(out, "fast path  {mode}: {flows} flows, {hits} packets; {left} left to the slow path")?,
+    }
     writeln!(out, "callbacks  {}", show::count(nat.callbacks))?;
     let [active, dormant, quarantined] =
         [status.bindings.active, status.bindings.dormant, status.bindings.quarantined].map(show::count);

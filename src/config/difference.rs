@@ -44,6 +44,7 @@ impl Config {
             control_group,
             hardening,
             on_stop,
+            fast_path,
         } = self;
         let mut difference = Difference::default();
         let interfaces = |config: &Self| {
@@ -67,6 +68,7 @@ impl Config {
             ("control-group", *control_group != other.control_group),
             ("on-stop", *on_stop != other.on_stop),
             ("hardening", *hardening != other.hardening),
+            ("fast-path", *fast_path != other.fast_path),
         ];
         difference.restart.extend(restart.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
         difference.pools(pools, &other.pools);

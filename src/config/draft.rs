@@ -1,7 +1,7 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
 use super::problem::{Place, Problem, Wrong};
-use super::{Durability, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails};
+use super::{Durability, FastPathMode, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
@@ -75,6 +75,8 @@ pub struct Draft {
     pub hardening: Hardening,
     /// What a stop leaves.
     pub on_stop: Option<OnStop>,
+    /// Where packets of known flows are translated.
+    pub fast_path: Option<FastPathMode>,
     /// Times, by key.
     pub lifetimes: Vec<(&'static str, Located<String>)>,
     /// Numbers, by key.
@@ -163,6 +165,8 @@ impl Draft {
             ("per-prefix", file.creation.per_prefix),
             ("total", file.creation.total),
             ("mss", file.mss),
+            ("fast-path-flows", file.fast_path_flows),
+            ("fast-path-mark", file.fast_path_mark),
         ];
         Ok(Self {
             inside,
@@ -191,6 +195,7 @@ impl Draft {
             log_terminals: file.log_terminals,
             hardening: file.hardening,
             on_stop: file.on_stop,
+            fast_path: file.fast_path,
             lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
         })
@@ -234,6 +239,7 @@ impl Draft {
             log_terminals: flags.log_terminals.or(self.log_terminals),
             hardening: self.hardening,
             on_stop: flags.on_stop.or(self.on_stop),
+            fast_path: flags.fast_path.or(self.fast_path),
             lifetimes: list(self.lifetimes, flags.lifetimes),
             numbers: list(self.numbers, flags.numbers),
         }
@@ -275,6 +281,9 @@ struct File {
     offload: Offload,
     log_format: Option<LogFormat>,
     log_terminals: Option<LogTerminals>,
+    fast_path: Option<FastPathMode>,
+    fast_path_flows: Option<Spanned<i64>>,
+    fast_path_mark: Option<Spanned<i64>>,
     #[serde(default)]
     hardening: Hardening,
     on_stop: Option<OnStop>,

@@ -86,6 +86,32 @@ pub struct Config {
     pub hardening: Hardening,
     /// What a stop leaves of routes, rules and devices.
     pub on_stop: OnStop,
+    /// Whether packets of known flows are translated in the kernel.
+    pub fast_path: FastPath,
+}
+
+/// Whether and how packets of known flows are translated in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// Whether, and where.
+    pub mode: FastPathMode,
+    /// Flows of each address family at most.
+    pub flows: u32,
+    /// Bits of the packet mark that say "translated"; nobody else may use them.
+    pub mark: u32,
+}
+
+/// Where packets of known flows are translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FastPathMode {
+    /// As [`FastPathMode::Tc`] if the kernel can, else [`FastPathMode::Off`].
+    #[default]
+    Auto,
+    /// Where an interface hands packets to the kernel; the kernel forwards them.
+    Tc,
+    /// In user space.
+    Off,
 }
 
 /// One inside realm.
@@ -203,6 +229,22 @@ impl FromStr for LogTerminals {
             "none" => Ok(Self::None),
             _ => Err("it can be plain, hash or none".to_owned()),
         }
+    }
+}
+
+impl FastPathMode {
+    /// Every one, with its name.
+    pub const ALL: [(&str, FastPathMode); 3] =
+        [("auto", FastPathMode::Auto), ("tc", FastPathMode::Tc), ("off", FastPathMode::Off)];
+}
+
+impl FromStr for FastPathMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = Self::ALL.map(|(name, _)| name).join(", ");
+        let found = Self::ALL.iter().find(|(name, _)| *name == text).map(|(_, mode)| *mode);
+        found.ok_or_else(|| format!("there are {all}"))
     }
 }
 

@@ -63,8 +63,11 @@ pub async fn answer(
     patience: &Patience,
 ) -> Result<Response<AnswerBody>, Refusal> {
     match query {
-        Query::Status => json(&Status::new(admin.status(), admin.nat().status())),
-        Query::Metrics => metrics(admin),
+        Query::Status => {
+            settle(admin).await;
+            json(&Status::new(admin.status(), admin.nat().status()))
+        }
+        Query::Metrics => metrics(admin).await,
         Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress),
         Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress),
         Query::Explain(request) => {
@@ -115,7 +118,8 @@ pub async fn answer(
 }
 
 /// All metrics as OpenMetrics text.
-pub fn metrics(admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+pub async fn metrics(admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+    settle(admin).await;
     let status = Status::new(admin.status(), admin.nat().status());
     let text = metrics::write(status).map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}"))

@@ -49,6 +49,7 @@ use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
 use parking_lot::RwLockReadGuard;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -105,6 +106,21 @@ pub struct GatewayStatus {
     pub super_packets: u64,
     /// Translated packets that the kernel did not take.
     pub write_errors: u64,
+    /// The fast path.
+    pub fast_path: FastPathStatus,
+}
+
+/// How the fast path is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPathStatus {
+    /// `tc`, or `off`.
+    pub mode: String,
+    /// Flows in the kernel.
+    pub flows: u64,
+    /// Packets that were translated there.
+    pub hits: u64,
+    /// Packets that it left to the slow path, by reason.
+    pub slow: BTreeMap<String, u64>,
 }
 
 /// What a worker has done since the start.

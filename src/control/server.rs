@@ -250,7 +250,7 @@ where
                 }
                 (Access::All, _) | (Access::Look, &Method::GET) => handle(request, &admin, &progress, &patience).await,
                 (Access::Look, _) => Err(forbidden("members of the control group may look, not change; ask as root")),
-                (Access::Metrics, _) => scrape(&request, &admin),
+                (Access::Metrics, _) => scrape(&request, &admin).await,
                 (Access::Nothing, _) => Err(forbidden("only root and the gateway's own user may ask")),
             };
             Ok::<Response<AnswerBody>, Infallible>(answered.unwrap_or_else(answer::refuse))
@@ -272,9 +272,9 @@ where
 }
 
 /// Prometheus asks for `/metrics` unless told otherwise.
-fn scrape(request: &Request<Incoming>, admin: &Known) -> Result<Response<AnswerBody>, Refusal> {
+async fn scrape(request: &Request<Incoming>, admin: &Known) -> Result<Response<AnswerBody>, Refusal> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics" | "/v1/metrics") => answer::metrics(ready(admin)?),
+        (&Method::GET, "/metrics" | "/v1/metrics") => answer::metrics(ready(admin)?).await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "there is only GET /metrics here")),
     }
 }

@@ -7,6 +7,7 @@ use super::notify::Manager;
 use super::reload::{Live, Request, Source};
 use super::worker::Shared;
 use crate::config::Config;
+use crate::fastpath::FastPath;
 use crate::journal::Journal;
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
@@ -33,6 +34,8 @@ pub struct Housekeeping {
     pub shared: Arc<Shared>,
     /// What was set up in the kernel.
     pub kernel: Kernel,
+    /// The fast path, if there is one.
+    pub fast: Option<Arc<FastPath>>,
     /// The clock of the process.
     pub clock: Clock,
     /// Events from the workers.
@@ -101,6 +104,10 @@ impl Housekeeping {
             Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),
             Ok(false) => {}
             Err(error) => log::error!("{error}"),
+        }
+        if let Some(fast) = &self.fast {
+            fast.follow(&super::fast::entrances(&self.kernel));
+            fast.look(&self.nat, now);
         }
     }
 }

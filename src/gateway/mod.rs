@@ -15,6 +15,7 @@ pub mod clock;
 mod confine;
 mod doctor;
 mod event_log;
+mod fast;
 mod handover;
 mod housekeeping;
 pub mod kernel;
@@ -27,6 +28,7 @@ mod worker;
 use crate::config::{Config, Hardening, OnStop};
 use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded, Taps};
 use crate::device::tun::{self, TunError};
+use crate::fastpath::{FastPath, FastPathError};
 use crate::journal::{Journal, JournalError, JournalSettings, Keeper, StateFile};
 use crate::nat::{BindingState, Event, Misfit, Nat, SettingsError};
 use crate::time::Time;
@@ -70,6 +72,9 @@ pub enum GatewayError {
     /// The TUN devices.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The fast path that was asked for.
+    #[error("{0}. Or leave out --fast-path: then the gateway does without if it must")]
+    FastPath(#[from] FastPathError),
     /// What the translator cannot hold.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -114,7 +119,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
-    let plan = plan(&config);
+    let mut plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
     let state = StateFile::take(&config.state_dir, &config.tun)?;
     let confinement = confinement(&config, file)?;
@@ -137,9 +142,15 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
             made
         }
     };
+    let fast = fast::start(&config, clock.now())?;
+    plan.mark = fast.as_ref().map(|_| config.fast_path.mark);
     let kernel = Kernel::set_up(plan)?;
     tell_surroundings(&nat, kernel.host());
     let journal = restore(&config, state, &nat, &kernel, clock, terminals)?;
+    if let Some(fast) = &fast {
+        nat.set_offload(Arc::clone(fast) as _);
+        fast.follow(&fast::entrances(&kernel));
+    }
     if let Some(confinement) = &confinement
         && let Some(lacking) = confinement.enter()?
     {
@@ -148,7 +159,8 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
 
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
-    let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals };
+    let fast_path = fast.clone();
+    let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals, fast: fast_path };
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
@@ -159,6 +171,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         clock,
         log: Mutex::new(EventLog::new(terminals)),
         journal,
+        fast,
         shared: Arc::clone(&running.shared),
         fixed: GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -255,6 +268,7 @@ fn door(config: &Config, confinement: Option<Confinement>) -> Result<Door, Gatew
     Ok(Door::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
 }
 
+/// Without a fast path: whether there is one shows later.
 fn plan(config: &Config) -> Plan {
     Plan {
         tun: config.tun.clone(),
@@ -272,6 +286,7 @@ fn plan(config: &Config) -> Plan {
         outsides: config.outsides.clone(),
         pools: config.pools.iter().map(|pool| pool.range).collect(),
         exempt: config.exempt.clone(),
+        mark: None,
         undo_file: undo_file(&config.control, &config.tun),
     }
 }
@@ -307,6 +322,7 @@ struct Reload {
     source: Source,
     asked: crossbeam_channel::Receiver<Request>,
     terminals: TerminalNames,
+    fast: Option<Arc<FastPath>>,
 }
 
 /// The threads.
@@ -380,6 +396,7 @@ impl Running {
             requests: reload.asked,
             shared: Arc::clone(&shared),
             kernel,
+            fast: reload.fast,
             clock,
             events: received,
             neighbours,
@@ -493,6 +510,7 @@ struct GatewayAdmin {
     clock: Clock,
     log: Mutex<EventLog>,
     journal: Arc<Journal>,
+    fast: Option<Arc<FastPath>>,
     shared: Arc<Shared>,
     fixed: GatewayStatus,
     devices: Vec<String>,
@@ -510,6 +528,7 @@ impl Admin for GatewayAdmin {
 
     fn settle(&self) {
         self.shared.settle();
+        fast::settle(self.fast.as_deref(), &self.nat(), self.clock.now());
     }
 
     fn taps(&self) -> &Arc<Taps> {
@@ -539,6 +558,7 @@ impl Admin for GatewayAdmin {
             events_waiting: self.events.len(),
             state_file: self.journal.status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
+            fast_path: fast::status(self.fast.as_deref()),
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()
         }

@@ -72,7 +72,8 @@ impl Housekeeping {
         if reloaded.changes.is_empty() {
             return Ok(reloaded);
         }
-        let plan = plan(&config);
+        let mut plan = plan(&config);
+        plan.mark = self.fast.as_ref().map(|_| config.fast_path.mark);
         let settings = settings::settings(&config, &self.kernel.look_ahead(&plan)?)?;
         let now = self.clock.now();
         if dry_run {
@@ -91,6 +92,9 @@ impl Housekeeping {
         tell_surroundings(&after, self.kernel.host());
         // What fitted nowhere stays in the state file, for the day its pool comes back.
         self.journal.adopt(Arc::clone(&after));
+        if let Some(fast) = &self.fast {
+            fast.renew(super::fast::common(&config), &super::fast::entrances(&self.kernel));
+        }
         rest.end_with(&after);
         *live = Arc::clone(&after);
         self.nat = after;

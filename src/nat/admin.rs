@@ -5,7 +5,7 @@ use super::event::{Event, EventKind};
 use super::settings::{CallbackPolicy, PoolKind};
 use super::table::{Found, PinError, Pinned};
 use super::verdict::{DropReason, Realm};
-use super::{Named, Nat, owner};
+use super::{Named, Nat, owner, slot_ref};
 use crate::time::Time;
 use crate::wire::{Address, AddressRange};
 use serde::{Deserialize, Serialize};
@@ -231,7 +231,7 @@ impl Nat {
         if is_new {
             self.limiter.enter(inside, terminal_address);
         }
-        self.invalidate();
+        self.invalidate(Some(slot_ref(number, &found)));
         events.push(self.event(EventKind::Pinned, number, &found));
         Ok((self.view(number, &found, now), events))
     }
@@ -259,7 +259,6 @@ impl Nat {
             views.push(view);
             events.push(self.event(EventKind::Released, number, &ended));
         }
-        self.invalidate();
         if views.is_empty() { Err(AdminError::NotFound(address)) } else { Ok((views, events)) }
     }
 
@@ -274,8 +273,8 @@ impl Nat {
         let found = self.named(which)?;
         for (table, found) in &found {
             self.policies.set(owner(*table, found), policy.cloned());
+            self.invalidate(Some(slot_ref(*table, found)));
         }
-        self.invalidate();
         if found.is_empty() {
             return Err(AdminError::NotFound(which.address));
         }

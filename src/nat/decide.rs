@@ -161,7 +161,7 @@ impl Nat {
     }
 
     /// Whether `peer` can be a peer of a terminal of realm `inside`: not a virtual IP, not an inside address.
-    fn is_peer(&self, peer: Address, inside: u16) -> Result<(), DropReason> {
+    pub(super) fn is_peer(&self, peer: Address, inside: u16) -> Result<(), DropReason> {
         let is_virtual = self.selection.of_virtual_ip(peer).is_some() || self.prefixes.of_virtual_ip(peer).is_some();
         if !is_unicast(peer) || is_virtual || self.surroundings().is_source(inside, peer) {
             return Err(DropReason::SpoofedSource);
@@ -248,7 +248,6 @@ impl Nat {
         let (made, ended) = table.create(inside, terminal, now);
         if let Some(ended) = ended {
             self.ended(number.into(), &ended);
-            self.invalidate();
         }
         let Some((found, true)) = made else {
             self.limiter.leave(inside, terminal);
@@ -261,7 +260,7 @@ impl Nat {
 }
 
 impl Bound {
-    fn slot(&self) -> SlotRef {
+    pub(super) fn slot(&self) -> SlotRef {
         SlotRef::new(self.table, self.found.index)
     }
 }

@@ -4,6 +4,7 @@
 //! are found by sets of eight tags, each set one cache line, and lie close together in the order in which they were
 //! needed. So memory grows with the flows that there have been, by 128 bytes each, and ends at 36 MB a worker.
 
+use super::offload::Offer;
 use super::slots::Usage;
 use super::verdict::Realm;
 use crate::time::Time;
@@ -34,7 +35,7 @@ pub struct Flow {
 }
 
 /// Names a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlotRef {
     /// Number of the table, counted from one: leaves a value for "none".
     table: NonZeroU16,
@@ -124,6 +125,19 @@ impl Tally {
         Self { caller: flow.caller, callee: flow.callee, packets: 1, opened: opened.into() }
     }
 
+    /// What somebody else has carried of a flow from `from`.
+    pub fn carried(from: Realm, binding: SlotRef, packets: u32, opened: u32) -> Self {
+        match from {
+            Realm::Inside(_) => Self { caller: Some(binding), callee: None, packets, opened },
+            Realm::Outside => Self { caller: None, callee: Some(binding), packets, opened },
+        }
+    }
+
+    /// Whether there was more than one packet.
+    pub fn is_in_use(&self) -> bool {
+        self.packets > 1
+    }
+
     /// What to add to which binding.
     pub fn usages(&self) -> impl Iterator<Item = (SlotRef, Usage)> {
         let out = Usage { packets_out: self.packets.into(), ..Usage::default() };
@@ -204,13 +218,13 @@ impl Flows {
         (hit, before)
     }
 
-    /// Hands over what is not yet noted, of up to `most` flows.
-    pub fn drain(&mut self, most: usize, mut note: impl FnMut(Tally)) {
+    /// Hands over what is not yet noted, of up to `most` flows, with the decision if somebody else may keep it.
+    pub fn drain(&mut self, most: usize, mut note: impl FnMut(Tally, Option<Offer>)) {
         for number in self.dirty.drain(self.dirty.len().saturating_sub(most)..) {
             if let Some(entry) = self.entries.get_mut(number as usize)
                 && entry.packets > 0
             {
-                note(entry.tally());
+                note(entry.tally(), entry.offer());
                 (entry.packets, entry.opened) = (0, 0);
             }
         }
@@ -279,6 +293,17 @@ impl Entry {
         self.opened += u32::from(opens);
     }
 
+    /// The decision, where it is about one binding and one address.
+    fn offer(&self) -> Option<Offer> {
+        let (binding, address) = match (self.from, self.to, self.caller, self.callee) {
+            (Realm::Inside(_), Realm::Outside, Some(caller), None) => (caller, self.patch.source),
+            (Realm::Outside, Realm::Inside(_), None, Some(callee)) => (callee, self.patch.destination),
+            _ => return None,
+        };
+        let Self { source, destination, from, epoch, .. } = *self;
+        Some(Offer { from, source, destination, address, binding, epoch })
+    }
+
     fn tally(&self) -> Tally {
         Tally { caller: self.caller, callee: self.callee, packets: self.packets, opened: self.opened }
     }
@@ -322,7 +347,7 @@ mod tests {
         assert!(known > 99_000, "{known}");
         // Not one packet is lost, whichever entry gave way: a tally handed back, or still to be noted.
         let mut noted = 0;
-        flows.drain(usize::MAX, |tally| noted += u64::from(tally.packets));
+        flows.drain(usize::MAX, |tally, _| noted += u64::from(tally.packets));
         assert_eq!(noted + u64::from(left), 100_000 + known as u64);
         assert!(!flows.is_dirty());
     }

@@ -17,6 +17,7 @@
 //! | `alg/` | applications that carry addresses in their text |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
+//! | `offload.rs` | flows that somebody faster carries |
 //! | `icmp_error.rs` | errors, with the packet they quote |
 //! | `succession.rs` | other settings, the same bindings |
 //! | `admin.rs`, `named.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
@@ -36,6 +37,7 @@ mod icmp_error;
 mod ledger;
 mod limit;
 mod named;
+mod offload;
 mod owed;
 mod parts;
 mod prefix;
@@ -54,7 +56,9 @@ pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, Tra
 pub use counters::Counter;
 pub use event::{Event, EventKind};
 pub use explain::{Explanation, Question};
+pub use flows::SlotRef;
 pub use named::{Named, ParseNamedError};
+pub use offload::{Carried, Offer, Offload};
 pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,
     PoolSettings, Settings, Unsolicited,
@@ -72,6 +76,7 @@ use counters::Counters;
 use flows::Flows;
 use ipnet::IpNet;
 use limit::Limiter;
+use offload::Offloaded;
 use parking_lot::{Mutex, RwLock};
 use parts::Parts;
 use prefix::Prefixes;
@@ -109,6 +114,7 @@ pub struct Nat {
     hash_key: [u8; 16],
     surroundings: RwLock<Arc<Surroundings>>,
     counters: Arc<Mutex<Vec<Arc<Counters>>>>,
+    offloaded: Arc<Offloaded>,
     /// Counts the changes after which a worker must not trust what it remembers.
     epoch: AtomicU64,
     /// Whether new bindings are recorded (see `stored.rs`).
@@ -124,6 +130,7 @@ struct Inherited {
     limiter: Arc<Limiter>,
     helpers: Option<Arc<Helpers>>,
     counters: Arc<Mutex<Vec<Arc<Counters>>>>,
+    offloaded: Arc<Offloaded>,
     epoch: u64,
 }
 
@@ -169,6 +176,7 @@ impl Nat {
             limiter: Arc::new(Limiter::new(settings.creation.clone())),
             helpers: Helpers::new(&settings.alg).map(Arc::new),
             counters: Arc::default(),
+            offloaded: Arc::default(),
             epoch: 0,
         };
         Ok(Arc::new(Self::assemble(settings, tables, inherited)))
@@ -209,6 +217,7 @@ impl Nat {
             hash_key: settings.hash_key,
             surroundings: RwLock::new(Arc::new(surroundings)),
             counters: inherited.counters,
+            offloaded: inherited.offloaded,
             epoch: AtomicU64::new(inherited.epoch),
             is_recording: AtomicBool::new(false),
             cannot_record: AtomicBool::new(false),
@@ -234,9 +243,10 @@ impl Nat {
                     Aged::Released(found) => (EventKind::Released, found),
                     Aged::Freed(found) => (EventKind::Freed, found),
                 };
-                if kind == EventKind::Released {
-                    self.ended(number, &found);
-                    self.invalidate();
+                match kind {
+                    EventKind::Released => self.ended(number, &found),
+                    EventKind::Dormant => self.invalidate(Some(slot_ref(number, &found))),
+                    _ => {}
                 }
                 sink(self.event(kind, number, &found));
             });
@@ -268,7 +278,7 @@ impl Nat {
         change(&mut surroundings);
         *place = Arc::new(surroundings);
         drop(place);
-        self.invalidate();
+        self.invalidate(None);
     }
 
     fn surroundings(&self) -> Arc<Surroundings> {
@@ -281,11 +291,15 @@ impl Nat {
         self.contacts.forget(owner);
         self.policies.set(owner, None);
         self.limiter.leave(found.slot.inside, found.slot.terminal);
+        self.invalidate(Some(slot_ref(table, found)));
     }
 
-    /// Workers decide anew about every flow.
-    fn invalidate(&self) {
-        self.epoch.fetch_add(1, Ordering::Release);
+    /// Workers decide anew about every flow; flows of the binding, or (`None`) all, are carried by nobody else any more.
+    fn invalidate(&self, binding: Option<SlotRef>) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        if let Some(keeper) = self.keeper() {
+            keeper.revoke(binding);
+        }
     }
 
     fn event(&self, kind: EventKind, table: usize, found: &Found) -> Event {
@@ -355,6 +369,10 @@ fn new_table(parts: Parts, settings: &Settings) -> Result<Arc<Table>, SettingsEr
 
 fn first_of_family(addresses: &[IpAddr], like: Address) -> Option<Address> {
     addresses.iter().map(|address| Address::from(*address)).find(|address| address.is_v4() == like.is_v4())
+}
+
+fn slot_ref(table: usize, found: &Found) -> SlotRef {
+    SlotRef::new(u16::try_from(table).unwrap_or(u16::MAX), found.index)
 }
 
 fn owner(table: usize, found: &Found) -> Owner {

@@ -294,7 +294,7 @@ impl Restoring<'_> {
             dormant.sort_unstable_by_key(|(last_used, _)| *last_used);
             table.queue(dormant.drain(..).map(|(_, stamp)| stamp));
         }
-        self.nat.invalidate();
+        self.nat.invalidate(None);
         self.done
     }
 

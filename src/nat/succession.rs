@@ -53,6 +53,7 @@ impl Nat {
             limiter,
             helpers,
             counters: Arc::clone(&self.counters),
+            offloaded: Arc::clone(&self.offloaded),
             // Whatever a worker remembers was decided under the state before.
             epoch: self.epoch.load(Ordering::Acquire) + 1,
         };
@@ -132,7 +133,7 @@ impl Succession {
                 });
             }
         }
-        before.invalidate();
+        before.invalidate(None);
         (after, events)
     }
 

@@ -71,7 +71,8 @@ impl Translator {
         verdict
     }
 
-    /// Adds what was counted since the last call to the bindings. Call it before looking at them.
+    /// Adds what was counted since the last call to the bindings, and offers flows in use to whoever carries flows
+    /// elsewhere. Call it before looking at bindings.
     pub fn flush(&mut self, now: Time) {
         self.flush_some(usize::MAX, now);
     }
@@ -79,7 +80,15 @@ impl Translator {
     /// The same for at most `most` flows, so that packets need not wait. Call it now and then.
     pub fn flush_some(&mut self, most: usize, now: Time) {
         let nat = &self.nat;
-        self.flows.drain(most, |tally| nat.note(tally, now));
+        self.flows.drain(most, |tally, offer| {
+            nat.note(tally, now);
+            if tally.is_in_use()
+                && let Some((keeper, offer)) = nat.keeper().zip(offer)
+                && nat.is_told_apart(&offer)
+            {
+                keeper.offer(nat, &offer);
+            }
+        });
     }
 
     /// Goes on with the state that took over from the one it had ([`super::Succession::commit`]).

@@ -33,6 +33,11 @@ impl Delta {
         Self(fold(!old as u64 + new as u64))
     }
 
+    /// The change as a number: to be added to the sum, in network order, without losing the carry.
+    pub const fn sum(self) -> u16 {
+        self.0
+    }
+
     /// Both changes.
     #[inline]
     pub fn and(self, other: Delta) -> Self {

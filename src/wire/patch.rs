@@ -8,8 +8,10 @@ const HOP: Delta = Delta::of_word(0, 0x0100);
 /// Both addresses as they go out, and the change of every sum that covers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patch {
-    source: Address,
-    destination: Address,
+    /// The source it leaves with.
+    pub(crate) source: Address,
+    /// The destination it leaves with.
+    pub(crate) destination: Address,
     delta: Delta,
 }
 

@@ -132,6 +132,7 @@ mod tests {
             outsides: vec!["go".to_owned()],
             pools: vec![],
             exempt: vec![],
+            mark: None,
             undo_file: "/run/kamei/undo.json".into(),
         })
     }

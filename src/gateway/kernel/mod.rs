@@ -90,6 +90,8 @@ pub struct Plan {
     pub pools: Vec<AddressRange>,
     /// Destinations that are not translated.
     pub exempt: Vec<IpNet>,
+    /// What packets carry in their mark that the fast path has translated; `None` without a fast path.
+    pub mark: Option<u32>,
     /// Where to remember what to restore; its directory exists and is root's. One file a gateway: put `tun` in its name.
     pub undo_file: PathBuf,
 }
@@ -196,6 +198,14 @@ impl Kernel {
     /// What the host has, as last seen.
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// The interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
+    pub fn entrances(&self) -> Vec<(String, u32, Option<usize>)> {
+        let insides = self.plan.insides.iter().enumerate();
+        let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, Some(realm))));
+        let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
+        all.filter_map(|(name, realm)| Some((name.clone(), self.host.index(name)?, realm))).collect()
     }
 
     /// Hears what has changed (links, addresses, routes, rules) and follows it; never waits. `true` if [`Kernel::host`]

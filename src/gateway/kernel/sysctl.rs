@@ -220,7 +220,10 @@ impl Sysctls {
                 }
             }
         }
-        for name in &host.doubled {
+        // What the fast path has translated never takes its way back: that leads through the gateway's own devices.
+        let entrances = insides.iter().copied().chain(&plan.outsides).filter(|_| plan.mark.is_some());
+        let marked: Vec<&String> = entrances.filter(|name| present(name) && !host.doubled.contains(*name)).collect();
+        for name in host.doubled.iter().chain(marked) {
             let key = Key::new(V4, name, "rp_filter");
             // The larger of the two counts; 1 is strict, 2 loose.
             let (all, own) = (Key::new(V4, "all", "rp_filter").get()?, self.original(&key)?);

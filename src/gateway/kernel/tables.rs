@@ -24,10 +24,13 @@
 //! | 7401 | the host's own ICMP errors, to an address that two insides have | CLOSED: nothing says which of the two is meant |
 //! | 7402 | the host's own ICMP errors | INSIDE k, for every k |
 //! | 7403 | the host's own ICMP errors | ERROR: through the translator, for they may quote an inside address |
+//! | 7404 | from an inside interface and a pool, marked | OUT: what is for a pool is hairpin, what is for an inside prefix goes nowhere |
+//! | 7405 | from an inside interface and a pool, marked | skips all that follows |
 //! | 7410 | from an inside interface | INSIDE k: between insides nothing is translated |
 //! | 7411 | from an inside interface | FROM k |
 //! | 7412 | from `{tun}-ink` | INSIDE k |
 //! | 7413 | from `{tun}-ink` | unreachable: what is meant for a terminal never goes anywhere else |
+//! | 7417 | from an outside interface, marked | INSIDE k, for every k |
 //! | 7418 | from an outside interface, from an exempt peer to inside k | INSIDE k |
 //! | 7420 | to a pool | OUT |
 //! | 7421 | from an outside interface, from `{tun}-out` | OUT: nobody outside, and no other inside, reaches an inside address |
@@ -39,6 +42,9 @@
 //!
 //! 7426 drops what pretends to come from the inside. It also keeps an inside interface closed in the moment after it was
 //! renamed: the kernel matches interfaces in rules by name, and takes the new name for another interface.
+//!
+//! A mark says that the fast path has translated the packet already (see `fastpath`): its program clears it on everything
+//! else that comes in by an interface of the gateway. Marked packets go where the translator's own go, and no further.
 //!
 //! A family without a pool gets no rules about errors and devices, and FROM holds only the blackhole: its packets stay inside.
 
@@ -55,10 +61,13 @@ const EXEMPT: u32 = 7400;
 const ERROR_AMBIGUOUS: u32 = 7401;
 const ERROR_INSIDE: u32 = 7402;
 const ERROR: u32 = 7403;
+const CALL_CLOSED: u32 = 7404;
+const CALL: u32 = 7405;
 const FROM_INSIDE_LOCAL: u32 = 7410;
 const FROM_INSIDE: u32 = 7411;
 const INTO_INSIDE: u32 = 7412;
 const INTO_INSIDE_ONLY: u32 = 7413;
+const CALLBACK: u32 = 7417;
 const EXEMPT_BACK: u32 = 7418;
 pub(super) const POOL: u32 = 7420;
 const OUTSIDE: u32 = 7421;
@@ -176,6 +185,9 @@ pub(super) fn wanted(plan: &Plan, host: &Host) -> Wanted {
         routes(plan, host, tables, family, pooled, &mut wanted.routes);
         wanted.rules.push(rule(NAME, family, &plan.outside_device, Then::Nothing));
         rules(plan, tables, family, pooled, &mut wanted.rules);
+        if let Some(mark) = plan.mark.filter(|_| pooled) {
+            marked(plan, tables, family, mark, &mut wanted.rules);
+        }
         exemptions(plan, host, tables, family, &mut wanted.rules);
         own_and_foreign(plan, host, tables, family, &mut wanted.rules);
     }
@@ -272,6 +284,23 @@ fn rules(plan: &Plan, tables: Tables, family: Family, pooled: bool, rules: &mut 
     }
 }
 
+/// What the fast path has translated.
+fn marked(plan: &Plan, tables: Tables, family: Family, mark: u32, rules: &mut Vec<Rule>) {
+    let marked = |priority, interface: &str, then| Rule { mark: Some(mark), ..rule(priority, family, interface, then) };
+    // Only from a virtual IP: where somebody else uses the mark, no inside address passes by.
+    for pool in plan.pools.iter().flat_map(|pool| pool.prefixes()).filter(|pool| Family::of(pool.addr()) == family) {
+        for interface in plan.insides.iter().flat_map(|inside| &inside.interfaces) {
+            let call = |priority, then| Rule { from: Some(pool), ..marked(priority, interface, then) };
+            rules.push(call(CALL_CLOSED, Then::Table(tables.out())));
+            rules.push(call(CALL, tables.past()));
+        }
+    }
+    for interface in &plan.outsides {
+        let into = (0..plan.insides.len()).map(|realm| Then::Table(tables.inside(realm)));
+        rules.extend(into.map(|then| marked(CALLBACK, interface, then)));
+    }
+}
+
 /// Exempt destinations, both ways (RFC 6888 REQ-6). Only for addresses that one inside alone has: the way back of others
 /// is not known, so they are translated like everywhere.
 fn exemptions(plan: &Plan, host: &Host, tables: Tables, family: Family, rules: &mut Vec<Rule>) {
@@ -333,7 +362,7 @@ fn rule(priority: u32, family: Family, from: &str, then: Then) -> Rule {
 }
 
 fn general(priority: u32, family: Family, then: Then) -> Rule {
-    Rule { priority, family, from_interface: None, from: None, to: None, icmp: None, then }
+    Rule { priority, family, from_interface: None, from: None, to: None, icmp: None, mark: None, then }
 }
 
 /// Whether a prefix is as good as "everything else": the default route, or one of the few that people split it into.

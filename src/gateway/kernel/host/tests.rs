@@ -13,6 +13,7 @@ fn plan(pools: &[&str]) -> Plan {
         outsides: vec!["go".into()],
         pools: pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
         exempt: vec![],
+        mark: None,
         undo_file: "/run/kamei/undo.json".into(),
     }
 }

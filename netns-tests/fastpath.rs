@@ -1,0 +1,164 @@
+//! The fast path: packets of known flows are translated in the kernel, and nothing else about them changes.
+
+use crate::bulk::exchange_blocks;
+use crate::crossing::Crossing;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Lab, Plan, wait_until};
+use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
+use std::net::SocketAddr;
+
+/// Packets that the kernel has translated so far.
+fn hits(gateway: &Gateway) -> u64 {
+    gateway.status()["fast_path"]["hits"].as_u64().unwrap()
+}
+
+fn flows(gateway: &Gateway) -> u64 {
+    gateway.status()["fast_path"]["flows"].as_u64().unwrap()
+}
+
+/// Asks until both directions of the flow are in the kernel.
+fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let before = flows(gateway);
+    wait_until("both directions to be in the kernel", || {
+        terminal.run(&format!("ping -n -c 2 -i 0.01 -W 5 {}", server.address(family))).ok();
+        flows(gateway) >= before + 2
+    });
+}
+
+fn call_and_callback(family: Family) {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let (_web, called) = (Web::start(&server, 80), Web::start(&terminal, 8080));
+    warm_up(&lab, &gateway, family);
+    let before = hits(&gateway);
+
+    let seen = curl(&terminal, server.address(family), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.address(family));
+    assert_eq!(seen, format!("{virtual_ip} 80"));
+    let seen = curl(&server, virtual_ip, 8080);
+    assert_eq!(seen, format!("{} 8080", server.address(family)));
+
+    assert_eq!(called.access_log().lines().count(), 1);
+    let carried = hits(&gateway) - before;
+    assert!(carried >= 16, "two connections, all in the kernel: {carried}");
+    let binding = gateway.binding(terminal.address(family));
+    assert_eq!(binding["callbacks"], 1, "{binding}");
+    assert!(binding["packets_out"].as_u64().unwrap() >= 8 && binding["packets_in"].as_u64().unwrap() >= 8, "{binding}");
+}
+
+#[test]
+fn calls_and_callbacks_are_carried_by_the_kernel() {
+    call_and_callback(Family::V4);
+}
+
+#[test]
+fn calls_and_callbacks_are_carried_by_the_kernel_v6() {
+    call_and_callback(Family::V6);
+}
+
+fn bulk(family: Family) {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    warm_up(&lab, &gateway, family);
+    let at_server = listen(&server, 4000);
+    let call = connect(&terminal, SocketAddr::new(server.address(family), 4000));
+    let (accepted, _) = accept(&at_server);
+
+    exchange_blocks(call, accepted, 256);
+
+    let status = gateway.status();
+    let all = status["out"]["packets"].as_u64().unwrap() + status["in"]["packets"].as_u64().unwrap();
+    let hits = status["fast_path"]["hits"].as_u64().unwrap();
+    assert!(hits > all * 9 / 10, "{hits} of {all} packets by the kernel");
+    let bytes = status["out"]["bytes"].as_u64().unwrap();
+    assert!(bytes > 16 << 20, "{bytes} bytes from the terminal are counted, whoever carried them");
+}
+
+#[test]
+fn super_packets_with_partial_checksums_pass_whole() {
+    bulk(Family::V4);
+}
+
+#[test]
+fn super_packets_with_partial_checksums_pass_whole_v6() {
+    bulk(Family::V6);
+}
+
+#[test]
+fn a_release_takes_effect_at_once() {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&terminal, 8080);
+    warm_up(&lab, &gateway, Family::V4);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    curl(&server, virtual_ip, 8080);
+
+    gateway.ask(&format!("bindings release {}", terminal.v4)).ok();
+
+    assert_eq!(flows(&gateway), 0);
+    curl_in_vain(&server, virtual_ip, 8080);
+    assert!(gateway.dropped("no_binding") > 0);
+}
+
+/// The far end sees one hop, whichever way a packet went.
+#[test]
+fn both_paths_are_one_hop() {
+    for family in [Family::V4, Family::V6] {
+        let mut crossing = Crossing::new(family);
+        let (from, to) = crossing.out();
+        let packet = |n: u8| {
+            let mut packet = crate::crafted::Ip::udp(from, to, (4000, 5000), &[n; 20]);
+            packet.hops = 9;
+            packet
+        };
+        // `passes_out` compares every byte: one hop less.
+        for n in 0..4 {
+            crossing.passes_out(&[packet(n)]);
+        }
+        assert!(flows(crossing.gateway()) > 0);
+        let before = hits(crossing.gateway());
+        for n in 4..8 {
+            crossing.passes_out(&[packet(n)]);
+        }
+        assert_eq!(hits(crossing.gateway()) - before, 4);
+        crossing.nothing_leaked();
+    }
+}
+
+/// A mark on an interface's packets, made by somebody else before the gateway sees them, opens no way round it.
+#[test]
+fn a_forged_mark_does_not_lead_past_the_translator() {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let wire = crate::capture::Capture::start(&server, "eth0");
+    gateway
+        .host
+        .run(
+            "nft 'table netdev forger { chain in { type filter hook ingress device gi priority -500; \
+             meta mark set 0x01000000; }; }'",
+        )
+        .ok();
+    let _web = Web::start(&server, 80);
+
+    let seen = curl(&terminal, server.v4.into(), 80);
+
+    assert_eq!(seen, format!("{} 80", gateway.virtual_ip(terminal.v4.into())));
+    wire.finish().assert_hidden(&lab.hidden(1));
+}
+
+#[test]
+fn without_it_every_packet_goes_through_user_space() {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1), "--fast-path", "off"]);
+    let _web = Web::start(&lab.server(1), 80);
+    curl(&lab.terminal(1), lab.server(1).v4.into(), 80);
+    let status = gateway.status();
+    assert_eq!(status["fast_path"]["mode"], "off");
+    assert_eq!(status["fast_path"]["hits"], 0);
+    assert!(!lab.gateway(1).run("ip rule").ok().contains("fwmark"));
+}

@@ -1,0 +1,125 @@
+//! The books about the flows in the kernel: which there are, whose they are, what was noted of them.
+
+use super::program::Flows;
+use crate::nat::{Carried, Nat, Offer, Realm, SlotRef};
+use crate::time::Time;
+use crate::wire::Address;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+/// A flow that carries nothing for so long makes room.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Names a flow.
+type Key = (Realm, Address, Address);
+
+/// A flow in the kernel.
+struct Entry {
+    offer: Offer,
+    noted: Carried,
+    moved: Time,
+    /// Tells it from an earlier one of the same name.
+    serial: u64,
+}
+
+/// See the module.
+pub struct Books {
+    flows: Flows,
+    entries: HashMap<Key, Entry>,
+    of_binding: HashMap<SlotRef, HashSet<Key>>,
+    /// In which order to look at them.
+    round: VecDeque<(Key, u64)>,
+    serial: u64,
+    hits: u64,
+}
+
+impl Books {
+    /// Nothing in them.
+    pub fn new(flows: Flows) -> Self {
+        Self { flows, entries: HashMap::new(), of_binding: HashMap::new(), round: VecDeque::new(), serial: 0, hits: 0 }
+    }
+
+    /// Enters a flow, unless it is there or there is no room.
+    pub fn enter(&mut self, offer: &Offer, now: Time) {
+        let key = (offer.from, offer.source, offer.destination);
+        if self.entries.contains_key(&key) || self.flows.insert(offer).is_err() {
+            return;
+        }
+        self.serial += 1;
+        let entry = Entry { offer: *offer, noted: Carried::default(), moved: now, serial: self.serial };
+        self.entries.insert(key, entry);
+        self.of_binding.entry(offer.binding).or_default().insert(key);
+        self.round.push_back((key, self.serial));
+    }
+
+    /// Takes out every flow of a binding.
+    pub fn revoke(&mut self, binding: SlotRef) {
+        for key in self.of_binding.remove(&binding).unwrap_or_default() {
+            self.take_out(key);
+        }
+    }
+
+    /// Takes out every flow.
+    pub fn revoke_all(&mut self) {
+        for key in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.take_out(key);
+        }
+        self.of_binding.clear();
+        self.round.clear();
+    }
+
+    /// Looks at the next `most` flows, notes what they have carried, and takes out those that would be decided
+    /// otherwise now or have been idle.
+    pub fn look(&mut self, nat: &Nat, most: usize, now: Time) {
+        for _ in 0..most.min(self.round.len()) {
+            let Some((key, serial)) = self.round.pop_front() else { return };
+            let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.serial == serial) else { continue };
+            let (from, source, destination) = key;
+            let all = self.flows.carried(from, source, destination).unwrap_or(entry.noted);
+            let new = Carried {
+                packets: all.packets.wrapping_sub(entry.noted.packets),
+                bytes: all.bytes.wrapping_sub(entry.noted.bytes),
+                opened: all.opened.wrapping_sub(entry.noted.opened),
+            };
+            entry.noted = all;
+            self.hits += new.packets;
+            if new.packets > 0 {
+                entry.moved = now;
+            }
+            if nat.carried(&entry.offer, new, now) && now - entry.moved < IDLE {
+                self.round.push_back((key, serial));
+            } else {
+                let binding = entry.offer.binding;
+                if let Some(keys) = self.of_binding.get_mut(&binding) {
+                    keys.remove(&key);
+                    if keys.is_empty() {
+                        self.of_binding.remove(&binding);
+                    }
+                }
+                self.take_out(key);
+            }
+        }
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Packets carried, as far as noted.
+    pub fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// How many packets went the slow way, by reason.
+    pub fn slow(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.flows.slow()
+    }
+
+    fn take_out(&mut self, (from, source, destination): Key) {
+        self.entries.remove(&(from, source, destination));
+        if let Err(error) = self.flows.remove(from, source, destination) {
+            log::error!("a flow of {source} cannot be taken out of the kernel: {error}");
+        }
+    }
+}

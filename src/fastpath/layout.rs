@@ -1,0 +1,156 @@
+//! What the eBPF program and this process read and write alike; `kamei.bpf.c` has the other half.
+
+#![allow(unsafe_code, reason = "saying that these types are plain bytes")]
+
+use crate::nat::{Carried, Offer, Realm};
+use crate::wire::Address;
+use aya::Pod;
+
+/// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
+pub const LAYOUT: u32 = 1;
+
+/// TCP ports of control connections that the program can tell.
+pub const CONTROL_PORTS: usize = 8;
+
+/// What the program knows of the interface it is attached to.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Door {
+    /// 0: outside; n + 1: inside n.
+    pub realm: u32,
+    /// Set on translated packets.
+    pub mark: u32,
+    /// In network order; the rest is zero.
+    pub control_ports: [u16; CONTROL_PORTS],
+    /// Bytes before the IP header.
+    pub link_header: u8,
+    /// Whether TCP SYNs get another segment size.
+    pub clamps: u8,
+    /// So that no byte is left undefined.
+    pub unused: [u8; 2],
+}
+
+/// Names an IPv4 flow; addresses in network order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Key4 {
+    realm: u32,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+/// Names an IPv6 flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Key6 {
+    realm: u32,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+/// What was carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counts {
+    packets: u64,
+    bytes: u64,
+    opened: u64,
+}
+
+/// An IPv4 flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow4 {
+    /// What was carried.
+    pub counts: Counts,
+    address: [u8; 4],
+    delta: u32,
+}
+
+/// An IPv6 flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow6 {
+    /// What was carried.
+    pub counts: Counts,
+    address: [u8; 16],
+    delta: u32,
+    unused: u32,
+}
+
+// SAFETY: each is `repr(C)`, made of integers and arrays of them only, and has no padding: the compiler counts below.
+unsafe impl Pod for Door {}
+// SAFETY: as above.
+unsafe impl Pod for Key4 {}
+// SAFETY: as above.
+unsafe impl Pod for Key6 {}
+// SAFETY: as above.
+unsafe impl Pod for Flow4 {}
+// SAFETY: as above.
+unsafe impl Pod for Flow6 {}
+
+const _: () = assert!(size_of::<Door>() == 8 + 2 * CONTROL_PORTS + 4);
+const _: () = assert!(size_of::<Key4>() == 12 && size_of::<Key6>() == 36);
+const _: () = assert!(size_of::<Flow4>() == 24 + 8 && size_of::<Flow6>() == 24 + 24);
+
+/// The number of a realm in a door and in a key.
+pub fn realm_number(realm: Realm) -> u32 {
+    match realm {
+        Realm::Outside => 0,
+        Realm::Inside(inside) => u32::from(inside) + 1,
+    }
+}
+
+impl Key4 {
+    /// The key of what comes from `from`.
+    pub fn new(from: Realm, source: Address, destination: Address) -> Self {
+        Self { realm: realm_number(from), source: source.v4_octets(), destination: destination.v4_octets() }
+    }
+}
+
+impl Key6 {
+    /// The key of what comes from `from`.
+    pub fn new(from: Realm, source: Address, destination: Address) -> Self {
+        Self { realm: realm_number(from), source: source.v6_octets(), destination: destination.v6_octets() }
+    }
+}
+
+impl Flow4 {
+    /// Nothing carried yet.
+    pub fn new(offer: &Offer) -> Self {
+        Self { counts: Counts::default(), address: offer.address.v4_octets(), delta: delta(offer) }
+    }
+}
+
+impl Flow6 {
+    /// Nothing carried yet.
+    pub fn new(offer: &Offer) -> Self {
+        Self { counts: Counts::default(), address: offer.address.v6_octets(), delta: delta(offer), unused: 0 }
+    }
+}
+
+impl From<Counts> for Carried {
+    fn from(counts: Counts) -> Self {
+        Self { packets: counts.packets, bytes: counts.bytes, opened: counts.opened }
+    }
+}
+
+/// The program adds words as they lie in memory.
+fn delta(offer: &Offer) -> u32 {
+    u32::from(offer.delta().sum().to_be())
+}
+
+/// Why packets went the slow way, in the order of their counters; `why` in the program.
+pub const WHYS: [&str; 11] = [
+    "unknown_flow",
+    "not_ip",
+    "not_for_us",
+    "malformed",
+    "options",
+    "fragment",
+    "last_hop",
+    "protocol",
+    "clamped",
+    "control_connection",
+    "unwritable",
+];

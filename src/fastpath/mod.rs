@@ -1,0 +1,107 @@
+//! The fast path: packets of known flows are rewritten in the kernel and never reach this process.
+//!
+//! ```text
+//!   terminal ──► eth1 ─ program ─ mark, rule ─► main table ─► eth0 ──► peer        a flow in the map
+//!                          └──── rule: iif ───► TUN, translate() …                 any other packet
+//! ```
+//!
+//! User space is the authority. The kernel's map is a cache of decisions, as each worker has one of its own: from
+//! (realm, source, destination) to the address to write. A worker offers a flow when its second packet comes; `books`
+//! knows every flow in the kernel, asks the translator regularly whether it would decide the same again, and notes what
+//! was carried. [`Offload`](crate::nat::Offload) says why a flow is gone when the change that ended it returns.
+//!
+//! A translated packet carries a mark, by which a policy rule leads it past the TUN devices; everything else stays with
+//! the kernel: routing, hop limit, MTU, the operator's firewall. The program clears the mark on whatever it did not
+//! translate.
+
+#[cfg(feature = "fast-path")]
+mod books;
+#[cfg(feature = "fast-path")]
+mod kernel;
+#[cfg(feature = "fast-path")]
+mod layout;
+#[cfg(feature = "fast-path")]
+mod place;
+#[cfg(feature = "fast-path")]
+mod program;
+#[cfg(not(feature = "fast-path"))]
+mod without;
+
+#[cfg(feature = "fast-path")]
+pub use kernel::FastPath;
+#[cfg(not(feature = "fast-path"))]
+pub use without::FastPath;
+
+use crate::nat::Realm;
+use std::io;
+
+/// What is the same for every interface.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// Set on translated packets.
+    pub mark: u32,
+    /// Flows of each address family that are kept at most.
+    pub flows: u32,
+    /// TCP ports of control connections that a helper looks into.
+    pub control_ports: Vec<u16>,
+    /// Whether TCP SYNs get another segment size.
+    pub clamps: bool,
+}
+
+/// Why there is no fast path, or not on an interface.
+#[derive(Debug, thiserror::Error)]
+pub enum FastPathError {
+    /// This program has none.
+    #[error("this kamei was built without it; build with the feature fast-path")]
+    NotBuilt,
+    /// No BPF file system.
+    #[error("the kernel gives no BPF file system: {0}; it takes CAP_SYS_ADMIN and a kernel with BPF")]
+    FileSystem(io::Error),
+    /// Loading, or the verifier.
+    #[cfg(feature = "fast-path")]
+    #[error("the kernel does not take the eBPF program: {}", whole(.0))]
+    Load(#[from] aya::EbpfError),
+    /// Loading or attaching the program.
+    #[cfg(feature = "fast-path")]
+    #[error("the kernel does not take the eBPF program: {}", whole(.0))]
+    Program(#[from] aya::programs::ProgramError),
+    /// Its maps.
+    #[cfg(feature = "fast-path")]
+    #[error("the kernel does not take the maps of the eBPF program: {}", whole(.0))]
+    Map(#[from] aya::maps::MapError),
+    /// The compiled program lacks something.
+    #[error("the eBPF program in this executable has no '{0}'; build kamei again")]
+    Object(&'static str),
+    /// Too many helpers.
+    #[error("the fast path can tell {most} ports of control connections apart, not more; list fewer in alg")]
+    TooManyPorts {
+        /// How many it can.
+        most: usize,
+    },
+}
+
+/// An error with what caused it, in one line: aya's errors say only the first half themselves.
+#[cfg(feature = "fast-path")]
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !line.contains(&more) {
+            line = format!("{line}: {more}");
+        }
+        cause = error.source();
+    }
+    line.replace('\n', " ")
+}
+
+/// An interface that packets come in by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// Its name now.
+    pub name: String,
+    /// Its index, by which it is known.
+    pub index: u32,
+    /// What is behind it.
+    pub realm: Realm,
+}

@@ -1,0 +1,145 @@
+//! The eBPF program in the kernel: loaded once for each interface, with maps that all of them share.
+
+use super::layout::{CONTROL_PORTS, Door, Flow4, Flow6, Key4, Key6, LAYOUT, WHYS, realm_number};
+use super::place::Place;
+use super::{Common, FastPathError};
+use crate::nat::{Carried, Offer, Realm};
+use crate::wire::Address;
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use std::path::PathBuf;
+
+/// The compiled program.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
+
+/// Name of the program that is attached at tc ingress.
+const TC: &str = "kamei_tc";
+/// Bytes of an Ethernet header.
+const ETHERNET: u8 = 14;
+
+/// Loads programs.
+pub struct Loader {
+    common: Common,
+    place: Place,
+}
+
+/// The flows, as the programs have them.
+pub struct Flows {
+    v4: HashMap<MapData, Key4, Flow4>,
+    v6: HashMap<MapData, Key6, Flow6>,
+    slow: PerCpuArray<MapData, u64>,
+}
+
+/// A program on an interface; dropping it takes it off.
+pub struct Attached {
+    _link: SchedClassifierLink,
+}
+
+impl Loader {
+    /// Makes the maps, and has the kernel check the program.
+    pub fn new(common: Common) -> Result<(Self, Flows), FastPathError> {
+        let place = Place::private().map_err(FastPathError::FileSystem)?;
+        let loader = Self { common, place };
+        let mut ebpf = loader.load(Realm::Outside)?;
+        program(&mut ebpf)?;
+        let mut take = |name| ebpf.take_map(name).ok_or(FastPathError::Object(name));
+        let flows = Flows {
+            v4: HashMap::try_from(take("flows4")?)?,
+            v6: HashMap::try_from(take("flows6")?)?,
+            slow: PerCpuArray::try_from(take("slow")?)?,
+        };
+        Ok((loader, flows))
+    }
+
+    /// Other settings for the programs loaded from now on; the maps stay.
+    pub fn set_common(&mut self, common: Common) {
+        self.common = common;
+    }
+
+    /// Puts the program on an interface, behind those of others.
+    pub fn attach(&self, interface: &str, realm: Realm) -> Result<Attached, FastPathError> {
+        let mut ebpf = self.load(realm)?;
+        let program = program(&mut ebpf)?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(interface, TcAttachType::Ingress, order)?;
+        Ok(Attached { _link: program.take_link(id)? })
+    }
+
+    fn load(&self, realm: Realm) -> Result<Ebpf, FastPathError> {
+        if self.common.control_ports.len() > CONTROL_PORTS {
+            return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
+        }
+        let mut control_ports = [0; CONTROL_PORTS];
+        for (place, port) in control_ports.iter_mut().zip(&self.common.control_ports) {
+            *place = port.to_be();
+        }
+        let door = Door {
+            realm: realm_number(realm),
+            mark: self.common.mark,
+            control_ports,
+            link_header: ETHERNET,
+            clamps: u8::from(self.common.clamps),
+            unused: [0; 2],
+        };
+        let mut loader = EbpfLoader::new();
+        loader.override_global("door", &door, true);
+        for name in ["flows4", "flows6", "slow"] {
+            loader.map_pin_path(name, self.path(name));
+        }
+        loader.map_max_entries("flows4", self.common.flows).map_max_entries("flows6", self.common.flows);
+        Ok(loader.load(OBJECT)?)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(format!("{name}-{LAYOUT}"))
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, FastPathError> {
+    let program = ebpf.program_mut(TC).ok_or(FastPathError::Object(TC))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    program.load()?;
+    Ok(program)
+}
+
+impl Flows {
+    /// Adds a flow. An error mostly means that there is no room.
+    pub fn insert(&mut self, offer: &Offer) -> Result<(), MapError> {
+        let Offer { from, source, destination, .. } = *offer;
+        if source.is_v4() {
+            self.v4.insert(Key4::new(from, source, destination), Flow4::new(offer), 0)
+        } else {
+            self.v6.insert(Key6::new(from, source, destination), Flow6::new(offer), 0)
+        }
+    }
+
+    /// Takes a flow out; when this returns no packet that arrives later is carried by it.
+    pub fn remove(&mut self, from: Realm, source: Address, destination: Address) -> Result<(), MapError> {
+        let removed = if source.is_v4() {
+            self.v4.remove(&Key4::new(from, source, destination))
+        } else {
+            self.v6.remove(&Key6::new(from, source, destination))
+        };
+        match removed {
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// What was carried of a flow in all; `None` if there is no such flow.
+    pub fn carried(&self, from: Realm, source: Address, destination: Address) -> Option<Carried> {
+        let counts = if source.is_v4() {
+            self.v4.get(&Key4::new(from, source, destination), 0).map(|flow| flow.counts)
+        } else {
+            self.v6.get(&Key6::new(from, source, destination), 0).map(|flow| flow.counts)
+        };
+        counts.ok().map(Carried::from)
+    }
+
+    /// How many packets went the slow way, by reason.
+    pub fn slow(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        (0u32..).zip(WHYS).map(|(number, name)| (name, self.slow.get(&number, 0).map_or(0, |each| each.iter().sum())))
+    }
+}

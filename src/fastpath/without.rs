@@ -1,0 +1,54 @@
+//! In place of the fast path, where this program was built without it.
+
+use super::{Common, Entrance, FastPathError};
+use crate::nat::{Nat, Offer, Offload, SlotRef};
+use crate::time::Time;
+use std::collections::BTreeMap;
+
+/// Never exists.
+pub enum FastPath {}
+
+impl FastPath {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// [`FastPathError::NotBuilt`], always.
+    pub fn new(_: Common, _: Time) -> Result<Self, FastPathError> {
+        Err(FastPathError::NotBuilt)
+    }
+
+    /// Nothing to do.
+    pub fn follow(&self, _: &[Entrance]) {
+        match *self {}
+    }
+
+    /// Nothing to do.
+    pub fn renew(&self, _: Common, _: &[Entrance]) {
+        match *self {}
+    }
+
+    /// Nothing to do.
+    pub fn look(&self, _: &Nat, _: Time) {
+        match *self {}
+    }
+
+    /// Nothing to do.
+    pub fn settle(&self, _: &Nat, _: Time) {
+        match *self {}
+    }
+
+    /// Nothing to see.
+    pub fn view(&self) -> (u64, u64, BTreeMap<String, u64>) {
+        match *self {}
+    }
+}
+
+impl Offload for FastPath {
+    fn offer(&self, _: &Nat, _: &Offer) {
+        match *self {}
+    }
+
+    fn revoke(&self, _: Option<SlotRef>) {
+        match *self {}
+    }
+}
