@@ -3,9 +3,8 @@
 use super::settings::{CallbackPolicy, Lifetimes};
 use crate::wire::Address;
 use parking_lot::{Mutex, RwLock};
-use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +48,29 @@ pub struct Change {
     pub last: Option<u32>,
 }
 
-type Lists = HashMap<(u16, u32), List, BuildHasherDefault<SipHasher13>>;
+type Lists = HashMap<(u16, u32), List, BuildHasherDefault<SlotHasher>>;
+
+/// Slots are given by a keyed hash already: nobody chooses which of them meet, so a multiplication will do.
+#[derive(Default)]
+struct SlotHasher(u64);
+
+impl Hasher for SlotHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u32(number.into());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+}
 
 #[derive(Default)]
 struct List {
@@ -140,6 +161,9 @@ impl Contacts {
                     let forgotten = list.contacts.remove(oldest).peer;
                     self.tell(Change { owner, peer: forgotten, last: None });
                     at -= usize::from(oldest < at);
+                }
+                if list.contacts.is_empty() {
+                    list.contacts.reserve_exact(1); // most terminals call one peer
                 }
                 let told = if self.tell(Change { owner, peer, last: Some(now) }) { now } else { 0 };
                 list.contacts.insert(at, Contact { peer, last: now, told });

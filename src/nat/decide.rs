@@ -163,7 +163,7 @@ impl Nat {
     /// Whether `peer` can be a peer of a terminal of realm `inside`: not a virtual IP, not an inside address.
     pub(super) fn is_peer(&self, peer: Address, inside: u16) -> Result<(), DropReason> {
         let is_virtual = self.selection.of_virtual_ip(peer).is_some() || self.prefixes.of_virtual_ip(peer).is_some();
-        if !is_unicast(peer) || is_virtual || self.surroundings().is_source(inside, peer) {
+        if !is_unicast(peer) || is_virtual || self.surroundings.read().is_source(inside, peer) {
             return Err(DropReason::SpoofedSource);
         }
         Ok(())
@@ -233,7 +233,7 @@ impl Nat {
         if !is_unicast(terminal) || self.selection.of_virtual_ip(terminal).is_some() {
             return Err(DropReason::SpoofedSource);
         }
-        if !self.surroundings().is_source(inside, terminal) {
+        if !self.surroundings.read().is_source(inside, terminal) {
             return Err(DropReason::SourceNotInside);
         }
         if self.cannot_record.load(Ordering::Acquire) {

@@ -7,6 +7,7 @@ use crate::time::Time;
 use crate::wire::Address;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Buckets kept; one that is full again is as good as none and is dropped first.
 const MOST_BUCKETS: usize = 65_536;
@@ -14,21 +15,17 @@ const MOST_BUCKETS: usize = 65_536;
 /// See the module.
 pub struct Limiter {
     limit: CreationLimit,
-    buckets: Mutex<Buckets>,
-    held: Mutex<Held>,
-}
-
-/// Bindings held; by prefix only where there is a quota.
-#[derive(Default)]
-struct Held {
-    by_prefix: BTreeMap<(u16, Address), u32>,
-    total: u64,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Buckets {
-    by_prefix: BTreeMap<(u16, Address), Bucket>,
+struct State {
+    buckets: BTreeMap<(u16, Address), Bucket>,
     swept: Time,
+    /// Bindings held, by prefix; only where there is a quota.
+    held: BTreeMap<(u16, Address), u32>,
+    /// Bindings held in all.
+    total: u64,
 }
 
 struct Bucket {
@@ -40,32 +37,34 @@ struct Bucket {
 impl Limiter {
     /// All buckets full.
     pub fn new(limit: CreationLimit) -> Self {
-        Self { limit, buckets: Mutex::default(), held: Mutex::default() }
+        Self { limit, state: Mutex::default() }
     }
 
     /// Counts in a new binding of `terminal`, unless its prefix asks too fast or holds its quota.
     pub fn admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
-        self.has_room(inside, terminal)?;
-        if !self.take(inside, terminal, now) {
+        let prefix = (inside, self.prefix(terminal));
+        let mut state = self.state.lock();
+        self.has_room(&state, prefix)?;
+        if !self.take(&mut state, prefix, now) {
             return Err(DropReason::CreationRate);
         }
-        self.enter(inside, terminal);
+        self.count_in(&mut state, prefix);
         Ok(())
     }
 
     /// Whether [`Limiter::admit`] would let in one more.
     pub fn would_admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
-        self.has_room(inside, terminal)?;
-        let mut buckets = self.buckets.lock();
-        let bucket = buckets.by_prefix.get_mut(&(inside, self.prefix(terminal)));
-        let is_empty = bucket.is_some_and(|bucket| self.fill(bucket, now) < 1000);
+        let prefix = (inside, self.prefix(terminal));
+        let mut state = self.state.lock();
+        self.has_room(&state, prefix)?;
+        let is_empty = state.buckets.get_mut(&prefix).is_some_and(|bucket| self.fill(bucket, now) < 1000);
         if is_empty { Err(DropReason::CreationRate) } else { Ok(()) }
     }
 
-    fn has_room(&self, inside: u16, terminal: Address) -> Result<(), DropReason> {
-        let held = self.held.lock();
-        let of_prefix = held.by_prefix.get(&(inside, self.prefix(terminal))).copied().unwrap_or(0);
-        if of_prefix >= self.limit.per_prefix.unwrap_or(u32::MAX) || held.total >= self.limit.total.unwrap_or(u64::MAX)
+    fn has_room(&self, state: &State, prefix: (u16, Address)) -> Result<(), DropReason> {
+        let of_prefix = || state.held.get(&prefix).copied().unwrap_or(0);
+        if self.limit.per_prefix.is_some_and(|most| of_prefix() >= most)
+            || self.limit.total.is_some_and(|most| state.total >= most)
         {
             return Err(DropReason::Quota);
         }
@@ -74,20 +73,21 @@ impl Limiter {
 
     /// Counts in a binding, whatever the limits.
     pub fn enter(&self, inside: u16, terminal: Address) {
-        let mut held = self.held.lock();
-        held.total += 1;
+        self.count_in(&mut self.state.lock(), (inside, self.prefix(terminal)));
+    }
+
+    fn count_in(&self, state: &mut State, prefix: (u16, Address)) {
+        state.total += 1;
         if self.limit.per_prefix.is_some() {
-            *held.by_prefix.entry((inside, self.prefix(terminal))).or_default() += 1;
+            *state.held.entry(prefix).or_default() += 1;
         }
     }
 
     /// A binding of `terminal` ended, or was not made after all.
     pub fn leave(&self, inside: u16, terminal: Address) {
-        let mut held = self.held.lock();
-        held.total = held.total.saturating_sub(1);
-        if let std::collections::btree_map::Entry::Occupied(mut count) =
-            held.by_prefix.entry((inside, self.prefix(terminal)))
-        {
+        let mut state = self.state.lock();
+        state.total = state.total.saturating_sub(1);
+        if let Entry::Occupied(mut count) = state.held.entry((inside, self.prefix(terminal))) {
             *count.get_mut() = count.get().saturating_sub(1);
             if *count.get() == 0 {
                 count.remove();
@@ -99,22 +99,21 @@ impl Limiter {
         terminal.truncate(if terminal.is_v4() { self.limit.prefix_v4 } else { self.limit.prefix_v6 })
     }
 
-    /// Takes a token for `terminal`; false if its prefix has none left.
-    fn take(&self, inside: u16, terminal: Address, now: Time) -> bool {
-        let prefix = self.prefix(terminal);
-        let mut buckets = self.buckets.lock();
-        if buckets.by_prefix.len() >= MOST_BUCKETS && !buckets.by_prefix.contains_key(&(inside, prefix)) {
+    /// Takes a token for the prefix; false if it has none left.
+    fn take(&self, state: &mut State, prefix: (u16, Address), now: Time) -> bool {
+        let State { buckets, swept, .. } = state;
+        if buckets.len() >= MOST_BUCKETS && !buckets.contains_key(&prefix) {
             // Sweeping costs time: at most once a second.
-            if (now - buckets.swept).as_millis() >= 1000 {
-                buckets.swept = now;
-                buckets.by_prefix.retain(|_, bucket| self.fill(bucket, now) < self.full());
+            if (now - *swept).as_millis() >= 1000 {
+                *swept = now;
+                buckets.retain(|_, bucket| self.fill(bucket, now) < self.full());
             }
-            if buckets.by_prefix.len() >= MOST_BUCKETS {
+            if buckets.len() >= MOST_BUCKETS {
                 return false;
             }
         }
         let full = self.full();
-        let bucket = buckets.by_prefix.entry((inside, prefix)).or_insert(Bucket { tokens: full, filled: now });
+        let bucket = buckets.entry(prefix).or_insert(Bucket { tokens: full, filled: now });
         if self.fill(bucket, now) < 1000 {
             return false;
         }
@@ -146,14 +145,17 @@ mod tests {
     #[test]
     fn c4_a_prefix_has_a_burst_and_then_its_rate_and_others_are_not_touched() {
         let limiter = Limiter::new(LIMIT);
+        let take = |inside, terminal: Address, now| {
+            limiter.take(&mut limiter.state.lock(), (inside, limiter.prefix(terminal)), now)
+        };
         let at = |millis: u64| Time::from_millis(1_000_000 + millis);
         let terminal = |n: u8| Address::from_v4([10, 0, 0, n]);
-        assert!((0..3).all(|n| limiter.take(0, terminal(n), at(0))));
-        assert!(!limiter.take(0, terminal(9), at(99)));
-        assert!(limiter.take(0, terminal(9), at(100)));
-        assert!(!limiter.take(0, terminal(9), at(101)));
-        assert!(limiter.take(0, Address::from_v4([10, 0, 1, 1]), at(101)));
-        assert!(limiter.take(1, terminal(1), at(101)));
+        assert!((0..3).all(|n| take(0, terminal(n), at(0))));
+        assert!(!take(0, terminal(9), at(99)));
+        assert!(take(0, terminal(9), at(100)));
+        assert!(!take(0, terminal(9), at(101)));
+        assert!(take(0, Address::from_v4([10, 0, 1, 1]), at(101)));
+        assert!(take(1, terminal(1), at(101)));
     }
 
     #[test]
@@ -169,9 +171,10 @@ mod tests {
     #[test]
     fn c5_a_flood_of_prefixes_has_bounded_buckets() {
         let limiter = Limiter::new(LIMIT);
+        let take = |n: u32, now| limiter.take(&mut limiter.state.lock(), (0, Address::from_v4(n.to_be_bytes())), now);
         let now = Time::from_secs(1000);
-        let taken = (0..100_000_u32).filter(|n| limiter.take(0, Address::from_v4((n << 8).to_be_bytes()), now)).count();
+        let taken = (0..100_000_u32).filter(|n| take(n << 8, now)).count();
         assert_eq!(taken, MOST_BUCKETS);
-        assert!(limiter.take(0, Address::from_v4([200, 0, 0, 1]), Time::from_secs(1002)));
+        assert!(take(200 << 24 | 1, Time::from_secs(1002)));
     }
 }

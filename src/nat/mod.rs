@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `table.rs` | the bindings: sharded map, flat slots (`slots.rs`), life cycle (`ledger.rs`, `vacancy.rs`) |
+//! | `table.rs` | the bindings: index (`index.rs`), flat slots (`slots.rs`), life cycle (`ledger.rs`, `vacancy.rs`) |
 //! | `parts.rs` | pools as slot numbers |
 //! | `selection.rs` | which pool serves which peer, and which pool a virtual IP is from |
 //! | `callback.rs` | who may call back |
@@ -34,6 +34,7 @@ mod event;
 mod explain;
 mod flows;
 mod icmp_error;
+mod index;
 mod ledger;
 mod limit;
 mod named;
@@ -223,6 +224,17 @@ impl Nat {
             cannot_record: AtomicBool::new(false),
             pools: settings.pools,
         }
+    }
+
+    /// The virtual IPs of many terminals of one inside, in their order: `None` for one that has no binding for calls to
+    /// `peer`. Costs much less than asking for each by itself.
+    pub fn virtual_ips(&self, inside: u16, terminals: &[Address], peer: Address) -> Vec<Option<Address>> {
+        let mut all = Vec::with_capacity(terminals.len());
+        if let Some(table) = self.selection.for_peer(peer).and_then(|number| self.table(number).ok()) {
+            table.of_terminals(inside, terminals, |found| all.push(found.map(|found| found.slot.virtual_ip)));
+        }
+        all.resize(terminals.len(), None);
+        all
     }
 
     /// A translator for one more worker.

@@ -107,6 +107,12 @@ impl Slots {
         }
     }
 
+    /// Has the processor fetch slot `index`, and does not wait for it.
+    #[inline]
+    pub fn touch_memory(&self, index: u32) {
+        std::hint::black_box(self.slot(index).map(|cells| cells[HEAD].load(Ordering::Relaxed)));
+    }
+
     /// Writes slot `index`; `None` frees it. The version counts on by itself; returns the new one.
     /// Only under the lock of the pool: two writers at once would tear the slot.
     pub fn write(&self, index: u32, slot: Option<Slot>) -> u16 {

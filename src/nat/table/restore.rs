@@ -23,9 +23,9 @@ impl Table {
             return Err(Misplaced::NotGiven);
         }
         let hash = self.hash(slot.inside, slot.terminal);
-        let mut shard = self.shard(hash).write();
+        let region = self.index.lock(hash);
         let mut ledger = self.ledger.lock();
-        let before = self.find(&shard, hash, slot.inside, slot.terminal).and_then(|index| self.at(index));
+        let before = self.find(hash, slot.inside, slot.terminal);
         if let Some(before) = before.filter(|_| slot.state != BindingState::Quarantined) {
             return Err(Misplaced::Twice(before));
         }
@@ -45,7 +45,7 @@ impl Table {
         ledger.recount(self.parts.of_slot(index).map_or(0, |(part, _)| part), None, Some(slot.state));
         let found = self.put(&mut ledger, index, slot, now, left);
         if slot.state != BindingState::Quarantined {
-            shard.insert_unique(hash, index, |index| self.hash_of_slot(*index));
+            region.insert(hash, index);
         }
         Ok(found)
     }
