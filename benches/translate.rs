@@ -1,186 +1,99 @@
 //! What the translator costs a packet, on one core and without any I/O.
 //!
-//! `cargo bench --bench translate`; `-- --quick` for a first look; a name filters (`hit`, `miss`, `create`, `checksum`).
+//! `cargo bench --bench translate`; `-- --quick` for a first look; a name filters (`hit`, `batch`, `workers`, `checksum`).
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark; criterion's macro makes a public function")]
 
-use criterion::measurement::WallTime;
-use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use etherparse::PacketBuilder;
-use kamei::nat::{
-    CallbackPolicy, CreationLimit, Exhausted, InsideSettings, Lifetimes, Nat, PoolSettings, Realm, Settings,
-    Translator, Verdict,
-};
-use kamei::time::Time;
-use kamei::wire::{Headers, Packet, checksum};
+mod scene;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kamei::nat::Realm;
+use kamei::wire::{Address, Delta, Stored, checksum};
+use scene::{INSIDE, PEER, Transport, call, nat, packet, send, terminal};
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::time::Duration;
-
-const NOW: Time = Time::from_secs(1_800_000_000);
-const INSIDE: Realm = Realm::Inside(0);
-const PEER: [u8; 4] = [192, 0, 2, 1];
-/// Bindings in the table; the pool is a /11, 2^21 virtual IPs.
-const FILLS: [u32; 3] = [1, 1 << 16, 1 << 20];
-/// Packets of one iteration of a miss: every one of another terminal, spread over the whole table.
-const SPREAD: u32 = 8192;
-
-fn nat() -> Arc<Nat> {
-    Nat::new(Settings {
-        insides: vec![InsideSettings { name: "inside".to_owned(), sources: vec!["10.0.0.0/8".parse().unwrap()] }],
-        pools: vec![PoolSettings {
-            name: "pool".to_owned(),
-            range: "172.32.0.0/11".parse().unwrap(),
-            reserved: Vec::new(),
-            destinations: Vec::new(),
-            callback: None,
-            draining: false,
-            kind: Default::default(),
-        }],
-        callback: CallbackPolicy::Contacted,
-        lifetimes: Lifetimes::default(),
-        creation: CreationLimit {
-            per_second: u32::MAX,
-            burst: u32::MAX,
-            prefix_v4: 8,
-            prefix_v6: 32,
-            ..CreationLimit::default()
-        },
-        exhausted: Exhausted::Prohibited,
-        hairpin: Default::default(),
-        inbound_refresh: Default::default(),
-        unsolicited: Default::default(),
-        mss: None,
-        alg: Default::default(),
-        own_outside: vec![IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1))],
-        hash_key: [7; 16],
-        restore_hop: true,
-    })
-    .unwrap()
-}
-
-/// A UDP datagram of `length` bytes in all.
-fn packet(source: [u8; 4], destination: [u8; 4], length: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let builder = PacketBuilder::ipv4(source, destination, 64).udp(40_000, 443);
-    builder.write(&mut bytes, &vec![0x5a; length - 28]).unwrap();
-    bytes
-}
-
-fn terminal(n: u32) -> [u8; 4] {
-    (10 << 24 | n).to_be_bytes()
-}
-
-fn send(translator: &mut Translator, bytes: &mut [u8], realm: Realm) {
-    let verdict = translator.translate(&mut Packet::new(bytes), realm, NOW);
-    assert!(matches!(verdict, Verdict::Forward { .. }));
-}
-
-/// A table with `fill` bindings, and the virtual IP of each terminal.
-fn filled(fill: u32) -> (Arc<Nat>, Vec<[u8; 4]>) {
-    let nat = nat();
-    let mut translator = nat.translator();
-    let call = |n| {
-        let mut bytes = packet(terminal(n), PEER, 64);
-        send(&mut translator, &mut bytes, INSIDE);
-        Headers::parse(&bytes).unwrap().source.v4_octets()
-    };
-    let virtual_ips = (0..fill).map(call).collect();
-    (nat, virtual_ips)
-}
-
-fn per_packet<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
-    let mut group = c.benchmark_group(name);
-    group.throughput(Throughput::Elements(1));
-    group
-}
+use std::net::IpAddr;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 /// A worker that knows the flow.
-fn hit(c: &mut Criterion, fill: u32, nat: &Arc<Nat>, virtual_ips: &[[u8; 4]]) {
-    let mut group = per_packet(c, "hit");
-    for length in [64, 1500] {
-        for (way, bytes, realm) in [
-            ("out", packet(terminal(0), PEER, length), INSIDE),
-            ("in", packet(PEER, virtual_ips[0], length), Realm::Outside),
-        ] {
-            let mut translator = nat.translator();
-            let mut work = bytes.clone();
-            group.bench_function(BenchmarkId::new(format!("{way}/{length}"), fill), |b| {
-                b.iter(|| {
-                    work[..28].copy_from_slice(&bytes[..28]); // the headers as they came
-                    send(&mut translator, black_box(&mut work), realm);
-                });
-            });
-        }
-    }
-}
-
-/// A worker that sees each flow for the first time: the shared table is asked.
-fn miss(c: &mut Criterion, fill: u32, nat: &Arc<Nat>, virtual_ips: &[[u8; 4]]) {
-    let mut group = c.benchmark_group("miss");
-    let which = |n: u32| n.wrapping_mul(0x9e37_79b1) % fill;
-    let flows = SPREAD.min(fill);
-    group.throughput(Throughput::Elements(flows.into()));
-    for length in [64, 1500] {
-        for (way, realm) in [("out", INSIDE), ("in", Realm::Outside)] {
-            let make = |n| match realm {
-                Realm::Outside => packet(PEER, virtual_ips[which(n) as usize], length),
-                Realm::Inside(_) => packet(terminal(which(n)), PEER, length),
-            };
-            let packets: Vec<Vec<u8>> = (0..flows).map(make).collect();
-            group.bench_function(BenchmarkId::new(format!("{way}/{length}"), fill), |b| {
-                b.iter_batched_ref(
-                    || (nat.translator(), packets.clone()),
-                    |(translator, packets)| packets.iter_mut().for_each(|bytes| send(translator, bytes, realm)),
-                    BatchSize::PerIteration,
-                );
-            });
-        }
-    }
-}
-
-/// The first packet of a terminal that has no binding.
-fn create(c: &mut Criterion, fill: u32, nat: &Arc<Nat>) {
-    let mut group = per_packet(c, "create");
-    let mut next = fill;
+fn hit(c: &mut Criterion) {
+    let nat = nat(&["172.32.0.0/16", "fd00:2::/64"]);
     let mut translator = nat.translator();
-    group.bench_function(BenchmarkId::from_parameter(fill), |b| {
-        b.iter_custom(|times| {
-            let mut spent = Duration::ZERO;
-            let mut left = times;
-            // In batches, between which the bindings end again: the table stays as full as its name says.
-            while left > 0 {
-                let batch = left.min(1000);
-                let mut packets: Vec<_> = (0..batch)
-                    .map(|_| {
-                        next += 1;
-                        packet(terminal(next), PEER, 64)
-                    })
-                    .collect();
-                let start = std::time::Instant::now();
-                packets.iter_mut().for_each(|bytes| send(&mut translator, bytes, INSIDE));
-                spent += start.elapsed();
-                left -= batch;
-                for n in next - u32::try_from(batch).unwrap() + 1..=next {
-                    nat.release(Ipv4Addr::from(terminal(n)).into(), NOW).unwrap();
-                }
-                nat.tick(NOW + Duration::from_secs(121), &mut |_| {});
-                if next > (1 << 24) - 2000 {
-                    next = fill;
-                }
+    let mut group = c.benchmark_group("hit");
+    group.throughput(Throughput::Elements(1));
+    for (family, terminal, peer) in
+        [("v4", terminal(1), PEER), ("v6", "fd00:1::5".parse().unwrap(), "2001:db8::1".parse::<IpAddr>().unwrap())]
+    {
+        let virtual_ip = call(&mut translator, terminal, peer);
+        for (name, transport) in [("tcp", Transport::Tcp), ("udp", Transport::Udp)] {
+            for (way, realm, source, destination) in
+                [("out", INSIDE, terminal, peer), ("in", Realm::Outside, peer, virtual_ip)]
+            {
+                let bytes = packet(transport, source, destination, 64);
+                let mut work = bytes.clone();
+                group.bench_function(format!("{family}/{name}/{way}"), |b| {
+                    b.iter(|| {
+                        work.copy_from_slice(&bytes);
+                        send(&mut translator, black_box(&mut work), realm);
+                    });
+                });
             }
-            spent
-        });
-    });
+        }
+    }
+    group.finish();
 }
 
-fn translate(c: &mut Criterion) {
-    for fill in FILLS {
-        let (nat, virtual_ips) = filled(fill);
-        hit(c, fill, &nat, &virtual_ips);
-        miss(c, fill, &nat, &virtual_ips);
-        create(c, fill, &nat);
+/// A worker that knows many flows, each packet of another one.
+fn many_flows(c: &mut Criterion) {
+    let nat = nat(&["172.0.0.0/8"]);
+    let mut group = c.benchmark_group("flows");
+    for flows in [1_000, 10_000, 100_000] {
+        let mut translator = nat.translator();
+        let mut packets: Vec<_> = (0..flows).map(|n| packet(Transport::Udp, terminal(n), PEER, 64)).collect();
+        packets.iter().for_each(|bytes| send(&mut translator, &mut bytes.clone(), INSIDE));
+        let originals = packets.clone();
+        group.throughput(Throughput::Elements(flows.into()));
+        group.bench_function(BenchmarkId::from_parameter(flows), |b| {
+            b.iter(|| {
+                for (bytes, original) in packets.iter_mut().zip(&originals) {
+                    bytes.copy_from_slice(original);
+                    send(&mut translator, bytes, INSIDE);
+                }
+            });
+        });
+    }
+}
+
+/// The same packet on one worker, and on two at once.
+fn workers(c: &mut Criterion) {
+    let nat = nat(&["172.32.0.0/16"]);
+    let mut group = c.benchmark_group("workers");
+    for workers in [1, 2] {
+        group.throughput(Throughput::Elements(workers));
+        group.bench_function(BenchmarkId::from_parameter(workers), |b| {
+            b.iter_custom(|times| {
+                let start = Barrier::new(usize::try_from(workers).unwrap());
+                let work = |n| {
+                    let mut translator = nat.translator();
+                    let bytes = packet(Transport::Tcp, terminal(n), PEER, 64);
+                    let mut work = bytes.clone();
+                    call(&mut translator, terminal(n), PEER);
+                    start.wait();
+                    let begun = Instant::now();
+                    for _ in 0..times {
+                        work.copy_from_slice(&bytes);
+                        send(&mut translator, black_box(&mut work), INSIDE);
+                    }
+                    begun.elapsed()
+                };
+                let work = &work;
+                std::thread::scope(|scope| {
+                    let all: Vec<_> =
+                        (0..workers).map(|n| scope.spawn(move || work(u32::try_from(n).unwrap()))).collect();
+                    all.into_iter().map(|one| one.join().unwrap()).max().unwrap()
+                })
+            });
+        });
     }
 }
 
@@ -191,6 +104,14 @@ fn sums(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(length as u64));
         group.bench_function(BenchmarkId::from_parameter(length), |b| b.iter(|| checksum(0, black_box(&bytes))));
     }
+    group.throughput(Throughput::Elements(1));
+    for (name, old, new) in [("v4", terminal(1), PEER), ("v6", "fd00::1".parse().unwrap(), "fd00::2".parse().unwrap())]
+    {
+        let (old, new) = (Address::from(old), Address::from(new));
+        group.bench_function(BenchmarkId::new("delta", name), |b| {
+            b.iter(|| Delta::of_address(black_box(old), black_box(new)).apply(black_box(0x1234), Stored::Full));
+        });
+    }
 }
 
 criterion_group! {
@@ -199,6 +120,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = translate, sums
+    targets = hit, many_flows, workers, sums
 }
 criterion_main!(benches);
