@@ -3,6 +3,7 @@
 use crate::lab::{Background, Family, Host, Lab, Ran, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -114,6 +115,20 @@ impl Gateway {
     #[track_caller]
     pub fn knows(&self, address: IpAddr) -> bool {
         self.ask("bindings --json").ok().contains(&format!("\"{address}\""))
+    }
+
+    /// How often the threads of the process have gone to sleep and been woken, so far, by their names.
+    pub fn naps(&self) -> BTreeMap<String, u64> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let read = |task: &Path, file: &str| std::fs::read_to_string(task.join(file)).unwrap();
+        tasks
+            .map(|task| task.unwrap().path())
+            .map(|task| {
+                let status = read(&task, "status");
+                let naps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+                (read(&task, "comm").trim().to_owned(), naps.trim().parse().unwrap())
+            })
+            .collect()
     }
 
     /// Memory that the process has now.

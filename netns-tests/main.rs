@@ -37,4 +37,5 @@ mod seeing;
 mod spoofing;
 mod survive;
 mod transports;
+mod workers;
 mod wrong_input;

@@ -1,8 +1,8 @@
 //! From a draft to a checked configuration.
 
-use super::draft::{Draft, InsideDraft, Located, PoolDraft};
+use super::draft::{Draft, InsideDraft, Located, PinDraft, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
-use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, Inside};
+use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, Inside, Pinning};
 use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
 use crate::wire::AddressRange;
 use ipnet::IpNet;
@@ -16,6 +16,10 @@ use std::time::Duration;
 const MOST_NAME: usize = 15;
 /// The longest base name of the TUN devices: a suffix such as `-in15` is still to follow.
 const MOST_TUN: usize = 10;
+/// Longer than any pause between the packets of a busy link.
+const MOST_BUSY_POLL: Duration = Duration::from_millis(10);
+/// The highest number of a processor that the kernel's sets have room for.
+const LAST_PROCESSOR: i64 = 1023;
 /// More workers than any machine this is meant for has cores.
 const MOST_WORKERS: i64 = 256;
 /// The least segment size that leaves room for data beside all headers and options (RFC 791: every host takes 68 bytes).
@@ -63,6 +67,8 @@ impl Draft {
         let workers = self.workers.as_ref().and_then(|workers| {
             problems.take(workers.place, number("workers", workers.value, 1, MOST_WORKERS)).and_then(NonZeroUsize::new)
         });
+        let busy_poll = self.busy_poll.as_ref().and_then(|text| problems.take(text.place, busy_poll(&text.value)));
+        let pin = self.pin.as_ref().and_then(|draft| problems.take(draft.place, pin(&draft.value)));
         let tun = self.tun.as_ref().map_or(DEFAULT_TUN, |tun| &tun.value).to_owned();
         if !is_tun_name(&tun) {
             problems.add(self.tun.as_ref().map_or(Place::Missing, |tun| tun.place), Wrong::TunName(tun.clone()));
@@ -112,6 +118,8 @@ impl Draft {
             when_disk_fails: self.when_disk_fails.unwrap_or_default(),
             sync_interval,
             workers,
+            busy_poll: busy_poll.unwrap_or_default(),
+            pin: pin.unwrap_or_default(),
             tun,
             offload: self.offload,
             log_format: self.log_format.unwrap_or_default(),
@@ -434,6 +442,29 @@ fn alg(text: &str) -> Result<AlgSettings, Wrong> {
 fn number(key: &'static str, value: i64, least: i64, most: i64) -> Result<usize, Wrong> {
     let wrong = Wrong::OutOfRange { key, value, least, most };
     if (least..=most).contains(&value) { usize::try_from(value).map_err(|_| wrong) } else { Err(wrong) }
+}
+
+fn busy_poll(text: &str) -> Result<Duration, Wrong> {
+    let key = "busy-poll";
+    let value = || text.to_owned();
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= MOST_BUSY_POLL => Ok(time),
+        Ok(_) => {
+            Err(Wrong::TooLong { key, value: value(), most: humantime::format_duration(MOST_BUSY_POLL).to_string() })
+        }
+        Err(_) => Err(Wrong::Duration { key, value: value() }),
+    }
+}
+
+fn pin(draft: &PinDraft) -> Result<Pinning, Wrong> {
+    match draft {
+        PinDraft::Whether(true) => Ok(Pinning::Each),
+        PinDraft::Whether(false) => Ok(Pinning::No),
+        PinDraft::To(list) if list.is_empty() => Err(Wrong::PinToNone),
+        PinDraft::To(list) => {
+            list.iter().map(|cpu| number("pin", *cpu, 0, LAST_PROCESSOR)).collect::<Result<_, _>>().map(Pinning::To)
+        }
+    }
 }
 
 /// Metrics have no password: nobody but this machine may ask.

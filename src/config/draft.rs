@@ -63,6 +63,10 @@ pub struct Draft {
     pub sync_interval: Option<Located<String>>,
     /// Workers.
     pub workers: Option<Located<i64>>,
+    /// Time to look for packets before sleeping.
+    pub busy_poll: Option<Located<String>>,
+    /// Processors of the workers.
+    pub pin: Option<Located<PinDraft>>,
     /// Base name of the TUN devices.
     pub tun: Option<Located<String>>,
     /// Offloads.
@@ -111,6 +115,16 @@ pub struct PoolDraft {
     pub draining: bool,
     /// The terminals' own prefix, where the pool is another prefix for it.
     pub translates: Option<Located<String>>,
+}
+
+/// Whether the workers stay on a processor, or on which, not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "true, false or a list of processors")]
+pub enum PinDraft {
+    /// Whether.
+    Whether(bool),
+    /// On which.
+    To(Vec<i64>),
 }
 
 impl Draft {
@@ -189,6 +203,8 @@ impl Draft {
             when_disk_fails: file.when_disk_fails,
             sync_interval: file.sync_interval.map(one),
             workers: file.workers.map(number),
+            busy_poll: file.busy_poll.map(one),
+            pin: file.pin.map(|value| Located { place: here(value.span()), value: value.into_inner() }),
             tun: file.tun.map(one),
             offload: file.offload,
             log_format: file.log_format,
@@ -233,6 +249,8 @@ impl Draft {
             when_disk_fails: flags.when_disk_fails.or(self.when_disk_fails),
             sync_interval: flags.sync_interval.or(self.sync_interval),
             workers: flags.workers.or(self.workers),
+            busy_poll: flags.busy_poll.or(self.busy_poll),
+            pin: flags.pin.or(self.pin),
             tun: flags.tun.or(self.tun),
             offload: self.offload,
             log_format: flags.log_format.or(self.log_format),
@@ -276,6 +294,8 @@ struct File {
     when_disk_fails: Option<WhenDiskFails>,
     sync_interval: Option<Spanned<String>>,
     workers: Option<Spanned<i64>>,
+    busy_poll: Option<Spanned<String>>,
+    pin: Option<Spanned<PinDraft>>,
     tun: Option<Spanned<String>>,
     #[serde(default)]
     offload: Offload,

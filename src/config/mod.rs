@@ -74,6 +74,10 @@ pub struct Config {
     pub sync_interval: Duration,
     /// Worker threads; one a core if not given.
     pub workers: Option<NonZeroUsize>,
+    /// How long a worker goes on looking for packets before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
+    /// Which processors the workers stay on.
+    pub pin: Pinning,
     /// Base name of the TUN devices.
     pub tun: String,
     /// Whether to ask the kernel for offloads.
@@ -156,6 +160,18 @@ pub enum Offload {
     Auto,
     /// None: one packet a read, for trouble-shooting.
     Off,
+}
+
+/// Which processors the workers stay on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pinning {
+    /// Each on one of those the process may use, in turn.
+    #[default]
+    Each,
+    /// On these alone, in turn.
+    To(Vec<usize>),
+    /// Wherever the scheduler puts them: packets of a flow may overtake each other.
+    No,
 }
 
 /// What a stop leaves of routes, rules and devices.

@@ -189,6 +189,19 @@ pub enum Wrong {
         /// Why.
         source_: &'static str,
     },
+    /// A time that is too long.
+    #[error("{key} is {value}, but {most} is the most that makes sense")]
+    TooLong {
+        /// The key.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// The most.
+        most: String,
+    },
+    /// No processor to stay on.
+    #[error("pin names no processor; write pin = false to let workers move")]
+    PinToNone,
     /// A number out of range.
     #[error("{key} is {value}; it must be from {least} to {most}")]
     OutOfRange {

@@ -100,6 +100,11 @@ fn every_kind_of_nonsense_has_its_line() {
         ("8h", "2h", "line 23: hold is 2h, but at least 2h 4m is needed (RFC 5382 REQ-5)"),
         ("8h", "soon", "line 23: hold 'soon' is not a time"),
         ("/run/kamei/test.sock", "test.sock", "line 6: control 'test.sock' is not an absolute path"),
+        ("workers = 2", "busy-poll = \"1s\"", "line 7: busy-poll is 1s, but 10ms is the most"),
+        ("workers = 2", "busy-poll = \"often\"", "line 7: busy-poll 'often' is not a time"),
+        ("workers = 2", "pin = []", "line 7: pin names no processor"),
+        ("workers = 2", "pin = [1024]", "line 7: pin is 1024; it must be from 0 to 1023"),
+        ("workers = 2", "pin = \"yes\"", "line 7: true, false or a list of processors"),
         ("workers = 2", "tun = \"much-too-long\"", "line 7: 'much-too-long' cannot name the TUN devices"),
     ] {
         let said = after(old, new);
@@ -196,6 +201,15 @@ fn c3_a_pool_may_have_several_ranges() {
         let said = problems(&pool(wrong)).join("; ");
         assert!(said.contains(words), "{wrong}: {said}");
     }
+}
+
+#[test]
+fn workers_may_poll_and_stay_where_they_are_put() {
+    let config = |line: &str| Config::parse(&GOOD.replace("workers = 2", line)).unwrap();
+    let (default, other) = (config("workers = 2"), config("busy-poll = \"50us\"\npin = [0, 1]"));
+    assert_eq!((default.busy_poll, default.pin), (Duration::ZERO, Pinning::Each));
+    assert_eq!((other.busy_poll, other.pin), (Duration::from_micros(50), Pinning::To(vec![0, 1])));
+    assert_eq!((config("pin = true").pin, config("pin = false").pin), (Pinning::Each, Pinning::No));
 }
 
 #[test]

@@ -375,6 +375,8 @@ impl Running {
                 neighbours: neighbours.clone(),
                 parking: Parking::new(Arc::clone(journal)),
                 shared: Arc::clone(&shared),
+                busy_poll: reload.config.busy_poll,
+                pin: reload.config.pin.clone(),
             };
             let hardened = reload.config.hardening == Hardening::On;
             let work = move || {

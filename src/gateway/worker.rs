@@ -3,6 +3,7 @@
 use super::clock::Clock;
 use super::kernel::Neighbours;
 use super::parking::{Parked, Parking};
+use crate::config::Pinning;
 use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Queue};
 use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Translator, Verdict};
@@ -48,6 +49,10 @@ pub struct Worker {
     pub parking: Parking,
     /// What all workers share.
     pub shared: Arc<Shared>,
+    /// How long it goes on looking for packets before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
+    /// Which processors the workers stay on.
+    pub pin: Pinning,
 }
 
 /// What all workers share.
@@ -219,7 +224,7 @@ impl Gate {
 impl Worker {
     /// Works until told to stop.
     pub fn run(mut self) -> io::Result<()> {
-        stay_on_one_cpu(self.number);
+        stay_on_one_cpu(self.number, &self.pin);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (number, queue) in self.queues.iter().enumerate() {
             epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
@@ -233,16 +238,23 @@ impl Worker {
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut noted = self.clock.now();
         let mut is_behind = false;
+        let mut awake_until: Option<Instant> = None;
         loop {
             // An idle gateway sleeps; only while something is to be noted or answered does a worker wake by itself.
             let awaited = self.translator.is_dirty() || self.translator.next_due().is_some();
-            let timeout = awaited.then_some(if is_behind { none } else { nap });
+            let sleeps = !is_behind && awake_until.is_none_or(|until| Instant::now() >= until);
+            let timeout = if sleeps { awaited.then_some(nap) } else { Some(none) };
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            self.count(|load| &load.wakeups, 1);
+            if sleeps {
+                self.count(|load| &load.wakeups, 1);
+            }
+            if !ready.is_empty() && !self.busy_poll.is_zero() {
+                awake_until = Some(Instant::now() + self.busy_poll);
+            }
             for event in &ready {
                 match event.data.u64() {
                     WAKE => {
@@ -409,12 +421,20 @@ impl Worker {
     }
 }
 
-/// Keeps this thread on one of the processors it may use, the workers spread over all of them. What it writes waits in
-/// a queue of the processor it runs on (`netif_rx`): were it moved between two packets of a flow, the second could
-/// overtake the first.
-fn stay_on_one_cpu(number: usize) {
-    let pinned = sched_getaffinity(None).and_then(|allowed| {
-        let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+/// Keeps this thread on one of the processors it may use, or of those named, the workers spread over all of them. What it
+/// writes waits in a queue of the processor it runs on (`netif_rx`): were it moved between two packets of a flow, the
+/// second could overtake the first.
+fn stay_on_one_cpu(number: usize, pin: &Pinning) {
+    let allowed = || {
+        let allowed = sched_getaffinity(None)?;
+        Ok((0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect())
+    };
+    let cpus: Result<Vec<usize>, Errno> = match pin {
+        Pinning::No => return,
+        Pinning::Each => allowed(),
+        Pinning::To(cpus) => Ok(cpus.clone()),
+    };
+    let pinned = cpus.and_then(|cpus| {
         let mut one = CpuSet::new();
         if let Some(cpu) = cpus.get(number % cpus.len().max(1)) {
             one.set(*cpu);
