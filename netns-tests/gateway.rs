@@ -49,6 +49,14 @@ impl Lab {
         self.start_by(k, &[&[KAMEI, "gateway"], arguments].concat())
     }
 
+    /// Gateway k behind a line of shell that prepares its own view of the files, ready.
+    #[track_caller]
+    pub fn start_prepared(&self, k: u8, prepare: &str, arguments: &[&str]) -> Gateway {
+        let line = format!("{prepare} && exec \"$0\" \"$@\"");
+        let command = ["sh", "-c", &line, KAMEI, "gateway", "--inside", "gi", "--outside", "go"];
+        self.start_by(k, &[&command, arguments].concat())
+    }
+
     /// Gateway k, ready, by a command that takes the paths of socket and state as further arguments.
     #[track_caller]
     pub fn start_by(&self, k: u8, command: &[&str]) -> Gateway {

@@ -101,3 +101,47 @@ fn n3_whoever_was_seen_outside_has_the_same_virtual_ip_after_kill_9_in_the_middl
     let holders: std::collections::BTreeSet<_> = known.values().collect();
     assert_eq!(holders.len(), known.len(), "no virtual IP has two terminals");
 }
+
+/// A line of shell that gives the gateway a state directory on a small disk of its own.
+fn small_disk(lab: &Lab, options: &str) -> String {
+    let state = lab.scratch().join("state1");
+    std::fs::create_dir_all(&state).unwrap();
+    format!("mount -t tmpfs -o mode=700,{options} tmpfs {}", state.display())
+}
+
+#[test]
+fn a_full_disk_costs_new_terminals_their_binding_and_nobody_else_anything() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2).unwatched());
+    let _web = Web::start(&lab.server(1), 80);
+    let server = lab.server(1).address(Family::V4);
+    let gateway = lab.start_prepared(1, &small_disk(&lab, "size=2m"), &["--pool", "198.18.1.0/24"]);
+    curl(&lab.terminal(1), server, 80);
+    let fill = format!("/proc/{}/root{}/fill", gateway.pid(), lab.scratch().join("state1").display());
+    let full = std::fs::write(&fill, vec![0; 4 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+
+    curl_in_vain(&lab.terminal(2), server, 80);
+    assert!(gateway.dropped("cannot_record") > 0);
+    assert!(gateway.status()["state_file"]["failing"].as_str().unwrap().contains("full"));
+    curl(&lab.terminal(1), server, 80);
+    assert_eq!(gateway.log().matches("cannot record bindings").count(), 1, "{}", gateway.log());
+
+    std::fs::remove_file(&fill).unwrap();
+    wait_until("the disk to be tried again", || gateway.status()["state_file"]["failing"].is_null());
+    curl(&lab.terminal(2), server, 80);
+    assert!(gateway.log().contains("can be written again"), "{}", gateway.log());
+}
+
+#[test]
+fn a_read_only_state_directory_is_said_at_the_start() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let ran = lab.gateway(1).run(&format!(
+        "{} && exec {} gateway --inside gi --outside go --pool 198.18.1.0/24 --control {} --state-dir {}",
+        small_disk(&lab, "ro"),
+        crate::gateway::KAMEI,
+        lab.control(1).display(),
+        lab.scratch().join("state1").display()
+    ));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Read-only file system") && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+}
