@@ -21,9 +21,10 @@ table inet nat {
 }"#;
 
 /// What the manual says to add.
-const RULES: [&str; 4] = [
+const RULES: [&str; 5] = [
     "insert rule inet filter forward iifname \"kamei-*\" accept",
     "insert rule inet filter forward oifname \"kamei-*\" accept",
+    "insert rule inet filter forward meta mark and 0x1000000 == 0x1000000 accept",
     "insert rule inet nat postrouting ip saddr 198.18.1.0/24 accept",
     "insert rule inet nat postrouting ip6 saddr 2001:db8:18:1::/64 accept",
 ];
@@ -97,7 +98,7 @@ fn beside_a_firewall_that_drops_and_masquerades_it_works_with_the_rules_that_doc
     let _webs = [Web::start(&server, 80), Web::start(&terminal, 8080)];
     nft(&host, FIREWALL);
     let said = examine(&lab, CONFIG, "").stdout;
-    for rule in &RULES[..3] {
+    for rule in &RULES[..4] {
         assert!(said.contains(&format!("nft {rule}")), "{rule}\n{said}");
     }
     let gateway = lab.start(1);

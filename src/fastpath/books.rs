@@ -45,11 +45,34 @@ impl Books {
         if self.entries.contains_key(&key) || self.flows.insert(offer).is_err() {
             return;
         }
+        self.write_down(*offer, Carried::default(), now);
+    }
+
+    fn write_down(&mut self, offer: Offer, noted: Carried, now: Time) {
+        let key = (offer.from, offer.source, offer.destination);
         self.serial += 1;
-        let entry = Entry { offer: *offer, noted: Carried::default(), moved: now, serial: self.serial };
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Entry { offer, noted, moved: now, serial: self.serial });
         self.of_binding.entry(offer.binding).or_default().insert(key);
         self.round.push_back((key, self.serial));
+    }
+
+    /// Enters the flows that are in the kernel already and that `nat` would decide alike; takes out the others. Returns
+    /// how many of each.
+    pub fn adopt(&mut self, nat: &Nat, now: Time) -> (usize, usize) {
+        let (mut kept, mut dropped) = (0, 0);
+        for (from, source, destination, address, noted) in self.flows.all() {
+            match nat.offer_again(from, source, destination, address, now) {
+                Some(offer) => {
+                    kept += 1;
+                    self.write_down(offer, noted, now);
+                }
+                None => {
+                    dropped += 1;
+                    self.take_out((from, source, destination));
+                }
+            }
+        }
+        (kept, dropped)
     }
 
     /// Takes out every flow of a binding.

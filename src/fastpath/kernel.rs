@@ -42,17 +42,39 @@ impl FastPath {
     /// Sits on exactly these interfaces from now on. What cannot be attached is logged, once, and served by the slow path.
     pub fn follow(&self, entrances: &[Entrance]) {
         let mut attached = self.attached.lock();
-        attached.retain(|index, (realm, _)| {
+        let stays = |index: &u32, realm: &Realm| {
             entrances.iter().any(|entrance| entrance.index == *index && entrance.realm == *realm)
-        });
+        };
+        for (_, (_, program)) in attached.extract_if(.., |index, (realm, _)| !stays(index, realm)) {
+            program.into_iter().for_each(Attached::remove);
+        }
         for Entrance { name, index, realm } in entrances {
             attached.entry(*index).or_insert_with(|| {
-                let program = self.loader.lock().attach(name, *realm).inspect_err(|error| {
+                let program = self.loader.lock().attach(name, *index, *realm).inspect_err(|error| {
                     log::warn!("no fast path for what comes in by '{name}': {error}");
                 });
                 (*realm, program.ok())
             });
         }
+    }
+
+    /// Takes over the flows that a predecessor has left, as far as the translator would decide the same, and drops the
+    /// others. To be called once the programs are attached.
+    pub fn adopt(&self, nat: &Nat, now: Time) {
+        let indices: Vec<u32> = self.attached.lock().keys().copied().collect();
+        self.loader.lock().tidy(&indices);
+        let (kept, dropped) = self.books.lock().adopt(nat, now);
+        if kept + dropped > 0 {
+            log::info!("fast path: {kept} flows taken over, {dropped} dropped");
+        }
+    }
+
+    /// Takes everything off and leaves nothing.
+    pub fn remove(&self) {
+        for (_, program) in std::mem::take(&mut *self.attached.lock()).into_values() {
+            program.into_iter().for_each(Attached::remove);
+        }
+        self.loader.lock().remove();
     }
 
     /// Goes on with other settings: new programs on the same interfaces. To be called while nobody offers flows.

@@ -101,7 +101,20 @@ pub fn realm_number(realm: Realm) -> u32 {
     }
 }
 
+fn realm(number: u32) -> Option<Realm> {
+    match number.checked_sub(1) {
+        None => Some(Realm::Outside),
+        Some(inside) => u16::try_from(inside).ok().map(Realm::Inside),
+    }
+}
+
 impl Key4 {
+    /// Where packets come from, their source and destination.
+    pub fn parts(&self) -> Option<(Realm, Address, Address)> {
+        let (source, destination) = (Address::from_v4(self.source), Address::from_v4(self.destination));
+        Some((realm(self.realm)?, source, destination))
+    }
+
     /// The key of what comes from `from`.
     pub fn new(from: Realm, source: Address, destination: Address) -> Self {
         Self { realm: realm_number(from), source: source.v4_octets(), destination: destination.v4_octets() }
@@ -109,6 +122,12 @@ impl Key4 {
 }
 
 impl Key6 {
+    /// Where packets come from, their source and destination.
+    pub fn parts(&self) -> Option<(Realm, Address, Address)> {
+        let (source, destination) = (Address::from_v6(self.source), Address::from_v6(self.destination));
+        Some((realm(self.realm)?, source, destination))
+    }
+
     /// The key of what comes from `from`.
     pub fn new(from: Realm, source: Address, destination: Address) -> Self {
         Self { realm: realm_number(from), source: source.v6_octets(), destination: destination.v6_octets() }
@@ -116,6 +135,11 @@ impl Key6 {
 }
 
 impl Flow4 {
+    /// The address to write.
+    pub fn address(&self) -> Address {
+        Address::from_v4(self.address)
+    }
+
     /// Nothing carried yet.
     pub fn new(offer: &Offer) -> Self {
         Self { counts: Counts::default(), address: offer.address.v4_octets(), delta: delta(offer) }
@@ -123,6 +147,11 @@ impl Flow4 {
 }
 
 impl Flow6 {
+    /// The address to write.
+    pub fn address(&self) -> Address {
+        Address::from_v6(self.address)
+    }
+
     /// Nothing carried yet.
     pub fn new(offer: &Offer) -> Self {
         Self { counts: Counts::default(), address: offer.address.v6_octets(), delta: delta(offer), unused: 0 }

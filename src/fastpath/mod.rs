@@ -29,8 +29,10 @@ mod without;
 
 #[cfg(feature = "fast-path")]
 pub use kernel::FastPath;
+#[cfg(feature = "fast-path")]
+pub use place::remove;
 #[cfg(not(feature = "fast-path"))]
-pub use without::FastPath;
+pub use without::{FastPath, remove};
 
 use crate::nat::Realm;
 use std::io;
@@ -38,6 +40,8 @@ use std::io;
 /// What is the same for every interface.
 #[derive(Clone, Debug)]
 pub struct Common {
+    /// Name of the gateway.
+    pub tun: String,
     /// Set on translated packets.
     pub mark: u32,
     /// Flows of each address family that are kept at most.
@@ -65,6 +69,14 @@ pub enum FastPathError {
     #[cfg(feature = "fast-path")]
     #[error("the kernel does not take the eBPF program: {}", whole(.0))]
     Program(#[from] aya::programs::ProgramError),
+    /// Giving the program a name.
+    #[cfg(feature = "fast-path")]
+    #[error("the fast path cannot be made to last: {}", whole(.0))]
+    Pin(#[from] aya::pin::PinError),
+    /// A link that is not of the kind.
+    #[cfg(feature = "fast-path")]
+    #[error("the fast path cannot be made to last: {}", whole(.0))]
+    Link(#[from] aya::programs::links::LinkError),
     /// Its maps.
     #[cfg(feature = "fast-path")]
     #[error("the kernel does not take the maps of the eBPF program: {}", whole(.0))]

@@ -1,30 +1,81 @@
-//! Where the program's maps have names.
+//! Where maps and programs have names, by which they find each other, and a successor finds them.
 //!
-//! Programs of several interfaces share maps by finding them under a name in a BPF file system. If none is mounted where it belongs, a private one
-//! does, which nobody else sees and which goes with the process.
+//! Where a BPF file system is mounted, they are in a directory of the gateway's own there and outlive the process: known
+//! flows go on after `kill -9`, and the next gateway takes them over. Elsewhere they are in a private file system, which
+//! nobody else sees and which goes with the process.
 
+use rustix::fs::statfs;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Where a BPF file system belongs.
+const MOUNTED: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const MAGIC: i64 = 0xcafe_4a11;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Place {
-    mount: OwnedFd,
+pub enum Place {
+    /// A directory that stays.
+    Lasting(PathBuf),
+    /// A file system of this process alone.
+    Private(OwnedFd),
 }
 
 impl Place {
-    /// A BPF file system of this process alone.
-    pub fn private() -> io::Result<Self> {
+    /// The place of the gateway `tun` in this network namespace.
+    pub fn of(tun: &str) -> io::Result<Self> {
+        if statfs(MOUNTED).is_ok_and(|found| found.f_type == MAGIC) {
+            let path = lasting(tun)?;
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => return Ok(Self::Lasting(path)),
+            }
+        }
         let file_system = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&file_system)?;
-        let mount = fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-        Ok(Self { mount })
+        Ok(Self::Private(fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?))
     }
 
     /// Its path.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.mount.as_raw_fd()))
+        match self {
+            Self::Lasting(path) => path.clone(),
+            Self::Private(mount) => PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())),
+        }
     }
+}
+
+/// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.
+///
+/// # Errors
+/// What the file system refuses.
+pub fn remove(tun: &str) -> io::Result<bool> {
+    let path = lasting(tun)?;
+    match empty(&path, |_| true) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    }
+    std::fs::remove_dir(&path)?;
+    Ok(true)
+}
+
+/// Removes the files that `is_old` says.
+pub fn empty(path: &Path, is_old: impl Fn(&str) -> bool) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if is_old(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Gateways of other network namespaces may have the same name.
+fn lasting(tun: &str) -> io::Result<PathBuf> {
+    let namespace = std::fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(Path::new(MOUNTED).join(format!("kamei-{tun}-{namespace}")))
 }

@@ -6,6 +6,7 @@ use super::{Common, FastPathError};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
@@ -14,6 +15,8 @@ use std::path::PathBuf;
 /// The compiled program.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
 
+/// Its maps.
+const MAPS: [&str; 3] = ["flows4", "flows6", "slow"];
 /// Name of the program that is attached at tc ingress.
 const TC: &str = "kamei_tc";
 /// Bytes of an Ethernet header.
@@ -32,15 +35,27 @@ pub struct Flows {
     slow: PerCpuArray<MapData, u64>,
 }
 
-/// A program on an interface; dropping it takes it off.
+/// A program on an interface. Dropping it takes it off, unless it is in a place that lasts.
 pub struct Attached {
-    _link: SchedClassifierLink,
+    _link: Option<SchedClassifierLink>,
+    name: Option<PathBuf>,
+}
+
+impl Attached {
+    /// Takes it off.
+    pub fn remove(self) {
+        if let Some(name) = &self.name
+            && let Err(error) = std::fs::remove_file(name)
+        {
+            log::error!("{}: {error}; the fast path stays on an interface", name.display());
+        }
+    }
 }
 
 impl Loader {
     /// Makes the maps, and has the kernel check the program.
     pub fn new(common: Common) -> Result<(Self, Flows), FastPathError> {
-        let place = Place::private().map_err(FastPathError::FileSystem)?;
+        let place = Place::of(&common.tun).map_err(FastPathError::FileSystem)?;
         let loader = Self { common, place };
         let mut ebpf = loader.load(Realm::Outside)?;
         program(&mut ebpf)?;
@@ -58,13 +73,52 @@ impl Loader {
         self.common = common;
     }
 
-    /// Puts the program on an interface, behind those of others.
-    pub fn attach(&self, interface: &str, realm: Realm) -> Result<Attached, FastPathError> {
+    /// Puts the program on an interface, behind those of others; in the place of one that a predecessor has left there,
+    /// without a gap.
+    pub fn attach(&self, interface: &str, index: u32, realm: Realm) -> Result<Attached, FastPathError> {
         let mut ebpf = self.load(realm)?;
         let program = program(&mut ebpf)?;
+        let name = self.place.path().join(link_name(index));
+        let Place::Lasting(_) = self.place else {
+            let link = Self::attach_anew(program, interface)?;
+            return Ok(Attached { _link: Some(link), name: None });
+        };
+        if let Ok(left) = PinnedLink::from_pin(&name) {
+            let link = SchedClassifierLink::try_from(FdLink::from(left))?;
+            if let Ok(id) = program.attach_to_link(link) {
+                return Ok(Attached { _link: Some(program.take_link(id)?), name: Some(name) });
+            }
+            // Of an interface that has gone.
+            std::fs::remove_file(&name).map_err(FastPathError::FileSystem)?;
+        }
+        let link = FdLink::try_from(Self::attach_anew(program, interface)?)?;
+        link.pin(&name)?;
+        Ok(Attached { _link: None, name: Some(name) })
+    }
+
+    fn attach_anew(program: &mut SchedClassifier, interface: &str) -> Result<SchedClassifierLink, FastPathError> {
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program.attach_with_options(interface, TcAttachType::Ingress, order)?;
-        Ok(Attached { _link: program.take_link(id)? })
+        Ok(program.take_link(id)?)
+    }
+
+    /// Removes the maps' names.
+    pub fn remove(&self) {
+        if let Place::Lasting(path) = &self.place
+            && let Err(error) = super::place::remove(&self.common.tun)
+        {
+            log::error!("{}: {error}; remove it by hand", path.display());
+        }
+    }
+
+    /// Removes what is left of interfaces that are not among these, and of other layouts.
+    pub fn tidy(&self, indices: &[u32]) {
+        let Place::Lasting(path) = &self.place else { return };
+        let known: Vec<String> = indices.iter().map(|index| link_name(*index)).collect();
+        let is_map = |name: &str| MAPS.iter().any(|map| name == map_name(map));
+        if let Err(error) = super::place::empty(path, |name| !is_map(name) && !known.iter().any(|have| have == name)) {
+            log::warn!("{}: {error}; something of an earlier fast path stays", path.display());
+        }
     }
 
     fn load(&self, realm: Realm) -> Result<Ebpf, FastPathError> {
@@ -85,16 +139,20 @@ impl Loader {
         };
         let mut loader = EbpfLoader::new();
         loader.override_global("door", &door, true);
-        for name in ["flows4", "flows6", "slow"] {
-            loader.map_pin_path(name, self.path(name));
+        for name in MAPS {
+            loader.map_pin_path(name, self.place.path().join(map_name(name)));
         }
         loader.map_max_entries("flows4", self.common.flows).map_max_entries("flows6", self.common.flows);
         Ok(loader.load(OBJECT)?)
     }
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(format!("{name}-{LAYOUT}"))
-    }
+fn map_name(map: &str) -> String {
+    format!("{map}-{LAYOUT}")
+}
+
+fn link_name(index: u32) -> String {
+    format!("link-{index}")
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, FastPathError> {
@@ -126,6 +184,19 @@ impl Flows {
             Err(MapError::KeyNotFound) => Ok(()),
             other => other,
         }
+    }
+
+    /// Every flow: what comes from where, the address to write, and what was carried.
+    pub fn all(&self) -> Vec<(Realm, Address, Address, Address, Carried)> {
+        let v4 = self.v4.iter().flatten().filter_map(|(key, flow)| {
+            let (from, source, destination) = key.parts()?;
+            Some((from, source, destination, flow.address(), flow.counts.into()))
+        });
+        let v6 = self.v6.iter().flatten().filter_map(|(key, flow)| {
+            let (from, source, destination) = key.parts()?;
+            Some((from, source, destination, flow.address(), flow.counts.into()))
+        });
+        v4.chain(v6).collect()
     }
 
     /// What was carried of a flow in all; `None` if there is no such flow.

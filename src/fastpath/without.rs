@@ -4,9 +4,18 @@ use super::{Common, Entrance, FastPathError};
 use crate::nat::{Nat, Offer, Offload, SlotRef};
 use crate::time::Time;
 use std::collections::BTreeMap;
+use std::io;
 
 /// Never exists.
 pub enum FastPath {}
+
+/// There is nothing to remove.
+///
+/// # Errors
+/// None.
+pub fn remove(_: &str) -> io::Result<bool> {
+    Ok(false)
+}
 
 impl FastPath {
     /// Refuses.
@@ -19,6 +28,16 @@ impl FastPath {
 
     /// Nothing to do.
     pub fn follow(&self, _: &[Entrance]) {
+        match *self {}
+    }
+
+    /// Nothing to do.
+    pub fn adopt(&self, _: &Nat, _: Time) {
+        match *self {}
+    }
+
+    /// Nothing to do.
+    pub fn remove(&self) {
         match *self {}
     }
 

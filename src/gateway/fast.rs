@@ -27,6 +27,7 @@ pub fn start(config: &Config, now: Time) -> Result<Option<Arc<FastPath>>, Gatewa
 /// What the programs have to know.
 pub fn common(config: &Config) -> Common {
     Common {
+        tun: config.tun.clone(),
         mark: config.fast_path.mark,
         flows: config.fast_path.flows,
         control_ports: config.alg.iter().map(|alg| alg.port).collect(),

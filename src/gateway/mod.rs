@@ -150,6 +150,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     if let Some(fast) = &fast {
         nat.set_offload(Arc::clone(fast) as _);
         fast.follow(&fast::entrances(&kernel));
+        fast.adopt(&nat, clock.now());
     }
     if let Some(confinement) = &confinement
         && let Some(lacking) = confinement.enter()?
@@ -160,7 +161,8 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
     let fast_path = fast.clone();
-    let reload = Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals, fast: fast_path };
+    let reload =
+        Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals, fast: fast.clone() };
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
@@ -197,6 +199,9 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     );
     manager.ready(&format!("serving {} pools for {}", config.pools.len(), running.inside_names));
     let ended = running.wait(signals, requests, &manager, config.on_stop);
+    if let Some(fast) = fast_path.filter(|_| ended.is_ok() && config.on_stop == OnStop::Undo) {
+        fast.remove();
+    }
     server.stop();
     keeper.stop();
     ended

@@ -136,7 +136,7 @@ struct Inherited {
 }
 
 /// What the network around the gateway looks like; changes while it runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Surroundings {
     /// For each inside realm, the prefixes whose addresses may get a binding.
     sources: Vec<Vec<IpNet>>,
@@ -288,6 +288,9 @@ impl Nat {
         let mut place = self.surroundings.write();
         let mut surroundings = Surroundings::clone(&place);
         change(&mut surroundings);
+        if surroundings == **place {
+            return;
+        }
         *place = Arc::new(surroundings);
         drop(place);
         self.invalidate(None);

@@ -106,6 +106,27 @@ impl Nat {
         stands
     }
 
+    /// The decision about a flow that was kept beyond the life of another `Nat`, if it would be the same now.
+    pub fn offer_again(
+        &self,
+        from: Realm,
+        source: Address,
+        destination: Address,
+        address: Address,
+        now: Time,
+    ) -> Option<Offer> {
+        let binding = match from {
+            Realm::Inside(inside) => {
+                let table = self.selection.for_peer(destination)?;
+                SlotRef::new(table, self.table(table).ok()?.of_terminal(inside, source)?.index)
+            }
+            Realm::Outside => self.callee(destination).ok()?.slot(),
+        };
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let offer = Offer { from, source, destination, address, binding, epoch };
+        (self.is_told_apart(&offer) && self.stands(&offer, false, now)).then_some(offer)
+    }
+
     pub(super) fn keeper(&self) -> Option<&Arc<dyn Offload>> {
         self.offloaded.keeper.get()
     }

@@ -4,7 +4,7 @@
 //! the other realm to its other interface. It crosses postrouting last, already translated.
 
 use super::Finding;
-use crate::config::Config;
+use crate::config::{Config, FastPathMode};
 use crate::wire::AddressRange;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -72,14 +72,22 @@ fn forwards(chain: &Chain, config: &Config) -> Option<Finding> {
                 || has(rule, &["accept", "jump", "goto"]) && matched(rule, key).any(|value| names(value, &device))
         })
     };
-    if accepted("iifname") && accepted("oifname") {
+    // What the fast path has translated never sees the devices; its mark tells it.
+    let marked = config.fast_path.mode == FastPathMode::Off
+        || chain.rules.iter().any(|rule| {
+            let by_mark = rule.iter().any(|part| part["match"]["left"].to_string().contains(r#"{"key":"mark"}"#));
+            is_bare(rule, &["accept"]) || has(rule, &["accept", "jump", "goto"]) && by_mark
+        });
+    if accepted("iifname") && accepted("oifname") && marked {
         return None;
     }
     let chain_name = format!("{} {} {}", chain.family, chain.table, chain.name);
     Some(Finding::wrong(format!(
         "the firewall's chain `{chain_name}` drops what the gateway forwards; add: nft insert rule {chain_name} iifname \
-         \"{tun}-*\" accept; nft insert rule {chain_name} oifname \"{tun}-*\" accept",
-        tun = config.tun
+         \"{tun}-*\" accept; nft insert rule {chain_name} oifname \"{tun}-*\" accept; and for the fast path: nft insert \
+         rule {chain_name} meta mark and {mark:#x} == {mark:#x} accept",
+        tun = config.tun,
+        mark = config.fast_path.mark
     )))
 }
 
@@ -211,7 +219,11 @@ mod tests {
         assert!(findings("forward", "drop", &[])[0].contains("nft insert rule inet t c iifname \"kamei-*\" accept"));
         assert_eq!(findings("forward", "accept", &[json!([{"drop": null}])]).len(), 1);
         assert_eq!(findings("forward", "drop", &[accept("iifname", "kamei-*")]).len(), 1);
-        assert!(findings("forward", "drop", &[accept("iifname", "kamei-*"), accept("oifname", "kamei-*")]).is_empty());
+        let devices = [accept("iifname", "kamei-*"), accept("oifname", "kamei-*")];
+        assert_eq!(findings("forward", "drop", &devices).len(), 1);
+        let mark = json!({"&": [{"meta": {"key": "mark"}}, 0x0100_0000]});
+        let marked = json!([{"match": {"op": "==", "left": mark, "right": 0x0100_0000}}, {"accept": null}]);
+        assert!(findings("forward", "drop", &[devices.as_slice(), &[marked]].concat()).is_empty());
         assert!(findings("forward", "drop", &[json!([{"accept": null}])]).is_empty());
         assert!(findings("forward", "accept", &[]).is_empty());
         assert!(findings("input", "drop", &[]).is_empty());
