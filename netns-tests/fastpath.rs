@@ -2,7 +2,7 @@
 
 use crate::bulk::exchange_blocks;
 use crate::crossing::Crossing;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Family, Lab, Plan, wait_until};
 use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     let before = flows(gateway);
     wait_until("both directions to be in the kernel", || {
-        terminal.run(&format!("ping -n -c 2 -i 0.01 -W 5 {}", server.address(family))).ok();
+        terminal.run(&format!("ping -n -c 5 -i 0.01 -W 5 {}", server.address(family))).ok();
         flows(gateway) >= before + 2
     });
 }
@@ -161,4 +161,50 @@ fn without_it_every_packet_goes_through_user_space() {
     assert_eq!(status["fast_path"]["mode"], "off");
     assert_eq!(status["fast_path"]["hits"], 0);
     assert!(!lab.gateway(1).run("ip rule").ok().contains("fwmark"));
+}
+
+/// `kamei gateway` where a BPF file system is mounted, in a mount namespace that lasts as long as the shell in it.
+const WITH_BPFFS: &str = "mount -t bpf bpf /sys/fs/bpf";
+
+/// After `kill -9` known flows go on and unknown ones are blocked; the next gateway takes over, and its stop leaves nothing.
+#[test]
+fn known_flows_outlive_a_killed_gateway() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (host, terminal, server) = (lab.gateway(1), lab.terminal(1), lab.server(1));
+    let scratch = lab.scratch().display();
+    let pool = Lab::pool_v4(1);
+    // One mount namespace for both gateways: the second is started in it when the first has ended.
+    let script = format!(
+        "{WITH_BPFFS}; run() {{ {KAMEI} gateway --inside gi --outside go --pool {pool} --control {scratch}/c.sock \
+         --state-dir {scratch}/state; }}; run; \
+         while ! test -e {scratch}/again; do sleep 0.05; done; run; ls -d /sys/fs/bpf/kamei* > {scratch}/left; sleep 60"
+    );
+    let _both = host.spawn("both", &["sh", "-c", &script]);
+    let ask = |question: &str| host.run(&format!("{KAMEI} {question} --control {scratch}/c.sock"));
+    let status = || serde_json::from_str::<serde_json::Value>(&ask("status --json --wait 10").ok()).unwrap();
+    // By the number of the process; its parent is the shell.
+    let end = |how: &str| {
+        let named = "xargs -n 1 ps -o pid=,comm= -p | awk '$2 == \"kamei\" {print $1}'";
+        host.run(&format!("kill {how} $(ip netns pids {} | {named})", host.namespace)).ok();
+    };
+    let ping = |to: &dyn std::fmt::Display| terminal.run(&format!("ping -n -c 5 -i 0.01 -W 1 {to}"));
+    wait_until("the gateway", || ask("status --wait 1").succeeded());
+    wait_until("both directions to be in the kernel", || {
+        ping(&server.v4).ok();
+        let status = status();
+        status["fast_path"]["flows"].as_u64() >= Some(2)
+    });
+
+    end("-9");
+    wait_until("it to be dead", || !ask("status").succeeded());
+    ping(&server.v4).ok();
+    assert!(!ping(&lab.server(2).v4).succeeded(), "a new flow is blocked");
+
+    std::fs::write(lab.scratch().join("again"), "").unwrap();
+    wait_until("its successor", || ask("status --wait 1").succeeded());
+    assert_eq!(status()["fast_path"]["flows"], 2, "the bindings were restored, and so the flows are right");
+    ping(&server.v4).ok();
+    end("-TERM");
+    wait_until("its end", || lab.scratch().join("left").exists());
+    assert_eq!(std::fs::read_to_string(lab.scratch().join("left")).unwrap(), "");
 }
