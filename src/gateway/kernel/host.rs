@@ -12,7 +12,7 @@ use crate::wire::AddressRange;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rustix::io::Errno;
@@ -41,6 +41,8 @@ pub struct Host {
     pub(super) links: Vec<(String, u32)>,
     /// Inside and outside interfaces that are not up.
     pub(super) down: BTreeSet<String>,
+    /// Indices of interfaces whose packets begin with an Ethernet header.
+    pub(super) ethernet: BTreeSet<u32>,
     /// One of our own devices was set down by somebody.
     pub(super) device_down: bool,
     /// Interfaces that are neither inside nor outside have addresses too.
@@ -174,7 +176,7 @@ pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<H
 
 /// Every interface by name, with its index.
 pub(super) fn links(netlink: &mut Netlink) -> Result<Vec<(String, u32)>, KernelError> {
-    Ok(read_links(netlink)?.into_iter().map(|(name, index, _)| (name, index)).collect())
+    Ok(read_links(netlink)?.into_iter().map(|link| (link.name, link.index)).collect())
 }
 
 /// The raw material of a [`Host`].
@@ -183,6 +185,8 @@ pub(super) struct Seen {
     pub(super) links: Vec<(String, u32)>,
     /// Indices of links that are not up.
     pub(super) down: Vec<u32>,
+    /// Indices of links whose packets begin with an Ethernet header.
+    pub(super) ethernet: BTreeSet<u32>,
     pub(super) addresses: Vec<OwnAddress>,
     /// Main's routes through inside interfaces.
     pub(super) inside_routes: Vec<Route>,
@@ -209,9 +213,12 @@ pub(super) struct OwnAddress {
 impl Seen {
     fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for (name, index, up) in read_links(netlink)? {
-            if !up {
+        for Link { name, index, is_up, is_ethernet } in read_links(netlink)? {
+            if !is_up {
                 seen.down.push(index);
+            }
+            if is_ethernet {
+                seen.ethernet.insert(index);
             }
             seen.links.push((name, index));
         }
@@ -268,7 +275,8 @@ impl Seen {
 
 /// Judges what was seen. `alive` says whether a gateway of a name is running.
 pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str) -> bool) -> Result<Host, KernelError> {
-    let mut host = Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), ..Host::default() };
+    let mut host =
+        Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), ethernet: seen.ethernet.clone(), ..Host::default() };
     if let Some(pool) = plan.pools.iter().find(|pool| !pool.is_v4() && !seen.has_ipv6) {
         return Err(KernelError::NoIpv6(*pool));
     }
@@ -484,13 +492,22 @@ fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
 }
 
 /// Name and index of every interface, and whether it is up.
-fn read_links(netlink: &mut Netlink) -> Result<Vec<(String, u32, bool)>, KernelError> {
+struct Link {
+    name: String,
+    index: u32,
+    is_up: bool,
+    is_ethernet: bool,
+}
+
+fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
     let messages = dump(netlink, "list the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     let link = |message| {
         let RouteNetlinkMessage::NewLink(link) = message else { return None };
-        let (index, up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
-        let mut attributes = link.attributes.into_iter();
-        attributes.find_map(|a| if let LinkAttribute::IfName(name) = a { Some((name, index, up)) } else { None })
+        let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
+        let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+        let name = |attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None };
+        let name = link.attributes.into_iter().find_map(name)?;
+        Some(Link { name, index, is_up, is_ethernet })
     };
     Ok(messages.into_iter().filter_map(link).collect())
 }

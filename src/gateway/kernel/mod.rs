@@ -200,12 +200,13 @@ impl Kernel {
         &self.host
     }
 
-    /// The interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
+    /// The Ethernet interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
     pub fn entrances(&self) -> Vec<(String, u32, Option<usize>)> {
         let insides = self.plan.insides.iter().enumerate();
         let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, Some(realm))));
         let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
-        all.filter_map(|(name, realm)| Some((name.clone(), self.host.index(name)?, realm))).collect()
+        let with_index = all.filter_map(|(name, realm)| Some((name.clone(), self.host.index(name)?, realm)));
+        with_index.filter(|(_, index, _)| self.host.ethernet.contains(index)).collect()
     }
 
     /// Hears what has changed (links, addresses, routes, rules) and follows it; never waits. `true` if [`Kernel::host`]
