@@ -214,3 +214,6 @@ impl Flows {
         (0u32..).zip(WHYS).map(|(number, name)| (name, self.slow.get(&number, 0).map_or(0, |each| each.iter().sum())))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -395,4 +395,4 @@ fn owner(table: usize, found: &Found) -> Owner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

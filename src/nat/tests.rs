@@ -8,7 +8,7 @@ mod explain;
 mod leaks;
 mod life;
 mod model;
-mod packets;
+pub(crate) mod packets;
 mod properties;
 mod races;
 mod reference;
@@ -17,7 +17,7 @@ mod stored;
 
 const START: Time = Time::from_secs(1_800_000_000);
 
-fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
+pub(crate) fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
     PoolSettings {
         name: range.to_owned(),
         range: range.parse().unwrap(),
@@ -29,7 +29,7 @@ fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
     }
 }
 
-fn settings(pools: Vec<PoolSettings>) -> Settings {
+pub(crate) fn settings(pools: Vec<PoolSettings>) -> Settings {
     Settings {
         insides: vec![InsideSettings {
             name: "inside".to_owned(),

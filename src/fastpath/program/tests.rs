@@ -1,0 +1,307 @@
+//! Both ways give the same bytes: what the program takes comes out as the translator would have made it, and what it
+//! leaves is as it came. The kernel runs the program on bytes (`BPF_PROG_TEST_RUN`): no interface, no packet.
+
+use super::*;
+use crate::nat::tests::packets::{Built, Spec, Transport, addresses, ends, error_about, same_sum, spec};
+use crate::nat::tests::{pool, settings};
+use crate::nat::{Alg, AlgSettings, Nat, Offload, SlotRef, Translator, Verdict};
+use crate::time::Time;
+use crate::wire::{Headers, Kind, Packet};
+use aya::programs::{TestRun, TestRunOptions};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+const NOW: Time = Time::from_secs(1_800_000_000);
+const INSIDE: Realm = Realm::Inside(0);
+const MARK: u32 = 0x0100_0000;
+/// A mark of somebody else's, which stays.
+const FOREIGN: u32 = 1;
+const FTP: u16 = 21;
+/// Longest `struct __sk_buff` to be expected, with room.
+const CONTEXT: usize = 512;
+/// Where in it `mark` is.
+const MARK_AT: usize = 8;
+
+/// The ways to configure what the program depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Setup {
+    clamps: bool,
+    ftp: bool,
+}
+
+const SETUPS: [Setup; 4] = [
+    Setup { clamps: false, ftp: false },
+    Setup { clamps: true, ftp: false },
+    Setup { clamps: false, ftp: true },
+    Setup { clamps: true, ftp: true },
+];
+
+/// What happens to a well-made packet before it is sent.
+#[derive(Clone, Debug)]
+enum Damage {
+    None,
+    /// Bytes behind the packet, as Ethernet has them.
+    Padding(usize),
+    Cut(prop::sample::Index),
+    Bytes(Vec<(prop::sample::Index, u8)>),
+    /// It is quoted in an ICMP error.
+    Quoted,
+    /// It is one of two fragments.
+    Fragment(bool),
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    setup: Setup,
+    spec: Spec,
+    ends: (IpAddr, IpAddr),
+    out: bool,
+    damage: Damage,
+    /// Have the translated checksum come out as zero.
+    zero: bool,
+    /// The mark it comes with.
+    mark: u32,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let damage = prop_oneof![
+        6 => Just(Damage::None),
+        1 => (1usize..40).prop_map(Damage::Padding),
+        1 => any::<prop::sample::Index>().prop_map(Damage::Cut),
+        2 => prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6).prop_map(Damage::Bytes),
+        1 => Just(Damage::Quoted),
+        1 => any::<bool>().prop_map(Damage::Fragment),
+    ];
+    let hops = prop_oneof![1 => 0u8..4, 6 => any::<u8>()];
+    let bare = prop::bool::weighted(0.6);
+    let port = prop_oneof![4 => Just(None), 1 => any::<bool>().prop_map(Some)];
+    let how = (prop::sample::select(&SETUPS[..]), any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
+    (spec(), ends(), damage, hops, bare, port, how).prop_map(|(mut spec, ends, damage, hops, bare, port, how)| {
+        let (setup, out, zero, marked) = how;
+        spec.hop_limit = hops;
+        if bare {
+            spec.options.clear();
+            spec.extensions.clear();
+        }
+        if let Some(source) = port {
+            let at = if source { 0 } else { 2 };
+            spec.ports[at..at + 2].copy_from_slice(&FTP.to_be_bytes());
+        }
+        Case { setup, spec, ends, out, damage, zero, mark: FOREIGN | if marked { MARK } else { 0 } }
+    })
+}
+
+/// Keeps what is offered.
+#[derive(Default)]
+struct Offered(Mutex<Vec<Offer>>);
+
+impl Offload for Offered {
+    fn offer(&self, _: &Nat, offer: &Offer) {
+        self.0.lock().push(*offer);
+    }
+
+    fn revoke(&self, _: Option<SlotRef>) {}
+}
+
+/// A translator that knows a terminal and a peer, and the two flows between them.
+fn translator(case: &Case) -> (Translator, Vec<Offer>) {
+    let mut settings = settings(vec![pool("198.18.0.0/24", &[]), pool("fd00:2::/64", &[])]);
+    settings.insides[0].sources = vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/32".parse().unwrap()];
+    settings.own_outside.push("2001:db8::fe".parse().unwrap());
+    settings.mss = case.setup.clamps.then_some(1200);
+    settings.alg = case.setup.ftp.then_some(AlgSettings { alg: Alg::Ftp, port: FTP }).into_iter().collect();
+    let nat = Nat::new(settings).unwrap();
+    let offered = Arc::new(Offered::default());
+    nat.set_offload(offered.clone());
+    let mut translator = nat.translator();
+    let call = Spec::plain(Transport::Udp, Vec::new()).build(case.ends.0, case.ends.1);
+    for _ in 0..2 {
+        let mut there = call.clone();
+        translator.translate(&mut Packet::new(&mut there.bytes), INSIDE, NOW);
+        let mut back = there.reversed();
+        translator.translate(&mut Packet::new(&mut back.bytes), Realm::Outside, NOW);
+    }
+    translator.flush(NOW);
+    let offers = std::mem::take(&mut *offered.0.lock());
+    assert_eq!(offers.len(), 2, "both directions are in use");
+    (translator, offers)
+}
+
+impl Case {
+    /// A packet of the flow as it was made and as it comes, and whether it is so plain that the program must take it.
+    fn packet(&self, flow: &Offer) -> (Built, Vec<u8>, bool) {
+        let mut spec = self.spec.clone();
+        let (source, destination) = (flow.source.into(), flow.destination.into());
+        if self.zero {
+            let (source, destination) =
+                if self.out { (flow.address.into(), destination) } else { (source, flow.address.into()) };
+            balance(&mut spec, source, destination);
+        }
+        let built = spec.build(source, destination);
+        let plain = self.is_plain(&built);
+        let mut bytes = built.bytes.clone();
+        match &self.damage {
+            Damage::None => {}
+            Damage::Padding(more) => bytes.extend(vec![0xee; *more]),
+            // The kernel runs it on nothing shorter than an IP header.
+            Damage::Cut(at) => bytes.truncate(at.index(bytes.len()).max(if self.ends.0.is_ipv4() { 20 } else { 40 })),
+            Damage::Bytes(all) => all.iter().for_each(|(at, value)| *at.get_mut(&mut bytes) = *value),
+            Damage::Quoted => {
+                let (source, destination) = addresses(&bytes);
+                bytes = error_about(&bytes, destination, source, &[]);
+            }
+            Damage::Fragment(later) => {
+                if let Some([first, second]) = built.in_fragments() {
+                    bytes = if *later { second } else { first };
+                }
+            }
+        }
+        let whole = match &self.damage {
+            Damage::None | Damage::Padding(_) => true,
+            Damage::Fragment(_) => bytes == built.bytes,
+            _ => false,
+        };
+        (built, bytes, plain && whole)
+    }
+
+    fn is_plain(&self, built: &Built) -> bool {
+        let Spec { transport, options, extensions, hop_limit, ports, .. } = &self.spec;
+        let bare = if built.bytes[0] >> 4 == 4 { options.is_empty() } else { extensions.is_empty() };
+        let port = FTP.to_be_bytes();
+        let carried = match transport {
+            Transport::Tcp { flags } => {
+                !(self.setup.clamps && flags & 2 != 0 || self.setup.ftp && (ports[..2] == port || ports[2..] == port))
+            }
+            Transport::Udp | Transport::Echo { .. } => true,
+            _ => false,
+        };
+        bare && carried && *hop_limit > 1
+    }
+}
+
+/// Gives the payload a last word by which the checksum between these ends is zero, or what UDP writes in its place.
+fn balance(spec: &mut Spec, source: IpAddr, destination: IpAddr) {
+    let even = spec.payload.len() / 2 * 2;
+    spec.payload.truncate(even);
+    spec.payload.extend([0, 0]);
+    if let Some(sum) = spec.build(source, destination).right_sum() {
+        spec.payload[even..].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// The programs of all setups, for outside and inside, with the flows they share.
+struct Programs {
+    loader: Loader,
+    flows: RefCell<Flows>,
+    loaded: BTreeMap<(Setup, u32), Ebpf>,
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.loader.remove();
+    }
+}
+
+impl Programs {
+    fn load() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "only root may load eBPF programs: run the tests as root");
+        let common = |setup: Setup| Common {
+            tun: format!("equal{}", std::process::id()),
+            mark: MARK,
+            flows: 64,
+            control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
+            clamps: setup.clamps,
+        };
+        let (mut loader, flows) = Loader::new(common(SETUPS[0])).unwrap();
+        let mut loaded = BTreeMap::new();
+        for setup in SETUPS {
+            loader.set_common(common(setup));
+            for realm in [Realm::Outside, INSIDE] {
+                let mut ebpf = loader.load(realm).unwrap();
+                program(&mut ebpf).unwrap();
+                loaded.insert((setup, realm_number(realm)), ebpf);
+            }
+        }
+        Self { loader, flows: RefCell::new(flows), loaded }
+    }
+
+    /// Sends a packet through the program. `None`: it was left alone.
+    fn run(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool, mark: u32) -> Result<Option<Vec<u8>>, String> {
+        let program = self.loaded[&(setup, realm_number(realm))].program(TC).unwrap();
+        let program: &SchedClassifier = program.try_into().unwrap();
+        let mut frame = vec![0; 12];
+        frame.extend(if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
+        frame.extend(packet);
+        let mut context = [0; MARK_AT + 4];
+        context[MARK_AT..].copy_from_slice(&mark.to_ne_bytes());
+        let (mut frame_out, mut context_out) = (vec![0; frame.len()], [0; CONTEXT]);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.data_out = Some(&mut frame_out);
+        options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut context_out);
+        let result = program.test_run(options).map_err(|error| crate::fastpath::whole(&error))?;
+        let mark = u32::from_ne_bytes(context_out[MARK_AT..MARK_AT + 4].try_into().unwrap());
+        if result.return_value != u32::MAX {
+            return Err(format!("returned {}: not to the next program", result.return_value));
+        }
+        match mark {
+            FOREIGN if frame == frame_out => Ok(None),
+            FOREIGN => Err("changed, and left to the translator".to_owned()),
+            _ if mark == FOREIGN | MARK => Ok(Some(frame_out.split_off(usize::from(ETHERNET)))),
+            _ => Err(format!("mark {mark:#x}")),
+        }
+    }
+}
+
+#[test]
+fn the_program_and_the_translator_give_the_same_bytes() {
+    let programs = Programs::load();
+    // Plain packets by version, direction and protocol; others that were taken all the same; zero checksums made; left.
+    let plain_ones: RefCell<BTreeMap<(bool, bool, u8), u32>> = RefCell::default();
+    let [others, zeros, left] = [const { Cell::new(0) }; 3];
+    let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
+    let compare = |case: Case| {
+        let (mut translator, offers) = translator(&case);
+        let realm = if case.out { INSIDE } else { Realm::Outside };
+        let flow = offers.iter().find(|offer| offer.from == realm).unwrap();
+        let (built, mut bytes, plain) = case.packet(flow);
+        programs.flows.borrow_mut().insert(flow).unwrap();
+        let answer = programs.run(case.setup, realm, &bytes, case.ends.0.is_ipv4(), case.mark);
+        let carried = programs.flows.borrow().carried(realm, flow.source, flow.destination).unwrap();
+        programs.flows.borrow_mut().remove(realm, flow.source, flow.destination).unwrap();
+        let opens = Headers::parse(&bytes).is_ok_and(|headers| headers.kind == Kind::TcpSyn);
+        let Some(translated) = answer.map_err(TestCaseError::fail)? else {
+            prop_assert!(!plain, "a plain packet was left alone: {:02x?}", bytes);
+            prop_assert_eq!(carried, Carried::default());
+            count(&left);
+            return Ok(());
+        };
+        let verdict = translator.translate(&mut Packet::new(&mut bytes), realm, NOW);
+        prop_assert!(matches!(verdict, Verdict::Forward { event: None, .. }), "{:?}", verdict);
+        prop_assert_eq!(&translated, &bytes);
+        prop_assert_eq!((carried.packets, carried.opened), (1, u64::from(opens)));
+        let after = Built { bytes, ..built };
+        if plain {
+            *plain_ones.borrow_mut().entry((case.ends.0.is_ipv4(), case.out, after.protocol)).or_default() += 1;
+            if case.zero && after.sum().is_some_and(|sum| same_sum(sum, 0)) {
+                count(&zeros);
+            }
+        } else {
+            count(&others);
+        }
+        Ok(())
+    };
+    let config = Config { cases: 4000, failure_persistence: None, ..Config::default() };
+    if let Err(error) = TestRunner::new(config).run(&case(), compare) {
+        panic!("{error}");
+    }
+    let plain_ones = plain_ones.into_inner();
+    assert!(plain_ones.len() == 12 && plain_ones.values().all(|number| *number > 10), "{plain_ones:?}");
+    assert!(others.get() > 10 && zeros.get() > 10 && left.get() > 100, "{others:?} {zeros:?} {left:?}");
+}
