@@ -21,7 +21,7 @@ pub struct Arguments {
     /// Where it comes from: inside, outside or the name of an inside [default: as its source suggests]
     #[arg(long, value_name = "REALM")]
     realm: Option<String>,
-    /// A packet that opens a connection: a TCP SYN, an ICMP query [default]
+    /// A packet that opens a connection: a TCP SYN, an ICMP query (the default)
     #[arg(long, conflicts_with = "established")]
     syn: bool,
     /// A packet of a connection that exists already

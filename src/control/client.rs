@@ -134,7 +134,7 @@ impl Client {
         self.ask(Method::DELETE, &binding_path(which), None)
     }
 
-    /// Packets as they pass, a [`Line`] each, until `stop` is set or the gateway stops; `begun` is called when the
+    /// Packets as they pass, a [`Line`](super::Line) each, until `stop` is set or the gateway stops; `begun` is called when the
     /// gateway has begun to watch.
     pub fn trace(
         &self,

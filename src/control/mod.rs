@@ -8,7 +8,7 @@
 //! | `GET /v1/trace?terminal=ADDRESS&peer=ADDRESS&drops=true&count=N` | a [`Line`] for each packet, as long as the caller listens |
 //! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
 //! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
-//! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`](crate::nat::BindingView), one a line, in the order of the virtual IPs; each filter is optional |
+//! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
