@@ -71,6 +71,15 @@ impl Metrics {
         to.counter("queue_full", "Packets that the kernel dropped because a worker's queue was full", None, full)?;
         let waiting = [([], gateway.events_waiting as u64)];
         to.gauge("events_waiting", "Events that wait to be written to the log", None, waiting)?;
+        let fast = &gateway.fast_path;
+        to.gauge("fast_path_flows", "Flows that the kernel carries", None, [([], fast.flows)])?;
+        to.counter("fast_path_packets", "Packets that the kernel has translated", None, [([], fast.hits)])?;
+        let slow = fast.slow.iter().map(|(reason, number)| ([("reason", reason.as_str())], *number));
+        to.counter("fast_path_slow_packets", "Packets that the kernel left to the workers, by reason", None, slow)?;
+        let journal = &gateway.state_file;
+        to.counter("journal_commits", "Commits to the state file", None, [([], journal.commits)])?;
+        let failing = [([], u64::from(journal.failing.is_some()))];
+        to.gauge("journal_failing", "1 while nothing can be written to the state file, else 0", None, failing)?;
         self.tell_workers(to)
     }
 

@@ -1,7 +1,8 @@
 //! The text, before a parser that is not ours; and whether dashboard and alerts name what exists.
 
 use super::*;
-use crate::control::{DeviceStatus, GatewayStatus, WorkerStatus};
+use crate::control::{DeviceStatus, FastPathStatus, GatewayStatus, WorkerStatus};
+use crate::journal::JournalStatus;
 use crate::nat::{DropReason, PoolView, StatusView, TrafficView};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -28,6 +29,13 @@ fn status() -> Status {
         events_waiting: 43,
         super_packets: 44,
         write_errors: 45,
+        state_file: JournalStatus { commits: 46, synced: 46, failing: Some("the disk is full".into()) },
+        fast_path: FastPathStatus {
+            mode: "tc".into(),
+            flows: 47,
+            hits: 48,
+            slow: [("fragment".to_owned(), 49), ("options".to_owned(), 50)].into(),
+        },
         ..GatewayStatus::default()
     };
     let nat = StatusView {
@@ -83,6 +91,11 @@ fn an_independent_parser_reads_every_number() {
         ("kamei_worker_wakeups_total", serde_json::json!({"worker": "1"}), 33.0),
         ("kamei_queue_full_total", serde_json::json!({"device": "kamei-out"}), 42.0),
         ("kamei_write_errors_total", serde_json::json!({}), 45.0),
+        ("kamei_journal_commits_total", serde_json::json!({}), 46.0),
+        ("kamei_journal_failing", serde_json::json!({}), 1.0),
+        ("kamei_fast_path_flows", serde_json::json!({}), 47.0),
+        ("kamei_fast_path_packets_total", serde_json::json!({}), 48.0),
+        ("kamei_fast_path_slow_packets_total", serde_json::json!({"reason": "options"}), 50.0),
     ] {
         assert!((value(name, labels) - expected).abs() < 0.5, "{name}");
     }
