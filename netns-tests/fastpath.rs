@@ -4,6 +4,7 @@ use crate::bulk::exchange_blocks;
 use crate::crossing::Crossing;
 use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Family, Lab, Plan, wait_until};
+use crate::seeing::watch;
 use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
 use std::net::SocketAddr;
 
@@ -102,6 +103,26 @@ fn a_release_takes_effect_at_once() {
     assert_eq!(flows(&gateway), 0);
     curl_in_vain(&server, virtual_ip, 8080);
     assert!(gateway.dropped("no_binding") > 0);
+}
+
+#[test]
+fn a_trace_that_bypasses_it_sees_the_flows_it_carried() {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    warm_up(&lab, &gateway, Family::V4);
+
+    let address = terminal.v4.to_string();
+    let words = ["trace", "--bypass-fast-path", "--count", "4", "--terminal", &address];
+    let mut trace = watch(&gateway, &words);
+    assert_eq!(flows(&gateway), 0);
+    let before = hits(&gateway);
+    terminal.run(&format!("ping -n -c 2 -i 0.2 -W 5 {}", server.v4)).ok();
+    assert_eq!(trace.wait().code(), Some(0), "{}", trace.output());
+
+    assert!(trace.output().contains("kamei: 4 packets, 0 more left out"), "{}", trace.output());
+    assert_eq!(hits(&gateway), before);
+    warm_up(&lab, &gateway, Family::V4); // it carries again
 }
 
 /// The far end sees one hop, whichever way a packet went.

@@ -6,7 +6,7 @@ use crate::traffic::{Web, curl};
 use rustix::process::Signal;
 
 /// `kamei WORDS…` beside the gateway, from when it watches.
-fn watch(gateway: &Gateway, words: &[&str]) -> Background {
+pub fn watch(gateway: &Gateway, words: &[&str]) -> Background {
     let control = gateway.control().to_str().unwrap();
     let watching = gateway.host.spawn(words[0], &[&[KAMEI], words, &["--control", control]].concat());
     wait_until("the gateway to show packets", || watching.output().contains("kamei: watching"));

@@ -1,6 +1,6 @@
 //! `kamei capture`.
 
-use super::trace::{Which, begun, ended, stopped_by_signal};
+use super::trace::{Which, begun, ended, has_fast_path, stopped_by_signal};
 use super::{CliError, Socket};
 use crate::control::{Client, ClientError};
 use clap::Args;
@@ -37,7 +37,8 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let mut out: Option<Box<dyn Write>> = None;
     let mut blocks = Blocks::default();
     let client = Client::new(&arguments.socket.control);
-    client.capture(&watch, &stop, &mut || begun(&watch), &mut |piece| {
+    let fast = has_fast_path(&client)?;
+    client.capture(&watch, &stop, &mut || begun(&watch, fast), &mut |piece| {
         let whole = blocks.take(piece);
         let out = match &mut out {
             Some(out) => out,

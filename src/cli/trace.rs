@@ -73,7 +73,8 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let stop = stopped_by_signal()?;
     let watch = arguments.which.watch(None);
     let client = Client::new(&arguments.socket.control);
-    client.trace(&watch, &stop, &mut || begun(&watch), &mut each)?;
+    let fast = has_fast_path(&client)?;
+    client.trace(&watch, &stop, &mut || begun(&watch, fast), &mut each)?;
     ended(&stop, watch.count, packets, left_out);
     Ok(())
 }
@@ -101,14 +102,19 @@ pub fn stopped_by_signal() -> Result<Arc<AtomicBool>, CliError> {
     Ok(stop)
 }
 
+/// Whether there are packets that pass the workers by.
+pub fn has_fast_path(client: &Client) -> Result<bool, ClientError> {
+    Ok(client.status()?.gateway.fast_path.mode != "off")
+}
+
 /// Says on standard error that the gateway shows packets from now on.
-pub fn begun(watch: &Watch) {
-    let fast = if watch.bypass_fast_path {
-        "the fast path is bypassed until this ends"
-    } else {
-        "packets that a fast path carries are not shown, --bypass-fast-path shows them"
+pub fn begun(watch: &Watch, has_fast_path: bool) {
+    let fast = match (has_fast_path, watch.bypass_fast_path) {
+        (false, _) => "",
+        (true, true) => "; the fast path is bypassed until this ends",
+        (true, false) => "; packets that the fast path carries are not shown, --bypass-fast-path shows them",
     };
-    let _ = writeln!(io::stderr(), "kamei: watching, Ctrl-C ends it; {fast}");
+    let _ = writeln!(io::stderr(), "kamei: watching, Ctrl-C ends it{fast}");
 }
 
 /// Says on standard error how it went.

@@ -68,8 +68,8 @@ pub async fn answer(
             json(&Status::new(admin.status(), admin.nat().status()))
         }
         Query::Metrics => metrics(admin).await,
-        Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress),
-        Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress),
+        Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress).await,
+        Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress).await,
         Query::Explain(request) => {
             settle(admin).await;
             let question = request.question(&admin.nat())?;
@@ -181,13 +181,16 @@ fn respond_as(content_type: &'static str, status: StatusCode, body: AnswerBody) 
 }
 
 /// Without an end, unless the caller asks for one.
-fn watched(
+async fn watched(
     watch: &Watch,
     format: Format,
     admin: &Arc<dyn Admin>,
     progress: &Arc<AtomicU64>,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let received = watch::start(watch, format, admin, progress)?;
+    if watch.bypass_fast_path {
+        settle(admin).await; // from the answer on, every packet is seen
+    }
     let content_type = match format {
         Format::Lines => "application/x-ndjson",
         Format::Pcapng => "application/x-pcapng",

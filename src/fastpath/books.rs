@@ -31,18 +31,25 @@ pub struct Books {
     round: VecDeque<(Key, u64)>,
     serial: u64,
     hits: u64,
+    closed: bool,
 }
 
 impl Books {
     /// Nothing in them.
     pub fn new(flows: Flows) -> Self {
-        Self { flows, entries: HashMap::new(), of_binding: HashMap::new(), round: VecDeque::new(), serial: 0, hits: 0 }
+        let (entries, of_binding, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self { flows, entries, of_binding, round, serial: 0, hits: 0, closed: false }
+    }
+
+    /// Whether they are to enter no flow from now on; returns whether it was so before.
+    pub fn close(&mut self, closed: bool) -> bool {
+        std::mem::replace(&mut self.closed, closed)
     }
 
     /// Enters a flow, unless it is there or there is no room.
     pub fn enter(&mut self, offer: &Offer, now: Time) {
         let key = (offer.from, offer.source, offer.destination);
-        if self.entries.contains_key(&key) || self.flows.insert(offer).is_err() {
+        if self.closed || self.entries.contains_key(&key) || self.flows.insert(offer).is_err() {
             return;
         }
         self.write_down(*offer, Carried::default(), now);

@@ -3,7 +3,7 @@
 use super::GatewayError;
 use super::kernel::Kernel;
 use crate::config::{Config, FastPathMode};
-use crate::control::FastPathStatus;
+use crate::control::{FastPathStatus, Taps};
 use crate::fastpath::{Common, Entrance, FastPath};
 use crate::nat::{Nat, Realm};
 use crate::time::Time;
@@ -52,9 +52,10 @@ pub fn status(fast: Option<&FastPath>) -> FastPathStatus {
     FastPathStatus { mode: "tc".to_owned(), flows, hits, slow }
 }
 
-/// Notes what it has carried, so that bindings say what is true now.
-pub fn settle(fast: Option<&FastPath>, nat: &Nat, now: Time) {
+/// Heeds whoever wants to see all packets, and notes what was carried, so that bindings say what is true now.
+pub fn settle(fast: Option<&FastPath>, taps: &Taps, nat: &Nat, now: Time) {
     if let Some(fast) = fast {
+        fast.bypass(taps.bypass_fast_path(), nat, now);
         fast.settle(nat, now);
     }
 }

@@ -107,6 +107,7 @@ impl Housekeeping {
         }
         if let Some(fast) = &self.fast {
             fast.follow(&super::fast::entrances(&self.kernel));
+            fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
             fast.look(&self.nat, now);
         }
     }

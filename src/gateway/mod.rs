@@ -535,7 +535,7 @@ impl Admin for GatewayAdmin {
 
     fn settle(&self) {
         self.shared.settle();
-        fast::settle(self.fast.as_deref(), &self.nat(), self.clock.now());
+        fast::settle(self.fast.as_deref(), self.taps(), &self.nat(), self.clock.now());
     }
 
     fn taps(&self) -> &Arc<Taps> {
