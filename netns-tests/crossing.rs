@@ -27,15 +27,21 @@ impl Crossing {
 
     /// Without captures: for much data.
     pub fn unwatched(family: Family) -> Self {
-        Self::build(1, family, false)
+        Self::build(Plan::gateways(1), family, false)
     }
 
     pub fn of(gateways: u8, family: Family) -> Self {
-        Self::build(gateways, family, true)
+        Self::build(Plan::gateways(gateways), family, true)
     }
 
-    fn build(gateways: u8, family: Family, watched: bool) -> Self {
-        let lab = Lab::new(Plan::gateways(gateways).unwatched());
+    /// One that sends out at once what it translates in the kernel.
+    pub fn redirecting(family: Family) -> Self {
+        Self::build(Plan::gateways(1).redirecting(), family, true)
+    }
+
+    fn build(plan: Plan, family: Family, watched: bool) -> Self {
+        let gateways = plan.gateways;
+        let lab = Lab::new(plan.unwatched());
         let running = lab.start_all();
         let (terminal, server) = (lab.terminal(1), lab.server(1));
         terminal.run(&format!("ping -n -c 1 -W 5 {}", server.address(family))).ok();

@@ -27,8 +27,8 @@ fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
     });
 }
 
-fn call_and_callback(family: Family) {
-    let lab = Lab::new(Plan::gateways(1));
+fn call_and_callback(plan: Plan, family: Family) {
+    let lab = Lab::new(plan);
     let gateway = lab.start(1);
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     let (_web, called) = (Web::start(&server, 80), Web::start(&terminal, 8080));
@@ -51,16 +51,16 @@ fn call_and_callback(family: Family) {
 
 #[test]
 fn calls_and_callbacks_are_carried_by_the_kernel() {
-    call_and_callback(Family::V4);
+    call_and_callback(Plan::gateways(1), Family::V4);
 }
 
 #[test]
 fn calls_and_callbacks_are_carried_by_the_kernel_v6() {
-    call_and_callback(Family::V6);
+    call_and_callback(Plan::gateways(1), Family::V6);
 }
 
-fn bulk(family: Family) {
-    let lab = Lab::new(Plan::gateways(1).unwatched());
+fn bulk(plan: Plan, family: Family) {
+    let lab = Lab::new(plan.unwatched());
     let gateway = lab.start(1);
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     warm_up(&lab, &gateway, family);
@@ -80,17 +80,21 @@ fn bulk(family: Family) {
 
 #[test]
 fn super_packets_with_partial_checksums_pass_whole() {
-    bulk(Family::V4);
+    bulk(Plan::gateways(1), Family::V4);
 }
 
 #[test]
 fn super_packets_with_partial_checksums_pass_whole_v6() {
-    bulk(Family::V6);
+    bulk(Plan::gateways(1), Family::V6);
 }
 
 #[test]
 fn a_release_takes_effect_at_once() {
-    let lab = Lab::new(Plan::gateways(1));
+    release(Plan::gateways(1));
+}
+
+fn release(plan: Plan) {
+    let lab = Lab::new(plan);
     let gateway = lab.start(1);
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     let _web = Web::start(&terminal, 8080);
@@ -129,25 +133,29 @@ fn a_trace_that_bypasses_it_sees_the_flows_it_carried() {
 #[test]
 fn both_paths_are_one_hop() {
     for family in [Family::V4, Family::V6] {
-        let mut crossing = Crossing::new(family);
-        let (from, to) = crossing.out();
-        let packet = |n: u8| {
-            let mut packet = crate::crafted::Ip::udp(from, to, (4000, 5000), &[n; 20]);
-            packet.hops = 9;
-            packet
-        };
-        // `passes_out` compares every byte: one hop less.
-        for n in 0..4 {
-            crossing.passes_out(&[packet(n)]);
-        }
-        assert!(flows(crossing.gateway()) > 0);
-        let before = hits(crossing.gateway());
-        for n in 4..8 {
-            crossing.passes_out(&[packet(n)]);
-        }
-        assert_eq!(hits(crossing.gateway()) - before, 4);
-        crossing.nothing_leaked();
+        one_hop(Crossing::new(family));
+        one_hop(Crossing::redirecting(family));
     }
+}
+
+fn one_hop(mut crossing: Crossing) {
+    let (from, to) = crossing.out();
+    let packet = |n: u8| {
+        let mut packet = crate::crafted::Ip::udp(from, to, (4000, 5000), &[n; 20]);
+        packet.hops = 9;
+        packet
+    };
+    // `passes_out` compares every byte: one hop less.
+    for n in 0..4 {
+        crossing.passes_out(&[packet(n)]);
+    }
+    assert!(flows(crossing.gateway()) > 0);
+    let before = hits(crossing.gateway());
+    for n in 4..8 {
+        crossing.passes_out(&[packet(n)]);
+    }
+    assert_eq!(hits(crossing.gateway()) - before, 4);
+    crossing.nothing_leaked();
 }
 
 /// A mark on an interface's packets, made by somebody else before the gateway sees them, opens no way round it.
@@ -228,4 +236,64 @@ fn known_flows_outlive_a_killed_gateway() {
     end("-TERM");
     wait_until("its end", || lab.scratch().join("left").exists());
     assert_eq!(std::fs::read_to_string(lab.scratch().join("left")).unwrap(), "");
+}
+
+/// Neither way: what the first packets find in the forward hook, the later ones do not meet.
+fn past_the_forward_hook(family: Family) {
+    let lab = Lab::new(Plan::gateways(1).redirecting());
+    let gateway = lab.start(1);
+    assert_eq!(gateway.status()["fast_path"]["mode"], "redirect");
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    warm_up(&lab, &gateway, family);
+    let closed = "table inet closed { chain forward { type filter hook forward priority 0; policy drop; }; }";
+    gateway.host.run(&format!("nft '{closed}'")).ok();
+
+    terminal.run(&format!("ping -n -c 4 -i 0.2 -W 5 {}", server.address(family))).ok();
+    let virtual_ip = gateway.virtual_ip(terminal.address(family));
+    server.run(&format!("ping -n -c 4 -i 0.2 -W 5 {virtual_ip}")).ok();
+}
+
+#[test]
+fn redirected_packets_meet_no_forward_hook() {
+    past_the_forward_hook(Family::V4);
+}
+
+#[test]
+fn redirected_packets_meet_no_forward_hook_v6() {
+    past_the_forward_hook(Family::V6);
+}
+
+#[test]
+fn redirected_calls_and_callbacks() {
+    for family in [Family::V4, Family::V6] {
+        call_and_callback(Plan::gateways(1).redirecting(), family);
+    }
+}
+
+#[test]
+fn redirected_super_packets_pass_whole() {
+    for family in [Family::V4, Family::V6] {
+        bulk(Plan::gateways(1).redirecting(), family);
+    }
+}
+
+#[test]
+fn a_release_takes_effect_at_once_on_what_is_redirected() {
+    release(Plan::gateways(1).redirecting());
+}
+
+/// The main table leads into the inside, or nowhere: the packet takes the ordinary way, and that is closed.
+#[test]
+fn nothing_is_redirected_into_another_realm() {
+    let lab = Lab::new(Plan::gateways(1).redirecting());
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    warm_up(&lab, &gateway, Family::V4);
+    let wire = crate::capture::Capture::start(&server, "eth0");
+
+    // The inside goes away, and with it main's route to the terminal: what is left there is the default route.
+    gateway.host.run(&format!("ip route add default via {}; ip link set gi down", server.v4)).ok();
+    server.run(&format!("ping -n -c 4 -i 0.01 -W 1 {}", gateway.virtual_ip(terminal.v4.into())));
+
+    wire.finish().assert_hidden(&lab.hidden(1));
 }

@@ -21,7 +21,9 @@ impl Lab {
     /// Gateway k with both its pools, ready.
     #[track_caller]
     pub fn start(&self, k: u8) -> Gateway {
-        self.start_with(k, &["--pool", &Self::pool_v4(k), "--pool", &Self::pool_v6(k)])
+        let pools = ["--pool", &Self::pool_v4(k), "--pool", &Self::pool_v6(k)];
+        let fast_path: &[&str] = if self.plan.redirects { &["--fast-path", "redirect"] } else { &[] };
+        self.start_with(k, &[&pools, fast_path].concat())
     }
 
     /// All gateways of the row, ready.

@@ -36,12 +36,14 @@ pub struct Plan {
     pub servers: u8,
     /// Whether the last gateway's outside wire is captured throughout (kept when the test fails).
     pub watched: bool,
+    /// Whether the gateways send out at once what they translate in the kernel.
+    pub redirects: bool,
 }
 
 impl Plan {
     /// One terminal, `gateways` gateways, one server.
     pub fn gateways(gateways: u8) -> Self {
-        Self { gateways, terminals: 1, servers: 1, watched: true }
+        Self { gateways, terminals: 1, servers: 1, watched: true, redirects: false }
     }
 
     pub fn terminals(self, terminals: u8) -> Self {
@@ -55,6 +57,10 @@ impl Plan {
     /// No capture: for tests that move much data.
     pub fn unwatched(self) -> Self {
         Self { watched: false, ..self }
+    }
+
+    pub fn redirecting(self) -> Self {
+        Self { redirects: true, ..self }
     }
 }
 

@@ -31,7 +31,11 @@ struct Scene {
 
 impl Scene {
     fn new(place: Where, family: Family) -> Self {
-        let lab = Lab::new(Plan::gateways(2).unwatched());
+        Self::of(Plan::gateways(2), place, family)
+    }
+
+    fn of(plan: Plan, place: Where, family: Family) -> Self {
+        let lab = Lab::new(plan.unwatched());
         let near = behind(&lab, &lab.terminal(1), "near", 7, &lab.gateway(1), lab.gateway_inside(1));
         let last = lab.gateway(2);
         let far = behind(&lab, &lab.server(1), "far", 8, &last, (last.v4, last.v6));
@@ -115,7 +119,11 @@ const BLOCKS: usize = 64;
 
 /// A call and a callback, each moving 4 MiB in both directions, and both ends learn the narrow link's size.
 fn tcp(place: Where, family: Family) {
-    let scene = Scene::new(place, family);
+    tcp_through(Plan::gateways(2), place, family);
+}
+
+fn tcp_through(plan: Plan, place: Where, family: Family) {
+    let scene = Scene::of(plan, place, family);
     let captures: Vec<Capture> = scene.gateways.iter().map(|gateway| Capture::start(&gateway.host, "go")).collect();
     let (near, far) = (&scene.near, &scene.far);
     let (at_far, at_near) = (listen(far, 4000), listen(near, 4001));
@@ -221,4 +229,13 @@ fn r13_tracepath_finds_the_narrow_link() {
 #[test]
 fn r13_tracepath_finds_the_narrow_link_v6() {
     tracepath(Family::V6);
+}
+
+#[test]
+fn tcp_learns_of_a_narrow_link_that_packets_would_be_redirected_into() {
+    for place in [Where::Inside, Where::Between, Where::Outside] {
+        for family in [Family::V4, Family::V6] {
+            tcp_through(Plan::gateways(2).redirecting(), place, family);
+        }
+    }
 }

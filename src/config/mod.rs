@@ -114,6 +114,9 @@ pub enum FastPathMode {
     Auto,
     /// Where an interface hands packets to the kernel; the kernel forwards them.
     Tc,
+    /// As [`FastPathMode::Tc`], and they leave at once: past the firewall's forward hooks, connection tracking, other
+    /// people's policy rules and IPsec.
+    Redirect,
     /// In user space.
     Off,
 }
@@ -250,8 +253,12 @@ impl FromStr for LogTerminals {
 
 impl FastPathMode {
     /// Every one, with its name.
-    pub const ALL: [(&str, FastPathMode); 3] =
-        [("auto", FastPathMode::Auto), ("tc", FastPathMode::Tc), ("off", FastPathMode::Off)];
+    pub const ALL: [(&str, FastPathMode); 4] = [
+        ("auto", FastPathMode::Auto),
+        ("tc", FastPathMode::Tc),
+        ("redirect", FastPathMode::Redirect),
+        ("off", FastPathMode::Off),
+    ];
 }
 
 impl FromStr for FastPathMode {

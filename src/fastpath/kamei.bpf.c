@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //
-// The fast path: rewrites packets of flows that user space has decided about, and lets the kernel forward them.
+// The fast path: rewrites packets of flows that user space has decided about, and lets the kernel forward them, or
+// sends them out itself if `redirects` says so.
 //
 // It decides nothing. A flow that is not in its map, and every packet that is not plain, goes on as if this program
 // were not there: to the TUN device, where the translator reads it. It is loaded once for each interface, with `door`
@@ -25,7 +26,8 @@ struct door {
 	__u16 control_ports[8]; // TCP ports whose text a helper looks into, network order; 0: none
 	__u8 link_header; // bytes before the IP header
 	__u8 clamps; // whether TCP SYNs get another segment size
-	__u8 unused[2];
+	__u8 redirects; // whether translated packets leave at once
+	__u8 unused;
 };
 
 struct key4 {
@@ -49,13 +51,15 @@ struct carried {
 struct flow4 {
 	struct carried carried;
 	__be32 address; // over the source of what comes from inside, over the destination of what comes from outside
-	__u32 delta; // what that changes in any Internet checksum
+	__u16 delta; // what that changes in any Internet checksum
+	__u16 to; // the realm it goes to, numbered as in a door
 };
 
 struct flow6 {
 	struct carried carried;
 	__u32 address[4];
-	__u32 delta;
+	__u16 delta;
+	__u16 to;
 	__u32 unused;
 };
 
@@ -80,6 +84,15 @@ struct {
 	__type(value, struct flow6);
 } flows6 SEC(".maps");
 
+// The realm behind each interface of the gateway.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} exits SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, WHYS);
@@ -92,7 +105,19 @@ struct seen {
 	__u32 checksum; // offset of the checksum in it; 0: it covers no addresses
 	bool zero_is_none; // UDP: a checksum of zero says that there is none
 	bool opens;
+	__u32 header; // TCP: bytes of it
+	__be16 source, destination; // ports
 };
+
+// Where a translated packet goes.
+struct way {
+	struct bpf_fib_lookup fib;
+	__u32 to;
+	bool unclear; // only the kernel knows how long the packet will be on the wire
+};
+
+#define IPV4 2 // AF_INET
+#define IPV6 10 // AF_INET6
 
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -103,6 +128,10 @@ static __always_inline enum why look(__u8 protocol, __u8 *transport, void *end, 
 {
 	if (length < 8 || (void *)transport + 8 > end)
 		return MALFORMED;
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) {
+		seen->source = *(__u16 *)transport;
+		seen->destination = *(__u16 *)(transport + 2);
+	}
 	switch (protocol) {
 	case IPPROTO_TCP:
 		if (length < 20 || (void *)transport + 20 > end)
@@ -110,13 +139,14 @@ static __always_inline enum why look(__u8 protocol, __u8 *transport, void *end, 
 		for (int i = 0; i < 8 && door.control_ports[i]; i++) {
 			__u16 port = door.control_ports[i];
 
-			if (*(__u16 *)transport == port || *(__u16 *)(transport + 2) == port)
+			if (seen->source == port || seen->destination == port)
 				return CONTROL;
 		}
 		if (door.clamps && transport[13] & TCP_SYN)
 			return CLAMPED;
 		seen->opens = (transport[13] & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 		seen->checksum = 16;
+		seen->header = transport[12] >> 4 << 2;
 		return MISS;
 	case IPPROTO_UDP:
 		seen->checksum = 6;
@@ -150,7 +180,20 @@ static __always_inline long mend(struct __sk_buff *skb, __u32 at, const struct s
 	return seen->checksum ? bpf_l4_csum_replace(skb, at + seen->checksum, 0, delta, flags) : 0;
 }
 
-static __always_inline enum why translate4(struct __sk_buff *skb)
+// Begins the look-up of the way of a packet of `length` bytes, `header` of them its IP header.
+static __always_inline void prepare(struct __sk_buff *skb, struct way *way, const struct seen *seen, __u32 header,
+				    __u32 length)
+{
+	__builtin_memset(way, 0, sizeof(*way));
+	// Of a super-packet each segment has to fit. UDP may be a tunnel: what is repeated in each cannot be seen here.
+	way->unclear = skb->gso_size && !seen->header;
+	way->fib.tot_len = skb->gso_size ? header + seen->header + skb->gso_size : length;
+	way->fib.ifindex = skb->ifindex;
+	way->fib.sport = seen->source;
+	way->fib.dport = seen->destination;
+}
+
+static __always_inline enum why translate4(struct __sk_buff *skb, struct way *way)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + door.link_header;
@@ -192,13 +235,22 @@ static __always_inline enum why translate4(struct __sk_buff *skb)
 		ip->daddr = flow->address;
 	sum = (__u16)~ip->check + flow->delta;
 	ip->check = ~(__u16)((sum & 0xffff) + (sum >> 16));
+	if (door.redirects) {
+		prepare(skb, way, &seen, sizeof(*ip), length);
+		way->to = flow->to;
+		way->fib.family = IPV4;
+		way->fib.l4_protocol = ip->protocol;
+		way->fib.tos = ip->tos;
+		way->fib.ipv4_src = ip->saddr;
+		way->fib.ipv4_dst = ip->daddr;
+	}
 	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
 		return UNWRITABLE;
 	count(&flow->carried, length, seen.opens);
 	return WHYS;
 }
 
-static __always_inline enum why translate6(struct __sk_buff *skb)
+static __always_inline enum why translate6(struct __sk_buff *skb, struct way *way)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + door.link_header;
@@ -234,6 +286,15 @@ static __always_inline enum why translate6(struct __sk_buff *skb)
 		__builtin_memcpy(&ip->saddr, flow->address, sizeof(flow->address));
 	else
 		__builtin_memcpy(&ip->daddr, flow->address, sizeof(flow->address));
+	if (door.redirects) {
+		prepare(skb, way, &seen, sizeof(*ip), length + sizeof(*ip));
+		way->to = flow->to;
+		way->fib.family = IPV6;
+		way->fib.l4_protocol = ip->nexthdr;
+		way->fib.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
+		__builtin_memcpy(way->fib.ipv6_src, &ip->saddr, sizeof(way->fib.ipv6_src));
+		__builtin_memcpy(way->fib.ipv6_dst, &ip->daddr, sizeof(way->fib.ipv6_dst));
+	}
 	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
 		return UNWRITABLE;
 	// The sum that a card has made of the whole packet: addresses and transport checksum cancel out in it, but mending
@@ -243,7 +304,7 @@ static __always_inline enum why translate6(struct __sk_buff *skb)
 	return WHYS;
 }
 
-static __always_inline enum why translate(struct __sk_buff *skb)
+static __always_inline enum why translate(struct __sk_buff *skb, struct way *way)
 {
 	__u32 least = door.link_header + sizeof(struct ipv6hdr) + 20;
 
@@ -254,18 +315,62 @@ static __always_inline enum why translate(struct __sk_buff *skb)
 	// Some cards leave the headers in a page of their own.
 	if (skb->data_end - skb->data < least && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < least ? skb->len : least);
-	return skb->protocol == bpf_htons(ETH_P_IP) ? translate4(skb) : translate6(skb);
+	return skb->protocol == bpf_htons(ETH_P_IP) ? translate4(skb, way) : translate6(skb, way);
+}
+
+// One hop less, and in the sums that cover it.
+static __always_inline bool age(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *v4 = data + door.link_header;
+	struct ipv6hdr *v6 = data + door.link_header;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		__u32 sum;
+
+		if ((void *)(v4 + 1) > end)
+			return false;
+		v4->ttl--;
+		sum = v4->check + bpf_htons(0x0100);
+		v4->check = sum + (sum >= 0xffff);
+		return true;
+	}
+	if ((void *)(v6 + 1) > end)
+		return false;
+	v6->hop_limit--;
+	bpf_csum_update(skb, (__u16)~bpf_htons(1)); // what a card has summed up; in IPv4 the header's own checksum cancels it
+	return true;
+}
+
+// Sends a translated packet out at once. Whatever is not plain about its way (no route, too narrow a link, another realm)
+// is the kernel's: it forwards the packet by its rules, and answers if it cannot.
+static __always_inline int leave(struct __sk_buff *skb, struct way *way)
+{
+	struct bpf_redir_neigh next = {};
+	__u32 *realm;
+
+	if (way->unclear)
+		return TC_ACT_UNSPEC;
+	if (bpf_fib_lookup(skb, &way->fib, sizeof(way->fib), BPF_FIB_LOOKUP_DIRECT | BPF_FIB_LOOKUP_SKIP_NEIGH))
+		return TC_ACT_UNSPEC;
+	realm = bpf_map_lookup_elem(&exits, &way->fib.ifindex);
+	if (!realm || *realm != way->to || !age(skb))
+		return TC_ACT_UNSPEC;
+	next.nh_family = way->fib.family;
+	__builtin_memcpy(next.ipv6_nh, way->fib.ipv6_dst, sizeof(next.ipv6_nh));
+	return bpf_redirect_neigh(way->fib.ifindex, &next, sizeof(next), 0);
 }
 
 SEC("classifier")
 int kamei_tc(struct __sk_buff *skb)
 {
-	__u32 why = translate(skb);
+	struct way way;
+	__u32 why = translate(skb, &way);
 	__u64 *number;
 
 	if (why == WHYS) {
 		skb->mark |= door.mark;
-		return TC_ACT_UNSPEC;
+		return door.redirects ? leave(skb, &way) : TC_ACT_UNSPEC;
 	}
 	// Half rewritten: the slow path would not know it again.
 	if (why == UNWRITABLE)

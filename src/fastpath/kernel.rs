@@ -1,7 +1,7 @@
 //! The fast path as a whole: programs on interfaces, flows in the kernel, and who may touch them when.
 
 use super::books::Books;
-use super::program::{Attached, Loader};
+use super::program::{Attached, Exits, Loader};
 use super::{Common, Entrance, FastPathError};
 use crate::nat::{Nat, Offer, Offload, Realm, SlotRef};
 use crate::time::Time;
@@ -18,6 +18,7 @@ const SLICE: usize = 1024;
 pub struct FastPath {
     loader: Mutex<Loader>,
     books: Mutex<Books>,
+    exits: Mutex<Exits>,
     /// By index of the interface; `None` where it could not be attached.
     attached: Mutex<BTreeMap<u32, (Realm, Option<Attached>)>>,
     /// The time of the last look (milliseconds): soon enough for a flow that is entered.
@@ -30,10 +31,11 @@ impl FastPath {
     /// # Errors
     /// What the kernel does not have or refuses.
     pub fn new(common: Common, now: Time) -> Result<Self, FastPathError> {
-        let (loader, flows) = Loader::new(common)?;
+        let (loader, flows, exits) = Loader::new(common)?;
         Ok(Self {
             loader: Mutex::new(loader),
             books: Mutex::new(Books::new(flows)),
+            exits: Mutex::new(exits),
             attached: Mutex::default(),
             now: AtomicU64::new(now.as_millis()),
         })
@@ -45,6 +47,10 @@ impl FastPath {
         let stays = |index: &u32, realm: &Realm| {
             entrances.iter().any(|entrance| entrance.index == *index && entrance.realm == *realm)
         };
+        let same = attached.len() == entrances.len() && attached.iter().all(|(index, (realm, _))| stays(index, realm));
+        if !same && let Err(error) = self.exits.lock().set(entrances) {
+            log::warn!("what the fast path translates is forwarded the longer way: {error}");
+        }
         for (_, (_, program)) in attached.extract_if(.., |index, (realm, _)| !stays(index, realm)) {
             program.into_iter().for_each(Attached::remove);
         }

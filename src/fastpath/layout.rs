@@ -7,7 +7,7 @@ use crate::wire::Address;
 use aya::Pod;
 
 /// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// TCP ports of control connections that the program can tell.
 pub const CONTROL_PORTS: usize = 8;
@@ -26,8 +26,10 @@ pub struct Door {
     pub link_header: u8,
     /// Whether TCP SYNs get another segment size.
     pub clamps: u8,
+    /// Whether translated packets leave at once.
+    pub redirects: u8,
     /// So that no byte is left undefined.
-    pub unused: [u8; 2],
+    pub unused: u8,
 }
 
 /// Names an IPv4 flow; addresses in network order.
@@ -64,7 +66,8 @@ pub struct Flow4 {
     /// What was carried.
     pub counts: Counts,
     address: [u8; 4],
-    delta: u32,
+    delta: u16,
+    to: u16,
 }
 
 /// An IPv6 flow.
@@ -74,7 +77,8 @@ pub struct Flow6 {
     /// What was carried.
     pub counts: Counts,
     address: [u8; 16],
-    delta: u32,
+    delta: u16,
+    to: u16,
     unused: u32,
 }
 
@@ -142,7 +146,7 @@ impl Flow4 {
 
     /// Nothing carried yet.
     pub fn new(offer: &Offer) -> Self {
-        Self { counts: Counts::default(), address: offer.address.v4_octets(), delta: delta(offer) }
+        Self { counts: Counts::default(), address: offer.address.v4_octets(), delta: delta(offer), to: to(offer) }
     }
 }
 
@@ -154,7 +158,13 @@ impl Flow6 {
 
     /// Nothing carried yet.
     pub fn new(offer: &Offer) -> Self {
-        Self { counts: Counts::default(), address: offer.address.v6_octets(), delta: delta(offer), unused: 0 }
+        Self {
+            counts: Counts::default(),
+            address: offer.address.v6_octets(),
+            delta: delta(offer),
+            to: to(offer),
+            unused: 0,
+        }
     }
 }
 
@@ -165,8 +175,13 @@ impl From<Counts> for Carried {
 }
 
 /// The program adds words as they lie in memory.
-fn delta(offer: &Offer) -> u32 {
-    u32::from(offer.delta().sum().to_be())
+fn delta(offer: &Offer) -> u16 {
+    offer.delta().sum().to_be()
+}
+
+/// There are far fewer insides; a number that does not fit is of no exit.
+fn to(offer: &Offer) -> u16 {
+    u16::try_from(realm_number(offer.to)).unwrap_or(u16::MAX)
 }
 
 /// Why packets went the slow way, in the order of their counters; `why` in the program.

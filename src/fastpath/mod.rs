@@ -13,6 +13,10 @@
 //! A translated packet carries a mark, by which a policy rule leads it past the TUN devices; everything else stays with
 //! the kernel: routing, hop limit, MTU, the operator's firewall. The program clears the mark on whatever it did not
 //! translate.
+//!
+//! With `redirects` the program looks into the main table itself and sends the packet out, without policy rules, hooks
+//! of the firewall and connection tracking; only by an interface of the realm that the translator has decided on, and
+//! only if it fits. Everything else is marked and forwarded as above.
 
 #[cfg(feature = "fast-path")]
 mod books;
@@ -50,6 +54,8 @@ pub struct Common {
     pub control_ports: Vec<u16>,
     /// Whether TCP SYNs get another segment size.
     pub clamps: bool,
+    /// Whether translated packets leave at once, past rules and hooks.
+    pub redirects: bool,
 }
 
 /// Why there is no fast path, or not on an interface.

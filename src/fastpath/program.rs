@@ -2,7 +2,7 @@
 
 use super::layout::{CONTROL_PORTS, Door, Flow4, Flow6, Key4, Key6, LAYOUT, WHYS, realm_number};
 use super::place::Place;
-use super::{Common, FastPathError};
+use super::{Common, Entrance, FastPathError};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
 
 /// Its maps.
-const MAPS: [&str; 3] = ["flows4", "flows6", "slow"];
+const MAPS: [&str; 4] = ["flows4", "flows6", "exits", "slow"];
 /// Name of the program that is attached at tc ingress.
 const TC: &str = "kamei_tc";
 /// Bytes of an Ethernet header.
@@ -26,6 +26,11 @@ const ETHERNET: u8 = 14;
 pub struct Loader {
     common: Common,
     place: Place,
+}
+
+/// Where translated packets may leave, as the programs have it.
+pub struct Exits {
+    map: HashMap<MapData, u32, u32>,
 }
 
 /// The flows, as the programs have them.
@@ -54,7 +59,7 @@ impl Attached {
 
 impl Loader {
     /// Makes the maps, and has the kernel check the program.
-    pub fn new(common: Common) -> Result<(Self, Flows), FastPathError> {
+    pub fn new(common: Common) -> Result<(Self, Flows, Exits), FastPathError> {
         let place = Place::of(&common.tun).map_err(FastPathError::FileSystem)?;
         let loader = Self { common, place };
         let mut ebpf = loader.load(Realm::Outside)?;
@@ -65,7 +70,8 @@ impl Loader {
             v6: HashMap::try_from(take("flows6")?)?,
             slow: PerCpuArray::try_from(take("slow")?)?,
         };
-        Ok((loader, flows))
+        let exits = Exits { map: HashMap::try_from(take("exits")?)? };
+        Ok((loader, flows, exits))
     }
 
     /// Other settings for the programs loaded from now on; the maps stay.
@@ -135,7 +141,8 @@ impl Loader {
             control_ports,
             link_header: ETHERNET,
             clamps: u8::from(self.common.clamps),
-            unused: [0; 2],
+            redirects: u8::from(self.common.redirects),
+            unused: 0,
         };
         let mut loader = EbpfLoader::new();
         loader.override_global("door", &door, true);
@@ -160,6 +167,17 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, FastPathError> {
     let program: &mut SchedClassifier = program.try_into()?;
     program.load()?;
     Ok(program)
+}
+
+impl Exits {
+    /// Exactly these from now on.
+    pub fn set(&mut self, entrances: &[Entrance]) -> Result<(), MapError> {
+        let there: Vec<u32> = self.map.keys().flatten().collect();
+        for index in there.into_iter().filter(|index| entrances.iter().all(|entrance| entrance.index != *index)) {
+            self.map.remove(&index)?;
+        }
+        entrances.iter().try_for_each(|entrance| self.map.insert(entrance.index, realm_number(entrance.realm), 0))
+    }
 }
 
 impl Flows {

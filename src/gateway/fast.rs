@@ -32,6 +32,7 @@ pub fn common(config: &Config) -> Common {
         flows: config.fast_path.flows,
         control_ports: config.alg.iter().map(|alg| alg.port).collect(),
         clamps: config.mss.is_some(),
+        redirects: config.fast_path.mode == FastPathMode::Redirect,
     }
 }
 
@@ -46,10 +47,11 @@ pub fn entrances(kernel: &Kernel) -> Vec<Entrance> {
 }
 
 /// How it is.
-pub fn status(fast: Option<&FastPath>) -> FastPathStatus {
+pub fn status(fast: Option<&FastPath>, mode: FastPathMode) -> FastPathStatus {
     let Some(fast) = fast else { return FastPathStatus { mode: "off".to_owned(), ..FastPathStatus::default() } };
     let (flows, hits, slow) = fast.view();
-    FastPathStatus { mode: "tc".to_owned(), flows, hits, slow }
+    let mode = if mode == FastPathMode::Redirect { "redirect" } else { "tc" };
+    FastPathStatus { mode: mode.to_owned(), flows, hits, slow }
 }
 
 /// Heeds whoever wants to see all packets, and notes what was carried, so that bindings say what is true now.

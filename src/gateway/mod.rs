@@ -25,7 +25,7 @@ mod reload;
 mod settings;
 mod worker;
 
-use crate::config::{Config, Hardening, OnStop};
+use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, Admin, ControlError, DeviceStatus, Door, GatewayStatus, Listener, Reloaded, Taps};
 use crate::device::tun::{self, TunError};
 use crate::fastpath::{FastPath, FastPathError};
@@ -174,6 +174,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         log: Mutex::new(EventLog::new(terminals)),
         journal,
         fast,
+        fast_path: config.fast_path.mode,
         shared: Arc::clone(&running.shared),
         fixed: GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -518,6 +519,7 @@ struct GatewayAdmin {
     log: Mutex<EventLog>,
     journal: Arc<Journal>,
     fast: Option<Arc<FastPath>>,
+    fast_path: FastPathMode,
     shared: Arc<Shared>,
     fixed: GatewayStatus,
     devices: Vec<String>,
@@ -565,7 +567,7 @@ impl Admin for GatewayAdmin {
             events_waiting: self.events.len(),
             state_file: self.journal.status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
-            fast_path: fast::status(self.fast.as_deref()),
+            fast_path: fast::status(self.fast.as_deref(), self.fast_path),
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()
         }

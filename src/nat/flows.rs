@@ -300,8 +300,8 @@ impl Entry {
             (Realm::Outside, Realm::Inside(_), None, Some(callee)) => (callee, self.patch.destination),
             _ => return None,
         };
-        let Self { source, destination, from, epoch, .. } = *self;
-        Some(Offer { from, source, destination, address, binding, epoch })
+        let Self { source, destination, from, to, epoch, .. } = *self;
+        Some(Offer { from, source, destination, address, to, binding, epoch })
     }
 
     fn tally(&self) -> Tally {

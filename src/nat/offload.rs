@@ -39,6 +39,8 @@ pub struct Offer {
     pub destination: Address,
     /// The address to write.
     pub address: Address,
+    /// Where they go.
+    pub to: Realm,
     /// The binding it belongs to.
     pub binding: SlotRef,
     pub(super) epoch: u64,
@@ -115,15 +117,19 @@ impl Nat {
         address: Address,
         now: Time,
     ) -> Option<Offer> {
-        let binding = match from {
+        let (binding, to) = match from {
             Realm::Inside(inside) => {
                 let table = self.selection.for_peer(destination)?;
-                SlotRef::new(table, self.table(table).ok()?.of_terminal(inside, source)?.index)
+                let index = self.table(table).ok()?.of_terminal(inside, source)?.index;
+                (SlotRef::new(table, index), Realm::Outside)
             }
-            Realm::Outside => self.callee(destination).ok()?.slot(),
+            Realm::Outside => {
+                let callee = self.callee(destination).ok()?;
+                (callee.slot(), Realm::Inside(callee.found.slot.inside))
+            }
         };
         let epoch = self.epoch.load(Ordering::Acquire);
-        let offer = Offer { from, source, destination, address, binding, epoch };
+        let offer = Offer { from, source, destination, address, to, binding, epoch };
         (self.is_told_apart(&offer) && self.stands(&offer, false, now)).then_some(offer)
     }
 

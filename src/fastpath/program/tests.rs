@@ -216,8 +216,9 @@ impl Programs {
             flows: 64,
             control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
             clamps: setup.clamps,
+            redirects: false,
         };
-        let (mut loader, flows) = Loader::new(common(SETUPS[0])).unwrap();
+        let (mut loader, flows, _) = Loader::new(common(SETUPS[0])).unwrap();
         let mut loaded = BTreeMap::new();
         for setup in SETUPS {
             loader.set_common(common(setup));
