@@ -17,6 +17,7 @@ mod bulk;
 mod cascade;
 mod confined;
 mod doctor;
+mod durable;
 mod fastpath;
 mod fragments;
 mod ftp;

@@ -4,7 +4,6 @@ use super::{Journal, JournalError, store::Store, store::Write};
 use crate::nat::StoredBinding;
 use crate::time::Time;
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -31,37 +30,46 @@ pub struct Keeper {
 /// What the thread has.
 struct Round {
     journal: Arc<Journal>,
-    /// A connection of its own, so that shortening the log does not keep workers waiting.
-    side: Store,
-    log: File,
+    /// `None` while there is no file to work on.
+    side: Option<Side>,
     now: Box<dyn Fn() -> Time + Send>,
-    on_synced: Box<dyn Fn() + Send>,
+    on_news: Box<dyn Fn() + Send>,
     contact: Duration,
     uses_from: Time,
     next_uses: Time,
     next_forget: Time,
 }
 
+/// The file as the keeper has it.
+struct Side {
+    /// A connection of its own, so that shortening the log does not keep workers waiting.
+    store: Store,
+    log: File,
+}
+
+impl Side {
+    fn of(store: &Store) -> Result<Self, JournalError> {
+        Ok(Self { store: store.again()?, log: store.log()? })
+    }
+}
+
 impl Keeper {
-    /// Starts it. `on_synced` is called whenever a commit has reached the disk, `contact` is how long contacts live.
+    /// Starts it. `on_news` is called whenever a commit has reached the disk or none can, `contact` is how long contacts
+    /// live.
     pub fn start(
         journal: Arc<Journal>,
         contact: Duration,
         now: impl Fn() -> Time + Send + 'static,
-        on_synced: impl Fn() + Send + 'static,
+        on_news: impl Fn() + Send + 'static,
     ) -> Result<Self, JournalError> {
-        let (side, log) = {
-            let store = journal.store.lock();
-            (store.again()?, store.log()?)
-        };
+        let side = journal.with_store(|store| Side::of(store))?;
         let stopping = Arc::new(AtomicBool::new(false));
         let begin = now();
         let mut round = Round {
             journal: Arc::clone(&journal),
-            side,
-            log,
+            side: Some(side),
             now: Box::new(now),
-            on_synced: Box::new(on_synced),
+            on_news: Box::new(on_news),
             contact,
             uses_from: begin,
             next_uses: begin + ROUND,
@@ -91,6 +99,7 @@ impl Round {
             let result = self.turn(is_last);
             if let Err(error) = &result {
                 self.journal.fail(error);
+                (self.on_news)();
             } else {
                 self.journal.recover();
             }
@@ -108,6 +117,18 @@ impl Round {
     }
 
     fn turn(&mut self, is_last: bool) -> Result<(), JournalError> {
+        let is_doubted = self.journal.is_doubted.swap(false, Ordering::AcqRel);
+        let result = self.try_turn(is_doubted, is_last);
+        if is_doubted && result.is_err() {
+            self.journal.is_doubted.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn try_turn(&mut self, is_doubted: bool, is_last: bool) -> Result<(), JournalError> {
+        if is_doubted {
+            self.replace()?;
+        }
         let now = (self.now)();
         self.journal.write_marked()?;
         self.write_contacts()?;
@@ -119,30 +140,52 @@ impl Round {
         if now >= self.next_forget {
             self.next_forget = now + FORGET;
             let before = Time::from_millis(now.as_millis().saturating_sub(as_millis(self.contact)));
-            self.side.forget_contacts(before.as_secs())?;
+            self.side()?.store.forget_contacts(before.as_secs())?;
         }
         self.sync()?;
-        self.side.shorten_log()
+        self.side()?.store.shorten_log()
+    }
+
+    /// Has another file made in place of one for which a sync has failed. Whatever fails here, the next call goes on.
+    fn replace(&mut self) -> Result<(), JournalError> {
+        let journal = Arc::clone(&self.journal);
+        if let Some(side) = &self.side {
+            let store = journal.store.lock().take();
+            if let Err(error) = journal.write_anew(&side.store) {
+                *journal.store.lock() = store;
+                return Err(error);
+            }
+        }
+        // The connections to the file before must be closed: the last one removes its log.
+        self.side = None;
+        let store = journal.open_anew()?;
+        self.side = Some(Side::of(&store)?);
+        *journal.store.lock() = Some(store);
+        log::warn!("{} was written anew, because a sync had failed", journal.path.display());
+        Ok(())
     }
 
     /// Puts on disk what the system has.
-    fn sync(&mut self) -> Result<(), JournalError> {
+    fn sync(&self) -> Result<(), JournalError> {
         let journal = &self.journal;
         let commit = journal.written.load(Ordering::Acquire);
         if *journal.synced.lock() < commit {
-            let failed = |error: io::Error| JournalError::File { path: journal.path.clone(), error };
-            self.log.sync_data().map_err(failed)?;
+            self.side()?.log.sync_data().map_err(|error| journal.not_synced(&error))?;
             *journal.synced.lock() = commit;
             journal.arrived.notify_all();
-            (self.on_synced)();
+            (self.on_news)();
         }
         Ok(())
+    }
+
+    fn side(&self) -> Result<&Side, JournalError> {
+        self.side.as_ref().ok_or_else(|| JournalError::BeingReplaced(self.journal.path.clone()))
     }
 
     fn write_contacts(&self) -> Result<(), JournalError> {
         let changes = self.journal.nat.read().contact_changes();
         for some in changes.chunks(USES_AT_ONCE) {
-            self.journal.store.lock().write(&[], some)?;
+            self.journal.with_store(|store| store.write(&[], some))?;
             self.journal.written.fetch_add(1, Ordering::AcqRel);
         }
         Ok(())
@@ -156,10 +199,11 @@ impl Round {
         let write = |some: &mut Vec<StoredBinding>| {
             let used = std::mem::take(some);
             // Under the lock, and as they are now: one may have ended meanwhile.
-            let mut store = self.journal.store.lock();
-            let writes: Vec<Write> =
-                used.iter().filter_map(|used| Some(Write::Put(nat.stored(used.virtual_ip)?.0))).collect();
-            store.write(&writes, &[])?;
+            self.journal.with_store(|store| {
+                let writes: Vec<Write> =
+                    used.iter().filter_map(|used| Some(Write::Put(nat.stored(used.virtual_ip)?.0))).collect();
+                store.write(&writes, &[])
+            })?;
             self.journal.written.fetch_add(1, Ordering::AcqRel);
             Ok::<(), JournalError>(())
         };

@@ -7,6 +7,7 @@
 //! | `open.rs` | the lock, opening, what becomes of a damaged file |
 //! | `lines.rs` | bindings as text, to take them elsewhere |
 //! | `keeper.rs` | the thread that syncs, and writes what can wait |
+//! | `anew.rs` | another file in place of one that a sync has failed for |
 //!
 //! The table is the truth, the file follows: a change is recorded by reading what the table says *now* about a virtual IP
 //! and writing that, under one lock. So it does not matter in which order threads bring their changes.
@@ -14,6 +15,7 @@
 //! A worker records new bindings before it writes their packets. Everything else (last use, contacts, what housekeeping
 //! changes) is marked and written by the keeper within the sync interval.
 
+mod anew;
 mod keeper;
 mod lines;
 mod open;
@@ -91,6 +93,17 @@ pub enum JournalError {
         /// What was found.
         what: String,
     },
+    /// What the system has of it may never reach the disk.
+    #[error("{path} cannot be synced: {error}")]
+    NotSynced {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: String,
+    },
+    /// A sync has failed, and it is not replaced yet.
+    #[error("{0} is being written anew, because a sync has failed")]
+    BeingReplaced(PathBuf),
     /// SQLite refused something else: a full disk, mostly.
     #[error("{path}: {error}")]
     Store {
@@ -106,7 +119,8 @@ pub struct Journal {
     nat: RwLock<Arc<Nat>>,
     settings: JournalSettings,
     path: PathBuf,
-    store: Mutex<Store>,
+    /// `None` while another file is made.
+    store: Mutex<Option<Store>>,
     /// Virtual IPs whose rows are to be written when there is time.
     marked: Mutex<HashSet<IpAddr>>,
     /// Counts commits.
@@ -119,13 +133,15 @@ pub struct Journal {
     /// Why nothing can be written, while that is so.
     failing: Mutex<Option<String>>,
     is_failing: AtomicBool,
+    /// A sync has failed, and all that the file holds has not been written again since.
+    is_doubted: AtomicBool,
     _file: StateFile,
 }
 
 /// Bindings that the system has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// The commit, for [`Journal::is_synced`].
+    /// The commit, for [`Journal::may_leave`].
     pub commit: u64,
     receipts: Vec<Receipt>,
 }
@@ -151,7 +167,7 @@ impl Journal {
             nat: RwLock::new(nat),
             settings,
             path: file.path().to_owned(),
-            store: Mutex::new(store),
+            store: Mutex::new(Some(store)),
             marked: Mutex::new(restored.changed.iter().copied().collect()),
             written: AtomicU64::new(0),
             synced: Mutex::new(0),
@@ -159,6 +175,7 @@ impl Journal {
             arrived: Condvar::new(),
             failing: Mutex::default(),
             is_failing: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
             _file: file,
         };
         (Arc::new(journal), restored)
@@ -215,9 +232,9 @@ impl Journal {
         self.marked.lock().insert(virtual_ip);
     }
 
-    /// Whether a commit is on disk.
-    pub fn is_synced(&self, commit: u64) -> bool {
-        *self.synced.lock() >= commit
+    /// Whether the packets of a commit may leave: it is on disk, or nothing can be and that is allowed.
+    pub fn may_leave(&self, commit: u64) -> bool {
+        *self.synced.lock() >= commit || (self.is_failing.load(Ordering::Acquire) && !self.refuses())
     }
 
     /// The packets of these bindings may leave from now on.
@@ -245,25 +262,31 @@ impl Journal {
 
     fn write(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, JournalError> {
         let nat = Arc::clone(&self.nat.read());
-        let mut store = self.store.lock();
         let mut receipts = Vec::with_capacity(virtual_ips.len());
-        let writes: Vec<Write> = virtual_ips
-            .iter()
-            .map(|virtual_ip| match nat.stored(*virtual_ip) {
-                Some((binding, receipt)) => {
-                    receipts.push(receipt);
-                    Write::Put(binding)
-                }
-                None => Write::Remove(*virtual_ip),
-            })
-            .collect();
-        store.write(&writes, &[])?;
-        let commit = self.written.fetch_add(1, Ordering::AcqRel) + 1;
-        drop(store);
+        let commit = self.with_store(|store| {
+            let writes: Vec<Write> = virtual_ips
+                .iter()
+                .map(|virtual_ip| match nat.stored(*virtual_ip) {
+                    Some((binding, receipt)) => {
+                        receipts.push(receipt);
+                        Write::Put(binding)
+                    }
+                    None => Write::Remove(*virtual_ip),
+                })
+                .collect();
+            store.write(&writes, &[])?;
+            Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
+        })?;
         if self.is_strict() {
             self.waiting.notify_one();
         }
         Ok(Recorded { commit, receipts })
+    }
+
+    /// Works on the file. Nobody waits for one that is being replaced.
+    fn with_store<T>(&self, work: impl FnOnce(&mut Store) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut store = self.store.lock();
+        work(store.as_mut().ok_or_else(|| JournalError::BeingReplaced(self.path.clone()))?)
     }
 
     /// Writes what was marked.
@@ -291,6 +314,9 @@ impl Journal {
     }
 
     fn fail(&self, error: &JournalError) {
+        if matches!(error, JournalError::NotSynced { .. }) {
+            self.is_doubted.store(true, Ordering::Release);
+        }
         let mut failing = self.failing.lock();
         if failing.is_none() {
             let what = match self.settings.when_disk_fails {

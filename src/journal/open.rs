@@ -1,14 +1,15 @@
 //! The lock, opening, and what becomes of a damaged file.
 
 use super::JournalError;
-use super::store::{Store, Write, beside};
+use super::anew::finish;
+use super::store::{Salvaged, Store, Write, beside};
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Rows of a salvaged file written in one transaction.
-const AT_ONCE: usize = 10_000;
+pub const AT_ONCE: usize = 10_000;
 
 /// The right to a gateway's state file, for as long as it lives.
 #[derive(Debug)]
@@ -43,7 +44,10 @@ impl StateFile {
         let lock = rustix::fs::open(&lock_path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| failed(&lock_path, error.into()))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path, _lock: lock }),
+            Ok(()) => {
+                finish(&path).map_err(|error| failed(&path, error))?;
+                Ok(Self { path, _lock: lock })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse(path)),
             Err(error) => Err(failed(&lock_path, error.into())),
         }
@@ -71,13 +75,13 @@ impl StateFile {
             Err(JournalError::Damaged { path, what }) => {
                 let aside = set_aside(&path, now)?;
                 complain(&format!("{} is damaged: {what}; it is now {}", path.display(), aside.display()));
-                let (bindings, lost) = salvage(&aside);
+                let (bindings, Salvaged { bad_rows, .. }) = salvage(&aside);
                 let mut store = Store::open(&path)?;
                 for some in bindings.chunks(AT_ONCE) {
                     store.write_whole(some)?;
                 }
                 complain(&format!(
-                    "{} bindings of it could be read and are kept, {lost} rows could not; what else it held is unknown, \
+                    "{} bindings of it could be read and are kept, {bad_rows} rows could not; what else it held is unknown, \
                      and its virtual IPs may be given to other terminals",
                     bindings.len()
                 ));
@@ -126,13 +130,14 @@ fn set_aside(path: &Path, now: jiff::Timestamp) -> Result<PathBuf, JournalError>
     Ok(aside)
 }
 
-/// Every binding that can be read of a damaged file, and how many rows are wrong.
-fn salvage(path: &Path) -> (Vec<StoredBinding>, u64) {
+/// Every binding that can be read of a damaged file, and what could not.
+fn salvage(path: &Path) -> (Vec<StoredBinding>, Salvaged) {
     let mut bindings = Vec::new();
-    let lost = Store::open_damaged(path).map_or(0, |store| store.salvage(|binding| bindings.push(binding)));
+    let opened = Store::open_damaged(path);
+    let salvaged = opened.map(|store| store.salvage(|binding| bindings.push(binding))).unwrap_or_default();
     bindings.sort_by_key(|binding| binding.virtual_ip);
     bindings.dedup_by_key(|binding| binding.virtual_ip);
-    (bindings, lost)
+    (bindings, salvaged)
 }
 
 impl Store {
@@ -143,7 +148,7 @@ impl Store {
     }
 
     /// Writes bindings with their contacts.
-    fn write_whole(&mut self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
+    pub(super) fn write_whole(&mut self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
         let (writes, contacts) = whole(bindings);
         self.write(&writes, &contacts)
     }

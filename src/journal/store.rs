@@ -67,6 +67,15 @@ pub struct Loaded {
     pub bad: u64,
 }
 
+/// What could not be read of a damaged file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Bindings that are not what was written.
+    pub bad_rows: u64,
+    /// Places at which reading ended.
+    pub holes: u32,
+}
+
 impl Store {
     /// Opens the file, or makes it, and brings it to the present version.
     ///
@@ -194,8 +203,8 @@ impl Store {
     }
 
     /// Reads what can be read, however damaged: from both ends and between.
-    pub fn salvage(&self, mut each: impl FnMut(StoredBinding)) -> u64 {
-        let mut lost = 0;
+    pub fn salvage(&self, mut each: impl FnMut(StoredBinding)) -> Salvaged {
+        let mut bad_rows = 0;
         let mut insides = Vec::new();
         let mut contacts: std::collections::HashMap<(IpAddr, u32), Vec<StoredContact>> = Default::default();
         let mut tries = SALVAGE_TRIES;
@@ -205,6 +214,7 @@ impl Store {
             }
             Ok(())
         });
+        let holes = SALVAGE_TRIES - tries;
         let mut tries = SALVAGE_TRIES;
         self.salvage_range(BINDINGS, Vec::new(), &ABOVE_ALL, &mut tries, &mut |row| {
             match row::read_binding(row, &mut insides)? {
@@ -213,11 +223,11 @@ impl Store {
                     binding.contacts = contacts.remove(&key).unwrap_or_default();
                     each(binding);
                 }
-                None => lost += 1,
+                None => bad_rows += 1,
             }
             Ok(())
         });
-        lost
+        Salvaged { bad_rows, holes: holes + SALVAGE_TRIES - tries }
     }
 
     /// Calls `each` with the rows whose keys are from `low` to below `high`, around places that cannot be read: from both
@@ -292,8 +302,8 @@ impl Store {
 
     /// The file may have no more pages than this.
     #[cfg(test)]
-    pub fn limit_pages(&self, pages: u32) {
-        self.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    pub fn limit_pages(&self, pages: u32) -> Result<(), JournalError> {
+        self.connection.pragma_update(None, "max_page_count", pages).map_err(|error| self.explain(error))
     }
 
     /// Removes contacts that were last called before second `before`.
@@ -319,15 +329,30 @@ impl Store {
         done.map_err(|error| self.explain(error))
     }
 
+    /// Brings all of the log into the file and syncs both. Nobody else may have it open.
+    pub fn empty_log(&self) -> Result<(), JournalError> {
+        let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        match done {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(JournalError::InUse(self.path.clone())),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
     fn explain(&self, error: rusqlite::Error) -> JournalError {
         let path = self.path.clone();
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 JournalError::Damaged { path, what: error.to_string() }
             }
+            _ if failed_sync(&error) => JournalError::NotSynced { path, error: error.to_string() },
             _ => JournalError::Store { path, error },
         }
     }
+}
+
+fn failed_sync(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_FSYNC)
 }
 
 /// Writes the rows of bindings.

@@ -6,6 +6,7 @@ use crate::nat::{
 use crate::wire::Packet;
 use std::path::Path;
 
+mod anew;
 mod faults;
 
 const NOW: Time = Time::from_secs(1_800_000_000);

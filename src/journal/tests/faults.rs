@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// Directory in which a copy of this test program shall record bindings.
 const CHILD: &str = "KAMEI_TEST_RECORDS";
+/// Set if a sync has failed in it before its end.
+const DOUBT: &str = "KAMEI_TEST_DOUBTS";
 /// Terminals that call in it.
 const CALLS: u32 = 12;
 /// What the store does to its files.
@@ -34,18 +36,22 @@ fn the_child_records_bindings_and_says_which_packets_leave() {
             let _ = scene.try_keep().map(Keeper::stop);
         }
     }
+    if std::env::var_os(DOUBT).is_some() {
+        scene.journal.fail(&scene.journal.not_synced(&io::Error::from_raw_os_error(5)));
+    }
     let _ = scene.try_keep().map(Keeper::stop);
     writeln!(out, "done").unwrap();
 }
 
-/// Runs the child under strace; the packets that left, and whether it came to its end.
-fn child(directory: &Path, inject: &str) -> (BTreeMap<u32, IpAddr>, bool) {
+/// Runs the child under strace, with a sync that failed if `in_doubt`; the packets that left, and whether it came to its end.
+pub fn child(directory: &Path, inject: &str, in_doubt: bool) -> (BTreeMap<u32, IpAddr>, bool) {
     let test = "journal::tests::faults::the_child_records_bindings_and_says_which_packets_leave";
     let output = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={inject}")])
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, directory)
+        .envs(in_doubt.then_some((DOUBT, "1")))
         .output()
         .expect("strace is needed: run scripts/setup");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -62,7 +68,7 @@ fn child(directory: &Path, inject: &str) -> (BTreeMap<u32, IpAddr>, bool) {
 }
 
 /// What the file says: each packet that left has its binding, and no virtual IP is another's.
-fn assert_all_there(directory: &Path, left: &BTreeMap<u32, IpAddr>, how: &str) {
+pub fn assert_all_there(directory: &Path, left: &BTreeMap<u32, IpAddr>, how: &str) {
     let scene = Scene::on(directory);
     assert!(scene.said.is_empty(), "{how}: {:?}", scene.said);
     let there: BTreeMap<IpAddr, IpAddr> =
@@ -79,7 +85,7 @@ fn n3_killed_at_any_write_no_binding_whose_packet_left_is_lost() {
         for when in 1.. {
             let directory = private_directory();
             let how = format!("{call}:signal=KILL:when={when}");
-            let (left, done) = child(directory.path(), &how);
+            let (left, done) = child(directory.path(), &how, false);
             assert_all_there(directory.path(), &left, &how);
             if done {
                 break; // it has no more such calls
@@ -96,7 +102,7 @@ fn n3_whatever_write_fails_no_packet_leaves_without_its_binding() {
         {
             let directory = private_directory();
             let how = format!("{call}:error={error}:when={when}");
-            let (left, _) = child(directory.path(), &how);
+            let (left, _) = child(directory.path(), &how, false);
             assert_all_there(directory.path(), &left, &how);
         }
     }
@@ -107,7 +113,9 @@ fn a_full_disk_refuses_new_bindings_until_there_is_room() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
     let known = scene.record(1);
-    scene.journal.store.lock().limit_pages(4);
+    let journal = Arc::clone(&scene.journal);
+    let limit_pages = |pages| journal.with_store(|store| store.limit_pages(pages)).unwrap();
+    limit_pages(4);
     let mut first = None;
     for terminal in 2..2000 {
         let Some(virtual_ip) = scene.try_call(terminal) else { break };
@@ -119,11 +127,11 @@ fn a_full_disk_refuses_new_bindings_until_there_is_room() {
     assert!(scene.journal.status().failing.is_some_and(|why| why.contains("full")));
     assert_eq!(scene.try_call(refused), Some(virtual_ip), "its packets wait for the journal still");
     assert_eq!(scene.try_call(5000), None, "others get no binding");
-    scene.journal.store.lock().limit_pages(1 << 30);
+    limit_pages(1 << 30);
     scene.keep().stop();
     assert_eq!(scene.journal.status().failing, None);
     scene.record(5000);
-    drop(scene.journal);
+    drop((scene.journal, journal));
     let after = Scene::on(directory.path());
     let there = |virtual_ip| after.bindings().iter().any(|binding| binding.virtual_ip == virtual_ip);
     assert!(there(known) && there(virtual_ip), "what waited was written");
