@@ -2,7 +2,7 @@
 
 use super::{CliError, gateway};
 use crate::config::{DEFAULT_STATE_DIR, DEFAULT_TUN};
-use crate::journal::{self, JournalError, StateFile};
+use crate::journal::{self, Found, JournalError, StateFile};
 use crate::nat::{BindingState, StoredBinding};
 use clap::{Args, Subcommand};
 use std::fs::File;
@@ -43,10 +43,11 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let (directory, tun) = (&arguments.state_dir, &arguments.tun);
     match &arguments.what {
         What::Export => {
-            let bindings = journal::look(directory, tun)?;
+            let Found { bindings, damage } = journal::look(directory, tun)?;
             let mut out = BufWriter::new(std::io::stdout().lock());
             journal::write_lines(&bindings, &mut out)?;
-            Ok(out.flush()?)
+            out.flush()?;
+            Ok(damage.map_or(Ok(()), Err)?)
         }
         What::Import { file } => import(directory, tun, file),
         What::Verify { config } => verify(directory, tun, config.as_deref()),
@@ -63,17 +64,24 @@ fn import(directory: &Path, tun: &str, file: &Path) -> Result<(), CliError> {
 }
 
 fn verify(directory: &Path, tun: &str, config: Option<&Path>) -> Result<(), CliError> {
-    let bindings = journal::look(directory, tun)?;
+    let Found { bindings, damage } = journal::look(directory, tun)?;
     let count = |state| bindings.iter().filter(|binding| binding.state == state).count();
     let contacts: usize = bindings.iter().map(|binding| binding.contacts.len()).sum();
     println!(
-        "{}: sound; {} active, {} dormant, {} quarantined, {contacts} contacts",
+        "{}: {}; {} active, {} dormant, {} quarantined, {contacts} contacts",
         StateFile::path_in(directory, tun).display(),
+        if damage.is_some() { "damaged" } else { "sound" },
         count(BindingState::Active),
         count(BindingState::Dormant),
         count(BindingState::Quarantined)
     );
-    let Some(file) = config else { return Ok(()) };
+    if let Some(file) = config {
+        list_misfits(&bindings, file)?;
+    }
+    Ok(damage.map_or(Ok(()), Err)?)
+}
+
+fn list_misfits(bindings: &[StoredBinding], file: &Path) -> Result<(), CliError> {
     let config =
         gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })?;
     let why = |binding: &StoredBinding| {

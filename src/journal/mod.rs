@@ -5,6 +5,7 @@
 //! | `store.rs` | the state file |
 //! | `row.rs` | its rows, each with a sum |
 //! | `open.rs` | the lock, opening, what becomes of a damaged file |
+//! | `tail.rs` | whether all of its write-ahead log can be read |
 //! | `lines.rs` | bindings as text, to take them elsewhere |
 //! | `keeper.rs` | the thread that syncs, and writes what can wait |
 //! | `anew.rs` | another file in place of one that a sync has failed for |
@@ -21,10 +22,11 @@ mod lines;
 mod open;
 mod row;
 mod store;
+mod tail;
 
 pub use keeper::Keeper;
 pub use lines::{LineError, read as read_lines, write as write_lines};
-pub use open::{Opened, StateFile, look};
+pub use open::{Found, Opened, StateFile, look};
 
 use crate::nat::{Nat, Receipt, Restored};
 use crate::time::Time;

@@ -3,6 +3,7 @@
 use super::JournalError;
 use super::anew::finish;
 use super::store::{Salvaged, Store, Write, beside};
+use super::tail::torn;
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -23,6 +24,14 @@ pub struct Opened {
     pub(super) store: Store,
     pub(super) file: StateFile,
     pub(super) bindings: Vec<StoredBinding>,
+}
+
+/// What a state file says.
+pub struct Found {
+    /// The bindings that can be read.
+    pub bindings: Vec<StoredBinding>,
+    /// Why there may have been more.
+    pub damage: Option<JournalError>,
 }
 
 impl StateFile {
@@ -70,8 +79,17 @@ impl StateFile {
 
     /// Opens it and reads it. A damaged one is set aside, and what can be read of it kept: `complain` is told.
     pub fn open(self, now: jiff::Timestamp, complain: &mut dyn FnMut(&str)) -> Result<Opened, JournalError> {
+        let torn = torn(&self.path).map_err(|error| JournalError::File { path: self.path.clone(), error })?;
+        if let Some(torn) = torn {
+            complain(&format!("{}: {torn}", self.path.display()));
+        }
         match read(&self.path) {
-            Ok((store, bindings)) => Ok(Opened { store, file: self, bindings }),
+            Ok((store, bindings)) => {
+                if torn.is_some() {
+                    let _ = store.empty_log(); // so that it is said once; a full disk is met later
+                }
+                Ok(Opened { store, file: self, bindings })
+            }
             Err(JournalError::Damaged { path, what }) => {
                 let aside = set_aside(&path, now)?;
                 complain(&format!("{} is damaged: {what}; it is now {}", path.display(), aside.display()));
@@ -96,7 +114,7 @@ impl StateFile {
 ///
 /// # Errors
 /// [`JournalError::Missing`], [`JournalError::Damaged`], or what the system said. Nothing is set aside.
-pub fn look(state_dir: &Path, tun: &str) -> Result<Vec<StoredBinding>, JournalError> {
+pub fn look(state_dir: &Path, tun: &str) -> Result<Found, JournalError> {
     let path = StateFile::path_in(state_dir, tun);
     if !path.exists() {
         return Err(JournalError::Missing(path));
@@ -105,9 +123,12 @@ pub fn look(state_dir: &Path, tun: &str) -> Result<Vec<StoredBinding>, JournalEr
         Err(JournalError::InUse(_)) => None,
         other => Some(other?),
     };
-    let (_store, bindings) = read(&path)?;
-    drop(lock);
-    Ok(bindings)
+    // A running gateway has looked at its log when it started, and writes it now.
+    let torn = if lock.is_some() { torn(&path) } else { Ok(None) };
+    let torn = torn.map_err(|error| JournalError::File { path: path.clone(), error })?;
+    let (store, bindings) = read(&path)?;
+    store.leave_log();
+    Ok(Found { bindings, damage: torn.map(|torn| JournalError::Damaged { path, what: torn.to_string() }) })
 }
 
 fn read(path: &Path) -> Result<(Store, Vec<StoredBinding>), JournalError> {

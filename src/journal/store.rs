@@ -6,6 +6,7 @@
 use super::JournalError;
 use super::row::{self, ContactRow, key};
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -306,6 +307,13 @@ impl Store {
         self.connection.pragma_update(None, "max_page_count", pages).map_err(|error| self.explain(error))
     }
 
+    /// Has the next commit begin the log anew, over what is in it.
+    #[cfg(test)]
+    pub fn restart_log(&self) -> Result<(), JournalError> {
+        let done = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+        done.map_err(|error| self.explain(error))
+    }
+
     /// Removes contacts that were last called before second `before`.
     pub fn forget_contacts(&self, before: u32) -> Result<(), JournalError> {
         let done = self.connection.execute("DELETE FROM contacts WHERE last < ?1", [before]);
@@ -337,6 +345,11 @@ impl Store {
             Ok(true) => Err(JournalError::InUse(self.path.clone())),
             Err(error) => Err(self.explain(error)),
         }
+    }
+
+    /// Has the log stay as it is when this is closed, for others to look at.
+    pub fn leave_log(&self) {
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true); // known since 3.16
     }
 
     fn explain(&self, error: rusqlite::Error) -> JournalError {

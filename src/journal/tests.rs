@@ -8,6 +8,7 @@ use std::path::Path;
 
 mod anew;
 mod faults;
+mod tail;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
 const SETTINGS: JournalSettings = JournalSettings {
