@@ -1,7 +1,7 @@
 //! Another configuration for a running gateway.
 
 use crate::gateway::Gateway;
-use crate::lab::{Lab, Plan, wait_until};
+use crate::lab::{Family, Lab, Plan, wait_until};
 use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
 use rustix::process::Signal;
 use std::io::{Read, Write};
@@ -74,6 +74,39 @@ fn s_a_reload_changes_pools_under_an_established_connection() {
         assert!(shown.to_string().split('.').nth(3).unwrap().parse::<u8>().unwrap() >= 64, "{shown}");
     }
     gateway.stop();
+}
+
+#[test]
+fn a_pool_that_goes_and_comes_back_by_reload_has_its_bindings_still() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2));
+    let (first, second, server) = (lab.terminal(1), lab.terminal(2), lab.server(1));
+    let both = pools(&["198.18.1.7/32", "2001:db8:18:1::7/128"]);
+    let gateway = lab.start_from_file(1, &format!("{SIDES}{both}"));
+    let (_web, _here) = (Web::start(&server, 80), Web::start(&first, 8080));
+    let families = [Family::V4, Family::V6];
+    for family in families {
+        curl(&first, server.address(family), 80);
+    }
+    let given = families.map(|family| gateway.virtual_ip(first.address(family)));
+    let state = lab.scratch().join("state1");
+    let export = format!("exec {} state export --state-dir {}", crate::gateway::KAMEI, state.display());
+    wait_until("the contacts to be written", || gateway.host.run(&export).ok().matches("\"contacts\"").count() == 2);
+
+    write(&lab, &format!("{SIDES}{}", pools(&["198.18.2.0/24"])));
+    gateway.ask("reload").ok();
+    assert!(gateway.bindings().is_empty());
+    curl_in_vain(&server, given[0], 8080);
+    write(&lab, &format!("{SIDES}{both}"));
+    let done = gateway.ask("reload").ok();
+    assert!(done.contains("2 bindings that were kept aside are back"), "{done}");
+
+    // Its only virtual IPs are taken, and lead to whom they led.
+    for (family, virtual_ip) in families.into_iter().zip(given) {
+        curl_in_vain(&second, server.address(family), 80);
+        assert_eq!(gateway.virtual_ip(first.address(family)), virtual_ip);
+        curl(&server, virtual_ip, 8080);
+        curl(&first, server.address(family), 80);
+    }
 }
 
 #[test]

@@ -9,9 +9,11 @@ use super::kernel::KernelError;
 use super::{GatewayError, plan, settings, tell_surroundings};
 use crate::config::Config;
 use crate::control::Reloaded;
-use crate::nat::{Nat, SettingsError};
+use crate::journal::JournalError;
+use crate::nat::{BindingState, Nat, SettingsError, StoredBinding};
 use crossbeam_channel::Sender;
 use parking_lot::RwLock;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The state in force. Whoever changes bindings holds the lock, so that no change falls into a reload.
@@ -41,6 +43,8 @@ enum ReloadError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    #[error("{0}; nothing was changed")]
+    Journal(#[from] JournalError),
     #[error("the workers are too busy to change over; nothing was changed. Try again")]
     Busy,
 }
@@ -81,6 +85,7 @@ impl Housekeeping {
             (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
             return Ok(reloaded);
         }
+        let aside = if config.pools == self.config.pools { Vec::new() } else { self.journal.kept_aside()? };
         let live = Arc::clone(&self.live);
         let mut live = live.write();
         let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
@@ -90,6 +95,7 @@ impl Housekeeping {
         let before = Arc::clone(&self.nat);
         let (after, ended) = succession.commit();
         tell_surroundings(&after, self.kernel.host());
+        reloaded.changes.extend(self.put_back(aside, &after));
         // What fitted nowhere stays in the state file, for the day its pool comes back.
         self.journal.adopt(Arc::clone(&after));
         if let Some(fast) = &self.fast {
@@ -105,5 +111,19 @@ impl Housekeeping {
         self.config = config;
         reloaded.applied = true;
         Ok(reloaded)
+    }
+
+    /// Bindings that were kept aside are in force again if `nat` has a pool for them. Says how many.
+    fn put_back(&self, aside: Vec<StoredBinding>, nat: &Nat) -> Option<String> {
+        let back: Vec<StoredBinding> =
+            aside.into_iter().filter(|binding| nat.is_in_a_pool(binding.virtual_ip)).collect();
+        let virtual_ips: Vec<IpAddr> = back.iter().map(|binding| binding.virtual_ip).collect();
+        let restored = nat.restore(back, self.clock.now());
+        restored.changed.into_iter().for_each(|virtual_ip| self.journal.mark(virtual_ip));
+        let is_active = |ip: &&IpAddr| nat.stored(**ip).is_some_and(|(there, _)| there.state == BindingState::Active);
+        for virtual_ip in virtual_ips.iter().filter(is_active) {
+            self.neighbours.announce(*virtual_ip);
+        }
+        (restored.kept > 0).then(|| format!("{} bindings that were kept aside are back", restored.kept))
     }
 }

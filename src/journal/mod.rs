@@ -28,7 +28,7 @@ pub use keeper::Keeper;
 pub use lines::{LineError, read as read_lines, write as write_lines};
 pub use open::{Found, Opened, StateFile, look};
 
-use crate::nat::{Nat, Receipt, Restored};
+use crate::nat::{Nat, Receipt, Restored, StoredBinding};
 use crate::time::Time;
 use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -254,6 +254,25 @@ impl Journal {
         }
     }
 
+    /// The bindings of the file that the tables do not hold, because no pool has their virtual IPs or they are reserved.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn kept_aside(&self) -> Result<Vec<StoredBinding>, JournalError> {
+        let nat = Arc::clone(&self.nat.read());
+        let mut aside = Vec::new();
+        // A connection of its own: nobody waits for a long file to be read.
+        self.with_store(|store| store.again())?.load(|binding| {
+            if nat.stored(binding.virtual_ip).is_none() {
+                aside.push(binding);
+            }
+        })?;
+        // What is marked has ended, and its row is about to go.
+        let marked = self.marked.lock();
+        aside.retain(|binding| !marked.contains(&binding.virtual_ip) || !nat.is_in_a_pool(binding.virtual_ip));
+        Ok(aside)
+    }
+
     /// Other settings, and with them another translator, are in force.
     pub fn adopt(&self, nat: Arc<Nat>) {
         let mut place = self.nat.write();
@@ -268,12 +287,13 @@ impl Journal {
         let commit = self.with_store(|store| {
             let writes: Vec<Write> = virtual_ips
                 .iter()
-                .map(|virtual_ip| match nat.stored(*virtual_ip) {
+                .filter_map(|virtual_ip| match nat.stored(*virtual_ip) {
                     Some((binding, receipt)) => {
                         receipts.push(receipt);
-                        Write::Put(binding)
+                        Some(Write::Put(binding))
                     }
-                    None => Write::Remove(*virtual_ip),
+                    // The row of one whose pool has gone is kept for the day it comes back.
+                    None => nat.is_in_a_pool(*virtual_ip).then_some(Write::Remove(*virtual_ip)),
                 })
                 .collect();
             store.write(&writes, &[])?;

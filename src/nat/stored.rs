@@ -167,6 +167,11 @@ impl Nat {
         Some((binding, Receipt { table: number, stamp: found.stamp() }))
     }
 
+    /// Whether a pool has this virtual IP.
+    pub fn is_in_a_pool(&self, virtual_ip: IpAddr) -> bool {
+        self.selection.of_virtual_ip(virtual_ip.into()).is_some()
+    }
+
     /// From now on every new binding is to be recorded before its first packet leaves: until [`Nat::recorded`] is told,
     /// each of its packets comes with an event.
     pub fn start_recording(&self) {
