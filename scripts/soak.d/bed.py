@@ -71,10 +71,10 @@ class Gateway:
         self.process = None
         self.control.parent.mkdir()
 
-    def write_config(self, extra, hold):
+    def write_config(self, extra, hold, durability="process"):
         pools = "".join(f'[[pool]]\nrange = "{pool}"\n' for pool in POOLS) + (EXTRA_POOL if extra else "")
         self.config.write_text(
-            f'inside = ["gi"]\noutside = ["go"]\ncontrol = "{self.control}"\nstate-dir = "{self.state}"\n'
+            f'inside = ["gi"]\noutside = ["go"]\ndurability = "{durability}"\ncontrol = "{self.control}"\nstate-dir = "{self.state}"\n'
             f'{pools}[lifetimes]\nhold = "{hold}"\n[creation]\nper-second = 100000\nburst = 100000\n')
 
     def start(self, environment=None, arguments=()):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import gap
+import latency
 from bed import Bed
 
 TERMINALS = 4  # hosts
@@ -280,15 +281,16 @@ def main():
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--gap", action="store_true")
+    parser.add_argument("--latency", action="store_true")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     root = Path(__file__).resolve().parent.parent.parent
     results = root / "target" / "soak"
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak") as scratch:
-        if arguments.gap:
+        if arguments.gap or arguments.latency:
             with Bed(root, Path(scratch), terminals=1) as bed:
-                return gap.measure(bed, results)
+                return (gap if arguments.gap else latency).measure(bed, results)
         with Bed(root, Path(scratch), TERMINALS) as bed:
             print(f"soak: {arguments.minutes:g} minutes, seed {arguments.seed}", flush=True)
             soak = Soak(bed, arguments.minutes * 60, arguments.seed)
