@@ -27,7 +27,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes the name `tun`.
+    /// Takes the name `tun`, and removes the files of those who were killed.
     ///
     /// # Errors
     /// [`KernelError::Running`] if another process holds it; [`KernelError::NotPermitted`].
@@ -35,6 +35,7 @@ impl Claim {
         super::may_change_the_network()?;
         let lock =
             lock(directory(), &gateway_name(tun), ASKING)?.ok_or_else(|| KernelError::Running(tun.to_owned()))?;
+        sweep(directory());
         Ok(Self { _lock: lock })
     }
 
@@ -73,6 +74,18 @@ fn gateway_name(tun: &str) -> String {
 fn place(directory: &Path, name: &str) -> io::Result<PathBuf> {
     let namespace = std::fs::metadata("/proc/thread-self/ns/net")?;
     Ok(directory.join(format!("{name}.{}-{}.lock", namespace.dev(), namespace.ino())))
+}
+
+/// Removes the locks of gateways that were killed, in whatever namespace. One that is held stays; a gateway that is about
+/// to take one of them finds it gone and makes another.
+fn sweep(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(b"gateway-") && name.ends_with(b".lock") {
+            drop(LockFile::take(&path)); // whatever it says, the next start tries again
+        }
+    }
 }
 
 fn lock(directory: &Path, name: &str, patience: Duration) -> Result<Option<LockFile>, KernelError> {
@@ -128,6 +141,21 @@ mod tests {
                 assert!(lock(scratch.path(), "x", PATIENCE).expect("asked").is_some());
             }
         });
+    }
+
+    #[test]
+    fn the_locks_of_the_killed_are_removed_and_those_of_the_living_stay() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| scratch.path().join(name);
+        let names = ["gateway-killed.4-1.lock", "gateway-living.4-2.lock", "other.lock", "gateway-notes.txt"];
+        for name in names {
+            std::fs::write(path(name), "").expect("written");
+        }
+        let living = LockFile::take(&path(names[1])).expect("asked").expect("free");
+        sweep(scratch.path());
+        assert_eq!(names.map(|name| path(name).exists()), [false, true, true, true]);
+        assert!(LockFile::is_taken(&path(names[1])));
+        drop(living);
     }
 
     #[test]
