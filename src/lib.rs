@@ -40,4 +40,6 @@ pub mod gateway;
 pub mod journal;
 
 #[cfg(test)]
+mod fuzzed;
+#[cfg(test)]
 mod import_rule;

@@ -2,6 +2,7 @@
 
 use super::server::Patience;
 use super::*;
+use crate::fuzzed::{Fuzzed, cases};
 use crate::nat::{
     BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
     PoolSettings, Settings,
@@ -459,7 +460,7 @@ fn of_many_that_start_at_once_one_wins() {
 
 #[test]
 fn garbage_is_answered_or_dropped() {
-    let cases = std::env::var("KAMEI_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
+    let (fuzzed, cases) = (Fuzzed::new("control"), cases(500));
     let scene = Scene::new();
     scene.pin(1);
     let text = "(GET|PUT|DELETE|POST|[A-Z]{1,5}) /(v1/(bindings|status))?[ -~]{0,40}( HTTP/1.[01])?\r\n([ -~]{0,30}\r\n){0,4}\r\n";
@@ -489,6 +490,7 @@ fn garbage_is_answered_or_dropped() {
         (text, prop::collection::vec(any::<u8>(), 0..64)).prop_map(|(head, body)| [head.into_bytes(), body].concat()),
     ];
     proptest!(ProptestConfig::with_cases(cases), |(request in requests)| {
+        fuzzed.case(request.len());
         let mut stream = UnixStream::connect(scene.path()).unwrap();
         let _ = stream.write_all(&request);
         let _ = stream.shutdown(Shutdown::Write);

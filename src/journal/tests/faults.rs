@@ -1,6 +1,7 @@
 //! Ends and errors at every write, and files that were damaged: no binding whose packet left is lost or another's.
 
 use super::*;
+use crate::fuzzed::{Fuzzed, cases};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -168,7 +169,7 @@ fn assert_no_invention(bytes: &[u8], sound: &BTreeMap<IpAddr, StoredBinding>) {
 
 #[test]
 fn a_damaged_file_never_panics_and_never_invents_a_binding() {
-    let cases = std::env::var("KAMEI_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
+    let (fuzzed, cases) = (Fuzzed::new("state file"), cases(200));
     let (bytes, bindings) = sound_file();
     let sound: BTreeMap<IpAddr, StoredBinding> =
         bindings.into_iter().map(|binding| (binding.virtual_ip, binding)).collect();
@@ -181,6 +182,7 @@ fn a_damaged_file_never_panics_and_never_invents_a_binding() {
             bytes[at] ^= 1 << bit;
         }
         bytes.truncate(cut.unwrap_or(usize::MAX));
+        fuzzed.case(bytes.len());
         assert_no_invention(&bytes, &sound);
         Ok(())
     });
@@ -223,12 +225,13 @@ fn whatever_the_lines_an_import_gives_all_or_one_error() {
     assert!(error("\"terminal\":\"10.", "\"terminal\":\"fe80::10.").starts_with("2: "));
     let twice = format!("{text}{}\n", text.lines().nth(2).unwrap());
     assert!(read_lines(&mut twice.as_bytes()).unwrap_err().to_string().starts_with("7: 198.18."));
-    let cases = std::env::var("KAMEI_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
+    let (fuzzed, cases) = (Fuzzed::new("import lines"), cases(500));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
     let change = (0..text.len(), prop::collection::vec(any::<u8>(), 0..4), 0..9_usize);
     let done = runner.run(&change, |(at, bytes, gone)| {
         let mut changed = text.clone().into_bytes();
         changed.splice(at..(at + gone).min(text.len()), bytes);
+        fuzzed.case(changed.len());
         let _ = read_lines(&mut changed.as_slice());
         Ok(())
     });

@@ -1,6 +1,7 @@
 //! Damage in the log, which SQLite takes for the log's end.
 
 use super::*;
+use crate::fuzzed::{Fuzzed, cases};
 use crate::journal::tail::torn;
 use std::os::unix::fs::FileExt;
 
@@ -83,13 +84,14 @@ fn a_log_of_any_bytes_is_looked_at_without_a_panic() {
     let directory = killed_after(4);
     let sound = std::fs::read(directory.path().join("kamei.db-wal")).unwrap();
     let path = directory.path().join("kamei.db");
-    let cases = std::env::var("KAMEI_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
+    let (fuzzed, cases) = (Fuzzed::new("log of the state file"), cases(200));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
     let damage = (prop::collection::vec((0..sound.len(), any::<u8>()), 0..6), 0..=sound.len());
     let done = runner.run(&damage, |(changes, cut)| {
         let mut bytes = sound.clone();
         changes.iter().for_each(|(at, byte)| bytes[*at] = *byte);
         bytes.truncate(cut);
+        fuzzed.case(bytes.len());
         std::fs::write(directory.path().join("kamei.db-wal"), bytes).unwrap();
         let _ = torn(&path).unwrap();
         Ok(())

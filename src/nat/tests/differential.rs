@@ -5,6 +5,7 @@
 use super::packets::{Spec, error_about, spec};
 use super::reference::{Expected, Reference};
 use super::*;
+use crate::fuzzed::{Fuzzed, cases};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -215,8 +216,8 @@ fn compare(callback: CallbackPolicy, hairpin: Hairpin, steps: &[Step]) -> Result
 
 #[test]
 fn s_the_real_translator_does_as_the_reference_does() {
-    let cases = std::env::var("KAMEI_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
-    let config = Config { cases, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() };
+    let fuzzed = Fuzzed::new("translator");
+    let config = Config { cases: cases(400), max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() };
     let callback = prop_oneof![
         2 => Just(CallbackPolicy::Contacted),
         1 => Just(CallbackPolicy::Anyone),
@@ -224,7 +225,10 @@ fn s_the_real_translator_does_as_the_reference_does() {
     ];
     let hairpin = prop_oneof![Just(Hairpin::Policy), Just(Hairpin::Anyone), Just(Hairpin::Off)];
     let strategy = (callback, hairpin, prop::collection::vec(step(), 1..60));
-    let run = TestRunner::new(config).run(&strategy, |(callback, hairpin, steps)| compare(callback, hairpin, &steps));
+    let run = TestRunner::new(config).run(&strategy, |(callback, hairpin, steps)| {
+        fuzzed.case(steps.iter().map(|step| step.bytes().0.len()).sum());
+        compare(callback, hairpin, &steps)
+    });
     if let Err(error) = run {
         panic!("{error}");
     }
