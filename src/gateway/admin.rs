@@ -1,0 +1,110 @@
+//! What the control interface asks of a running gateway.
+
+use super::clock::Clock;
+use super::event_log::EventLog;
+use super::fast;
+use super::reload::{Live, Request};
+use super::worker::{Load, Shared};
+use crate::config::{Config, FastPathMode};
+use crate::control::{Admin, DeviceStatus, GatewayStatus, Reloaded, Taps};
+use crate::fastpath::FastPath;
+use crate::journal::Journal;
+use crate::nat::{Event, Nat};
+use crate::time::Time;
+use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLockReadGuard};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// See the module.
+pub struct GatewayAdmin {
+    pub live: Live,
+    pub requests: Sender<Request>,
+    pub clock: Clock,
+    pub log: Mutex<EventLog>,
+    pub journal: Arc<Journal>,
+    pub fast: Option<Arc<FastPath>>,
+    pub fast_path: FastPathMode,
+    pub shared: Arc<Shared>,
+    pub fixed: GatewayStatus,
+    pub devices: Vec<String>,
+    pub events: Sender<Event>,
+}
+
+impl Admin for GatewayAdmin {
+    fn nat(&self) -> RwLockReadGuard<'_, Arc<Nat>> {
+        self.live.read()
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn settle(&self) {
+        self.shared.settle();
+        fast::settle(self.fast.as_deref(), self.taps(), &self.nat(), self.clock.now());
+    }
+
+    fn taps(&self) -> &Arc<Taps> {
+        &self.shared.taps
+    }
+
+    fn changed(&self, event: Event) {
+        self.log.lock().write(&self.nat(), event, self.clock.now());
+    }
+
+    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
+        self.journal.record_and_sync(virtual_ips)
+    }
+
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let gone = || "the gateway is stopping".to_owned();
+        self.requests.send(Request { dry_run, reply: Some(reply) }).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+
+    fn status(&self) -> GatewayStatus {
+        GatewayStatus {
+            uptime_seconds: self.clock.uptime().as_secs(),
+            by_worker: self.shared.loads.iter().map(Load::view).collect(),
+            devices: queue_full(&self.devices),
+            events_waiting: self.events.len(),
+            state_file: self.journal.status(),
+            super_packets: self.shared.super_packets.load(Ordering::Relaxed),
+            fast_path: fast::status(self.fast.as_deref(), self.fast_path),
+            write_errors: self.shared.write_errors.load(Ordering::Relaxed),
+            ..self.fixed.clone()
+        }
+    }
+}
+
+/// What does not change while the gateway runs.
+pub fn fixed(config: &Config, workers: usize, offload: String) -> GatewayStatus {
+    GatewayStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: 0,
+        ready: true,
+        tun: config.tun.clone(),
+        insides: config.insides.iter().flat_map(|inside| inside.interfaces.iter().cloned()).collect(),
+        outsides: config.outsides.clone(),
+        workers,
+        offload,
+        ..GatewayStatus::default()
+    }
+}
+
+/// What the kernel could not put into the queues of these devices: it counts that as dropped while sending.
+fn queue_full(devices: &[String]) -> Vec<DeviceStatus> {
+    // Of this network namespace, unlike /sys.
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let dropped = |name: &String| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name.as_str())?.strip_prefix(':'))?;
+        line.split_whitespace().nth(11)?.parse().ok()
+    };
+    devices
+        .iter()
+        .map(|name| DeviceStatus { name: name.clone(), queue_full: dropped(name).unwrap_or_default() })
+        .collect()
+}

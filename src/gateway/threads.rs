@@ -1,0 +1,229 @@
+//! The threads of a running gateway: their start, and their end in order.
+
+use super::GatewayError;
+use super::clock::Clock;
+use super::confine::{self, Role};
+use super::event_log::{EventLog, TerminalNames};
+use super::housekeeping::{Housekeeping, Watchdog};
+use super::kernel::Kernel;
+use super::notify::Manager;
+use super::parking::Parking;
+use super::reload::{Live, Request, Source};
+use super::worker::{Shared, Worker};
+use crate::config::{Config, Hardening, OnStop};
+use crate::device::tun;
+use crate::fastpath::FastPath;
+use crate::journal::Journal;
+use crate::nat::{Event, Nat};
+use crossbeam_channel::Sender;
+use signal_hook::consts::{SIGHUP, SIGINT};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Events on their way to housekeeping; more wait only while it writes thousands of lines.
+const EVENTS: usize = 65_536;
+
+/// What housekeeping needs for reloads.
+pub struct Reload {
+    /// What the control interface looks at.
+    pub live: Live,
+    /// The configuration in force.
+    pub config: Config,
+    /// Where to read it anew.
+    pub source: Source,
+    /// Who asks for that.
+    pub asked: crossbeam_channel::Receiver<Request>,
+    /// How the log names terminals.
+    pub terminals: TerminalNames,
+    /// The fast path, if there is one.
+    pub fast: Option<Arc<FastPath>>,
+}
+
+/// The threads.
+pub struct Running {
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// The way to housekeeping.
+    pub events: Sender<Event>,
+    /// The insides, for the log.
+    pub inside_names: String,
+    stop: Sender<()>,
+    workers: Vec<JoinHandle<Option<()>>>,
+    housekeeping: JoinHandle<Option<Kernel>>,
+    ended: crossbeam_channel::Receiver<String>,
+}
+
+impl Running {
+    /// Starts them.
+    #[expect(clippy::too_many_arguments, reason = "one call, each argument another type")]
+    pub fn start(
+        nat: &Arc<Nat>,
+        kernel: Kernel,
+        devices: Vec<Vec<tun::Queue>>,
+        workers: usize,
+        clock: Clock,
+        reload: Reload,
+        manager: &Arc<Manager>,
+        journal: &Arc<Journal>,
+    ) -> Result<Self, GatewayError> {
+        let system = |what| move |error| GatewayError::System { what, error };
+        let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
+        let inside_names = (0..devices.len().saturating_sub(1))
+            .filter_map(|inside| u16::try_from(inside).ok())
+            .map(|inside| nat.inside_name(inside).to_owned())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let (events, received) = crossbeam_channel::bounded(EVENTS);
+        let (say_ended, ended) = crossbeam_channel::bounded(workers + 1);
+        let neighbours = kernel.neighbours();
+        let mut queues: Vec<Vec<tun::Queue>> = (0..workers).map(|_| Vec::new()).collect();
+        for device in devices {
+            for (worker, queue) in queues.iter_mut().zip(device) {
+                worker.push(queue);
+            }
+        }
+        let mut handles = Vec::new();
+        for (number, queues) in queues.into_iter().enumerate() {
+            let worker = Worker {
+                number,
+                queues,
+                translator: nat.translator(),
+                clock,
+                events: events.clone(),
+                neighbours: neighbours.clone(),
+                parking: Parking::new(Arc::clone(journal)),
+                shared: Arc::clone(&shared),
+                busy_poll: reload.config.busy_poll,
+                pin: reload.config.pin.clone(),
+            };
+            let hardened = reload.config.hardening == Hardening::On;
+            let work = move || {
+                if hardened {
+                    confine::only(Role::Worker).map_err(io::Error::other)?;
+                }
+                worker.run()
+            };
+            let handle = spawn_watched(format!("worker-{number}"), work, say_ended.clone())
+                .map_err(system("cannot start a worker"))?;
+            handles.push(handle);
+        }
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let housekeeping = Housekeeping {
+            nat: Arc::clone(nat),
+            live: reload.live,
+            config: reload.config,
+            source: reload.source,
+            requests: reload.asked,
+            shared: Arc::clone(&shared),
+            kernel,
+            fast: reload.fast,
+            clock,
+            events: received,
+            neighbours,
+            journal: Arc::clone(journal),
+            log: EventLog::new(reload.terminals),
+            stop: stopped,
+            watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
+        };
+        let housekeeping = spawn_watched("housekeeping".to_owned(), move || Ok(housekeeping.run()), say_ended.clone())
+            .map_err(system("cannot start the housekeeping thread"))?;
+        Ok(Self { shared, events, stop, workers: handles, housekeeping, ended, inside_names })
+    }
+
+    /// Waits for a signal, then stops everything; or for the end of a worker, which is an error. SIGHUP asks for a reload.
+    pub fn wait(
+        self,
+        mut signals: signal_hook::iterator::Signals,
+        requests: Sender<Request>,
+        manager: &Manager,
+        on_stop: OnStop,
+    ) -> Result<(), GatewayError> {
+        let (say_signal, signal) = crossbeam_channel::bounded(1);
+        let handle = signals.handle();
+        let waiter = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    if signal == SIGHUP {
+                        let _ = requests.try_send(Request { dry_run: false, reply: None }); // full: one is asked for
+                        continue;
+                    }
+                    let _ = say_signal.send(signal);
+                    break;
+                }
+            })
+            .map_err(|error| GatewayError::System { what: "cannot start a thread for signals", error })?;
+        let why = crossbeam_channel::select! {
+            recv(signal) -> signal => {
+                let name = if signal == Ok(SIGINT) { "SIGINT" } else { "SIGTERM" };
+                log::info!("{name}: stopping");
+                None
+            }
+            recv(self.ended) -> why => Some(why.unwrap_or_else(|_| "all workers ended".to_owned())),
+        };
+        manager.stopping();
+        handle.close();
+        let _ = waiter.join();
+        if let Some(why) = why {
+            // Fail closed: the rules and blackholes stay, as after `kill -9`. Undoing them would let inside packets
+            // out untranslated while nobody serves them.
+            log::error!("{why}");
+            std::mem::forget(self.housekeeping);
+            return Err(GatewayError::WorkerEnded(why));
+        }
+        drop(self.stop);
+        let ended = || GatewayError::WorkerEnded("housekeeping ended".to_owned());
+        let kernel = self.housekeeping.join().ok().flatten().ok_or_else(ended)?;
+        // The rules go first, while the devices still take packets; then the workers, and with them the devices.
+        let undone = match on_stop {
+            OnStop::Undo => kernel.undo(),
+            OnStop::Leave => {
+                kernel.leave();
+                Ok(())
+            }
+        };
+        self.shared.stop();
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        log::info!("stopped");
+        Ok(undone?)
+    }
+}
+
+/// Starts a thread that must not end by itself. A panic is a bug; the process ends fail-closed rather than go on with a
+/// thread less.
+fn spawn_watched<T: Send + 'static>(
+    name: String,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    say_ended: Sender<String>,
+) -> io::Result<JoinHandle<Option<T>>> {
+    std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let why = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            Ok(Ok(result)) => return Some(result),
+            Ok(Err(error)) => format!("{name} cannot go on: {error}"),
+            Err(_) => format!("{name} panicked"),
+        };
+        let _ = say_ended.send(why);
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_or_fails_is_reported_and_one_that_ends_in_peace_is_not() {
+        let (say_ended, ended) = crossbeam_channel::unbounded();
+        let start = |name: &str, work: fn() -> io::Result<u8>| {
+            spawn_watched(name.to_owned(), work, say_ended.clone()).unwrap().join().unwrap()
+        };
+        assert_eq!(start("worker-0", || Ok(7)), Some(7));
+        assert_eq!(start("worker-1", || Err(io::Error::other("no device"))), None);
+        assert_eq!(start("worker-2", || panic!("a bug, as this test wants it")), None);
+        let said: Vec<String> = ended.try_iter().collect();
+        assert_eq!(said, ["worker-1 cannot go on: no device", "worker-2 panicked"]);
+    }
+}
