@@ -1,7 +1,7 @@
 //! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
 
 use super::admin::BindingState;
-use super::callback::Owner;
+use super::contacts::Owner;
 use super::event::{Event, EventKind};
 use super::flows::{Flow, SlotRef, Tally};
 use super::settings::{CallbackPolicy, Hairpin, Inbound};

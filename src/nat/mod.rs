@@ -8,7 +8,7 @@
 //! | `table.rs` | the bindings: index (`index.rs`), flat slots (`slots.rs`), life cycle (`ledger.rs`, `vacancy.rs`) |
 //! | `parts.rs` | pools as slot numbers |
 //! | `selection.rs` | which pool serves which peer, and which pool a virtual IP is from |
-//! | `callback.rs` | who may call back |
+//! | `callback.rs`, `contacts.rs` | who may call back |
 //! | `limit.rs` | how fast bindings may be made |
 //! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
 //! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
@@ -28,6 +28,7 @@
 mod admin;
 mod alg;
 mod callback;
+mod contacts;
 mod counters;
 mod decide;
 mod event;
@@ -72,7 +73,8 @@ pub use verdict::{DropReason, Realm, Refused, Replaced, Verdict};
 use crate::time::Time;
 use crate::wire::Address;
 use alg::Helpers;
-use callback::{Contacts, Owner, Policies};
+use callback::Policies;
+use contacts::{Contacts, Owner};
 use counters::Counters;
 use flows::Flows;
 use ipnet::IpNet;

@@ -1,7 +1,7 @@
 //! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
 
 use super::admin::BindingState;
-use super::callback::Change;
+use super::contacts::Change;
 use super::event::EventKind;
 use super::ledger::Stamp;
 use super::settings::CallbackPolicy;

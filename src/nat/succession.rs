@@ -6,7 +6,7 @@
 
 use super::admin::BindingState;
 use super::alg::Helpers;
-use super::callback::Owner;
+use super::contacts::Owner;
 use super::event::{Event, EventKind};
 use super::limit::Limiter;
 use super::parts::Parts;

@@ -1,0 +1,241 @@
+//! The contacts of some bindings, in little memory: most terminals call one peer, and what is known of such a binding are
+//! 32 bytes that lie close to those of others, found by open addressing over their numbers.
+
+use super::{Contact, Owner, Peer};
+use std::collections::HashMap;
+
+/// What is known of one binding.
+struct Entry {
+    index: u32,
+    created: u32,
+    table: u16,
+    /// Its contacts are in a list; the fields below mean nothing.
+    is_listed: bool,
+    untold: u8,
+    last: u32,
+    peer: Peer,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32, "two entries are a cache line");
+
+/// See the module.
+#[derive(Default)]
+pub struct Shard {
+    entries: Vec<Entry>,
+    /// Numbers of entries, counted from one, at the place that their slot's hash says or behind it; zero is nobody's.
+    /// As many as a power of two, a quarter of them vacant.
+    places: Vec<u32>,
+    /// Where there are several, sorted by peer.
+    lists: HashMap<(u16, u32), Vec<Contact>>,
+}
+
+/// The contacts that a binding has.
+pub enum Held<'a> {
+    /// Just this.
+    One(Contact),
+    /// These, sorted by peer.
+    Several(&'a mut Vec<Contact>),
+}
+
+impl Shard {
+    /// What a binding has.
+    pub fn held(&mut self, owner: Owner) -> Option<Held<'_>> {
+        let entry = self.entries.get(self.number(owner)?).filter(|entry| entry.created == owner.created)?;
+        if entry.is_listed { self.lists.get_mut(&key(owner)).map(Held::Several) } else { Some(Held::One(entry.only())) }
+    }
+
+    /// All contacts of a binding.
+    pub fn contacts(&self, owner: Owner) -> impl Iterator<Item = Contact> {
+        let entry = self.number(owner).and_then(|number| self.entries.get(number));
+        let entry = entry.filter(|entry| entry.created == owner.created);
+        let list = entry.filter(|entry| entry.is_listed).and_then(|_| self.lists.get(&key(owner)));
+        let only = entry.filter(|entry| !entry.is_listed).map(Entry::only);
+        only.into_iter().chain(list.into_iter().flatten().copied())
+    }
+
+    /// Gives a binding these contacts, sorted by peer, and no others.
+    pub fn replace(&mut self, owner: Owner, contacts: Vec<Contact>) {
+        match contacts.as_slice() {
+            [] => self.remove(owner),
+            [contact] => self.replace_one(owner, *contact),
+            [first, ..] => {
+                self.put(Entry { is_listed: true, ..Entry::new(owner, *first) });
+                self.lists.insert(key(owner), contacts);
+            }
+        }
+    }
+
+    /// Gives a binding this contact and no other.
+    pub fn replace_one(&mut self, owner: Owner, contact: Contact) {
+        self.put(Entry::new(owner, contact));
+    }
+
+    /// Forgets what is known of a slot.
+    pub fn remove(&mut self, owner: Owner) {
+        let Some(place) = self.place(owner) else { return };
+        let number = self.at(place) - 1;
+        self.vacate(place);
+        if self.entries.swap_remove(number as usize).is_listed {
+            self.lists.remove(&key(owner));
+        }
+        // The last entry has taken its number.
+        let last = u32::try_from(self.entries.len()).unwrap_or(u32::MAX) + 1;
+        if let Some(moved) = self.entries.get(number as usize) {
+            let place = self.places_from(moved.hash()).find(|place| self.at(*place) == last);
+            if let Some(place) = place.and_then(|place| self.places.get_mut(place)) {
+                *place = number + 1;
+            }
+        }
+    }
+
+    fn put(&mut self, entry: Entry) {
+        if let Some(known) = self.number(entry.owner()).and_then(|number| self.entries.get_mut(number)) {
+            if known.is_listed && !entry.is_listed {
+                self.lists.remove(&(entry.table, entry.index));
+            }
+            *known = entry;
+            return;
+        }
+        if (self.entries.len() + 1) * 4 > self.places.len() * 3 {
+            self.grow();
+        }
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact(self.entries.len() / 4 + 4); // doubling would leave too much idle
+        }
+        let hash = entry.hash();
+        self.entries.push(entry);
+        let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        self.occupy(hash, number);
+    }
+
+    fn grow(&mut self) {
+        let len = (self.places.len() * 2).max(8);
+        self.places = vec![0; len];
+        for number in 0..self.entries.len() {
+            if let (Some(entry), Ok(number)) = (self.entries.get(number), u32::try_from(number + 1)) {
+                self.occupy(entry.hash(), number);
+            }
+        }
+    }
+
+    /// Writes a number at the first vacant place from where `hash` says.
+    fn occupy(&mut self, hash: u64, number: u32) {
+        let vacant = self.places_from(hash).find(|place| self.at(*place) == 0);
+        if let Some(place) = vacant.and_then(|place| self.places.get_mut(place)) {
+            *place = number;
+        }
+    }
+
+    /// Empties a place; what stands behind moves up, unless that would take it before its own.
+    fn vacate(&mut self, place: usize) {
+        let mask = self.places.len() - 1;
+        let mut hole = place;
+        for at in (1..=mask).map(|step| (place + step) & mask) {
+            let Some(entry) = self.at(at).checked_sub(1).and_then(|number| self.entries.get(number as usize)) else {
+                break;
+            };
+            let distance = |from: usize| at.wrapping_sub(from) & mask;
+            if distance(self.home(entry.hash())) >= distance(hole) {
+                self.places.swap(hole, at);
+                hole = at;
+            }
+        }
+        if let Some(place) = self.places.get_mut(hole) {
+            *place = 0;
+        }
+    }
+
+    /// The number of a slot's entry.
+    fn number(&self, owner: Owner) -> Option<usize> {
+        Some(self.at(self.place(owner)?) as usize - 1)
+    }
+
+    /// Where that number stands.
+    fn place(&self, owner: Owner) -> Option<usize> {
+        for place in self.places_from(hash(owner.table, owner.index)) {
+            let entry = self.entries.get((self.at(place) as usize).checked_sub(1)?)?;
+            if (entry.table, entry.index) == key(owner) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    fn at(&self, place: usize) -> u32 {
+        self.places.get(place).copied().unwrap_or(0)
+    }
+
+    /// All places, the one that `hash` says first.
+    fn places_from(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
+        let (home, len) = (self.home(hash), self.places.len());
+        (0..len).map(move |step| (home + step) & (len - 1))
+    }
+
+    fn home(&self, hash: u64) -> usize {
+        #[allow(clippy::cast_possible_truncation, reason = "masked to the places")]
+        let home = (hash >> 32) as usize & self.places.len().wrapping_sub(1);
+        home
+    }
+}
+
+impl Entry {
+    fn new(owner: Owner, contact: Contact) -> Self {
+        let Owner { table, index, created } = owner;
+        let Contact { peer, last, untold } = contact;
+        Self { index, created, table, is_listed: false, untold, last, peer }
+    }
+
+    fn only(&self) -> Contact {
+        Contact { peer: self.peer, last: self.last, untold: self.untold }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { table: self.table, index: self.index, created: self.created }
+    }
+
+    fn hash(&self) -> u64 {
+        hash(self.table, self.index)
+    }
+}
+
+fn key(owner: Owner) -> (u16, u32) {
+    (owner.table, owner.index)
+}
+
+/// Slots are given by a keyed hash already: nobody chooses which of them meet, so a multiplication will do.
+fn hash(table: u16, index: u32) -> u64 {
+    (u64::from(table) << 32 | u64::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn contact(n: u64) -> Contact {
+        Contact { peer: Peer(0, n), last: 1, untold: 0 }
+    }
+
+    proptest! {
+        #[test]
+        fn it_behaves_like_a_map(steps in prop::collection::vec((0usize..4, 0u16..2, 0u32..40), 0..300)) {
+            let mut shard = Shard::default();
+            let mut model: BTreeMap<(u16, u32), Vec<Contact>> = BTreeMap::new();
+            for (contacts, table, index) in steps {
+                // As in a shard of 256.
+                let owner = Owner { table, index: index << 8, created: 7 };
+                let contacts: Vec<Contact> = (0..contacts as u64).map(contact).collect();
+                shard.replace(owner, contacts.clone());
+                model.insert(key(owner), contacts);
+                for (&(table, index), contacts) in &model {
+                    let owner = Owner { table, index, created: 7 };
+                    prop_assert!(shard.contacts(owner).eq(contacts.iter().copied()));
+                    prop_assert_eq!(shard.contacts(Owner { created: 8, ..owner }).count(), 0);
+                }
+            }
+            let lists = model.values().filter(|contacts| contacts.len() > 1).count();
+            prop_assert_eq!(shard.lists.len(), lists);
+        }
+    }
+}
