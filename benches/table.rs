@@ -7,7 +7,8 @@
 mod scene;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kamei::nat::{Lifetimes, Nat};
+use kamei::gateway::huge_pages;
+use kamei::nat::{Lifetimes, Nat, Translator};
 use kamei::wire::Address;
 use scene::{INSIDE, NOW, PEER, Transport, nat, packet, send, terminal};
 use std::hint::black_box;
@@ -20,6 +21,8 @@ const FILLS: [(u32, &str); 4] =
     [(1 << 10, "128.0.0.0/20"), (1 << 16, "128.0.0.0/15"), (1 << 20, "128.0.0.0/11"), (16_000_000, "128.0.0.0/8")];
 /// Terminals of one iteration, at random.
 const BATCH: u32 = 2048;
+/// Housekeeping looks at the table after as many new bindings: once a second is less often.
+const LOOKS_IN: u32 = 1 << 16;
 /// The first of the terminals that have no binding in any of the tables.
 const SPARE: u32 = 16_000_000;
 
@@ -33,17 +36,28 @@ fn at_random(seed: u64, bound: u32) -> impl Iterator<Item = u32> {
 }
 
 /// Has terminals call, and tells how long that took.
-fn create(nat: &Arc<Nat>, numbers: Range<u32>) -> Duration {
-    let mut translator = nat.translator();
+fn create(translator: &mut Translator, numbers: Range<u32>) -> Duration {
     let mut bytes = packet(Transport::Udp, terminal(0), PEER, 64);
     let original = bytes.clone();
     let begun = Instant::now();
     for n in numbers {
         bytes.copy_from_slice(&original);
         bytes[13..16].copy_from_slice(&n.to_be_bytes()[1..]);
-        send(&mut translator, &mut bytes, INSIDE);
+        send(translator, &mut bytes, INSIDE);
     }
     begun.elapsed()
+}
+
+/// Fills a table, while housekeeping looks in now and then; tells how long both took.
+fn fill_up(nat: &Arc<Nat>, fill: u32) -> Duration {
+    let mut translator = nat.translator();
+    let mut spent = Duration::ZERO;
+    for first in (0..fill).step_by(LOOKS_IN as usize) {
+        let begun = Instant::now();
+        huge_pages::lay_out(nat);
+        spent += begun.elapsed() + create(&mut translator, first..fill.min(first + LOOKS_IN));
+    }
+    spent
 }
 
 /// Bytes of memory that this process has in use.
@@ -57,7 +71,7 @@ fn tables(c: &mut Criterion) {
     for (fill, pool) in FILLS {
         let before = resident();
         let nat = nat(&[pool]);
-        let spent = create(&nat, 0..fill);
+        let spent = fill_up(&nat, fill);
         let bytes = (resident() - before) / u64::from(fill);
         let each = spent.as_nanos() / u128::from(fill);
         println!("{fill} bindings in {pool}, from none: {each} ns and {bytes} bytes each, with one contact each");
@@ -114,13 +128,14 @@ fn miss(c: &mut Criterion, nat: &Arc<Nat>, fill: u32) {
 fn create_more(c: &mut Criterion, nat: &Arc<Nat>, fill: u32) {
     let mut group = c.benchmark_group("create");
     group.throughput(Throughput::Elements(1));
+    let mut translator = nat.translator();
     group.bench_function(BenchmarkId::from_parameter(fill), |b| {
         b.iter_custom(|times| {
             let mut spent = Duration::ZERO;
             let mut left = u32::try_from(times).unwrap();
             while left > 0 {
                 let some = left.min(BATCH);
-                spent += create(nat, SPARE..SPARE + some);
+                spent += create(&mut translator, SPARE..SPARE + some);
                 left -= some;
                 for n in SPARE..SPARE + some {
                     nat.release(terminal(n), NOW).unwrap();
@@ -142,7 +157,7 @@ fn expire(c: &mut Criterion) {
             b.iter_batched(
                 || {
                     let nat = nat(&[pool]);
-                    create(&nat, 0..fill);
+                    fill_up(&nat, fill);
                     nat
                 },
                 |nat| {
@@ -167,7 +182,7 @@ fn expire(c: &mut Criterion) {
 fn workers(c: &mut Criterion) {
     const FILL: u32 = 1 << 20;
     let nat = nat(&["128.0.0.0/11"]);
-    create(&nat, 0..FILL);
+    fill_up(&nat, FILL);
     let look_up = |worker: u32, times: u64| {
         let all: Vec<Address> = at_random(worker.into(), FILL).map(|n| terminal(n).into()).take(1 << 18).collect();
         let mut left = usize::try_from(times).unwrap();
@@ -192,7 +207,7 @@ fn workers(c: &mut Criterion) {
         let (nat, first) = (Arc::clone(&place.0), place.1);
         place.1 += more;
         drop(place);
-        create(&nat, first..first + more)
+        create(&mut nat.translator(), first..first + more)
     });
 }
 

@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::event_log::EventLog;
+use super::huge_pages;
 use super::kernel::{Kernel, Neighbours};
 use super::notify::Manager;
 use super::reload::{Live, Request, Source};
@@ -99,6 +100,7 @@ impl Housekeeping {
             log.write(&self.nat, event, now);
         });
         log.beat(now);
+        huge_pages::lay_out(&self.nat);
         self.watchdog.beat(&self.shared, now);
         match self.kernel.poll() {
             Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),

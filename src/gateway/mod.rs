@@ -19,6 +19,7 @@ mod event_log;
 mod fast;
 mod handover;
 mod housekeeping;
+pub mod huge_pages;
 pub mod kernel;
 mod notify;
 mod parking;

@@ -9,6 +9,7 @@
 //! while it changed looks again.
 
 use parking_lot::{Mutex, MutexGuard};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use zerocopy::FromZeros;
 
@@ -51,6 +52,12 @@ impl Index {
             regions: (0..regions).map(|_| Region::default()).collect(),
             mask: count / regions - 1,
         })
+    }
+
+    /// Where all cells lie.
+    pub fn memory(&self) -> Range<*const u8> {
+        let cells = self.cells.as_ptr_range();
+        cells.start.cast()..cells.end.cast()
     }
 
     /// What `look` makes of the first slot under `hash` of which it makes anything.

@@ -112,6 +112,11 @@ impl Ledger {
 }
 
 impl Counts {
+    /// In whichever state.
+    pub fn all(&self) -> u64 {
+        self.active + self.dormant + self.quarantined
+    }
+
     fn of(&mut self, state: BindingState) -> &mut u64 {
         match state {
             BindingState::Active => &mut self.active,

@@ -85,6 +85,7 @@ use parts::Parts;
 use prefix::Prefixes;
 use selection::Selection;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use table::{Aged, Found, Table};
@@ -265,6 +266,12 @@ impl Nat {
                 sink(self.event(kind, number, &found));
             });
         }
+    }
+
+    /// The memory of the tables that have become dense since the last call: now it pays to have it in huge pages. Before, it
+    /// would take many times what is in use.
+    pub fn dense_memory(&self) -> impl Iterator<Item = Range<*const u8>> {
+        self.tables.iter().filter_map(|table| table.dense_memory()).flatten()
     }
 
     /// Replaces what may send from the inside (see [`InsideSettings::sources`]): the kernel's routes changed.

@@ -2,6 +2,7 @@
 
 use super::admin::BindingState;
 use crate::wire::Address;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use zerocopy::FromZeros;
 
@@ -74,6 +75,12 @@ impl Slots {
     /// How many slots.
     pub fn len(&self) -> u32 {
         self.len
+    }
+
+    /// Where all slots lie.
+    pub fn memory(&self) -> Range<*const u8> {
+        let cells = self.cells.as_ptr_range();
+        cells.start.cast()..cells.end.cast()
     }
 
     /// What slot `index` says; `None` if it is free.

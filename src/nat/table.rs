@@ -13,12 +13,16 @@ use crate::time::Time;
 use crate::wire::Address;
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod restore;
 
 pub use restore::Misplaced;
 
+/// One slot in so many in use makes a table dense: most small pages have one of them by then.
+const DENSE: u64 = 64;
 /// Terminals looked up side by side: as many as a processor has outstanding reads of memory.
 const SIDE_BY_SIDE: usize = 16;
 
@@ -31,6 +35,7 @@ pub struct Table {
     ledger: Mutex<Ledger>,
     hasher: SipHasher13,
     lifetimes: Lifetimes,
+    is_dense: AtomicBool,
 }
 
 /// A binding found or made.
@@ -92,6 +97,7 @@ impl Table {
             ledger: Mutex::new(ledger),
             hasher: SipHasher13::new_with_key(hash_key),
             lifetimes,
+            is_dense: AtomicBool::new(false),
             parts,
         })
     }
@@ -298,6 +304,15 @@ impl Table {
                 Err(resume) => from = resume,
             }
         }
+    }
+
+    /// The memory of the table, told once: when so much of it is in use that it may as well be taken whole.
+    pub fn dense_memory(&self) -> Option<[Range<*const u8>; 2]> {
+        let in_use: u64 = self.counts().iter().map(Counts::all).sum();
+        if in_use * DENSE < u64::from(self.len()).max(1) || self.is_dense.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        Some([self.slots.memory(), self.index.memory()])
     }
 
     /// Hands every binding to `each`, in the order of the slots.
