@@ -4,10 +4,13 @@ use std::path::PathBuf;
 use std::process::{Command, exit};
 
 const SOURCE: &str = "src/fastpath/kamei.bpf.c";
+const INCLUDED: [&str; 2] = ["src/fastpath/flows.h", "src/fastpath/xdp.h"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={SOURCE}");
+    for source in [SOURCE].iter().chain(&INCLUDED) {
+        println!("cargo::rerun-if-changed={source}");
+    }
     println!("cargo::rerun-if-env-changed=CLANG");
     let variable = |name| std::env::var_os(name).unwrap_or_default();
     if variable("CARGO_FEATURE_FAST_PATH").is_empty() {

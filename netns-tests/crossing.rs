@@ -39,6 +39,11 @@ impl Crossing {
         Self::build(Plan::gateways(1).redirecting(), family, true)
     }
 
+    /// One that does so in the drivers.
+    pub fn by_xdp(family: Family) -> Self {
+        Self::build(Plan::gateways(1).by_xdp(), family, true)
+    }
+
     fn build(plan: Plan, family: Family, watched: bool) -> Self {
         let gateways = plan.gateways;
         let lab = Lab::new(plan.unwatched());

@@ -9,16 +9,16 @@ use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
 use std::net::SocketAddr;
 
 /// Packets that the kernel has translated so far.
-fn hits(gateway: &Gateway) -> u64 {
+pub fn hits(gateway: &Gateway) -> u64 {
     gateway.status()["fast_path"]["hits"].as_u64().unwrap()
 }
 
-fn flows(gateway: &Gateway) -> u64 {
+pub fn flows(gateway: &Gateway) -> u64 {
     gateway.status()["fast_path"]["flows"].as_u64().unwrap()
 }
 
 /// Asks until both directions of the flow are in the kernel.
-fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
+pub fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     let before = flows(gateway);
     wait_until("both directions to be in the kernel", || {
@@ -27,7 +27,7 @@ fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
     });
 }
 
-fn call_and_callback(plan: Plan, family: Family) {
+pub fn call_and_callback(plan: Plan, family: Family) {
     let lab = Lab::new(plan);
     let gateway = lab.start(1);
     let (terminal, server) = (lab.terminal(1), lab.server(1));
@@ -93,7 +93,7 @@ fn a_release_takes_effect_at_once() {
     release(Plan::gateways(1));
 }
 
-fn release(plan: Plan) {
+pub fn release(plan: Plan) {
     let lab = Lab::new(plan);
     let gateway = lab.start(1);
     let (terminal, server) = (lab.terminal(1), lab.server(1));
@@ -138,7 +138,7 @@ fn both_paths_are_one_hop() {
     }
 }
 
-fn one_hop(mut crossing: Crossing) {
+pub fn one_hop(mut crossing: Crossing) {
     let (from, to) = crossing.out();
     let packet = |n: u8| {
         let mut packet = crate::crafted::Ip::udp(from, to, (4000, 5000), &[n; 20]);
@@ -195,18 +195,23 @@ fn without_it_every_packet_goes_through_user_space() {
 /// `kamei gateway` where a BPF file system is mounted, in a mount namespace that lasts as long as the shell in it.
 const WITH_BPFFS: &str = "mount -t bpf bpf /sys/fs/bpf";
 
-/// After `kill -9` known flows go on and unknown ones are blocked; the next gateway takes over, and its stop leaves nothing.
 #[test]
 fn known_flows_outlive_a_killed_gateway() {
-    let lab = Lab::new(Plan::gateways(1).servers(2));
+    killed_and_succeeded(Plan::gateways(1), "");
+}
+
+/// After `kill -9` known flows go on and unknown ones are blocked; the next gateway takes over, and its stop leaves nothing.
+pub fn killed_and_succeeded(plan: Plan, arguments: &str) {
+    let lab = Lab::new(plan.servers(2));
     let (host, terminal, server) = (lab.gateway(1), lab.terminal(1), lab.server(1));
     let scratch = lab.scratch().display();
     let pool = Lab::pool_v4(1);
     // One mount namespace for both gateways: the second is started in it when the first has ended.
     let script = format!(
-        "{WITH_BPFFS}; run() {{ {KAMEI} gateway --inside gi --outside go --pool {pool} --control {scratch}/c.sock \
+        "{WITH_BPFFS}; run() {{ {KAMEI} gateway --inside gi --outside go --pool {pool} {arguments} --control {scratch}/c.sock \
          --state-dir {scratch}/state; }}; run; \
-         while ! test -e {scratch}/again; do sleep 0.05; done; run; ls -d /sys/fs/bpf/kamei* > {scratch}/left; sleep 60"
+         while ! test -e {scratch}/again; do sleep 0.05; done; run; \
+         {{ ls -d /sys/fs/bpf/kamei*; ip link | grep xdp; tc qdisc | grep clsact; }} > {scratch}/left; sleep 60"
     );
     let _both = host.spawn("both", &["sh", "-c", &script]);
     let ask = |question: &str| host.run(&format!("{KAMEI} {question} --control {scratch}/c.sock"));

@@ -22,8 +22,8 @@ impl Lab {
     #[track_caller]
     pub fn start(&self, k: u8) -> Gateway {
         let pools = ["--pool", &Self::pool_v4(k), "--pool", &Self::pool_v6(k)];
-        let fast_path: &[&str] = if self.plan.redirects { &["--fast-path", "redirect"] } else { &[] };
-        self.start_with(k, &[&pools, fast_path].concat())
+        let fast_path = self.plan.fast_path.map(|mode| ["--fast-path", mode]);
+        self.start_with(k, &[&pools[..], fast_path.as_ref().map_or(&[], |words| words)].concat())
     }
 
     /// All gateways of the row, ready.

@@ -36,14 +36,14 @@ pub struct Plan {
     pub servers: u8,
     /// Whether the last gateway's outside wire is captured throughout (kept when the test fails).
     pub watched: bool,
-    /// Whether the gateways send out at once what they translate in the kernel.
-    pub redirects: bool,
+    /// `--fast-path` of the gateways, unless it is the default.
+    pub fast_path: Option<&'static str>,
 }
 
 impl Plan {
     /// One terminal, `gateways` gateways, one server.
     pub fn gateways(gateways: u8) -> Self {
-        Self { gateways, terminals: 1, servers: 1, watched: true, redirects: false }
+        Self { gateways, terminals: 1, servers: 1, watched: true, fast_path: None }
     }
 
     pub fn terminals(self, terminals: u8) -> Self {
@@ -59,8 +59,14 @@ impl Plan {
         Self { watched: false, ..self }
     }
 
+    /// The gateways send out at once what they translate in the kernel.
     pub fn redirecting(self) -> Self {
-        Self { redirects: true, ..self }
+        Self { fast_path: Some("redirect"), ..self }
+    }
+
+    /// They do so in the drivers, which is right here because nothing is left to hardware that is not there.
+    pub fn by_xdp(self) -> Self {
+        Self { fast_path: Some("xdp"), ..self }
     }
 }
 
@@ -173,14 +179,18 @@ impl Lab {
         Host { namespace: format!("{}-{name}", self.name), name, v4, v6, dir: self.scratch.path().to_owned() }
     }
 
+    /// A host without an address: a switch.
+    pub fn named(&self, name: &str) -> Host {
+        self.host(name.to_owned(), Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)
+    }
+
     fn build(&self) {
         let plan = self.plan;
         let mut hosts: Vec<Host> = (1..=plan.terminals).map(|i| self.terminal(i)).collect();
         hosts.extend((1..=plan.gateways).map(|k| self.gateway(k)));
         hosts.extend((1..=plan.servers).map(|i| self.server(i)));
         // Switches: bridges in a namespace without addresses.
-        let unspecified = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
-        hosts.extend(["inside", "outside"].map(|n| self.host(n.to_owned(), unspecified.0, unspecified.1)));
+        hosts.extend(["inside", "outside"].map(|name| self.named(name)));
         for host in &hosts {
             let ns = &host.namespace;
             ip(&format!("netns add {ns}"));
@@ -205,6 +215,23 @@ impl Lab {
             self.wire(&format!("gateway{k}"), "go", &format!("gateway{}", k + 1), "gi");
         }
         self.address_and_route();
+        if plan.fast_path == Some("xdp") {
+            need("ethtool", "ethtool");
+            self.finish_packets_before_sending();
+        }
+    }
+
+    /// Both ends of the gateway's wires send checksums and VLAN tags in the packets, and take frames from XDP.
+    fn finish_packets_before_sending(&self) {
+        let gateways = (1..=self.plan.gateways).map(|k| self.gateway(k));
+        let mut ends: Vec<(Host, String)> =
+            gateways.flat_map(|host| ["gi", "go"].map(|interface| (host.clone(), interface.to_owned()))).collect();
+        ends.push((self.named("inside"), "gateway1".to_owned()));
+        ends.push((self.named("outside"), format!("gateway{}", self.plan.gateways)));
+        for (host, interface) in ends {
+            let settings = "tx off tx-vlan-hw-insert off tx-vlan-stag-hw-insert off gro on";
+            host.run(&format!("ethtool -K {interface} {settings}")).ok();
+        }
     }
 
     fn address_and_route(&self) {

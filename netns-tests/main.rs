@@ -40,3 +40,4 @@ mod survive;
 mod transports;
 mod workers;
 mod wrong_input;
+mod xdp;

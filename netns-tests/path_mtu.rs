@@ -233,9 +233,18 @@ fn r13_tracepath_finds_the_narrow_link_v6() {
 
 #[test]
 fn tcp_learns_of_a_narrow_link_that_packets_would_be_redirected_into() {
+    each_place_and_family(Plan::gateways(2).redirecting());
+}
+
+#[test]
+fn tcp_learns_of_a_narrow_link_that_xdp_would_send_packets_into() {
+    each_place_and_family(Plan::gateways(2).by_xdp());
+}
+
+fn each_place_and_family(plan: Plan) {
     for place in [Where::Inside, Where::Between, Where::Outside] {
         for family in [Family::V4, Family::V6] {
-            tcp_through(Plan::gateways(2).redirecting(), place, family);
+            tcp_through(plan, place, family);
         }
     }
 }

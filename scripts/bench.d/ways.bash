@@ -70,21 +70,21 @@ off_tc() { stop_kept; }
 on_redirect() { start_kamei redirect; }
 off_redirect() { stop_kept; }
 
-# Packets whose checksum is left to the hardware cannot pass XDP: nobody may leave it.
+# Packets whose checksum and VLAN tag are left to the hardware cannot pass XDP: nobody may leave them.
 on_xdp() {
-    checksums_by off
+    finished_by off
     start_kamei xdp || return 1
     keep server1 "$probe" drop eth0
 }
 off_xdp() {
     stop_kept
-    checksums_by on
+    finished_by on
 }
-checksums_by() { # checksums_by on|off: hardware
-    at terminal1 ethtool -K eth0 tx "$1" > /dev/null
-    at server1 ethtool -K eth0 tx "$1" > /dev/null
-    at gateway1 ethtool -K gi tx "$1" > /dev/null
-    at gateway1 ethtool -K go tx "$1" > /dev/null
+finished_by() { # finished_by on|off: hardware
+    local end
+    for end in "terminal1 eth0" "server1 eth0" "gateway1 gi" "gateway1 go"; do
+        at ${end% *} ethtool -K ${end#* } tx "$1" tx-vlan-hw-insert "$1" tx-vlan-stag-hw-insert "$1" > /dev/null
+    done
 }
 
 # kamei as if the kernel had no offloads for TUN: one packet a read.

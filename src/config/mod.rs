@@ -117,6 +117,8 @@ pub enum FastPathMode {
     /// As [`FastPathMode::Tc`], and they leave at once: past the firewall's forward hooks, connection tracking, other
     /// people's policy rules and IPsec.
     Redirect,
+    /// As [`FastPathMode::Redirect`], and before that in the driver of network cards, by XDP.
+    Xdp,
     /// In user space.
     Off,
 }
@@ -253,10 +255,11 @@ impl FromStr for LogTerminals {
 
 impl FastPathMode {
     /// Every one, with its name.
-    pub const ALL: [(&str, FastPathMode); 4] = [
+    pub const ALL: [(&str, FastPathMode); 5] = [
         ("auto", FastPathMode::Auto),
         ("tc", FastPathMode::Tc),
         ("redirect", FastPathMode::Redirect),
+        ("xdp", FastPathMode::Xdp),
         ("off", FastPathMode::Off),
     ];
 }

@@ -7,7 +7,7 @@ use crate::wire::Address;
 use aya::Pod;
 
 /// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// TCP ports of control connections that the program can tell.
 pub const CONTROL_PORTS: usize = 8;
@@ -22,6 +22,8 @@ pub struct Door {
     pub mark: u32,
     /// In network order; the rest is zero.
     pub control_ports: [u16; CONTROL_PORTS],
+    /// The interface's own Ethernet address.
+    pub hardware: [u8; 6],
     /// Bytes before the IP header.
     pub link_header: u8,
     /// Whether TCP SYNs get another segment size.
@@ -29,7 +31,17 @@ pub struct Door {
     /// Whether translated packets leave at once.
     pub redirects: u8,
     /// So that no byte is left undefined.
-    pub unused: u8,
+    pub unused: [u8; 3],
+}
+
+/// What the program knows of an interface that packets may leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Exit {
+    /// Numbered as in a door.
+    pub realm: u32,
+    /// 1 if its driver sends what XDP hands it, else 0.
+    pub takes_frames: u32,
 }
 
 /// Names an IPv4 flow; addresses in network order.
@@ -85,6 +97,8 @@ pub struct Flow6 {
 // SAFETY: each is `repr(C)`, made of integers and arrays of them only, and has no padding: the compiler counts below.
 unsafe impl Pod for Door {}
 // SAFETY: as above.
+unsafe impl Pod for Exit {}
+// SAFETY: as above.
 unsafe impl Pod for Key4 {}
 // SAFETY: as above.
 unsafe impl Pod for Key6 {}
@@ -93,7 +107,7 @@ unsafe impl Pod for Flow4 {}
 // SAFETY: as above.
 unsafe impl Pod for Flow6 {}
 
-const _: () = assert!(size_of::<Door>() == 8 + 2 * CONTROL_PORTS + 4);
+const _: () = assert!(size_of::<Door>() == 8 + 2 * CONTROL_PORTS + 12);
 const _: () = assert!(size_of::<Key4>() == 12 && size_of::<Key6>() == 36);
 const _: () = assert!(size_of::<Flow4>() == 24 + 8 && size_of::<Flow6>() == 24 + 24);
 

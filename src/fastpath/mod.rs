@@ -17,7 +17,12 @@
 //! With `redirects` the program looks into the main table itself and sends the packet out, without policy rules, hooks
 //! of the firewall and connection tracking; only by an interface of the realm that the translator has decided on, and
 //! only if it fits. Everything else is marked and forwarded as above.
+//!
+//! With `xdp` another program does the same before the kernel makes a socket buffer of a frame, from driver to driver. It
+//! touches nothing unless it can do all of it; the rest goes on to the program at tc.
 
+#[cfg(feature = "fast-path")]
+mod abilities;
 #[cfg(feature = "fast-path")]
 mod books;
 #[cfg(feature = "fast-path")]
@@ -25,9 +30,13 @@ mod kernel;
 #[cfg(feature = "fast-path")]
 mod layout;
 #[cfg(feature = "fast-path")]
+mod netlink;
+#[cfg(feature = "fast-path")]
 mod place;
 #[cfg(feature = "fast-path")]
 mod program;
+#[cfg(feature = "fast-path")]
+mod seat;
 #[cfg(not(feature = "fast-path"))]
 mod without;
 
@@ -56,6 +65,8 @@ pub struct Common {
     pub clamps: bool,
     /// Whether translated packets leave at once, past rules and hooks.
     pub redirects: bool,
+    /// Whether XDP carries packets too.
+    pub xdp: bool,
 }
 
 /// Why there is no fast path, or not on an interface.
@@ -90,12 +101,63 @@ pub enum FastPathError {
     /// The compiled program lacks something.
     #[error("the eBPF program in this executable has no '{0}'; build kamei again")]
     Object(&'static str),
+    /// The program at tc, on one interface.
+    #[error("no fast path for what comes in by '{name}': {why}")]
+    Tc {
+        /// The interface.
+        name: String,
+        /// The reason.
+        why: Box<FastPathError>,
+    },
+    /// The program at XDP, on one interface.
+    #[error("no XDP for what comes in by '{name}': {why}")]
+    Xdp {
+        /// The interface.
+        name: String,
+        /// The reason.
+        why: NoXdp,
+    },
+    /// What drivers can.
+    #[error("this kernel does not tell which drivers have XDP ({0}); Linux 6.3 and later do")]
+    Abilities(io::Error),
     /// Too many helpers.
     #[error("the fast path can tell {most} ports of control connections apart, not more; list fewer in alg")]
     TooManyPorts {
         /// How many it can.
         most: usize,
     },
+}
+
+/// Why XDP cannot sit on an interface.
+#[derive(Debug, thiserror::Error)]
+pub enum NoXdp {
+    /// Or not now.
+    #[error("its driver has no native XDP, or not as it is set up (queues, receive offloads)")]
+    NotNative,
+    /// Frames do not say so.
+    #[error(
+        "it has no wire, and packets may come before checksums and VLAN tags are put into them; `{command}`, and the \
+         same at its other end, has senders put them in"
+    )]
+    Unfinished {
+        /// What switches it off.
+        command: String,
+    },
+    /// Frames do not say so.
+    #[error("it takes VLAN tags off packets before XDP can see them; `{command}` leaves them")]
+    HiddenTags {
+        /// What switches it off.
+        command: String,
+    },
+    /// For a frame in one piece.
+    #[error("its MTU, or that of its other end, is too long for XDP; 3500 bytes mostly pass")]
+    TooLong,
+    /// Not ours.
+    #[error("another XDP program sits there; `ip link` shows it")]
+    Taken,
+    /// Anything else.
+    #[error("{0}")]
+    Kernel(String),
 }
 
 /// An error with what caused it, in one line: aya's errors say only the first half themselves.
@@ -122,4 +184,8 @@ pub struct Entrance {
     pub index: u32,
     /// What is behind it.
     pub realm: Realm,
+    /// Its own Ethernet address.
+    pub hardware: [u8; 6],
+    /// Whether what comes in by it was made on this machine.
+    pub is_local: bool,
 }

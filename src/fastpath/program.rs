@@ -1,16 +1,15 @@
 //! The eBPF program in the kernel: loaded once for each interface, with maps that all of them share.
 
-use super::layout::{CONTROL_PORTS, Door, Flow4, Flow6, Key4, Key6, LAYOUT, WHYS, realm_number};
+use super::layout::{CONTROL_PORTS, Door, Exit, Flow4, Flow6, Key4, Key6, LAYOUT, WHYS, realm_number};
 use super::place::Place;
-use super::{Common, Entrance, FastPathError};
+use super::seat::Seat;
+use super::{Common, Entrance, FastPathError, NoXdp};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
 /// The compiled program.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
@@ -19,6 +18,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ka
 const MAPS: [&str; 4] = ["flows4", "flows6", "exits", "slow"];
 /// Name of the program that is attached at tc ingress.
 const TC: &str = "kamei_tc";
+/// Name of the program that is attached to drivers.
+const XDP: &str = "kamei_xdp";
+/// For a first look of the verifier.
+const SAMPLE: Entrance =
+    Entrance { name: String::new(), index: 0, realm: Realm::Outside, hardware: [0; 6], is_local: false };
 /// Bytes of an Ethernet header.
 const ETHERNET: u8 = 14;
 
@@ -30,7 +34,8 @@ pub struct Loader {
 
 /// Where translated packets may leave, as the programs have it.
 pub struct Exits {
-    map: HashMap<MapData, u32, u32>,
+    map: HashMap<MapData, u32, Exit>,
+    have: BTreeMap<u32, Exit>,
 }
 
 /// The flows, as the programs have them.
@@ -40,37 +45,23 @@ pub struct Flows {
     slow: PerCpuArray<MapData, u64>,
 }
 
-/// A program on an interface. Dropping it takes it off, unless it is in a place that lasts.
-pub struct Attached {
-    _link: Option<SchedClassifierLink>,
-    name: Option<PathBuf>,
-}
-
-impl Attached {
-    /// Takes it off.
-    pub fn remove(self) {
-        if let Some(name) = &self.name
-            && let Err(error) = std::fs::remove_file(name)
-        {
-            log::error!("{}: {error}; the fast path stays on an interface", name.display());
-        }
-    }
-}
-
 impl Loader {
     /// Makes the maps, and has the kernel check the program.
     pub fn new(common: Common) -> Result<(Self, Flows, Exits), FastPathError> {
         let place = Place::of(&common.tun).map_err(FastPathError::FileSystem)?;
         let loader = Self { common, place };
-        let mut ebpf = loader.load(Realm::Outside)?;
+        let mut ebpf = loader.load(&loader.door(&SAMPLE)?)?;
         program(&mut ebpf)?;
+        if loader.common.xdp {
+            xdp_program(&mut ebpf)?;
+        }
         let mut take = |name| ebpf.take_map(name).ok_or(FastPathError::Object(name));
         let flows = Flows {
             v4: HashMap::try_from(take("flows4")?)?,
             v6: HashMap::try_from(take("flows6")?)?,
             slow: PerCpuArray::try_from(take("slow")?)?,
         };
-        let exits = Exits { map: HashMap::try_from(take("exits")?)? };
+        let exits = Exits { map: HashMap::try_from(take("exits")?)?, have: BTreeMap::new() };
         Ok((loader, flows, exits))
     }
 
@@ -79,33 +70,16 @@ impl Loader {
         self.common = common;
     }
 
-    /// Puts the program on an interface, behind those of others; in the place of one that a predecessor has left there,
-    /// without a gap.
-    pub fn attach(&self, interface: &str, index: u32, realm: Realm) -> Result<Attached, FastPathError> {
-        let mut ebpf = self.load(realm)?;
-        let program = program(&mut ebpf)?;
-        let name = self.place.path().join(link_name(index));
-        let Place::Lasting(_) = self.place else {
-            let link = Self::attach_anew(program, interface)?;
-            return Ok(Attached { _link: Some(link), name: None });
-        };
-        if let Ok(left) = PinnedLink::from_pin(&name) {
-            let link = SchedClassifierLink::try_from(FdLink::from(left))?;
-            if let Ok(id) = program.attach_to_link(link) {
-                return Ok(Attached { _link: Some(program.take_link(id)?), name: Some(name) });
-            }
-            // Of an interface that has gone.
-            std::fs::remove_file(&name).map_err(FastPathError::FileSystem)?;
-        }
-        let link = FdLink::try_from(Self::attach_anew(program, interface)?)?;
-        link.pin(&name)?;
-        Ok(Attached { _link: None, name: Some(name) })
+    /// Puts the program at tc on an interface.
+    pub fn at_tc(&self, entrance: &Entrance) -> Result<Seat, FastPathError> {
+        Seat::at_tc(program(&mut self.load(&self.door(entrance)?)?)?, entrance, &self.place)
     }
 
-    fn attach_anew(program: &mut SchedClassifier, interface: &str) -> Result<SchedClassifierLink, FastPathError> {
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id = program.attach_with_options(interface, TcAttachType::Ingress, order)?;
-        Ok(program.take_link(id)?)
+    /// Puts the program at XDP on an interface.
+    pub fn at_xdp(&self, entrance: &Entrance) -> Result<Seat, NoXdp> {
+        let unloaded = |error: FastPathError| NoXdp::Kernel(error.to_string());
+        let mut ebpf = self.door(entrance).and_then(|door| self.load(&door)).map_err(unloaded)?;
+        Seat::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
     }
 
     /// Removes the maps' names.
@@ -117,17 +91,16 @@ impl Loader {
         }
     }
 
-    /// Removes what is left of interfaces that are not among these, and of other layouts.
-    pub fn tidy(&self, indices: &[u32]) {
+    /// Removes what is left of seats that are not among these, and of other layouts.
+    pub fn tidy(&self, seats: &[String]) {
         let Place::Lasting(path) = &self.place else { return };
-        let known: Vec<String> = indices.iter().map(|index| link_name(*index)).collect();
         let is_map = |name: &str| MAPS.iter().any(|map| name == map_name(map));
-        if let Err(error) = super::place::empty(path, |name| !is_map(name) && !known.iter().any(|have| have == name)) {
+        if let Err(error) = super::place::empty(path, |name| !is_map(name) && !seats.iter().any(|seat| seat == name)) {
             log::warn!("{}: {error}; something of an earlier fast path stays", path.display());
         }
     }
 
-    fn load(&self, realm: Realm) -> Result<Ebpf, FastPathError> {
+    fn door(&self, entrance: &Entrance) -> Result<Door, FastPathError> {
         if self.common.control_ports.len() > CONTROL_PORTS {
             return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
         }
@@ -135,17 +108,21 @@ impl Loader {
         for (place, port) in control_ports.iter_mut().zip(&self.common.control_ports) {
             *place = port.to_be();
         }
-        let door = Door {
-            realm: realm_number(realm),
+        Ok(Door {
+            realm: realm_number(entrance.realm),
             mark: self.common.mark,
             control_ports,
+            hardware: entrance.hardware,
             link_header: ETHERNET,
             clamps: u8::from(self.common.clamps),
             redirects: u8::from(self.common.redirects),
-            unused: 0,
-        };
+            unused: [0; 3],
+        })
+    }
+
+    fn load(&self, door: &Door) -> Result<Ebpf, FastPathError> {
         let mut loader = EbpfLoader::new();
-        loader.override_global("door", &door, true);
+        loader.override_global("door", door, true);
         for name in MAPS {
             loader.map_pin_path(name, self.place.path().join(map_name(name)));
         }
@@ -158,10 +135,6 @@ fn map_name(map: &str) -> String {
     format!("{map}-{LAYOUT}")
 }
 
-fn link_name(index: u32) -> String {
-    format!("link-{index}")
-}
-
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, FastPathError> {
     let program = ebpf.program_mut(TC).ok_or(FastPathError::Object(TC))?;
     let program: &mut SchedClassifier = program.try_into()?;
@@ -169,14 +142,30 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, FastPathError> {
     Ok(program)
 }
 
+fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, FastPathError> {
+    let program = ebpf.program_mut(XDP).ok_or(FastPathError::Object(XDP))?;
+    let program: &mut Xdp = program.try_into()?;
+    program.load()?;
+    Ok(program)
+}
+
 impl Exits {
     /// Exactly these from now on.
-    pub fn set(&mut self, entrances: &[Entrance]) -> Result<(), MapError> {
+    pub fn set(&mut self, exits: BTreeMap<u32, Exit>) -> Result<(), MapError> {
+        if exits == self.have {
+            return Ok(());
+        }
+        self.have = exits;
         let there: Vec<u32> = self.map.keys().flatten().collect();
-        for index in there.into_iter().filter(|index| entrances.iter().all(|entrance| entrance.index != *index)) {
+        for index in there.into_iter().filter(|index| !self.have.contains_key(index)) {
             self.map.remove(&index)?;
         }
-        entrances.iter().try_for_each(|entrance| self.map.insert(entrance.index, realm_number(entrance.realm), 0))
+        self.have.iter().try_for_each(|(index, exit)| self.map.insert(index, exit, 0))
+    }
+
+    /// Whether an interface takes frames from XDP, as was told last; `None` if it is none of them.
+    pub fn takes_frames(&self, index: u32) -> Option<bool> {
+        self.have.get(&index).map(|exit| exit.takes_frames != 0)
     }
 }
 

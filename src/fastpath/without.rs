@@ -27,7 +27,7 @@ impl FastPath {
     }
 
     /// Nothing to do.
-    pub fn follow(&self, _: &[Entrance]) {
+    pub fn follow(&self, _: &[Entrance]) -> Vec<FastPathError> {
         match *self {}
     }
 
@@ -42,7 +42,7 @@ impl FastPath {
     }
 
     /// Nothing to do.
-    pub fn renew(&self, _: Common, _: &[Entrance]) {
+    pub fn renew(&self, _: Common) {
         match *self {}
     }
 

@@ -1,7 +1,7 @@
 //! The fast path, as the configuration wants it.
 
 use super::GatewayError;
-use super::kernel::Kernel;
+use super::kernel::{Ethernet, Kernel};
 use crate::config::{Config, FastPathMode};
 use crate::control::{FastPathStatus, Taps};
 use crate::fastpath::{Common, Entrance, FastPath};
@@ -24,6 +24,25 @@ pub fn start(config: &Config, now: Time) -> Result<Option<Arc<FastPath>>, Gatewa
     }
 }
 
+/// Puts it on the interfaces there are at the start: on all of them, if it was asked for by name.
+pub fn take_seats(fast: &FastPath, config: &Config, kernel: &Kernel) -> Result<(), GatewayError> {
+    if config.fast_path.mode == FastPathMode::Auto {
+        follow(fast, kernel);
+        return Ok(());
+    }
+    fast.follow(&entrances(kernel)).into_iter().next().map_or(Ok(()), |why| {
+        fast.remove();
+        Err(why.into())
+    })
+}
+
+/// Puts it on the interfaces there are now; where it cannot be, packets take the longer way.
+pub fn follow(fast: &FastPath, kernel: &Kernel) {
+    for why in fast.follow(&entrances(kernel)) {
+        log::warn!("{why}");
+    }
+}
+
 /// What the programs have to know.
 pub fn common(config: &Config) -> Common {
     Common {
@@ -32,25 +51,37 @@ pub fn common(config: &Config) -> Common {
         flows: config.fast_path.flows,
         control_ports: config.alg.iter().map(|alg| alg.port).collect(),
         clamps: config.mss.is_some(),
-        redirects: config.fast_path.mode == FastPathMode::Redirect,
+        redirects: matches!(config.fast_path.mode, FastPathMode::Redirect | FastPathMode::Xdp),
+        xdp: config.fast_path.mode == FastPathMode::Xdp,
     }
 }
 
 /// Every interface of the gateway that exists.
-pub fn entrances(kernel: &Kernel) -> Vec<Entrance> {
+fn entrances(kernel: &Kernel) -> Vec<Entrance> {
     let realm = |inside: Option<usize>| match inside {
         Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
         None => Realm::Outside,
     };
     let all = kernel.entrances().into_iter();
-    all.map(|(name, index, inside)| Entrance { name, index, realm: realm(inside) }).collect()
+    all.map(|(name, index, inside, Ethernet { hardware, is_local })| Entrance {
+        name,
+        index,
+        realm: realm(inside),
+        hardware,
+        is_local,
+    })
+    .collect()
 }
 
 /// How it is.
 pub fn status(fast: Option<&FastPath>, mode: FastPathMode) -> FastPathStatus {
     let Some(fast) = fast else { return FastPathStatus { mode: "off".to_owned(), ..FastPathStatus::default() } };
     let (flows, hits, slow) = fast.view();
-    let mode = if mode == FastPathMode::Redirect { "redirect" } else { "tc" };
+    let mode = match mode {
+        FastPathMode::Redirect => "redirect",
+        FastPathMode::Xdp => "xdp",
+        FastPathMode::Auto | FastPathMode::Tc | FastPathMode::Off => "tc",
+    };
     FastPathStatus { mode: mode.to_owned(), flows, hits, slow }
 }
 

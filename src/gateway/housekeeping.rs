@@ -108,7 +108,7 @@ impl Housekeeping {
             Err(error) => log::error!("{error}"),
         }
         if let Some(fast) = &self.fast {
-            fast.follow(&super::fast::entrances(&self.kernel));
+            super::fast::follow(fast, &self.kernel);
             fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
             fast.look(&self.nat, now);
         }

@@ -67,7 +67,7 @@ pub enum GatewayError {
     #[error(transparent)]
     Tun(#[from] TunError),
     /// The fast path that was asked for.
-    #[error("{0}. Or leave out --fast-path: then the gateway does without if it must")]
+    #[error("{0}. Or choose another --fast-path: tc, or auto, which goes without where it must")]
     FastPath(#[from] FastPathError),
     /// What the translator cannot hold.
     #[error(transparent)]
@@ -137,7 +137,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let journal = restore(&config, state, &nat, &kernel, clock, terminals)?;
     if let Some(fast) = &fast {
         nat.set_offload(Arc::clone(fast) as _);
-        fast.follow(&fast::entrances(&kernel));
+        fast::take_seats(fast, &config, &kernel)?;
         fast.adopt(&nat, clock.now());
     }
     if let Some(confinement) = &confinement

@@ -99,7 +99,8 @@ impl Housekeeping {
         // What fitted nowhere stays in the state file, for the day its pool comes back.
         self.journal.adopt(Arc::clone(&after));
         if let Some(fast) = &self.fast {
-            fast.renew(super::fast::common(&config), &super::fast::entrances(&self.kernel));
+            fast.renew(super::fast::common(&config));
+            super::fast::follow(fast, &self.kernel);
         }
         rest.end_with(&after);
         *live = Arc::clone(&after);

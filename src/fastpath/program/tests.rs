@@ -1,8 +1,9 @@
-//! Both ways give the same bytes: what the program takes comes out as the translator would have made it, and what it
-//! leaves is as it came. The kernel runs the program on bytes (`BPF_PROG_TEST_RUN`): no interface, no packet.
+//! All ways give the same bytes: what the programs take comes out as the translator would have made it, and what they
+//! leave is as it came. The kernel runs them on bytes (`BPF_PROG_TEST_RUN`), in a network namespace where XDP finds a way
+//! for every packet; nothing is sent.
 
 use super::*;
-use crate::nat::tests::packets::{Built, Spec, Transport, addresses, ends, error_about, same_sum, spec};
+use crate::nat::tests::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
 use crate::nat::tests::{pool, settings};
 use crate::nat::{Alg, AlgSettings, Nat, Offload, SlotRef, Translator, Verdict};
 use crate::time::Time;
@@ -13,7 +14,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::process::Command;
 use std::sync::Arc;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
@@ -22,6 +26,13 @@ const MARK: u32 = 0x0100_0000;
 /// A mark of somebody else's, which stays.
 const FOREIGN: u32 = 1;
 const FTP: u16 = 21;
+/// Of the interface that packets come in by, of the neighbour, and of the interface they leave by.
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const EXIT: [u8; 6] = [2, 0, 0, 0, 0, 3];
+/// What XDP programs return (linux/bpf.h).
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
 /// Longest `struct __sk_buff` to be expected, with room.
 const CONTEXT: usize = 512;
 /// Where in it `mark` is.
@@ -194,11 +205,62 @@ fn balance(spec: &mut Spec, source: IpAddr, destination: IpAddr) {
     }
 }
 
+/// A network namespace with a way to every terminal and every peer, in which this thread is.
+struct Roads(String);
+
+impl Roads {
+    fn make() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "only root may load eBPF programs: run the tests as root");
+        let roads = Self(format!("equal{}", std::process::id()));
+        let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");
+        roads.ip(&format!("netns add {}", roads.0));
+        File::open(format!("/run/netns/{}", roads.0))
+            .and_then(|namespace| Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), None)?))
+            .unwrap();
+        roads.ip("link set lo up");
+        for (interface, v4, v6) in [("terminals", "10.0.0.0/8", "fd00:1::/32"), ("peers", "default", "default")] {
+            roads.ip(&format!("link add {interface} address {} mtu 9000 type veth peer {interface}-end", mac(EXIT)));
+            roads.ip(&format!("link set {interface}-end mtu 9000 up"));
+            roads.ip(&format!("link set {interface} up"));
+            roads.ip(&format!("route add {v4} via inet 192.0.2.1 dev {interface} onlink"));
+            roads.ip(&format!("-6 route add {v6} via fe80::1 dev {interface} onlink"));
+            for router in ["192.0.2.1", "fe80::1"] {
+                roads.ip(&format!("neighbour add {router} lladdr {} nud permanent dev {interface}", mac(NEIGHBOUR)));
+            }
+        }
+        for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{key}"), "1").unwrap();
+        }
+        roads
+    }
+
+    fn ip(&self, line: &str) {
+        let done = Command::new("ip").args(line.split(' ')).output().unwrap();
+        assert!(done.status.success(), "{}: ip {line}: {}", self.0, String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn exits() -> BTreeMap<u32, Exit> {
+        let index = |name| {
+            let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
+            rustix::net::netdevice::name_to_index(socket.unwrap(), name).unwrap()
+        };
+        let exit = |realm| Exit { realm: realm_number(realm), takes_frames: 1 };
+        [(index("terminals"), exit(INSIDE)), (index("peers"), exit(Realm::Outside))].into()
+    }
+}
+
+impl Drop for Roads {
+    fn drop(&mut self) {
+        self.ip(&format!("netns delete {}", self.0));
+    }
+}
+
 /// The programs of all setups, for outside and inside, with the flows they share.
 struct Programs {
     loader: Loader,
     flows: RefCell<Flows>,
     loaded: BTreeMap<(Setup, u32), Ebpf>,
+    _roads: Roads,
 }
 
 impl Drop for Programs {
@@ -209,7 +271,7 @@ impl Drop for Programs {
 
 impl Programs {
     fn load() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "only root may load eBPF programs: run the tests as root");
+        let roads = Roads::make();
         let common = |setup: Setup| Common {
             tun: format!("equal{}", std::process::id()),
             mark: MARK,
@@ -217,27 +279,49 @@ impl Programs {
             control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
             clamps: setup.clamps,
             redirects: false,
+            xdp: true,
         };
-        let (mut loader, flows, _) = Loader::new(common(SETUPS[0])).unwrap();
+        let (mut loader, flows, mut exits) = Loader::new(common(SETUPS[0])).unwrap();
+        exits.set(Roads::exits()).unwrap();
         let mut loaded = BTreeMap::new();
         for setup in SETUPS {
             loader.set_common(common(setup));
             for realm in [Realm::Outside, INSIDE] {
-                let mut ebpf = loader.load(realm).unwrap();
+                let entrance = Entrance { realm, hardware: GATEWAY, ..SAMPLE };
+                let mut ebpf = loader.load(&loader.door(&entrance).unwrap()).unwrap();
                 program(&mut ebpf).unwrap();
+                xdp_program(&mut ebpf).unwrap();
                 loaded.insert((setup, realm_number(realm)), ebpf);
             }
         }
-        Self { loader, flows: RefCell::new(flows), loaded }
+        Self { loader, flows: RefCell::new(flows), loaded, _roads: roads }
     }
 
-    /// Sends a packet through the program. `None`: it was left alone.
+    /// Sends a packet through the program at XDP. `None`: it was left alone.
+    fn run_xdp(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool) -> Result<Option<Vec<u8>>, String> {
+        let program = self.loaded[&(setup, realm_number(realm))].program(XDP).unwrap();
+        let program: &Xdp = program.try_into().unwrap();
+        let frame = frame(GATEWAY, NEIGHBOUR, packet, v4);
+        let mut frame_out = vec![0; frame.len()];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.data_out = Some(&mut frame_out);
+        let result = program.test_run(options).map_err(|error| crate::fastpath::whole(&error))?;
+        match result.return_value {
+            PASS if frame == frame_out => Ok(None),
+            PASS => Err("changed, and left to others".to_owned()),
+            REDIRECT if frame_out[..12] == [NEIGHBOUR, EXIT].concat() => {
+                Ok(Some(frame_out.split_off(usize::from(ETHERNET))))
+            }
+            other => Err(format!("returned {other}: {frame_out:02x?}")),
+        }
+    }
+
+    /// Sends a packet through the program at tc. `None`: it was left alone.
     fn run(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool, mark: u32) -> Result<Option<Vec<u8>>, String> {
         let program = self.loaded[&(setup, realm_number(realm))].program(TC).unwrap();
         let program: &SchedClassifier = program.try_into().unwrap();
-        let mut frame = vec![0; 12];
-        frame.extend(if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
-        frame.extend(packet);
+        let frame = frame([0; 6], [0; 6], packet, v4);
         let mut context = [0; MARK_AT + 4];
         context[MARK_AT..].copy_from_slice(&mark.to_ne_bytes());
         let (mut frame_out, mut context_out) = (vec![0; frame.len()], [0; CONTEXT]);
@@ -260,12 +344,30 @@ impl Programs {
     }
 }
 
+fn frame(to: [u8; 6], from: [u8; 6], packet: &[u8], v4: bool) -> Vec<u8> {
+    let kind: [u8; 2] = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+    [&to[..], &from, &kind, packet].concat()
+}
+
+/// As the kernel forwards it.
+fn forwarded(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        packet[8] -= 1;
+        let check = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
+        let check = check + u32::from(check >= 0xffff);
+        packet[10..12].copy_from_slice(&check.to_be_bytes()[2..]);
+    } else {
+        packet[7] -= 1;
+    }
+    packet
+}
+
 #[test]
-fn the_program_and_the_translator_give_the_same_bytes() {
+fn the_programs_and_the_translator_give_the_same_bytes() {
     let programs = Programs::load();
     // Plain packets by version, direction and protocol; others that were taken all the same; zero checksums made; left.
     let plain_ones: RefCell<BTreeMap<(bool, bool, u8), u32>> = RefCell::default();
-    let [others, zeros, left] = [const { Cell::new(0) }; 3];
+    let [others, zeros, left, by_xdp, not_by_xdp] = [const { Cell::new(0) }; 5];
     let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
     let compare = |case: Case| {
         let (mut translator, offers) = translator(&case);
@@ -275,11 +377,14 @@ fn the_program_and_the_translator_give_the_same_bytes() {
         programs.flows.borrow_mut().insert(flow).unwrap();
         let answer = programs.run(case.setup, realm, &bytes, case.ends.0.is_ipv4(), case.mark);
         let carried = programs.flows.borrow().carried(realm, flow.source, flow.destination).unwrap();
+        let answer_of_xdp = programs.run_xdp(case.setup, realm, &bytes, case.ends.0.is_ipv4());
         programs.flows.borrow_mut().remove(realm, flow.source, flow.destination).unwrap();
+        let answer_of_xdp = answer_of_xdp.map_err(TestCaseError::fail)?;
         let opens = Headers::parse(&bytes).is_ok_and(|headers| headers.kind == Kind::TcpSyn);
         let Some(translated) = answer.map_err(TestCaseError::fail)? else {
             prop_assert!(!plain, "a plain packet was left alone: {:02x?}", bytes);
             prop_assert_eq!(carried, Carried::default());
+            prop_assert_eq!(answer_of_xdp, None);
             count(&left);
             return Ok(());
         };
@@ -287,6 +392,15 @@ fn the_program_and_the_translator_give_the_same_bytes() {
         prop_assert!(matches!(verdict, Verdict::Forward { event: None, .. }), "{:?}", verdict);
         prop_assert_eq!(&translated, &bytes);
         prop_assert_eq!((carried.packets, carried.opened), (1, u64::from(opens)));
+        match answer_of_xdp {
+            Some(sent) => {
+                prop_assert_eq!(sent, forwarded(bytes.clone()));
+                count(&by_xdp);
+            }
+            // A checksum that is whole looks now and then as if it were not.
+            None if plain && case.spec.sum != Sum::Partial => count(&not_by_xdp),
+            None => {}
+        }
         let after = Built { bytes, ..built };
         if plain {
             *plain_ones.borrow_mut().entry((case.ends.0.is_ipv4(), case.out, after.protocol)).or_default() += 1;
@@ -304,5 +418,6 @@ fn the_program_and_the_translator_give_the_same_bytes() {
     }
     let plain_ones = plain_ones.into_inner();
     assert!(plain_ones.len() == 12 && plain_ones.values().all(|number| *number > 10), "{plain_ones:?}");
+    assert!(by_xdp.get() > 500 && not_by_xdp.get() < 5, "{by_xdp:?} {not_by_xdp:?}");
     assert!(others.get() > 10 && zeros.get() > 10 && left.get() > 100, "{others:?} {zeros:?} {left:?}");
 }

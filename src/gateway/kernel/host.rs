@@ -12,11 +12,11 @@ use crate::wire::AddressRange;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -41,8 +41,8 @@ pub struct Host {
     pub(super) links: Vec<(String, u32)>,
     /// Inside and outside interfaces that are not up.
     pub(super) down: BTreeSet<String>,
-    /// Indices of interfaces whose packets begin with an Ethernet header.
-    pub(super) ethernet: BTreeSet<u32>,
+    /// Interfaces whose packets begin with an Ethernet header, by index.
+    pub(super) ethernet: BTreeMap<u32, Ethernet>,
     /// One of our own devices was set down by somebody.
     pub(super) device_down: bool,
     /// Interfaces that are neither inside nor outside have addresses too.
@@ -52,6 +52,15 @@ pub struct Host {
     pub(super) doubled: Vec<String>,
     /// What an operator should hear of, in whole lines.
     pub(super) remarks: Vec<String>,
+}
+
+/// An Ethernet interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Its own address.
+    pub hardware: [u8; 6],
+    /// Whether there is no wire: what comes in by it another program or namespace of this machine has made.
+    pub is_local: bool,
 }
 
 /// One inside realm.
@@ -185,8 +194,8 @@ pub(super) struct Seen {
     pub(super) links: Vec<(String, u32)>,
     /// Indices of links that are not up.
     pub(super) down: Vec<u32>,
-    /// Indices of links whose packets begin with an Ethernet header.
-    pub(super) ethernet: BTreeSet<u32>,
+    /// Links whose packets begin with an Ethernet header, by index.
+    pub(super) ethernet: BTreeMap<u32, Ethernet>,
     pub(super) addresses: Vec<OwnAddress>,
     /// Main's routes through inside interfaces.
     pub(super) inside_routes: Vec<Route>,
@@ -213,13 +222,11 @@ pub(super) struct OwnAddress {
 impl Seen {
     fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, is_ethernet } in read_links(netlink)? {
+        for Link { name, index, is_up, ethernet } in read_links(netlink)? {
             if !is_up {
                 seen.down.push(index);
             }
-            if is_ethernet {
-                seen.ethernet.insert(index);
-            }
+            seen.ethernet.extend(ethernet.map(|ethernet| (index, ethernet)));
             seen.links.push((name, index));
         }
         for message in dump(netlink, "list the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
@@ -496,7 +503,7 @@ struct Link {
     name: String,
     index: u32,
     is_up: bool,
-    is_ethernet: bool,
+    ethernet: Option<Ethernet>,
 }
 
 fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
@@ -504,12 +511,28 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
     let link = |message| {
         let RouteNetlinkMessage::NewLink(link) = message else { return None };
         let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
-        let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+        let ethernet = ethernet(&link);
         let name = |attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None };
         let name = link.attributes.into_iter().find_map(name)?;
-        Some(Link { name, index, is_up, is_ethernet })
+        Some(Link { name, index, is_up, ethernet })
     };
     Ok(messages.into_iter().filter_map(link).collect())
+}
+
+fn ethernet(link: &LinkMessage) -> Option<Ethernet> {
+    if link.header.link_layer_type != LinkLayerType::Ether {
+        return None;
+    }
+    let hardware = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
+        _ => None,
+    })?;
+    let is_local = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Veth | InfoKind::Tun));
+    let is_local = link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(all) => all.iter().any(is_local),
+        _ => false,
+    });
+    Some(Ethernet { hardware, is_local })
 }
 
 /// The routes of main that leave by an interface; the kernel does the choosing, however large main is.

@@ -47,7 +47,7 @@ mod undo;
 
 pub use claim::{Claim, directory as lock_directory};
 pub use error::KernelError;
-pub use host::Host;
+pub use host::{Ethernet, Host};
 pub use neighbours::Neighbours;
 pub use netlink::NetlinkError;
 pub use survey::Survey;
@@ -201,12 +201,13 @@ impl Kernel {
     }
 
     /// The Ethernet interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
-    pub fn entrances(&self) -> Vec<(String, u32, Option<usize>)> {
+    pub fn entrances(&self) -> Vec<(String, u32, Option<usize>, Ethernet)> {
         let insides = self.plan.insides.iter().enumerate();
         let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, Some(realm))));
         let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
-        let with_index = all.filter_map(|(name, realm)| Some((name.clone(), self.host.index(name)?, realm)));
-        with_index.filter(|(_, index, _)| self.host.ethernet.contains(index)).collect()
+        let with_index = all.filter_map(|(name, realm)| Some((name, self.host.index(name)?, realm)));
+        let ethernet = |index| self.host.ethernet.get(&index).copied();
+        with_index.filter_map(|(name, index, realm)| Some((name.clone(), index, realm, ethernet(index)?))).collect()
     }
 
     /// Hears what has changed (links, addresses, routes, rules) and follows it; never waits. `true` if [`Kernel::host`]

@@ -1,0 +1,118 @@
+//! The fast path at XDP: as elsewhere in the kernel, and the kernel beside it sees none of it.
+
+use crate::capture::Capture;
+use crate::crossing::Crossing;
+use crate::fastpath::{call_and_callback, hits, killed_and_succeeded, one_hop, release, warm_up};
+use crate::gateway::KAMEI;
+use crate::lab::{Family, Lab, Plan, wait_until};
+
+const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+#[test]
+fn calls_and_callbacks_by_xdp() {
+    for family in BOTH {
+        call_and_callback(Plan::gateways(1).by_xdp(), family);
+    }
+}
+
+/// What goes from driver to driver is never seen on the gateway's own interfaces.
+#[test]
+fn packets_by_xdp_meet_nothing_else_of_the_kernel() {
+    for family in BOTH {
+        let lab = Lab::new(Plan::gateways(1).by_xdp());
+        let gateway = lab.start(1);
+        assert_eq!(gateway.status()["fast_path"]["mode"], "xdp");
+        let (terminal, server) = (lab.terminal(1), lab.server(1));
+        warm_up(&lab, &gateway, family);
+        let wires = ["gi", "go"].map(|interface| Capture::start(&gateway.host, interface));
+        let before = hits(&gateway);
+
+        terminal.run(&format!("ping -n -c 20 -i 0.01 -W 5 {}", server.address(family))).ok();
+        let virtual_ip = gateway.virtual_ip(terminal.address(family));
+        server.run(&format!("ping -n -c 20 -i 0.01 -W 5 {virtual_ip}")).ok();
+
+        assert_eq!(hits(&gateway) - before, 80);
+        for wire in wires {
+            let packets = wire.finish();
+            assert!(!packets.has_address(server.address(family)), "{:?}", packets.ip().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn xdp_is_one_hop() {
+    for family in BOTH {
+        one_hop(Crossing::by_xdp(family));
+    }
+}
+
+#[test]
+fn a_release_takes_effect_at_once_on_xdp() {
+    release(Plan::gateways(1).by_xdp());
+}
+
+/// The kernel asks for it, and sends the packet.
+#[test]
+fn xdp_leaves_packets_to_the_kernel_until_the_neighbour_is_known() {
+    let lab = Lab::new(Plan::gateways(1).by_xdp());
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    for family in BOTH {
+        warm_up(&lab, &gateway, family);
+        gateway.host.run("ip neighbour flush all; ip -6 neighbour flush all").ok();
+        let wire = Capture::start(&gateway.host, "go");
+        terminal.run(&format!("ping -n -c 3 -i 0.2 -W 5 {}", server.address(family))).ok();
+        let packets = wire.finish();
+        assert!(packets.has_address(server.address(family)), "the first one goes by the kernel");
+    }
+}
+
+/// Whose far end leaves checksums and tags to hardware that is not there.
+#[test]
+fn xdp_is_refused_where_packets_may_be_unfinished() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (host, scratch, pool) = (lab.gateway(1), lab.scratch().display(), Lab::pool_v4(1));
+    let line = format!(
+        "timeout 10 {KAMEI} gateway --inside gi --outside go --pool {pool} --fast-path xdp --control {scratch}/c.sock \
+         --state-dir {scratch}/state"
+    );
+    let ran = host.run(&line);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    for words in ["'gi'", "ethtool -K gi tx-checksum-ip-generic off", "tc, or auto"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    assert!(!host.run("ip link").ok().contains("xdp"));
+}
+
+/// A far end that goes back to leaving checksums out costs speed, not packets.
+#[test]
+fn packets_without_their_checksum_pass_all_the_same() {
+    for family in BOTH {
+        let lab = Lab::new(Plan::gateways(1).by_xdp());
+        let gateway = lab.start(1);
+        for lan in ["inside", "outside"] {
+            lab.named(lan).run("ethtool -K gateway1 tx on").ok();
+        }
+        let (terminal, server) = (lab.terminal(1), lab.server(1));
+        let _web = crate::traffic::Web::start(&server, 80);
+        warm_up(&lab, &gateway, family);
+        let seen = crate::traffic::curl(&terminal, server.address(family), 80);
+        assert_eq!(seen, format!("{} 80", gateway.virtual_ip(terminal.address(family))));
+    }
+}
+
+#[test]
+fn known_flows_by_xdp_outlive_a_killed_gateway() {
+    killed_and_succeeded(Plan::gateways(1).by_xdp(), "--fast-path xdp");
+}
+
+#[test]
+fn a_stop_takes_xdp_off() {
+    let lab = Lab::new(Plan::gateways(1).by_xdp());
+    let gateway = lab.start(1);
+    let links = || lab.gateway(1).run("ip link").ok();
+    assert!(links().contains("xdp"), "{}", links());
+    gateway.stop();
+    wait_until("XDP to be off", || !links().contains("xdp"));
+}
