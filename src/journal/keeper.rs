@@ -1,7 +1,7 @@
 //! The keeper: one thread that syncs, and writes what can wait.
 
 use super::{Journal, JournalError, store::Store, store::Write};
-use crate::nat::StoredBinding;
+use crate::nat::{ContactChange, StoredBinding};
 use crate::time::Time;
 use std::fs::File;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ struct Round {
     now: Box<dyn Fn() -> Time + Send>,
     on_news: Box<dyn Fn() + Send>,
     contact: Duration,
+    /// Changes that are not written yet.
+    contacts: Vec<ContactChange>,
     uses_from: Time,
     next_uses: Time,
     next_forget: Time,
@@ -71,6 +73,7 @@ impl Keeper {
             now: Box::new(now),
             on_news: Box::new(on_news),
             contact,
+            contacts: Vec::new(),
             uses_from: begin,
             next_uses: begin + ROUND,
             next_forget: begin + FORGET,
@@ -138,9 +141,9 @@ impl Round {
             (self.uses_from, self.next_uses) = (now, now + pause);
         }
         if now >= self.next_forget {
-            self.next_forget = now + FORGET;
             let before = Time::from_millis(now.as_millis().saturating_sub(as_millis(self.contact)));
             self.side()?.store.forget_contacts(before.as_secs())?;
+            self.next_forget = now + FORGET;
         }
         self.sync()?;
         self.side()?.store.shorten_log()
@@ -182,13 +185,20 @@ impl Round {
         self.side.as_ref().ok_or_else(|| JournalError::BeingReplaced(self.journal.path.clone()))
     }
 
-    fn write_contacts(&self) -> Result<(), JournalError> {
-        let changes = self.journal.nat.read().contact_changes();
-        for some in changes.chunks(USES_AT_ONCE) {
+    /// What cannot be written is kept for the next turn: a disk that is still full must not look well for want of work.
+    fn write_contacts(&mut self) -> Result<(), JournalError> {
+        if self.contacts.is_empty() {
+            self.contacts = self.journal.nat.read().contact_changes();
+        }
+        let mut done = 0;
+        let result = self.contacts.chunks(USES_AT_ONCE).try_for_each(|some| {
             self.journal.with_store(|store| store.write(&[], some))?;
             self.journal.written.fetch_add(1, Ordering::AcqRel);
-        }
-        Ok(())
+            done += some.len();
+            Ok(())
+        });
+        self.contacts.drain(..done);
+        result
     }
 
     /// Writes the bindings that were used since the last round. How many bindings there are.

@@ -138,6 +138,34 @@ fn a_full_disk_refuses_new_bindings_until_there_is_room() {
     assert!(there(known) && there(virtual_ip), "what waited was written");
 }
 
+#[test]
+fn contacts_that_cannot_be_written_are_written_later() {
+    let directory = private_directory();
+    let mut scene = Scene::on(directory.path());
+    scene.record(1);
+    let journal = Arc::clone(&scene.journal);
+    let (taken, looks) = (Arc::new(Mutex::new(None)), AtomicU64::new(0));
+    let now = {
+        let (journal, taken) = (Arc::clone(&journal), Arc::clone(&taken));
+        // The file is away from the first turn on.
+        move || {
+            if looks.fetch_add(1, Ordering::Relaxed) == 1 {
+                *taken.lock() = journal.store.lock().take();
+            }
+            NOW
+        }
+    };
+    let keeper = Keeper::start(Arc::clone(&journal), Duration::from_secs(3600), now, || ()).unwrap();
+    while journal.status().failing.is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    *journal.store.lock() = taken.lock().take();
+    keeper.stop();
+    assert_eq!(journal.status().failing, None);
+    drop((scene, journal));
+    assert_eq!(Scene::on(directory.path()).bindings()[0].contacts.len(), 1);
+}
+
 /// A sound file of some size, with everything in it and no log beside it.
 fn sound_file() -> (Vec<u8>, Vec<StoredBinding>) {
     let directory = private_directory();
