@@ -41,8 +41,8 @@ make_bed() {
         labs+=("$(lab)")
         "$root/scripts/lab" up --prefix "$(lab)" --gateways "$gateways" --terminals 1 --ipv6 --no-kamei > /dev/null
         each_gateway prepare_gateway
-        at terminal1 sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
-        at server1 sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
+        prepare_end terminal1
+        prepare_end server1
         # Injected frames go to a hardware address that nobody has: they are counted, and end at the first look.
         ip -n "$prefix-$gateways-gateway$gateways" neighbour add "$absent_address" dev go lladdr 02:00:00:00:00:63 nud permanent
         serve terminal1
@@ -52,6 +52,13 @@ make_bed() {
     servers=("${kept[@]}") kept=()
 }
 labs=() servers=() kept=()
+
+prepare_end() {
+    at "$1" sysctl -qw net.ipv4.ip_local_port_range="1024 65535"
+    # The terminal sees callbacks from one address by all ways, the server calls another one by each, and its timestamps
+    # would start elsewhere for each: a SYN from a port of the way before would look old, and cost a second.
+    at "$1" sysctl -qw net.ipv4.tcp_timestamps=2
+}
 
 prepare_gateway() {
     at "gateway$1" sysctl -qw net.ipv4.ip_forward=0
