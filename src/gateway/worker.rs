@@ -6,7 +6,8 @@ use super::parking::{Parked, Parking};
 use crate::config::Pinning;
 use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Queue};
-use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Translator, Verdict};
+use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Replaced, Translator, Verdict};
+use crate::time::Time;
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, Timespec, epoll};
@@ -19,11 +20,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Packets read from one device before the other gets its turn.
-const TURN: usize = 64;
+const TURN: u64 = 64;
 /// How long counted packets may wait before they are noted in their bindings.
 const NOTE_AFTER: Duration = Duration::from_millis(200);
-/// Flows noted at once, about half a millisecond's work: packets wait meanwhile.
-const NOTED_AT_ONCE: usize = 4096;
+/// How much longer they may wait for a moment when the queues are empty, in which flows move to the fast path best.
+const NOTE_AT_LAST: Duration = Duration::from_secs(1);
+/// Flows noted at once: packets wait meanwhile, and may be overtaken by those of a flow that moves.
+const NOTED_AT_ONCE: usize = 256;
 /// How long whoever looks at bindings waits for busy workers.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 /// How long a worker may take until it rests for a reload.
@@ -225,24 +228,21 @@ impl Worker {
     /// Works until told to stop.
     pub fn run(mut self) -> io::Result<()> {
         stay_on_one_cpu(self.number, &self.pin);
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (number, queue) in self.queues.iter().enumerate() {
-            epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
-        }
-        if let Some(waker) = self.shared.wakers.get(self.number) {
-            epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        }
+        let epoll = self.watch()?;
         let mut buffer = Buffer::new();
         let mut ready = Vec::with_capacity(self.queues.len() + 1);
         let nap = Timespec { tv_sec: 0, tv_nsec: NOTE_AFTER.subsec_nanos().into() };
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // The queues that may have packets: the kernel says so once, and it is true until a read finds none.
+        let mut waiting = vec![false; self.queues.len()];
         let mut noted = self.clock.now();
         let mut is_behind = false;
         let mut awake_until: Option<Instant> = None;
         loop {
             // An idle gateway sleeps; only while something is to be noted or answered does a worker wake by itself.
             let awaited = self.translator.is_dirty() || self.translator.next_due().is_some();
-            let sleeps = !is_behind && awake_until.is_none_or(|until| Instant::now() >= until);
+            let is_busy = is_behind || waiting.contains(&true);
+            let sleeps = !is_busy && awake_until.is_none_or(|until| Instant::now() >= until);
             let timeout = if sleeps { awaited.then_some(nap) } else { Some(none) };
             ready.clear();
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
@@ -255,20 +255,26 @@ impl Worker {
             if !ready.is_empty() && !self.busy_poll.is_zero() {
                 awake_until = Some(Instant::now() + self.busy_poll);
             }
+            let mut is_asked = false;
             for event in &ready {
-                match event.data.u64() {
-                    WAKE => {
-                        self.look_up();
-                        if self.shared.stopping.load(Ordering::Acquire) {
-                            return Ok(());
-                        }
-                        self.release();
-                    }
-                    number => self.take_turn(usize::try_from(number).unwrap_or_default(), &mut buffer)?,
+                match usize::try_from(event.data.u64()).ok().and_then(|number| waiting.get_mut(number)) {
+                    Some(waits) => *waits = true,
+                    None => is_asked = true,
                 }
             }
+            for (number, waits) in waiting.iter_mut().enumerate().filter(|(_, waits)| **waits) {
+                *waits = self.take_turn(number, &mut buffer)?;
+            }
+            if is_asked {
+                self.look_up();
+                if self.shared.stopping.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                self.release();
+            }
             let now = self.clock.now();
-            if now - noted >= NOTE_AFTER {
+            let since = now - noted;
+            if since >= NOTE_AT_LAST || since >= NOTE_AFTER && !waiting.contains(&true) {
                 self.translator.flush_some(NOTED_AT_ONCE, now);
                 is_behind = self.translator.is_dirty();
                 if !is_behind {
@@ -279,6 +285,19 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// What tells when a packet comes to an empty queue, or somebody wants the worker to look up.
+    fn watch(&self) -> io::Result<OwnedFd> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let once = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        for (number, queue) in self.queues.iter().enumerate() {
+            epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), once)?;
+        }
+        if let Some(waker) = self.shared.wakers.get(self.number) {
+            epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE), once)?;
+        }
+        Ok(epoll)
     }
 
     /// Notes what was counted, because somebody asked.
@@ -296,64 +315,27 @@ impl Worker {
         }
     }
 
-    fn take_turn(&mut self, number: usize, buffer: &mut Buffer) -> io::Result<()> {
+    /// Serves one queue until it is empty or another has its turn. Says whether there may be more.
+    fn take_turn(&mut self, number: usize, buffer: &mut Buffer) -> io::Result<bool> {
         let realm = match number.checked_sub(1) {
             None => Realm::Outside,
             Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
         };
         let now = self.clock.now();
         let (mut super_packets, mut reads) = (0, 0);
-        for _ in 0..TURN {
+        let mut more = true;
+        while more && reads < TURN {
             let Some(queue) = self.queues.get(number) else { break };
             match queue.receive(buffer) {
-                Ok(true) => {}
-                Ok(false) => break,
+                Ok(true) => {
+                    reads += 1;
+                    super_packets += u64::from(buffer.is_super_packet());
+                    self.serve(buffer, realm, now);
+                }
+                Ok(false) => more = false,
                 // A device that is down gives EIO (or EBADFD) until it is up again, or until it is gone.
                 Err(_) if self.shared.stopping.load(Ordering::Acquire) => break,
                 Err(error) => return Err(error),
-            }
-            reads += 1;
-            let mut packet = buffer.packet();
-            super_packets += u64::from(packet.bytes.len() > 1500);
-            let kept = self.shared.taps.keep(packet.bytes);
-            let verdict = self.translator.translate(&mut packet, realm, now);
-            if let Some(before) = kept {
-                self.shared.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
-            }
-            match verdict {
-                Verdict::Forward { to, event } => match event.filter(|event| self.tell(*event)) {
-                    Some(event) => {
-                        let packet = Parked { to, bytes: buffer.as_read().into(), is_own: false };
-                        self.park(event, std::iter::once(packet));
-                    }
-                    None => self.write(to, |queue| queue.send(buffer)),
-                },
-                Verdict::Replace(replaced) => {
-                    let to = replaced.to;
-                    match replaced.event.filter(|event| self.tell(*event)) {
-                        Some(event) => {
-                            let own = |bytes| Parked { to, bytes, is_own: true };
-                            self.park(event, replaced.packets.into_iter().map(own));
-                        }
-                        None => {
-                            for packet in &replaced.packets {
-                                self.write(to, |queue| queue.send_own(packet));
-                            }
-                        }
-                    }
-                    if let Some(answer) = replaced.answer {
-                        self.write(realm, |queue| queue.send_own(&answer));
-                    }
-                }
-                Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
-                Verdict::Refuse(refused) => {
-                    if self.tell(refused.event) {
-                        self.park(refused.event, std::iter::empty());
-                    }
-                    if let Some(answer) = refused.answer {
-                        self.write(realm, |queue| queue.send_own(&answer));
-                    }
-                }
             }
         }
         match self.parking.record() {
@@ -361,13 +343,53 @@ impl Worker {
             Err(lost) => self.translator.lost(DropReason::CannotRecord, lost),
         }
         self.count(|load| &load.reads, reads);
-        if reads == TURN as u64 {
+        if reads == TURN {
             self.count(|load| &load.full_turns, 1);
         }
         if super_packets > 0 {
             self.shared.super_packets.fetch_add(super_packets, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(more)
+    }
+
+    /// Translates the packet in `buffer` and does what the verdict says.
+    fn serve(&mut self, buffer: &mut Buffer, realm: Realm, now: Time) {
+        let mut packet = buffer.packet();
+        let kept = self.shared.taps.keep(packet.bytes);
+        let verdict = self.translator.translate(&mut packet, realm, now);
+        if let Some(before) = kept {
+            self.shared.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
+        }
+        match verdict {
+            Verdict::Forward { to, event } => match event.filter(|event| self.tell(*event)) {
+                Some(event) => {
+                    let packet = Parked { to, bytes: buffer.as_read().into(), is_own: false };
+                    self.park(event, std::iter::once(packet));
+                }
+                None => self.write(to, |queue| queue.send(buffer)),
+            },
+            Verdict::Replace(replaced) => self.write_instead(*replaced, realm),
+            Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
+            Verdict::Refuse(refused) => {
+                if self.tell(refused.event) {
+                    self.park(refused.event, std::iter::empty());
+                }
+                if let Some(answer) = refused.answer {
+                    self.write(realm, |queue| queue.send_own(&answer));
+                }
+            }
+        }
+    }
+
+    /// Writes what a helper has made of a packet from `realm`.
+    fn write_instead(&mut self, Replaced { to, event, packets, answer }: Replaced, realm: Realm) {
+        match event.filter(|event| self.tell(*event)) {
+            Some(event) => self.park(event, packets.into_iter().map(|bytes| Parked { to, bytes, is_own: true })),
+            None => packets.iter().for_each(|packet| self.write(to, |queue| queue.send_own(packet))),
+        }
+        if let Some(answer) = answer {
+            self.write(realm, |queue| queue.send_own(&answer));
+        }
     }
 
     /// A packet enters the kernel by the device of the realm it goes to, on this worker's queue. Routing takes it on
