@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, exit};
 
 const SOURCE: &str = "src/fastpath/kamei.bpf.c";
-const INCLUDED: [&str; 2] = ["src/fastpath/flows.h", "src/fastpath/xdp.h"];
+const INCLUDED: [&str; 3] = ["src/fastpath/flows.h", "src/fastpath/onlookers.h", "src/fastpath/xdp.h"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

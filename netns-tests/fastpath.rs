@@ -302,3 +302,68 @@ fn nothing_is_redirected_into_another_realm() {
 
     wire.finish().assert_hidden(&lab.hidden(1));
 }
+
+/// What nobody looks at takes the short way; from the moment somebody does, it takes the whole one.
+fn seen_by(family: Family, on: &str, seen: impl Fn(&Lab) -> u64) {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    warm_up(&lab, &gateway, family);
+    let virtual_ip = gateway.virtual_ip(terminal.address(family));
+    let ping_both_ways = || {
+        terminal.run(&format!("ping -n -c 4 -i 0.02 -W 5 {}", server.address(family))).ok();
+        server.run(&format!("ping -n -c 4 -i 0.02 -W 5 {virtual_ip}")).ok();
+    };
+    let forwarded = || {
+        let counted = gateway.host.run("nstat -asz Ip6OutForwDatagrams IpForwDatagrams").ok();
+        counted.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let before = (hits(&gateway), forwarded());
+    ping_both_ways();
+    assert_eq!(hits(&gateway) - before.0, 16);
+    assert_eq!(forwarded(), before.1, "past the kernel's forwarding");
+
+    gateway.host.run(on).ok();
+    wait_until("the whole way to be taken", || {
+        let before = forwarded();
+        ping_both_ways();
+        forwarded() - before == 16
+    });
+
+    let before = (hits(&gateway), seen(&lab));
+    ping_both_ways();
+    assert_eq!(hits(&gateway) - before.0, 16, "by the fast path all the same");
+    assert_eq!(seen(&lab) - before.1, 16, "every packet is seen");
+}
+
+#[test]
+fn a_firewall_sees_every_packet_from_the_moment_it_is_there() {
+    let on = "nft 'table inet wall { chain forward { type filter hook forward priority 0; counter; }; }'";
+    let counted = |lab: &Lab| {
+        let listed = lab.gateway(1).run("nft -j list table inet wall").ok();
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let rules = listed["nftables"].as_array().unwrap().iter();
+        rules.filter_map(|each| each["rule"]["expr"][0]["counter"]["packets"].as_u64()).sum()
+    };
+    for family in [Family::V4, Family::V6] {
+        seen_by(family, on, counted);
+    }
+}
+
+/// A route of the operator's own for some packets, in a table of its own.
+#[test]
+fn a_routing_rule_of_others_holds_for_known_flows() {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    for (family, ip) in [(Family::V4, "ip"), (Family::V6, "ip -6")] {
+        warm_up(&lab, &gateway, family);
+        let virtual_ip = gateway.virtual_ip(terminal.address(family));
+        let ping = || terminal.run(&format!("ping -n -c 1 -W 1 {}", server.address(family))).succeeded();
+        assert!(ping());
+        gateway.host.run(&format!("{ip} rule add from {virtual_ip} pref 20000 prohibit")).ok();
+        wait_until("the rule to hold", || !ping());
+        gateway.host.run(&format!("{ip} rule del pref 20000")).ok();
+        wait_until("the rule to be gone", ping);
+    }
+}

@@ -24,8 +24,9 @@ struct door {
 	__u8 hardware[6]; // the interface's own Ethernet address
 	__u8 link_header; // bytes before the IP header
 	__u8 clamps; // whether TCP SYNs get another segment size
-	__u8 redirects; // whether translated packets leave at once
-	__u8 unused[3];
+	__u8 redirects; // whether translated packets leave at once, whoever would look at them on the kernel's way
+	__u8 looks; // whether this program may see who would
+	__u8 unused[2];
 };
 
 struct key4 {
@@ -95,6 +96,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct exit);
 } exits SEC(".maps");
+
+// The families whose packets are led by routing rules that are not the gateway's.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} ruled SEC(".maps");
+
+#define FOR_V4 1
+#define FOR_V6 2
+#define FOR_BOTH (FOR_V4 | FOR_V6)
+#define FAMILY_BITS 2
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -227,6 +241,14 @@ static __always_inline enum why find6(struct ipv6hdr *ip, void *end, __u32 room,
 	__builtin_memcpy(key.destination, &ip->daddr, sizeof(key.destination));
 	*flow = bpf_map_lookup_elem(&flows6, &key);
 	return *flow ? WHYS : MISS;
+}
+
+// Whether the main table alone says where packets of `family` go.
+static __always_inline bool is_led_by_main(__u32 family)
+{
+	__u32 only = 0, *families = bpf_map_lookup_elem(&ruled, &only);
+
+	return families && !(*families & family);
 }
 
 // Begins to ask for the way of a packet that came in by `interface` and of which `longest` bytes have to fit.

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //
 // The fast path: rewrites packets of flows that user space has decided about, and lets the kernel forward them, or
-// sends them out itself if `redirects` says so.
+// sends them out itself if nobody would look at them there, or `redirects` says that it does not matter.
 //
 // It decides nothing. A flow that is not in its map, and every packet that is not plain, goes on as if this program
 // were not there: to the TUN device, where the translator reads it. It is loaded once for each interface, with `door`
 // filled in before: the verifier takes the branches out that this interface does not need.
 //
-// Here is the program for tc ingress; xdp.h has the one for XDP, flows.h what both need.
+// Here is the program for tc ingress; xdp.h has the one for XDP, flows.h what both need. onlookers.h sees who would look.
 
 #include "flows.h"
+#include "onlookers.h"
 #include "xdp.h"
 
 // Where a translated packet goes.
@@ -36,6 +37,12 @@ static __always_inline __u32 prepare(struct __sk_buff *skb, struct way *way, con
 	return skb->gso_size ? header + seen->header + skb->gso_size : seen->length;
 }
 
+// Whether a translated packet may leave without going through the kernel's forwarding.
+static __always_inline bool may_leave(struct __sk_buff *skb, __u32 family)
+{
+	return is_led_by_main(family) && (door.redirects || (door.looks && !has_onlookers(skb, family)));
+}
+
 static __always_inline enum why translate4(struct __sk_buff *skb, struct way *way)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -51,7 +58,7 @@ static __always_inline enum why translate4(struct __sk_buff *skb, struct way *wa
 	else
 		ip->daddr = flow->address;
 	ip->check = mended(ip->check, flow->delta);
-	if (door.redirects) {
+	if (may_leave(skb, FOR_V4)) {
 		ask4(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
 		way->to = flow->to;
 	}
@@ -75,7 +82,7 @@ static __always_inline enum why translate6(struct __sk_buff *skb, struct way *wa
 		__builtin_memcpy(&ip->saddr, flow->address, sizeof(flow->address));
 	else
 		__builtin_memcpy(&ip->daddr, flow->address, sizeof(flow->address));
-	if (door.redirects) {
+	if (may_leave(skb, FOR_V6)) {
 		ask6(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
 		way->to = flow->to;
 	}
@@ -126,8 +133,8 @@ static __always_inline bool age(struct __sk_buff *skb)
 	return true;
 }
 
-// Sends a translated packet out at once. Whatever is not plain about its way (no route, too narrow a link, another realm)
-// is the kernel's: it forwards the packet by its rules, and answers if it cannot.
+// Sends a translated packet out at once. Whatever is not plain about its way (no route, a neighbour not known yet, too
+// narrow a link, another realm) is the kernel's: it forwards the packet by its rules, and answers if it cannot.
 static __always_inline int leave(struct __sk_buff *skb, struct way *way)
 {
 	struct bpf_redir_neigh next = {};
@@ -135,7 +142,10 @@ static __always_inline int leave(struct __sk_buff *skb, struct way *way)
 
 	if (way->unclear)
 		return TC_ACT_UNSPEC;
-	if (bpf_fib_lookup(skb, &way->fib, sizeof(way->fib), BPF_FIB_LOOKUP_DIRECT | BPF_FIB_LOOKUP_SKIP_NEIGH))
+	if (bpf_fib_lookup(skb, &way->fib, sizeof(way->fib), BPF_FIB_LOOKUP_DIRECT))
+		return TC_ACT_UNSPEC;
+	// Back where it came from: the kernel tells the sender of a shorter way.
+	if (way->fib.ifindex == skb->ifindex)
 		return TC_ACT_UNSPEC;
 	exit = bpf_map_lookup_elem(&exits, &way->fib.ifindex);
 	if (!exit || exit->realm != way->to || !age(skb))
@@ -148,13 +158,13 @@ static __always_inline int leave(struct __sk_buff *skb, struct way *way)
 SEC("classifier")
 int kamei_tc(struct __sk_buff *skb)
 {
-	struct way way;
+	struct way way = {};
 	__u32 why = translate(skb, &way);
 	__u64 *number;
 
 	if (why == WHYS) {
 		skb->mark |= door.mark;
-		return door.redirects ? leave(skb, &way) : TC_ACT_UNSPEC;
+		return way.fib.family ? leave(skb, &way) : TC_ACT_UNSPEC;
 	}
 	// Half rewritten: the slow path would not know it again.
 	if (why == UNWRITABLE)

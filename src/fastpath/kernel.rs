@@ -5,7 +5,7 @@ use super::books::Books;
 use super::layout::{Exit, realm_number};
 use super::program::{Exits, Loader};
 use super::seat::Seat;
-use super::{Common, Entrance, FastPathError, NoXdp};
+use super::{Common, Entrance, FastPathError, NoXdp, Site};
 use crate::nat::{Nat, Offer, Offload, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
@@ -73,7 +73,11 @@ impl FastPath {
 
     /// Sits on exactly these interfaces from now on. Returns, once for each, where it cannot: what comes in there is
     /// served by the slower path.
-    pub fn follow(&self, entrances: &[Entrance]) -> Vec<FastPathError> {
+    pub fn follow(&self, site: &Site) -> Vec<FastPathError> {
+        let entrances = &site.entrances;
+        if let Err(error) = self.exits.lock().set_ruled(site.ruled_v4, site.ruled_v6) {
+            log::warn!("the fast path cannot be told of routing rules of others: {error}");
+        }
         let features = self.abilities.lock().as_mut().and_then(|abilities| abilities.xdp().ok()).unwrap_or_default();
         let mut seats = self.seats.lock();
         for (_, left) in seats.extract_if(.., |_, seats| !entrances.iter().any(|entrance| seats.are_of(entrance))) {

@@ -28,10 +28,12 @@ pub struct Door {
     pub link_header: u8,
     /// Whether TCP SYNs get another segment size.
     pub clamps: u8,
-    /// Whether translated packets leave at once.
+    /// Whether translated packets leave at once, whoever would look at them on the kernel's way.
     pub redirects: u8,
+    /// Whether the program may see who would.
+    pub looks: u8,
     /// So that no byte is left undefined.
-    pub unused: [u8; 3],
+    pub unused: [u8; 2],
 }
 
 /// What the program knows of an interface that packets may leave by.

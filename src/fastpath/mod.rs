@@ -14,9 +14,10 @@
 //! the kernel: routing, hop limit, MTU, the operator's firewall. The program clears the mark on whatever it did not
 //! translate.
 //!
-//! With `redirects` the program looks into the main table itself and sends the packet out, without policy rules, hooks
-//! of the firewall and connection tracking; only by an interface of the realm that the translator has decided on, and
-//! only if it fits. Everything else is marked and forwarded as above.
+//! Where nobody would look at the packet on that way (no hook of netfilter, no policy of IPsec, no routing rule of others)
+//! the program takes it short: it asks the main table itself and sends the packet out; only by an interface of the realm
+//! that the translator has decided on, and only if it fits. With `redirects` it does so even past netfilter and IPsec.
+//! Everything else is marked and forwarded as above.
 //!
 //! With `xdp` another program does the same before the kernel makes a socket buffer of a frame, from driver to driver. It
 //! touches nothing unless it can do all of it; the rest goes on to the program at tc.
@@ -63,7 +64,7 @@ pub struct Common {
     pub control_ports: Vec<u16>,
     /// Whether TCP SYNs get another segment size.
     pub clamps: bool,
-    /// Whether translated packets leave at once, past rules and hooks.
+    /// Whether translated packets leave at once, whoever would look at them in the kernel.
     pub redirects: bool,
     /// Whether XDP carries packets too.
     pub xdp: bool,
@@ -188,4 +189,15 @@ pub struct Entrance {
     pub hardware: [u8; 6],
     /// Whether what comes in by it was made on this machine.
     pub is_local: bool,
+}
+
+/// What the host is like, as far as the programs go by it.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Where packets come in.
+    pub entrances: Vec<Entrance>,
+    /// Whether routing rules of others say where IPv4 packets go.
+    pub ruled_v4: bool,
+    /// The same for IPv6.
+    pub ruled_v6: bool,
 }

@@ -6,21 +6,21 @@ use super::seat::Seat;
 use super::{Common, Entrance, FastPathError, NoXdp};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use std::collections::BTreeMap;
 
 /// The compiled program.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
 
 /// Its maps.
-const MAPS: [&str; 4] = ["flows4", "flows6", "exits", "slow"];
+const MAPS: [&str; 5] = ["flows4", "flows6", "exits", "ruled", "slow"];
 /// Name of the program that is attached at tc ingress.
 const TC: &str = "kamei_tc";
 /// Name of the program that is attached to drivers.
 const XDP: &str = "kamei_xdp";
-/// For a first look of the verifier.
+/// An interface for a first look of the verifier.
 const SAMPLE: Entrance =
     Entrance { name: String::new(), index: 0, realm: Realm::Outside, hardware: [0; 6], is_local: false };
 /// Bytes of an Ethernet header.
@@ -30,11 +30,14 @@ const ETHERNET: u8 = 14;
 pub struct Loader {
     common: Common,
     place: Place,
+    /// Whether programs may look into the kernel's structures.
+    looks: bool,
 }
 
-/// Where translated packets may leave, as the programs have it.
+/// Where translated packets may leave and who leads them there, as the programs have it.
 pub struct Exits {
     map: HashMap<MapData, u32, Exit>,
+    ruled: Array<MapData, u32>,
     have: BTreeMap<u32, Exit>,
 }
 
@@ -49,9 +52,12 @@ impl Loader {
     /// Makes the maps, and has the kernel check the program.
     pub fn new(common: Common) -> Result<(Self, Flows, Exits), FastPathError> {
         let place = Place::of(&common.tun).map_err(FastPathError::FileSystem)?;
-        let loader = Self { common, place };
-        let mut ebpf = loader.load(&loader.door(&SAMPLE)?)?;
-        program(&mut ebpf)?;
+        let mut loader = Self { common, place, looks: true };
+        let mut ebpf = loader.sample().or_else(|error| {
+            log::info!("every translated packet goes through the kernel's forwarding, which is slower: {error}");
+            loader.looks = false;
+            loader.sample()
+        })?;
         if loader.common.xdp {
             xdp_program(&mut ebpf)?;
         }
@@ -61,8 +67,16 @@ impl Loader {
             v6: HashMap::try_from(take("flows6")?)?,
             slow: PerCpuArray::try_from(take("slow")?)?,
         };
-        let exits = Exits { map: HashMap::try_from(take("exits")?)?, have: BTreeMap::new() };
+        let (map, ruled) = (HashMap::try_from(take("exits")?)?, Array::try_from(take("ruled")?)?);
+        let exits = Exits { map, ruled, have: BTreeMap::new() };
         Ok((loader, flows, exits))
+    }
+
+    /// A first look of the verifier.
+    fn sample(&self) -> Result<Ebpf, FastPathError> {
+        let mut ebpf = self.load(&self.door(&SAMPLE)?)?;
+        program(&mut ebpf)?;
+        Ok(ebpf)
     }
 
     /// Other settings for the programs loaded from now on; the maps stay.
@@ -116,12 +130,16 @@ impl Loader {
             link_header: ETHERNET,
             clamps: u8::from(self.common.clamps),
             redirects: u8::from(self.common.redirects),
-            unused: [0; 3],
+            looks: u8::from(self.looks),
+            unused: [0; 2],
         })
     }
 
     fn load(&self, door: &Door) -> Result<Ebpf, FastPathError> {
+        // Without it the program would read the kernel's structures in the wrong places.
+        let btf = if self.looks { Some(Btf::from_sys_fs().map_err(EbpfError::from)?) } else { None };
         let mut loader = EbpfLoader::new();
+        loader.btf(btf.as_ref());
         loader.override_global("door", door, true);
         for name in MAPS {
             loader.map_pin_path(name, self.place.path().join(map_name(name)));
@@ -161,6 +179,11 @@ impl Exits {
             self.map.remove(&index)?;
         }
         self.have.iter().try_for_each(|(index, exit)| self.map.insert(index, exit, 0))
+    }
+
+    /// Whether routing rules of others say where packets go.
+    pub fn set_ruled(&mut self, v4: bool, v6: bool) -> Result<(), MapError> {
+        self.ruled.set(0, u32::from(v4) | u32::from(v6) << 1, 0)
     }
 
     /// Whether an interface takes frames from XDP, as was told last; `None` if it is none of them.

@@ -1,6 +1,6 @@
 //! In place of the fast path, where this program was built without it.
 
-use super::{Common, Entrance, FastPathError};
+use super::{Common, FastPathError, Site};
 use crate::nat::{Nat, Offer, Offload, SlotRef};
 use crate::time::Time;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ impl FastPath {
     }
 
     /// Nothing to do.
-    pub fn follow(&self, _: &[Entrance]) -> Vec<FastPathError> {
+    pub fn follow(&self, _: &Site) -> Vec<FastPathError> {
         match *self {}
     }
 

@@ -52,8 +52,11 @@ static __always_inline void mend_whole(__u16 *field, const struct seen *seen, __
 // the driver there takes frames.
 static __always_inline bool is_open(struct xdp_md *xdp, struct bpf_fib_lookup *way, __u32 to)
 {
+	__u32 family = way->family == IPV4 ? FOR_V4 : FOR_V6;
 	struct exit *exit;
 
+	if (!is_led_by_main(family))
+		return false;
 	if (bpf_fib_lookup(xdp, way, sizeof(*way), BPF_FIB_LOOKUP_DIRECT))
 		return false;
 	exit = bpf_map_lookup_elem(&exits, &way->ifindex);

@@ -4,7 +4,7 @@ use super::GatewayError;
 use super::kernel::{Ethernet, Kernel};
 use crate::config::{Config, FastPathMode};
 use crate::control::{FastPathStatus, Taps};
-use crate::fastpath::{Common, Entrance, FastPath};
+use crate::fastpath::{Common, Entrance, FastPath, Site};
 use crate::nat::{Nat, Realm};
 use crate::time::Time;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub fn take_seats(fast: &FastPath, config: &Config, kernel: &Kernel) -> Result<(
         follow(fast, kernel);
         return Ok(());
     }
-    fast.follow(&entrances(kernel)).into_iter().next().map_or(Ok(()), |why| {
+    fast.follow(&site(kernel)).into_iter().next().map_or(Ok(()), |why| {
         fast.remove();
         Err(why.into())
     })
@@ -38,7 +38,7 @@ pub fn take_seats(fast: &FastPath, config: &Config, kernel: &Kernel) -> Result<(
 
 /// Puts it on the interfaces there are now; where it cannot be, packets take the longer way.
 pub fn follow(fast: &FastPath, kernel: &Kernel) {
-    for why in fast.follow(&entrances(kernel)) {
+    for why in fast.follow(&site(kernel)) {
         log::warn!("{why}");
     }
 }
@@ -56,21 +56,22 @@ pub fn common(config: &Config) -> Common {
     }
 }
 
-/// Every interface of the gateway that exists.
-fn entrances(kernel: &Kernel) -> Vec<Entrance> {
+/// The host, as the fast path goes by it: every interface of the gateway that exists, and who leads packets.
+fn site(kernel: &Kernel) -> Site {
     let realm = |inside: Option<usize>| match inside {
         Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
         None => Realm::Outside,
     };
     let all = kernel.entrances().into_iter();
-    all.map(|(name, index, inside, Ethernet { hardware, is_local })| Entrance {
+    let entrances = all.map(|(name, index, inside, Ethernet { hardware, is_local })| Entrance {
         name,
         index,
         realm: realm(inside),
         hardware,
         is_local,
-    })
-    .collect()
+    });
+    let (ruled_v4, ruled_v6) = kernel.host().is_ruled_by_others();
+    Site { entrances: entrances.collect(), ruled_v4, ruled_v6 }
 }
 
 /// How it is.

@@ -43,6 +43,8 @@ pub struct Host {
     pub(super) down: BTreeSet<String>,
     /// Interfaces whose packets begin with an Ethernet header, by index.
     pub(super) ethernet: BTreeMap<u32, Ethernet>,
+    /// The families whose packets are led by routing rules of others too.
+    pub(super) ruled: BTreeSet<Family>,
     /// One of our own devices was set down by somebody.
     pub(super) device_down: bool,
     /// Interfaces that are neither inside nor outside have addresses too.
@@ -110,6 +112,11 @@ impl Host {
     /// and broadcast addresses of outside networks.
     pub fn reserved(&self) -> Vec<IpAddr> {
         self.reserved.clone()
+    }
+
+    /// Whether routing rules of others, beside the gateway's and the kernel's own, say where packets go: IPv4, IPv6.
+    pub fn is_ruled_by_others(&self) -> (bool, bool) {
+        (self.ruled.contains(&Family::V4), self.ruled.contains(&Family::V6))
     }
 
     /// The address in whose name the host speaks to peers, if it has one.
@@ -205,6 +212,8 @@ pub(super) struct Seen {
     pub(super) rules: Vec<Rule>,
     /// Priorities of other people's rules that come before ours.
     pub(super) rules_before: Vec<u32>,
+    /// The families that other people have rules for.
+    pub(super) ruled: BTreeSet<Family>,
     pub(super) has_ipv6: bool,
 }
 
@@ -239,7 +248,7 @@ impl Seen {
             if let RouteNetlinkMessage::NewRule(message) = message {
                 match Rule::ours(&message) {
                     Some(rule) => seen.rules.push(rule),
-                    None => seen.rules_before.extend(priority(&message).filter(|p| *p < *tables::PRIORITIES.start())),
+                    None => seen.read_foreign(&message),
                 }
             }
         }
@@ -260,6 +269,13 @@ impl Seen {
         seen.routers.sort_unstable();
         seen.routers.dedup();
         Ok(seen)
+    }
+
+    fn read_foreign(&mut self, rule: &RuleMessage) {
+        self.rules_before.extend(priority(rule).filter(|priority| *priority < *tables::PRIORITIES.start()));
+        if !Rule::is_of_the_kernel(rule) {
+            self.ruled.extend(Family::from_number(rule.header.family));
+        }
     }
 
     fn index(&self, name: &str) -> Option<u32> {
@@ -299,6 +315,9 @@ pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str)
     judge_doubled(plan, seen, &mut host);
     let interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
     let is_down = |name: &&String| seen.index(name).is_some_and(|index| seen.down.contains(&index));
+    let tables = Tables::of(&plan.tun);
+    let others = seen.rules.iter().filter(|rule| !tables.owns_rule(rule, &plan.tun)).map(|rule| rule.family);
+    host.ruled = seen.ruled.iter().copied().chain(others).collect();
     host.down = interfaces.filter(is_down).cloned().collect();
     judge_other_networks(plan, seen, &mut host);
     let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.outside_device]).flatten();

@@ -35,7 +35,7 @@ impl Family {
         }
     }
 
-    fn from_number(number: AddressFamily) -> Option<Self> {
+    pub(super) fn from_number(number: AddressFamily) -> Option<Self> {
         match number {
             AddressFamily::Inet => Some(Self::V4),
             AddressFamily::Inet6 => Some(Self::V6),
@@ -152,6 +152,25 @@ impl Rule {
             }
         };
         message
+    }
+
+    /// Whether it is one of the rules that every namespace begins with (net/ipv4/fib_rules.c, drivers/net/vrf.c): the
+    /// tables local, main and default, for all packets; and that of VRFs.
+    pub(super) fn is_of_the_kernel(message: &RuleMessage) -> bool {
+        let header = &message.header;
+        let (mut priority, mut table) = (0, u32::from(header.table));
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Priority(number) => priority = *number,
+                RuleAttribute::Table(number) => table = *number,
+                RuleAttribute::L3MDev(true) => return true,
+                RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::Protocol(_) | RuleAttribute::L3MDev(_) => {}
+                _ => return false,
+            }
+        }
+        let is_for_all = header.src_len == 0 && header.dst_len == 0 && header.tos == 0;
+        let table = (header.action == RuleAction::ToTable && is_for_all).then_some(table);
+        matches!((priority, table), (0, Some(255)) | (32766, Some(254)) | (32767, Some(253)))
     }
 
     /// Reads one that carries our mark; `None` for everybody else's.

@@ -386,7 +386,8 @@ pub fn clean_up(tun: &str, undo_file: &Path) -> Result<Cleaned, KernelError> {
     Ok(Cleaned { rules, routes, neighbours, settings })
 }
 
-/// Whether a notification may mean work: any link or address, main's routes by an inside interface, lost rules.
+/// Whether a notification may mean work: any link or address, main's routes by an inside interface, lost rules, rules of
+/// others.
 fn matters(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) -> bool {
     match message {
         RouteNetlinkMessage::NewLink(_)
@@ -414,9 +415,8 @@ fn matters(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) -> bool {
             };
             table == host::MAIN && by.iter().any(inside)
         }
-        RouteNetlinkMessage::DelRule(rule) => {
-            messages::Rule::ours(rule).is_some_and(|rule| Tables::of(&plan.tun).owns_rule(&rule, &plan.tun))
-        }
+        RouteNetlinkMessage::NewRule(rule) => messages::Rule::ours(rule).is_none(),
+        RouteNetlinkMessage::DelRule(_) => true,
         _ => false,
     }
 }
