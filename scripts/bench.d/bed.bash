@@ -3,10 +3,18 @@
 
 readonly terminal_address=10.0.0.11 server_address=203.0.113.11 absent_address=203.0.113.99
 readonly prefix=bench$$
-# The gateways in a row of the lab that is measured now.
-gateways=1
+# The lab that is measured now: gateways in a row, and whether there ever were routing rules.
+gateways=1 ground=plain
 
-lab() { echo "$prefix-$gateways"; }
+lab() { echo "$prefix-$gateways-$ground"; }
+# A namespace that once had a routing rule forwards slower for good, even without it (fib_has_custom_rules in
+# net/ipv4/fib_rules.c). Whoever makes none is measured where there never were any.
+ground_of() { # ground_of WAY
+    case $1 in
+        forward | nftables* | stateless | tayga) echo plain ;;
+        *) echo ruled ;;
+    esac
+}
 at() { # at HOST COMMAND...
     local host=$1
     shift
@@ -30,24 +38,24 @@ build() {
         jq -r 'select(.target.name == "probe" and .executable != null).executable')
 }
 
-# make_bed GATEWAYS...: a lab for each number of gateways in a row, with servers at both ends.
+# make_bed GATEWAYS...: labs for each number of gateways in a row, with servers at both ends.
 make_bed() {
     work=$(mktemp -d)
     mkdir -p /run/kamei
     trap take_down EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    for gateways in "$@"; do
+    for gateways in "$@"; do for ground in plain ruled; do
         labs+=("$(lab)")
         "$root/scripts/lab" up --prefix "$(lab)" --gateways "$gateways" --terminals 1 --ipv6 --no-kamei > /dev/null
         each_gateway prepare_gateway
         prepare_end terminal1
         prepare_end server1
         # Injected frames go to a hardware address that nobody has: they are counted, and end at the first look.
-        ip -n "$prefix-$gateways-gateway$gateways" neighbour add "$absent_address" dev go lladdr 02:00:00:00:00:63 nud permanent
+        ip -n "$(lab)-gateway$gateways" neighbour add "$absent_address" dev go lladdr 02:00:00:00:00:63 nud permanent
         serve terminal1
         serve server1
-    done
+    done; done
     gateways=$1
     servers=("${kept[@]}") kept=()
 }

@@ -45,9 +45,11 @@ WAYS = {
     "forward": "plain forwarding",
     "nftables": "nftables snat",
     "stateless": "nftables, no conntrack",
+    "nftables_walled": "nftables snat, firewall",
     "tun": "kamei, TUN",
     "tun_alone": "kamei, TUN, one worker",
     "tc": "kamei, tc",
+    "tc_walled": "kamei, tc, firewall",
     "redirect": "kamei, redirect",
     "xdp": "kamei, XDP",
     "empty_loop": "empty loop on TUN",
@@ -91,6 +93,7 @@ def targets():
     yield Target("packets", 1, "tc", "nftables", 1.35)
     yield Target("packets", 1, "xdp", "nftables", 3)
     yield Target("packets", 1, "tc", "stateless", 1.2)
+    yield Target("packets", 1, "tc_walled", "nftables_walled", 1)
     yield Target("packets", 1, "tun_alone", "empty_loop", 0.95)
     yield Target("rtt", 1, "tun", "forward", 40, added=True)
     yield Target("rtt", 1, "tc", "forward", 2, added=True)
@@ -201,20 +204,24 @@ def order(item):
 def summary_table(results):
     """What the README shows: a line for each row, kamei's ways relative to nftables."""
     bounds = {(target.row, target.gateways, target.way): target for target in targets() if target.base == "nftables"}
-    yield "| kamei ÷ nftables `snat`, 1:1 | nftables | TUN | tc | redirect |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield "| kamei ÷ nftables `snat`, 1:1 | nftables | TUN | tc | redirect | XDP |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for row, gateways in sorted({key[:2] for key in results}, key=lambda key: (key[1], list(ROWS).index(key[0]))):
         base = results.get((row, gateways, "nftables"))
         if row in ("rtt", "reordering") or not base:
             continue
         cells = []
-        for way in ("tun", "tc", "redirect"):
+        for way in KAMEI:
             there = "tun_alone" if (row, way) == ("packets", "tun") else way
             target = bounds.get((row, gateways, way)) or Target(row, gateways, there, "nftables", 0)
             value = compare(target, results)
             missed = value is not None and not met(target, value)
             cells.append(number(value) + (f" (of {target.bound:g})" if missed else ""))
         yield f"| {title(row, gateways)} | {number(base['median'])} {ROWS[row].unit} | {' | '.join(cells)} |"
+    walled = Target("packets", 1, "tc_walled", "nftables_walled", 1)
+    if (value := compare(walled, results)) is not None:
+        base = results["packets", 1, "nftables_walled"]["median"]
+        yield f"| {ROWS['packets'].title}, both behind a firewall with connection tracking | {number(base)} M/s | – | {number(value)} | – | – |"
 
 
 def machine(facts, results):

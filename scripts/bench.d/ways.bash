@@ -61,12 +61,42 @@ RULES
 }
 off_stateless() { each_gateway tables_off; }
 
+# The same for a router that has a firewall with connection tracking in its forward hook.
+on_nftables_walled() {
+    on_nftables
+    each_gateway wall_at
+}
+off_nftables_walled() {
+    each_gateway no_wall_at
+    off_nftables
+}
+wall_at() {
+    at "gateway$1" nft -f - << RULES
+table ip wall {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        iifname { gi, go, "kamei-*" } accept
+    }
+}
+RULES
+}
+no_wall_at() { at "gateway$1" nft delete table ip wall; }
+
 # --- kamei ------------------------------------------------------------------------------------------------------
 
 on_tun() { start_kamei off; }
 off_tun() { stop_kept; }
 on_tc() { start_kamei tc; }
 off_tc() { stop_kept; }
+on_tc_walled() {
+    each_gateway wall_at
+    start_kamei tc
+}
+off_tc_walled() {
+    stop_kept
+    each_gateway no_wall_at
+}
 on_redirect() { start_kamei redirect; }
 off_redirect() { stop_kept; }
 
