@@ -1,24 +1,21 @@
 //! What the host has: interfaces, addresses, routes, other gateways; and whether the plan fits it.
 
 mod inside;
+mod seen;
+
+pub(super) use self::seen::{gateway_routes, gateway_rules, links};
 
 use self::inside::{inside, judge_doubled, judge_other_networks};
+use self::seen::Seen;
 use super::claim::Claim;
-use super::messages::{Family, PROTOCOL, Route, Rule, Then, To};
+use super::messages::{Family, Route, Then};
 use super::netlink::Netlink;
 use super::tables::{self, Tables};
 use super::{INSIDES_MAX, KernelError, Plan};
 use crate::wire::AddressRange;
 use ipnet::IpNet;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
-use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
-use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 
 /// The address our TUN devices carry so that the reverse-path filter takes them for IPv4 devices (RFC 7600 §4.8).
 pub(super) const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -190,114 +187,8 @@ pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<H
     judge(plan, &Seen::read(netlink, plan)?, stage, &Claim::is_taken)
 }
 
-/// Every interface by name, with its index.
-pub(super) fn links(netlink: &mut Netlink) -> Result<Vec<(String, u32)>, KernelError> {
-    Ok(read_links(netlink)?.into_iter().map(|link| (link.name, link.index)).collect())
-}
-
-/// The raw material of a [`Host`].
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) links: Vec<(String, u32)>,
-    /// Indices of links that are not up.
-    pub(super) down: Vec<u32>,
-    /// Links whose packets begin with an Ethernet header, by index.
-    pub(super) ethernet: BTreeMap<u32, Ethernet>,
-    pub(super) addresses: Vec<OwnAddress>,
-    /// Main's routes through inside interfaces.
-    pub(super) inside_routes: Vec<Route>,
-    /// Main's routes through outside interfaces that have virtual IPs in their network.
-    pub(super) routers: Vec<IpAddr>,
-    /// The rules of every gateway in this namespace.
-    pub(super) rules: Vec<Rule>,
-    /// Priorities of other people's rules that come before ours.
-    pub(super) rules_before: Vec<u32>,
-    /// The families that other people have rules for.
-    pub(super) ruled: BTreeSet<Family>,
-    pub(super) has_ipv6: bool,
-}
-
-/// One address of the host.
-#[derive(Clone, Debug)]
-pub(super) struct OwnAddress {
-    pub(super) interface: u32,
-    pub(super) address: IpAddr,
-    /// The network that comes with it.
-    pub(super) network: IpNet,
-    /// Not tentative, not a duplicate.
-    pub(super) usable: bool,
-}
-
-impl Seen {
-    fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
-        let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, ethernet } in read_links(netlink)? {
-            if !is_up {
-                seen.down.push(index);
-            }
-            seen.ethernet.extend(ethernet.map(|ethernet| (index, ethernet)));
-            seen.links.push((name, index));
-        }
-        for message in dump(netlink, "list the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
-        {
-            if let RouteNetlinkMessage::NewAddress(address) = message {
-                seen.addresses.extend(own_address(&address));
-            }
-        }
-        for message in dump(netlink, "list the rules", RouteNetlinkMessage::GetRule(RuleMessage::default()))? {
-            if let RouteNetlinkMessage::NewRule(message) = message {
-                match Rule::ours(&message) {
-                    Some(rule) => seen.rules.push(rule),
-                    None => seen.read_foreign(&message),
-                }
-            }
-        }
-        seen.rules_before.dedup();
-        for name in plan.insides.iter().flat_map(|inside| &inside.interfaces) {
-            seen.inside_routes.extend(main_routes(netlink, &seen.links, name)?);
-        }
-        for name in &plan.outsides {
-            // A full table of the internet is not read for nothing.
-            if seen.networks_of(name).iter().any(|net| plan.pools.iter().any(|pool| pool.overlaps(&(*net).into()))) {
-                for route in main_routes(netlink, &seen.links, name)? {
-                    if let To::Hops(hops) = &route.to {
-                        seen.routers.extend(hops.gateways());
-                    }
-                }
-            }
-        }
-        seen.routers.sort_unstable();
-        seen.routers.dedup();
-        Ok(seen)
-    }
-
-    fn read_foreign(&mut self, rule: &RuleMessage) {
-        self.rules_before.extend(priority(rule).filter(|priority| *priority < *tables::PRIORITIES.start()));
-        if !Rule::is_of_the_kernel(rule) {
-            self.ruled.extend(Family::from_number(rule.header.family));
-        }
-    }
-
-    fn index(&self, name: &str) -> Option<u32> {
-        self.links.iter().find(|(have, _)| have == name).map(|(_, index)| *index)
-    }
-
-    fn name(&self, index: u32) -> &str {
-        self.links.iter().find(|(_, have)| *have == index).map_or("?", |(name, _)| name)
-    }
-
-    fn addresses_of<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a OwnAddress> + use<'a> {
-        let index = self.index(name);
-        self.addresses.iter().filter(move |a| Some(a.interface) == index && !is_link_local(a.address))
-    }
-
-    fn networks_of(&self, name: &str) -> Vec<IpNet> {
-        self.addresses_of(name).map(|a| a.network).collect()
-    }
-}
-
 /// Judges what was seen. `alive` says whether a gateway of a name is running.
-pub(super) fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str) -> bool) -> Result<Host, KernelError> {
+fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str) -> bool) -> Result<Host, KernelError> {
     let mut host =
         Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), ethernet: seen.ethernet.clone(), ..Host::default() };
     if let Some(pool) = plan.pools.iter().find(|pool| !pool.is_v4() && !seen.has_ipv6) {
@@ -491,139 +382,6 @@ fn usable(seen: &Seen, name: &str) -> Vec<IpAddr> {
 /// 169.254/16 (RFC 3927) counts as an ordinary network here: routers do use it between themselves.
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
-}
-
-fn priority(message: &RuleMessage) -> Option<u32> {
-    // A rule without the attribute has priority 0: the local table.
-    message.attributes.iter().find_map(|a| if let RuleAttribute::Priority(p) = a { Some(*p) } else { None })
-}
-
-fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
-    let (mut local, mut prefix) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(a) => local = Some(*a),
-            AddressAttribute::Address(a) => prefix = Some(*a),
-            _ => {}
-        }
-    }
-    let doubtful = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
-    Some(OwnAddress {
-        interface: message.header.index,
-        address: local.or(prefix)?,
-        // On a point-to-point link the prefix is the peer's.
-        network: IpNet::new(prefix.or(local)?, message.header.prefix_len).ok()?.trunc(),
-        usable: !message.header.flags.intersects(doubtful),
-    })
-}
-
-/// Name and index of every interface, and whether it is up.
-struct Link {
-    name: String,
-    index: u32,
-    is_up: bool,
-    ethernet: Option<Ethernet>,
-}
-
-fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
-    let messages = dump(netlink, "list the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    let link = |message| {
-        let RouteNetlinkMessage::NewLink(link) = message else { return None };
-        let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
-        let ethernet = ethernet(&link);
-        let name = |attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None };
-        let name = link.attributes.into_iter().find_map(name)?;
-        Some(Link { name, index, is_up, ethernet })
-    };
-    Ok(messages.into_iter().filter_map(link).collect())
-}
-
-fn ethernet(link: &LinkMessage) -> Option<Ethernet> {
-    if link.header.link_layer_type != LinkLayerType::Ether {
-        return None;
-    }
-    let hardware = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
-        _ => None,
-    })?;
-    let is_local = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Veth | InfoKind::Tun));
-    let is_local = link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(all) => all.iter().any(is_local),
-        _ => false,
-    });
-    Some(Ethernet { hardware, is_local })
-}
-
-/// The routes of main that leave by an interface; the kernel does the choosing, however large main is.
-fn main_routes(netlink: &mut Netlink, links: &[(String, u32)], name: &str) -> Result<Vec<Route>, KernelError> {
-    let Some((_, index)) = links.iter().find(|(have, _)| have == name) else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family.number();
-        message.attributes = vec![RouteAttribute::Table(MAIN), RouteAttribute::Oif(*index)];
-        for route in routes(netlink, message)? {
-            // An older kernel ignores the filter.
-            let here = matches!(&route.to, To::Hops(hops) if hops.devices().contains(index));
-            if route.table == MAIN && here {
-                found.push(route);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// The routes of all gateways in this namespace, every table.
-pub(super) fn gateway_routes(netlink: &mut Netlink) -> Result<Vec<Route>, KernelError> {
-    let mut found = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family.number();
-        message.header.protocol = PROTOCOL;
-        found.extend(routes(netlink, message)?);
-    }
-    Ok(found)
-}
-
-/// The rules of all gateways in this namespace.
-pub(super) fn gateway_rules(netlink: &mut Netlink) -> Result<Vec<Rule>, KernelError> {
-    let messages = dump(netlink, "list the rules", RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
-    Ok(messages
-        .iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewRule(rule) => Rule::ours(rule),
-            _ => None,
-        })
-        .collect())
-}
-
-fn routes(netlink: &mut Netlink, filter: RouteMessage) -> Result<Vec<Route>, KernelError> {
-    let (protocol, family) = (filter.header.protocol, filter.header.address_family);
-    let messages = match netlink.dump(&RouteNetlinkMessage::GetRoute(filter)) {
-        // No such table yet, or no such family in this kernel.
-        Err(e) if e.is(Errno::NOENT) || e.is(Errno::AFNOSUPPORT) || e.is(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        other => other.map_err(|source| KernelError::netlink("list the routes", source))?,
-    };
-    Ok(messages
-        .iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(route)
-                if route.header.address_family == family
-                    && (protocol == Default::default() || route.header.protocol == protocol) =>
-            {
-                Route::read(route)
-            }
-            _ => None,
-        })
-        .collect())
-}
-
-fn dump(
-    netlink: &mut Netlink,
-    what: &str,
-    message: RouteNetlinkMessage,
-) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
-    netlink.dump(&message).map_err(|source| KernelError::netlink(what, source))
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
 use super::super::InsidePlan;
+use super::super::messages::To;
+use super::seen::OwnAddress;
 use super::*;
 
 fn net(text: &str) -> IpNet {
