@@ -8,7 +8,8 @@ use rustix::process::Signal;
 /// `kamei WORDS…` beside the gateway, from when it watches.
 pub fn watch(gateway: &Gateway, words: &[&str]) -> Background {
     let control = gateway.control().to_str().unwrap();
-    let watching = gateway.host.spawn(words[0], &[&[KAMEI], words, &["--control", control]].concat());
+    // Each writes a log of its own: none takes the first words of another for its own.
+    let watching = gateway.host.spawn(&words.concat(), &[&[KAMEI], words, &["--control", control]].concat());
     wait_until("the gateway to show packets", || watching.output().contains("kamei: watching"));
     watching
 }

@@ -122,7 +122,8 @@ fn a_full_disk_costs_new_terminals_their_binding_and_nobody_else_anything() {
 
     curl_in_vain(&lab.terminal(2), server, 80);
     assert!(gateway.dropped("cannot_record") > 0);
-    assert!(gateway.status()["state_file"]["failing"].as_str().unwrap().contains("full"));
+    // Its status says so too until the next try, which may find a page that SQLite has given back meanwhile.
+    assert!(gateway.log().contains("cannot record bindings") && gateway.log().contains("is full"), "{}", gateway.log());
     curl(&lab.terminal(1), server, 80);
     assert_eq!(gateway.log().matches("cannot record bindings").count(), 1, "{}", gateway.log());
 
