@@ -30,10 +30,14 @@ pub fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
 pub fn call_and_callback(plan: Plan, family: Family) {
     let lab = Lab::new(plan);
     let gateway = lab.start(1);
+    call_and_callback_through(&lab, &gateway, family);
+}
+
+pub fn call_and_callback_through(lab: &Lab, gateway: &Gateway, family: Family) {
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     let (_web, called) = (Web::start(&server, 80), Web::start(&terminal, 8080));
-    warm_up(&lab, &gateway, family);
-    let before = hits(&gateway);
+    warm_up(lab, gateway, family);
+    let before = hits(gateway);
 
     let seen = curl(&terminal, server.address(family), 80);
     let virtual_ip = gateway.virtual_ip(terminal.address(family));
@@ -42,7 +46,7 @@ pub fn call_and_callback(plan: Plan, family: Family) {
     assert_eq!(seen, format!("{} 8080", server.address(family)));
 
     assert_eq!(called.access_log().lines().count(), 1);
-    let carried = hits(&gateway) - before;
+    let carried = hits(gateway) - before;
     assert!(carried >= 16, "two connections, all in the kernel: {carried}");
     let binding = gateway.binding(terminal.address(family));
     assert_eq!(binding["callbacks"], 1, "{binding}");

@@ -15,6 +15,7 @@ mod traffic;
 
 mod bulk;
 mod cascade;
+mod clsact;
 mod confined;
 mod doctor;
 mod durable;

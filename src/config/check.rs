@@ -126,7 +126,7 @@ impl Draft {
             log_terminals: self.log_terminals.unwrap_or_default(),
             hardening: self.hardening,
             on_stop: self.on_stop.unwrap_or_default(),
-            fast_path: FastPath { mode: self.fast_path.unwrap_or_default(), flows, mark },
+            fast_path: FastPath { mode: self.fast_path.unwrap_or_default(), hook: self.fast_path_hook, flows, mark },
         })
     }
 

@@ -1,7 +1,9 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
 use super::problem::{Place, Problem, Wrong};
-use super::{Durability, FastPathMode, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails};
+use super::{
+    Durability, FastPathHook, FastPathMode, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails,
+};
 use crate::nat::{Exhausted, Hairpin, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
@@ -81,6 +83,8 @@ pub struct Draft {
     pub on_stop: Option<OnStop>,
     /// Where packets of known flows are translated.
     pub fast_path: Option<FastPathMode>,
+    /// At which hook of tc.
+    pub fast_path_hook: Option<FastPathHook>,
     /// Times, by key.
     pub lifetimes: Vec<(&'static str, Located<String>)>,
     /// Numbers, by key.
@@ -212,6 +216,7 @@ impl Draft {
             hardening: file.hardening,
             on_stop: file.on_stop,
             fast_path: file.fast_path,
+            fast_path_hook: file.fast_path_hook,
             lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
         })
@@ -258,6 +263,7 @@ impl Draft {
             hardening: self.hardening,
             on_stop: flags.on_stop.or(self.on_stop),
             fast_path: flags.fast_path.or(self.fast_path),
+            fast_path_hook: self.fast_path_hook,
             lifetimes: list(self.lifetimes, flags.lifetimes),
             numbers: list(self.numbers, flags.numbers),
         }
@@ -302,6 +308,7 @@ struct File {
     log_format: Option<LogFormat>,
     log_terminals: Option<LogTerminals>,
     fast_path: Option<FastPathMode>,
+    fast_path_hook: Option<FastPathHook>,
     fast_path_flows: Option<Spanned<i64>>,
     fast_path_mark: Option<Spanned<i64>>,
     #[serde(default)]

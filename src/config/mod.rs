@@ -99,6 +99,8 @@ pub struct Config {
 pub struct FastPath {
     /// Whether, and where.
     pub mode: FastPathMode,
+    /// At which hook of tc; `None`: at TCX where the kernel has it, else at clsact.
+    pub hook: Option<FastPathHook>,
     /// Flows of each address family at most.
     pub flows: u32,
     /// Bits of the packet mark that say "translated"; nobody else may use them.
@@ -121,6 +123,16 @@ pub enum FastPathMode {
     Xdp,
     /// In user space.
     Off,
+}
+
+/// Where at tc the kernel runs programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FastPathHook {
+    /// Linux 6.6 and later.
+    Tcx,
+    /// A filter on the queueing discipline `clsact`.
+    Clsact,
 }
 
 /// One inside realm.

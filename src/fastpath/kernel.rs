@@ -10,6 +10,7 @@ use crate::nat::{Nat, Offer, Offload, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every flow is looked at once in so many calls of [`FastPath::look`].
@@ -35,8 +36,8 @@ impl Seats {
         self.xdp.into_iter().chain(self.tc).for_each(Seat::leave);
     }
 
-    fn names(&self) -> impl Iterator<Item = String> {
-        self.tc.iter().chain(&self.xdp).filter_map(Seat::name)
+    fn all(&self) -> impl Iterator<Item = &Seat> + Clone {
+        self.tc.iter().chain(&self.xdp)
     }
 }
 
@@ -135,8 +136,7 @@ impl FastPath {
     /// Takes over the flows that a predecessor has left, as far as the translator would decide the same, and drops the
     /// others. To be called once the programs are attached.
     pub fn adopt(&self, nat: &Nat, now: Time) {
-        let names: Vec<String> = self.seats.lock().values().flat_map(Seats::names).collect();
-        self.loader.lock().tidy(&names);
+        self.loader.lock().tidy(self.seats.lock().values().flat_map(Seats::all));
         let (kept, dropped) = self.books.lock().adopt(nat, now);
         if kept + dropped > 0 {
             log::info!("fast path: {kept} flows taken over, {dropped} dropped");
@@ -208,6 +208,15 @@ impl Offload for FastPath {
             None => books.revoke_all(),
         }
     }
+}
+
+/// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.
+///
+/// # Errors
+/// What the file system or the kernel refuses.
+pub fn remove(tun: &str) -> io::Result<bool> {
+    let filters = super::clsact::remove_elsewhere(&[], tun)?;
+    Ok(super::place::remove(tun)? || filters)
 }
 
 /// Whether XDP would see whole packets that come in by an interface.

@@ -27,6 +27,8 @@ mod abilities;
 #[cfg(feature = "fast-path")]
 mod books;
 #[cfg(feature = "fast-path")]
+mod clsact;
+#[cfg(feature = "fast-path")]
 mod kernel;
 #[cfg(feature = "fast-path")]
 mod layout;
@@ -42,12 +44,11 @@ mod seat;
 mod without;
 
 #[cfg(feature = "fast-path")]
-pub use kernel::FastPath;
-#[cfg(feature = "fast-path")]
-pub use place::remove;
+pub use kernel::{FastPath, remove};
 #[cfg(not(feature = "fast-path"))]
 pub use without::{FastPath, remove};
 
+use crate::config::FastPathHook;
 use crate::nat::Realm;
 use std::io;
 
@@ -68,6 +69,8 @@ pub struct Common {
     pub redirects: bool,
     /// Whether XDP carries packets too.
     pub xdp: bool,
+    /// Where at tc; `None`: at TCX if the kernel has it, else at clsact.
+    pub hook: Option<FastPathHook>,
 }
 
 /// Why there is no fast path, or not on an interface.

@@ -86,7 +86,7 @@ impl Loader {
 
     /// Puts the program at tc on an interface.
     pub fn at_tc(&self, entrance: &Entrance) -> Result<Seat, FastPathError> {
-        Seat::at_tc(program(&mut self.load(&self.door(entrance)?)?)?, entrance, &self.place)
+        Seat::at_tc(program(&mut self.load(&self.door(entrance)?)?)?, entrance, &self.place, &self.common)
     }
 
     /// Puts the program at XDP on an interface.
@@ -106,10 +106,15 @@ impl Loader {
     }
 
     /// Removes what is left of seats that are not among these, and of other layouts.
-    pub fn tidy(&self, seats: &[String]) {
+    pub fn tidy<'a>(&self, seats: impl Iterator<Item = &'a Seat> + Clone) {
+        let filters: Vec<u32> = seats.clone().filter_map(Seat::filter).collect();
+        if let Err(error) = super::clsact::remove_elsewhere(&filters, &self.common.tun) {
+            log::warn!("tc filters: {error}; something of an earlier fast path may stay");
+        }
         let Place::Lasting(path) = &self.place else { return };
-        let is_map = |name: &str| MAPS.iter().any(|map| name == map_name(map));
-        if let Err(error) = super::place::empty(path, |name| !is_map(name) && !seats.iter().any(|seat| seat == name)) {
+        let mut names: Vec<String> = MAPS.into_iter().map(map_name).collect();
+        names.extend(seats.filter_map(Seat::name));
+        if let Err(error) = super::place::empty(path, |name| !names.iter().any(|have| have == name)) {
             log::warn!("{}: {error}; something of an earlier fast path stays", path.display());
         }
     }

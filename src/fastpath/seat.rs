@@ -1,7 +1,9 @@
 //! A program's seat: where it is attached to an interface, taken over from a predecessor, or given up.
 
+use super::clsact;
 use super::place::Place;
-use super::{Entrance, FastPathError, NoXdp};
+use super::{Common, Entrance, FastPathError, NoXdp};
+use crate::config::FastPathHook;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpError, XdpLink};
@@ -18,11 +20,40 @@ pub enum Seat {
     },
     /// Until its name is removed.
     Named(PathBuf),
+    /// Until the filter is removed.
+    Filter {
+        /// The interface.
+        index: u32,
+        /// Name of the gateway.
+        tun: String,
+    },
 }
 
 impl Seat {
-    /// At tc ingress, behind the programs of others.
-    pub fn at_tc(program: &mut SchedClassifier, entrance: &Entrance, place: &Place) -> Result<Self, FastPathError> {
+    /// At tc ingress.
+    pub fn at_tc(
+        program: &mut SchedClassifier,
+        entrance: &Entrance,
+        place: &Place,
+        common: &Common,
+    ) -> Result<Self, FastPathError> {
+        let filter = |program| {
+            clsact::attach(program, entrance, &common.tun)?;
+            Ok(Self::Filter { index: entrance.index, tun: common.tun.clone() })
+        };
+        match common.hook {
+            Some(FastPathHook::Tcx) => Self::at_tcx(program, entrance, place),
+            Some(FastPathHook::Clsact) => filter(program),
+            None => match Self::at_tcx(program, entrance, place) {
+                // As kernels without TCX answer.
+                Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
+                other => other,
+            },
+        }
+    }
+
+    /// Behind the programs of others.
+    fn at_tcx(program: &mut SchedClassifier, entrance: &Entrance, place: &Place) -> Result<Self, FastPathError> {
         Self::take(place, &format!("link-{}", entrance.index), |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
@@ -54,19 +85,32 @@ impl Seat {
 
     /// Takes the program off.
     pub fn leave(self) {
-        if let Self::Named(path) = self
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            log::error!("{}: {error}; the fast path stays on an interface", path.display());
+        match self {
+            Self::Held { .. } => {}
+            Self::Named(path) => {
+                if let Err(error) = std::fs::remove_file(&path) {
+                    log::error!("{}: {error}; the fast path stays on an interface", path.display());
+                }
+            }
+            Self::Filter { index, tun } => {
+                if let Err(error) = clsact::remove(index, &tun) {
+                    log::error!("tc filter of interface {index}: {error}; the fast path stays on it");
+                }
+            }
         }
     }
 
     /// Its name in a place that lasts.
     pub fn name(&self) -> Option<String> {
         match self {
-            Self::Held { .. } => None,
+            Self::Held { .. } | Self::Filter { .. } => None,
             Self::Named(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
         }
+    }
+
+    /// The interface on which it is a filter.
+    pub fn filter(&self) -> Option<u32> {
+        if let Self::Filter { index, .. } = self { Some(*index) } else { None }
     }
 
     /// `attach` takes the seat that a predecessor has left, without a gap, or a new one.

@@ -53,6 +53,7 @@ pub fn common(config: &Config) -> Common {
         clamps: config.mss.is_some(),
         redirects: matches!(config.fast_path.mode, FastPathMode::Redirect | FastPathMode::Xdp),
         xdp: config.fast_path.mode == FastPathMode::Xdp,
+        hook: config.fast_path.hook,
     }
 }
 

@@ -280,6 +280,7 @@ impl Programs {
             clamps: setup.clamps,
             redirects: false,
             xdp: true,
+            hook: None,
         };
         let (mut loader, flows, mut exits) = Loader::new(common(SETUPS[0])).unwrap();
         exits.set(Roads::exits()).unwrap();

@@ -4,7 +4,7 @@ mod firewall;
 
 use super::confine::Confinement;
 use super::kernel::{KernelError, Survey};
-use crate::config::Config;
+use crate::config::{Config, FastPathMode};
 use crate::device::tun;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 const BPF_FS: i64 = 0xcafe_4a11;
 /// The kernel that has TCX.
 const TCX: (u32, u32) = (6, 6);
+/// The kernel that tells what drivers can.
+const XDP: (u32, u32) = (6, 3);
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +57,7 @@ impl Finding {
 /// `kamei-doctor` for a moment; changes nothing else.
 pub fn examine(config: Option<&Config>) -> Vec<Finding> {
     let mut findings = vec![devices(), landlock(), sysctls()];
-    findings.extend(fast_path());
+    findings.extend(fast_path(config));
     if let Some(config) = config {
         findings.extend(network(config));
         findings.extend(links(config));
@@ -93,7 +95,7 @@ fn sysctls() -> Finding {
     }
 }
 
-fn fast_path() -> Vec<Finding> {
+fn fast_path(config: Option<&Config>) -> Vec<Finding> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
@@ -101,8 +103,13 @@ fn fast_path() -> Vec<Finding> {
     let mut findings = vec![if version >= TCX {
         Finding::fine(format!("Linux {release} has TCX for the fast path"))
     } else {
-        Finding::note(format!("Linux {release} has no TCX (6.6 has): the fast path shares tc with others"))
+        Finding::note(format!("Linux {release} has no TCX (6.6 has): the fast path is a filter on clsact"))
     }];
+    if version < XDP && config.is_some_and(|config| config.fast_path.mode == FastPathMode::Xdp) {
+        let what =
+            "does not tell which drivers have XDP (6.3 does): fast-path = \"xdp\" is refused; \"redirect\" is not";
+        findings.push(Finding::wrong(format!("Linux {release} {what}")));
+    }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         findings.push(Finding::note("this kernel has no BTF: tools cannot show what the fast path does"));
     }
