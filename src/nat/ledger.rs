@@ -5,6 +5,9 @@ use super::admin::BindingState;
 use super::vacancy::Vacancy;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Notes about dormant bindings looked at in one go: each may be a read far away, and others wait for the lock.
+const NOTES_AT_ONCE: usize = 64;
+
 /// A slot at a certain version: if the slot has another version now, the note about it is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -31,7 +34,10 @@ pub struct Ledger {
     pub vacancy: Vacancy,
     counts: Vec<Counts>,
     due: BTreeMap<u32, Vec<Stamp>>,
+    /// Notes about bindings that went dormant, the oldest first. Those ahead of them that a sweep has confirmed are in
+    /// `swept`, until it is through.
     dormant: VecDeque<Stamp>,
+    swept: VecDeque<Stamp>,
 }
 
 impl Ledger {
@@ -42,6 +48,7 @@ impl Ledger {
             counts: vec![Counts::default(); parts],
             due: BTreeMap::new(),
             dormant: VecDeque::new(),
+            swept: VecDeque::new(),
         }
     }
 
@@ -67,25 +74,25 @@ impl Ledger {
     }
 
     /// The binding that has been dormant longest, if `is_current` confirms it. Notes about bindings that woke are
-    /// dropped on the way.
+    /// dropped on the way; if there are very many, it may take several calls to find it.
     pub fn oldest_dormant(&mut self, mut is_current: impl FnMut(Stamp) -> bool) -> Option<Stamp> {
-        while let Some(stamp) = self.dormant.pop_front() {
-            if is_current(stamp) {
-                return Some(stamp);
-            }
-        }
-        None
+        let mut notes = std::iter::from_fn(|| self.swept.pop_front().or_else(|| self.dormant.pop_front()));
+        notes.by_ref().take(NOTES_AT_ONCE).find(|stamp| is_current(*stamp))
     }
 
-    /// Whether the notes about dormant bindings have grown well past the bindings that are.
-    pub fn has_stale_dormant(&self) -> bool {
+    /// Drops some of the notes that `is_current` does not confirm, if there are many such. The others keep their order.
+    /// To be called for each binding that is noted.
+    pub fn sweep_dormant(&mut self, is_current: impl FnMut(&Stamp) -> bool) {
         let dormant: u64 = self.counts.iter().map(|counts| counts.dormant).sum();
-        self.dormant.len() as u64 > 2 * dormant + 64
-    }
-
-    /// Drops the notes that `is_current` does not confirm.
-    pub fn prune_dormant(&mut self, is_current: impl FnMut(&Stamp) -> bool) {
-        self.dormant.retain(is_current);
+        let notes = (self.swept.len() + self.dormant.len()) as u64;
+        if self.swept.is_empty() && notes <= 2 * dormant + NOTES_AT_ONCE as u64 {
+            return;
+        }
+        let some = self.dormant.len().min(NOTES_AT_ONCE);
+        self.swept.extend(self.dormant.drain(..some).filter(is_current));
+        if self.dormant.is_empty() {
+            std::mem::swap(&mut self.swept, &mut self.dormant);
+        }
     }
 
     /// Counts a binding of `part` out of one state and into another.
@@ -122,6 +129,41 @@ impl Counts {
             BindingState::Active => &mut self.active,
             BindingState::Dormant => &mut self.dormant,
             BindingState::Quarantined => &mut self.quarantined,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn the_dormant_keep_their_order_while_some_wake(
+            wakes in prop::collection::vec(prop::bool::weighted(0.01), 0..2000),
+        ) {
+            let mut ledger = Ledger::new(1, 1);
+            let mut asleep = BTreeSet::new();
+            for (index, wakes) in (0..).zip(wakes) {
+                ledger.queue_dormant(Stamp { index, version: 0 });
+                asleep.insert(index);
+                if wakes {
+                    asleep.retain(|index| index % 7 == 0);
+                }
+                ledger.counts[0].dormant = asleep.len() as u64;
+                ledger.sweep_dormant(|stamp| asleep.contains(&stamp.index));
+            }
+            for _ in 0..100 {
+                ledger.sweep_dormant(|stamp| asleep.contains(&stamp.index));
+            }
+            prop_assert!(ledger.dormant.len() + ledger.swept.len() <= 2 * asleep.len() + NOTES_AT_ONCE);
+            while let Some(index) = asleep.pop_first() {
+                let is_it = |stamp: Stamp| stamp.index == index || asleep.contains(&stamp.index);
+                let oldest = (0..100).find_map(|_| ledger.oldest_dormant(is_it));
+                prop_assert_eq!(oldest.map(|stamp| stamp.index), Some(index));
+            }
         }
     }
 }

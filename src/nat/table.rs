@@ -348,9 +348,7 @@ impl Table {
                 let slot = Slot { state: BindingState::Dormant, ..slot };
                 let found = self.put(&mut ledger, stamp.index, slot, now, self.lifetimes.dormant);
                 ledger.queue_dormant(found.stamp());
-                if ledger.has_stale_dormant() {
-                    ledger.prune_dormant(|stamp| self.is_current(*stamp));
-                }
+                ledger.sweep_dormant(|stamp| self.is_current(*stamp));
                 Some(Aged::Dormant(found))
             }
             BindingState::Dormant => self.end(stamp, now).map(Aged::Released),
