@@ -122,7 +122,7 @@ impl Limiter {
     }
 
     fn fill(&self, bucket: &mut Bucket, now: Time) -> u64 {
-        let millis = u64::try_from((now - bucket.filled).as_millis()).unwrap_or(u64::MAX);
+        let millis = now.as_millis().saturating_sub(bucket.filled.as_millis());
         bucket.filled = bucket.filled.max(now);
         // Tokens a second are thousandths of a token a millisecond.
         bucket.tokens =

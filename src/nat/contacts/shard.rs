@@ -99,9 +99,6 @@ impl Shard {
         if (self.entries.len() + 1) * 4 > self.places.len() * 3 {
             self.grow();
         }
-        if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact(self.entries.len() / 4 + 4); // doubling would leave too much idle
-        }
         let hash = entry.hash();
         self.entries.push(entry);
         let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
