@@ -1,6 +1,6 @@
 //! What the table of bindings costs, from a thousand bindings to all of a /8.
 //!
-//! `cargo bench --bench table`; a name filters (`miss`, `look-up`, `create`, `expire`, `memory`, `workers`).
+//! `cargo bench --bench table`; a name filters (`miss`, `look-up`, `create`, `expire`, `workers`). Memory is always told.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark that prints bytes as well")]
 
@@ -8,10 +8,11 @@ mod scene;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kamei::gateway::huge_pages;
-use kamei::nat::{Lifetimes, Nat, Translator};
+use kamei::nat::{BindingState, Lifetimes, Nat, StoredBinding, Translator};
 use kamei::wire::Address;
 use scene::{INSIDE, NOW, PEER, Transport, nat, packet, send, terminal};
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -81,6 +82,30 @@ fn tables(c: &mut Criterion) {
     }
 }
 
+/// Bindings without contacts, as they are put back when the last calls were long ago.
+fn memory(_: &mut Criterion) {
+    let (fill, pool) = FILLS[3];
+    let before = resident();
+    let nat = nat(&[pool]);
+    let binding = |n: u32| StoredBinding {
+        inside: "inside".into(),
+        terminal: terminal(n),
+        virtual_ip: Ipv4Addr::from_bits(128 << 24 | n).into(),
+        state: BindingState::Active,
+        pinned: false,
+        created: NOW.as_secs(),
+        last_used: NOW.as_secs(),
+        packets_out: 0,
+        packets_in: 0,
+        callbacks: 0,
+        callback: None,
+        contacts: Vec::new(),
+    };
+    nat.restore((0..fill).map(binding), NOW);
+    let bytes = (resident() - before) / u64::from(fill);
+    println!("{fill} bindings in {pool}: {bytes} bytes each, without contacts");
+}
+
 /// Terminals at random: many at once, and one by one.
 fn look_up(c: &mut Criterion, nat: &Nat, fill: u32) {
     let mut group = c.benchmark_group("look-up");
@@ -109,13 +134,14 @@ fn miss(c: &mut Criterion, nat: &Arc<Nat>, fill: u32) {
     let mut group = c.benchmark_group("miss");
     group.throughput(Throughput::Elements(BATCH.into()));
     let mut translator = nat.translator();
-    let mut seed = 0;
+    let mut seed = 0_u32;
     group.bench_function(BenchmarkId::from_parameter(fill), |b| {
         b.iter_batched_ref(
             || {
                 seed += 1;
-                nat.set_own_inside(Vec::new());
-                let packets = at_random(seed, fill).map(|n| packet(Transport::Udp, terminal(n), PEER, 64));
+                // A change, or nothing would be decided anew.
+                nat.set_own_inside(vec![Ipv4Addr::from_bits(seed).into()]);
+                let packets = at_random(seed.into(), fill).map(|n| packet(Transport::Udp, terminal(n), PEER, 64));
                 packets.take(BATCH as usize).collect::<Vec<_>>()
             },
             |packets| packets.iter_mut().for_each(|bytes| send(&mut translator, bytes, INSIDE)),
@@ -239,6 +265,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800));
-    targets = tables, expire, workers
+    targets = tables, memory, expire, workers
 }
 criterion_main!(benches);
