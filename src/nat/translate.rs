@@ -189,7 +189,7 @@ impl Translator {
         let stored = headers.stored(packet.checksum_start);
         hit.patch.apply(packet.bytes, headers, stored, self.nat.restore_hop);
         if let Some(most) = self.nat.mss.filter(|_| matches!(headers.kind, Kind::TcpSyn | Kind::Tcp)) {
-            wire::clamp_mss(packet.bytes, headers, stored, most);
+            wire::clamp_mss(packet.bytes, headers.transport..headers.end, stored, most);
         }
     }
 

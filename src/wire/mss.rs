@@ -1,18 +1,18 @@
 //! The maximum segment size that a TCP side announces (RFC 9293 §3.7.1), lowered on the way.
 
-use super::{Delta, Headers, Stored, protocol};
+use super::{Delta, Stored};
+use std::ops::Range;
 
 /// Flag SYN in the fourteenth byte of the TCP header.
 const SYN: u8 = 2;
 /// Length of the TCP header without options.
 const FIXED: usize = 20;
 
-/// Lowers the maximum segment size in a SYN or SYN-ACK to `most`, if it is higher, and mends the checksum.
-pub(crate) fn clamp_mss(bytes: &mut [u8], headers: &Headers, stored: Stored, most: u16) {
-    if headers.protocol != protocol::TCP {
-        return;
-    }
-    let Some(segment) = bytes.get_mut(headers.transport..headers.end) else { return };
+/// Lowers the maximum segment size in a SYN or SYN-ACK to `most`, if it is higher, and mends the checksum. The TCP segment
+/// lies at `place`. (Not the headers: the packets that do not come here keep theirs in registers.)
+pub(crate) fn clamp_mss(bytes: &mut [u8], place: Range<usize>, stored: Stored, most: u16) {
+    let transport = place.start;
+    let Some(segment) = bytes.get_mut(place) else { return };
     if segment.get(13).is_none_or(|flags| flags & SYN == 0) {
         return;
     }
@@ -31,7 +31,7 @@ pub(crate) fn clamp_mss(bytes: &mut [u8], headers: &Headers, stored: Stored, mos
     // A field at an odd offset is spread over two words of the sum, with its bytes swapped.
     let delta =
         if at % 2 == 0 { Delta::of_word(old, most) } else { Delta::of_word(old.swap_bytes(), most.swap_bytes()) };
-    super::mend(bytes, headers.transport + 16, delta, stored);
+    super::mend(bytes, transport + 16, delta, stored);
 }
 
 /// Offset of the value of the option in a TCP header (kind 2, length 4).
@@ -51,7 +51,7 @@ fn find_option(header: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{checksum, pseudo_header};
+    use crate::wire::{Headers, checksum, pseudo_header};
     use etherparse::{PacketBuilder, TcpOptionElement};
 
     fn syn(options: &[TcpOptionElement]) -> Vec<u8> {
@@ -76,7 +76,7 @@ mod tests {
             for (most, expected) in [(1300, 1300), (1460, 1460), (9000, 1460)] {
                 let mut bytes = syn(&options);
                 let headers = Headers::parse(&bytes).unwrap();
-                clamp_mss(&mut bytes, &headers, Stored::Full, most);
+                clamp_mss(&mut bytes, headers.transport..headers.end, Stored::Full, most);
                 let at = find_option(&bytes[20..]).unwrap() + 20;
                 assert_eq!(u16::from_be_bytes([bytes[at], bytes[at + 1]]), expected);
                 assert!(is_right(&bytes));
@@ -91,7 +91,7 @@ mod tests {
             bytes[40..44].copy_from_slice(&option);
             let before = bytes.clone();
             let headers = Headers::parse(&bytes).unwrap();
-            clamp_mss(&mut bytes, &headers, Stored::Full, 500);
+            clamp_mss(&mut bytes, headers.transport..headers.end, Stored::Full, 500);
             assert_eq!(bytes, before);
         }
     }
