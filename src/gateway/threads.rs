@@ -84,10 +84,11 @@ impl Running {
             }
         }
         let mut handles = Vec::new();
-        for (number, queues) in queues.into_iter().enumerate() {
+        let queues: Arc<[_]> = queues.into();
+        for number in 0..workers {
             let worker = Worker {
                 number,
-                queues,
+                queues: Arc::clone(&queues),
                 translator: nat.translator(),
                 clock,
                 events: events.clone(),

@@ -10,7 +10,7 @@ use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Replaced, Tr
 use crate::time::Time;
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, Timespec, epoll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const TURN: u64 = 64;
 /// How long counted packets may wait before they are noted in their bindings.
 const NOTE_AFTER: Duration = Duration::from_millis(200);
-/// How much longer they may wait for a moment when the queues are empty, in which flows move to the fast path best.
+/// How long they may wait for a moment in which a flow that moves to the fast path overtakes nothing.
 const NOTE_AT_LAST: Duration = Duration::from_secs(1);
 /// Flows noted at once: packets wait meanwhile, and may be overtaken by those of a flow that moves.
 const NOTED_AT_ONCE: usize = 256;
@@ -38,8 +38,8 @@ const WAKE: u64 = u64::MAX;
 pub struct Worker {
     /// Its number.
     pub number: usize,
-    /// Its queue of every device: the outside first, then each inside.
-    pub queues: Vec<Queue>,
+    /// For each worker, its queue of every device: the outside first, then each inside.
+    pub queues: Arc<[Vec<Queue>]>,
     /// Its translator.
     pub translator: Translator,
     /// The clock of the process.
@@ -88,6 +88,8 @@ pub struct Load {
     writes: Counter,
     wakeups: Counter,
     full_turns: Counter,
+    /// Whether it may have packets in hand.
+    is_serving: AtomicBool,
 }
 
 impl Load {
@@ -172,6 +174,16 @@ impl Shared {
     }
 }
 
+/// When a worker has noted what it has counted.
+struct Notes {
+    /// When all was noted.
+    last: Time,
+    /// When it last would have, had it been quiet.
+    tried: Option<Time>,
+    /// Whether there is more that should be noted at once.
+    is_behind: bool,
+}
+
 /// See [`Shared::rest`].
 #[derive(Default)]
 struct Gate {
@@ -230,18 +242,17 @@ impl Worker {
         stay_on_one_cpu(self.number, &self.pin);
         let epoll = self.watch()?;
         let mut buffer = Buffer::new();
-        let mut ready = Vec::with_capacity(self.queues.len() + 1);
+        let mut ready = Vec::with_capacity(self.own().len() + 1);
         let nap = Timespec { tv_sec: 0, tv_nsec: NOTE_AFTER.subsec_nanos().into() };
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         // The queues that may have packets: the kernel says so once, and it is true until a read finds none.
-        let mut waiting = vec![false; self.queues.len()];
-        let mut noted = self.clock.now();
-        let mut is_behind = false;
+        let mut waiting = vec![false; self.own().len()];
+        let mut notes = Notes { last: self.clock.now(), tried: None, is_behind: false };
         let mut awake_until: Option<Instant> = None;
         loop {
             // An idle gateway sleeps; only while something is to be noted or answered does a worker wake by itself.
             let awaited = self.translator.is_dirty() || self.translator.next_due().is_some();
-            let is_busy = is_behind || waiting.contains(&true);
+            let is_busy = notes.is_behind || waiting.contains(&true);
             let sleeps = !is_busy && awake_until.is_none_or(|until| Instant::now() >= until);
             let timeout = if sleeps { awaited.then_some(nap) } else { Some(none) };
             ready.clear();
@@ -262,9 +273,11 @@ impl Worker {
                     None => is_asked = true,
                 }
             }
+            self.set_serving(true);
             for (number, waits) in waiting.iter_mut().enumerate().filter(|(_, waits)| **waits) {
                 *waits = self.take_turn(number, &mut buffer)?;
             }
+            self.set_serving(false);
             if is_asked {
                 self.look_up();
                 if self.shared.stopping.load(Ordering::Acquire) {
@@ -272,32 +285,67 @@ impl Worker {
                 }
                 self.release();
             }
-            let now = self.clock.now();
-            let since = now - noted;
-            if since >= NOTE_AT_LAST || since >= NOTE_AFTER && !waiting.contains(&true) {
-                self.translator.flush_some(NOTED_AT_ONCE, now);
-                is_behind = self.translator.is_dirty();
-                if !is_behind {
-                    noted = now;
-                }
-                while let Some(answer) = self.translator.overdue(now) {
-                    self.write(Realm::Outside, |queue| queue.send_own(&answer));
-                }
-            }
+            self.note(&mut notes, !waiting.contains(&true));
         }
+    }
+
+    /// Its own queues.
+    fn own(&self) -> &[Queue] {
+        self.queues.get(self.number).map_or(&[], Vec::as_slice)
     }
 
     /// What tells when a packet comes to an empty queue, or somebody wants the worker to look up.
     fn watch(&self) -> io::Result<OwnedFd> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let once = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        for (number, queue) in self.queues.iter().enumerate() {
+        for (number, queue) in self.own().iter().enumerate() {
             epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), once)?;
         }
         if let Some(waker) = self.shared.wakers.get(self.number) {
             epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE), once)?;
         }
         Ok(epoll)
+    }
+
+    /// Notes what was counted, and answers what is due, if it is time. `drained`: this worker's queues were empty a moment
+    /// ago.
+    fn note(&mut self, notes: &mut Notes, drained: bool) {
+        let now = self.clock.now();
+        let since = now - notes.last;
+        if since < NOTE_AFTER {
+            return;
+        }
+        if since < NOTE_AT_LAST && self.translator.has_keeper() {
+            // Looked for once a millisecond: it takes a system call.
+            if !drained || notes.tried == Some(now) || !self.is_all_quiet() {
+                (notes.tried, notes.is_behind) = (Some(now), false);
+                return;
+            }
+        }
+        self.translator.flush_some(NOTED_AT_ONCE, now);
+        notes.is_behind = self.translator.is_dirty();
+        if !notes.is_behind {
+            notes.last = now;
+        }
+        while let Some(answer) = self.translator.overdue(now) {
+            self.write(Realm::Outside, |queue| queue.send_own(&answer));
+        }
+    }
+
+    /// Whether no packet waits for any worker or is in its hands: packets between two hosts may come by all queues, and
+    /// move to the fast path together.
+    fn is_all_quiet(&self) -> bool {
+        let all = self.queues.iter().flatten();
+        let mut queues: Vec<_> = all.map(|queue| PollFd::new(queue, PollFlags::IN)).collect();
+        // The queues first: what has left one by now is in somebody's hands.
+        rustix::event::poll(&mut queues, Some(&Timespec::default())) == Ok(0)
+            && !self.shared.loads.iter().any(|load| load.is_serving.load(Ordering::Acquire))
+    }
+
+    fn set_serving(&self, is_serving: bool) {
+        if let Some(load) = self.shared.loads.get(self.number) {
+            load.is_serving.store(is_serving, Ordering::Release);
+        }
     }
 
     /// Notes what was counted, because somebody asked.
@@ -325,7 +373,7 @@ impl Worker {
         let (mut super_packets, mut reads) = (0, 0);
         let mut more = true;
         while more && reads < TURN {
-            let Some(queue) = self.queues.get(number) else { break };
+            let Some(queue) = self.own().get(number) else { break };
             match queue.receive(buffer) {
                 Ok(true) => {
                     reads += 1;
@@ -400,7 +448,7 @@ impl Worker {
             Realm::Outside => 0,
             Realm::Inside(inside) => usize::from(inside) + 1,
         };
-        let Some(queue) = self.queues.get(number) else { return };
+        let Some(queue) = self.own().get(number) else { return };
         self.count(|load| &load.writes, 1);
         if let Err(error) = send(queue) {
             self.shared.write_errors.fetch_add(1, Ordering::Relaxed);

@@ -107,6 +107,11 @@ impl Translator {
         self.flows.is_dirty()
     }
 
+    /// Whether [`Translator::flush`] may move flows elsewhere.
+    pub fn has_keeper(&self) -> bool {
+        self.nat.keeper().is_some()
+    }
+
     /// A packet of the gateway's own that is due to go outside: the answer to a call that reached nobody.
     pub fn overdue(&mut self, now: Time) -> Option<Box<[u8]>> {
         self.waiting.take(&self.nat, now).filter(|_| self.may_answer(now))
