@@ -168,10 +168,11 @@ class Soak:
         self.model.count("clock_steps")
         self.kill({"LD_PRELOAD": FAKETIME, "FAKETIME": f"{hours:+d}h", "DONT_FAKE_MONOTONIC": "1"})
 
-    def reload(self):
+    def reload(self, hold=None):
         with self.busy:
             self.model.count("reloads")
-            self.bed.gateway.write_config(extra=self.random.random() < 0.5, hold=self.random.choice(("24h", "5h")))
+            hold = hold or self.random.choice(("24h", "5h"))
+            self.bed.gateway.write_config(extra=self.random.random() < 0.5, hold=hold)
             ran = self.bed.gateway.ask("reload")
             if ran.returncode != 0:
                 self.model.fault(f"reload: {ran.stderr.strip()}")
@@ -187,10 +188,10 @@ class Soak:
             self.bed.restore_routes()
             self.disturb()
 
-    def flood(self):
+    def flood(self, side=None):
         self.disturb()
         self.model.count("floods")
-        self.bed.flood(self.random.choice(("inside", "outside")), self.random.randrange(1 << 30))
+        self.bed.flood(side or self.random.choice(("inside", "outside")), self.random.randrange(1 << 30))
         self.disturb()
 
     def fill_the_disk(self):
@@ -263,6 +264,11 @@ class Soak:
     def steady(self, end):
         """Without kills, so that memory and descriptors of one process can be watched."""
         time.sleep(min(5, (end - time.monotonic()) / 3))
+        # What a process takes once, it has then: a second set of tables, and caches as large as they get here.
+        for hold in ("5h", "24h"):
+            self.reload(hold)
+        for side in ("inside", "outside"):
+            self.flood(side)
         first = self.bed.gateway.footprint()
         self.until(end - CALM - 1, lambda: self.random.choice((self.reload, self.flood, self.depart, self.release))(),
                    (0.5, 2))
