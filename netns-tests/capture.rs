@@ -92,7 +92,12 @@ impl Packets {
 
     /// Whether `address` is in any packet, in header or payload, as bytes or as text.
     pub fn has_address(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|packet| has_address(packet, address))
+        self.with_address(address) > 0
+    }
+
+    /// In how many packets `address` is, as above.
+    pub fn with_address(&self, address: IpAddr) -> usize {
+        self.0.iter().filter(|packet| has_address(packet, address)).count()
     }
 
     /// Every packet behind its Ethernet header, without the padding of short frames.

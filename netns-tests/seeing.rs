@@ -4,12 +4,15 @@ use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Background, Family, Lab, Plan, wait_until};
 use crate::traffic::{Web, curl};
 use rustix::process::Signal;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// `kamei WORDS…` beside the gateway, from when it watches.
 pub fn watch(gateway: &Gateway, words: &[&str]) -> Background {
     let control = gateway.control().to_str().unwrap();
     // Each writes a log of its own: none takes the first words of another for its own.
-    let watching = gateway.host.spawn(&words.concat(), &[&[KAMEI], words, &["--control", control]].concat());
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let log = format!("{}-{}", words[0], NUMBER.fetch_add(1, Ordering::Relaxed));
+    let watching = gateway.host.spawn(&log, &[&[KAMEI], words, &["--control", control]].concat());
     wait_until("the gateway to show packets", || watching.output().contains("kamei: watching"));
     watching
 }

@@ -15,7 +15,7 @@ fn calls_and_callbacks_by_xdp() {
     }
 }
 
-/// What goes from driver to driver is never seen on the gateway's own interfaces.
+/// What goes from driver to driver is never seen on the gateway's own interfaces; what visits the neighbour table is.
 #[test]
 fn packets_by_xdp_meet_nothing_else_of_the_kernel() {
     for family in BOTH {
@@ -33,8 +33,8 @@ fn packets_by_xdp_meet_nothing_else_of_the_kernel() {
 
         assert_eq!(hits(&gateway) - before, 80);
         for wire in wires {
-            let packets = wire.finish();
-            assert!(!packets.has_address(server.address(family)), "{:?}", packets.ip().collect::<Vec<_>>());
+            let visits = wire.finish().with_address(server.address(family));
+            assert!(visits <= 8, "{visits} of 80 packets");
         }
     }
 }

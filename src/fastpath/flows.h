@@ -52,6 +52,8 @@ struct flow4 {
 	__be32 address; // over the source of what comes from inside, over the destination of what comes from outside
 	__u16 delta; // what that changes in any Internet checksum
 	__u16 to; // the realm it goes to, numbered as in a door
+	__u32 visited; // the tick of the last visit
+	__u32 unused;
 };
 
 struct flow6 {
@@ -59,7 +61,7 @@ struct flow6 {
 	__u32 address[4];
 	__u16 delta;
 	__u16 to;
-	__u32 unused;
+	__u32 visited;
 };
 
 struct exit {
@@ -180,6 +182,20 @@ static __always_inline void count(struct carried *carried, __u32 bytes, bool ope
 	__sync_fetch_and_add(&carried->bytes, bytes);
 	if (opens)
 		__sync_fetch_and_add(&carried->opened, 1);
+}
+
+// Packets that leave past the kernel tell it nothing of their neighbour, and it would never ask whether that is still
+// there. So one of each flow now and then, every 0.3 to 2.6 seconds, is a visit: it goes by the kernel's neighbour table.
+#define VISITING_TICKS 256
+
+static __always_inline bool is_visit(__u32 *visited)
+{
+	__u32 tick = bpf_jiffies64();
+
+	if (tick - *visited < VISITING_TICKS)
+		return false;
+	*visited = tick;
+	return true;
 }
 
 // Looks an IPv4 packet up, for which there are `room` bytes. WHYS means that it can be carried.

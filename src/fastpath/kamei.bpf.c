@@ -18,6 +18,7 @@ struct way {
 	struct bpf_fib_lookup fib;
 	__u32 to;
 	bool unclear; // only the kernel knows how long the packet will be on the wire
+	bool is_visit;
 };
 
 // The transport checksum by the kernel's own function: it alone knows whether the field holds a whole checksum, or the
@@ -61,6 +62,7 @@ static __always_inline enum why translate4(struct __sk_buff *skb, struct way *wa
 	if (may_leave(skb, FOR_V4)) {
 		ask4(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
 		way->to = flow->to;
+		way->is_visit = is_visit(&flow->visited);
 	}
 	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
 		return UNWRITABLE;
@@ -85,6 +87,7 @@ static __always_inline enum why translate6(struct __sk_buff *skb, struct way *wa
 	if (may_leave(skb, FOR_V6)) {
 		ask6(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
 		way->to = flow->to;
+		way->is_visit = is_visit(&flow->visited);
 	}
 	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
 		return UNWRITABLE;
@@ -109,27 +112,30 @@ static __always_inline enum why translate(struct __sk_buff *skb, struct way *way
 	return skb->protocol == bpf_htons(ETH_P_IP) ? translate4(skb, way) : translate6(skb, way);
 }
 
-// One hop less, and in the sums that cover it.
-static __always_inline bool age(struct __sk_buff *skb)
+// One hop less, and in the sums that cover it; and the Ethernet addresses of the next link.
+static __always_inline bool address(struct __sk_buff *skb, const struct bpf_fib_lookup *next)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *v4 = data + door.link_header;
-	struct ipv6hdr *v6 = data + door.link_header;
+	struct ethhdr *ethernet = data;
+	struct iphdr *v4 = data + sizeof(*ethernet);
+	struct ipv6hdr *v6 = data + sizeof(*ethernet);
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		__u32 sum;
-
 		if ((void *)(v4 + 1) > end)
 			return false;
 		v4->ttl--;
-		sum = v4->check + bpf_htons(0x0100);
-		v4->check = sum + (sum >= 0xffff);
-		return true;
+		// The hop limit is the high byte of a word of the header.
+		v4->check = mended(v4->check, (__u16)~bpf_htons(0x0100));
+	} else {
+		if ((void *)(v6 + 1) > end)
+			return false;
+		v6->hop_limit--;
 	}
-	if ((void *)(v6 + 1) > end)
-		return false;
-	v6->hop_limit--;
-	bpf_csum_update(skb, (__u16)~bpf_htons(1)); // what a card has summed up; in IPv4 the header's own checksum cancels it
+	__builtin_memcpy(ethernet->h_dest, next->dmac, ETH_ALEN);
+	__builtin_memcpy(ethernet->h_source, next->smac, ETH_ALEN);
+	// What a card has summed up; in IPv4 the header's own checksum cancels the hop.
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		bpf_csum_update(skb, (__u16)~bpf_htons(1));
 	return true;
 }
 
@@ -148,8 +154,10 @@ static __always_inline int leave(struct __sk_buff *skb, struct way *way)
 	if (way->fib.ifindex == skb->ifindex)
 		return TC_ACT_UNSPEC;
 	exit = bpf_map_lookup_elem(&exits, &way->fib.ifindex);
-	if (!exit || exit->realm != way->to || !age(skb))
+	if (!exit || exit->realm != way->to || !address(skb, &way->fib))
 		return TC_ACT_UNSPEC;
+	if (!way->is_visit)
+		return bpf_redirect(way->fib.ifindex, 0);
 	next.nh_family = way->fib.family;
 	__builtin_memcpy(next.ipv6_nh, way->fib.ipv6_dst, sizeof(next.ipv6_nh));
 	return bpf_redirect_neigh(way->fib.ifindex, &next, sizeof(next), 0);

@@ -82,6 +82,8 @@ pub struct Flow4 {
     address: [u8; 4],
     delta: u16,
     to: u16,
+    visited: u32,
+    unused: u32,
 }
 
 /// An IPv6 flow.
@@ -93,7 +95,7 @@ pub struct Flow6 {
     address: [u8; 16],
     delta: u16,
     to: u16,
-    unused: u32,
+    visited: u32,
 }
 
 // SAFETY: each is `repr(C)`, made of integers and arrays of them only, and has no padding: the compiler counts below.
@@ -111,7 +113,7 @@ unsafe impl Pod for Flow6 {}
 
 const _: () = assert!(size_of::<Door>() == 8 + 2 * CONTROL_PORTS + 12);
 const _: () = assert!(size_of::<Key4>() == 12 && size_of::<Key6>() == 36);
-const _: () = assert!(size_of::<Flow4>() == 24 + 8 && size_of::<Flow6>() == 24 + 24);
+const _: () = assert!(size_of::<Flow4>() == 24 + 16 && size_of::<Flow6>() == 24 + 24);
 
 /// The number of a realm in a door and in a key.
 pub fn realm_number(realm: Realm) -> u32 {
@@ -162,7 +164,14 @@ impl Flow4 {
 
     /// Nothing carried yet.
     pub fn new(offer: &Offer) -> Self {
-        Self { counts: Counts::default(), address: offer.address.v4_octets(), delta: delta(offer), to: to(offer) }
+        Self {
+            counts: Counts::default(),
+            address: offer.address.v4_octets(),
+            delta: delta(offer),
+            to: to(offer),
+            visited: 0,
+            unused: 0,
+        }
     }
 }
 
@@ -179,7 +188,7 @@ impl Flow6 {
             address: offer.address.v6_octets(),
             delta: delta(offer),
             to: to(offer),
-            unused: 0,
+            visited: 0,
         }
     }
 }

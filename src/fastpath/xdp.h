@@ -8,14 +8,6 @@
 
 #include "flows.h"
 
-// One packet in so many of a flow goes by the kernel, which asks a neighbour now and then whether it is still there.
-#define VISIT 1024
-
-static __always_inline bool is_visit(const struct carried *carried)
-{
-	return carried->packets % VISIT == VISIT - 1;
-}
-
 // Frames for other machines may come by too.
 static __always_inline bool is_for_us(const struct ethhdr *ethernet)
 {
@@ -78,7 +70,7 @@ static __always_inline int carry4(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	struct flow4 *flow;
 	__u16 *field;
 
-	if (find4(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit(&flow->carried))
+	if (find4(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit(&flow->visited))
 		return XDP_PASS;
 	field = (void *)(ip + 1) + seen.checksum;
 	if ((void *)(field + 1) > end)
@@ -116,7 +108,7 @@ static __always_inline int carry6(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	__u64 sum = 0;
 	__u16 *field;
 
-	if (find6(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit(&flow->carried))
+	if (find6(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit(&flow->visited))
 		return XDP_PASS;
 	field = (void *)(ip + 1) + seen.checksum;
 	if ((void *)(field + 1) > end)
