@@ -34,8 +34,9 @@ row_packets() {
         tun_alone | empty_loop) cpu=0 busy+=("${kept[0]}") ;;
         xdp) from=terminal1 interface=eth0 options=(--transmit) ;; # over the veth, for XDP at the gateway's end
     esac
-    # Long enough for a flow to be taken up by whoever takes flows up.
+    # Whoever takes flows up sees this one, and then a quiet moment to do it in.
     injected "$cpu" 0.2 "$interface" > /dev/null
+    sleep 0.5
     before=$(received) spent=$(spent "${busy[@]}")
     result=$(injected "$cpu" "$seconds" "$interface")
     jq -n --argjson after "$(received)" --argjson before "$before" --argjson now "$(spent "${busy[@]}")" --argjson spent "$spent" \

@@ -150,8 +150,8 @@ start_kamei() {
             --config "$work/kamei.toml" --control "$(control "$k")" --state-dir "$work/state/$(lab)-$k" &> "$work/kamei.log"
         "$kamei" status --wait 5 --control "$(control "$k")" > /dev/null 2>&1 || { tail -n 3 "$work/kamei.log" >&2; return 1; }
     done
-    # The call that makes the bindings, and allows the server to call back.
-    at terminal1 ping -c 1 -W 5 "$server_address" > /dev/null
+    # The call that makes the bindings, and allows the server to call back; long enough for the fast path to take it up.
+    at terminal1 ping -c 3 -i 0.25 -W 5 "$server_address" > /dev/null
 }
 
 # virtual_ip K: the terminal's, at gateway K.
