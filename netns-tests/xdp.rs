@@ -67,6 +67,22 @@ fn xdp_leaves_packets_to_the_kernel_until_the_neighbour_is_known() {
     }
 }
 
+/// Frames for another hardware address are not the gateway's.
+#[test]
+fn xdp_follows_an_interface_that_changes_its_hardware_address() {
+    let lab = Lab::new(Plan::gateways(1).by_xdp());
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    warm_up(&lab, &gateway, Family::V4);
+    gateway.host.run("ip link set gi address 02:00:00:00:00:77").ok();
+    terminal.run("ip neighbour flush all").ok();
+    wait_until("XDP to carry packets for the new address", || {
+        let wire = Capture::start(&gateway.host, "gi");
+        terminal.run(&format!("ping -n -c 5 -i 0.01 -W 5 {}", server.v4)).ok();
+        !wire.finish().has_address(server.v4.into())
+    });
+}
+
 /// Whose far end leaves checksums and tags to hardware that is not there.
 #[test]
 fn xdp_is_refused_where_packets_may_be_unfinished() {

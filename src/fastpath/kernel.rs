@@ -81,8 +81,11 @@ impl FastPath {
         }
         let features = self.abilities.lock().as_mut().and_then(|abilities| abilities.xdp().ok()).unwrap_or_default();
         let mut seats = self.seats.lock();
-        for (_, left) in seats.extract_if(.., |_, seats| !entrances.iter().any(|entrance| seats.are_of(entrance))) {
-            left.leave();
+        for (index, left) in seats.extract_if(.., |_, seats| !entrances.iter().any(|entrance| seats.are_of(entrance))) {
+            // Of an interface that is still there but has changed: another program takes the seat below.
+            if entrances.iter().all(|entrance| entrance.index != index) {
+                left.leave();
+            }
         }
         let mut unseated = Vec::new();
         for entrance in entrances {
@@ -136,7 +139,9 @@ impl FastPath {
     /// Takes over the flows that a predecessor has left, as far as the translator would decide the same, and drops the
     /// others. To be called once the programs are attached.
     pub fn adopt(&self, nat: &Nat, now: Time) {
-        self.loader.lock().tidy(self.seats.lock().values().flat_map(Seats::all));
+        let seats = self.seats.lock();
+        self.loader.lock().tidy(seats.values().flat_map(Seats::all));
+        drop(seats);
         let (kept, dropped) = self.books.lock().adopt(nat, now);
         if kept + dropped > 0 {
             log::info!("fast path: {kept} flows taken over, {dropped} dropped");

@@ -51,6 +51,9 @@ static __always_inline bool is_open(struct xdp_md *xdp, struct bpf_fib_lookup *w
 		return false;
 	if (bpf_fib_lookup(xdp, way, sizeof(*way), BPF_FIB_LOOKUP_DIRECT))
 		return false;
+	// Back where it came from: the kernel tells the sender of a shorter way.
+	if (way->ifindex == xdp->ingress_ifindex)
+		return false;
 	exit = bpf_map_lookup_elem(&exits, &way->ifindex);
 	return exit && exit->realm == to && exit->takes_frames;
 }
