@@ -49,6 +49,7 @@ fn a_filter_that_was_left_is_taken_over_or_cleaned_up() {
     let successor = start(&lab);
     assert_eq!(filters(&host).matches("kamei_tc direct-action").count(), 2);
     warm_up(&lab, &successor, Family::V4);
+    lab.terminal(1).run(&format!("ping -n -c 5 -i 0.01 -W 5 {}", lab.server(1).v4)).ok();
     assert!(hits(&successor) > 0);
     successor.kill();
 

@@ -33,6 +33,9 @@ const EXIT: [u8; 6] = [2, 0, 0, 0, 0, 3];
 /// What XDP programs return (linux/bpf.h).
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
+/// What programs at tc return when they are done (linux/pkt_cls.h): -1, and what a sent packet is.
+const TC_NEXT: u32 = u32::MAX;
+const TC_REDIRECT: u32 = 7;
 /// Longest `struct __sk_buff` to be expected, with room.
 const CONTEXT: usize = 512;
 /// Where in it `mark` is.
@@ -259,6 +262,7 @@ impl Drop for Roads {
 struct Programs {
     loader: Loader,
     flows: RefCell<Flows>,
+    exits: RefCell<Exits>,
     loaded: BTreeMap<(Setup, u32), Ebpf>,
     _roads: Roads,
 }
@@ -295,7 +299,7 @@ impl Programs {
                 loaded.insert((setup, realm_number(realm)), ebpf);
             }
         }
-        Self { loader, flows: RefCell::new(flows), loaded, _roads: roads }
+        Self { loader, flows: RefCell::new(flows), exits: RefCell::new(exits), loaded, _roads: roads }
     }
 
     /// Sends a packet through the program at XDP. `None`: it was left alone.
@@ -318,8 +322,8 @@ impl Programs {
         }
     }
 
-    /// Sends a packet through the program at tc. `None`: it was left alone.
-    fn run(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool, mark: u32) -> Result<Option<Vec<u8>>, String> {
+    /// Sends a packet through the program at tc. `None`: it was left alone. Says beside it whether it was sent out.
+    fn run(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool, mark: u32) -> Result<Answer, String> {
         let program = self.loaded[&(setup, realm_number(realm))].program(TC).unwrap();
         let program: &SchedClassifier = program.try_into().unwrap();
         let frame = frame([0; 6], [0; 6], packet, v4);
@@ -333,17 +337,23 @@ impl Programs {
         options.ctx_out = Some(&mut context_out);
         let result = program.test_run(options).map_err(|error| crate::fastpath::whole(&error))?;
         let mark = u32::from_ne_bytes(context_out[MARK_AT..MARK_AT + 4].try_into().unwrap());
-        if result.return_value != u32::MAX {
-            return Err(format!("returned {}: not to the next program", result.return_value));
-        }
+        let sent = match result.return_value {
+            TC_NEXT => false,
+            TC_REDIRECT => true,
+            other => return Err(format!("returned {other}: neither to the next program nor sent")),
+        };
         match mark {
+            FOREIGN if sent => Err("sent, and not translated".to_owned()),
             FOREIGN if frame == frame_out => Ok(None),
             FOREIGN => Err("changed, and left to the translator".to_owned()),
-            _ if mark == FOREIGN | MARK => Ok(Some(frame_out.split_off(usize::from(ETHERNET)))),
+            _ if mark == FOREIGN | MARK => Ok(Some((frame_out.split_off(usize::from(ETHERNET)), sent))),
             _ => Err(format!("mark {mark:#x}")),
         }
     }
 }
+
+/// A translated packet, and whether it was sent out.
+type Answer = Option<(Vec<u8>, bool)>;
 
 fn frame(to: [u8; 6], from: [u8; 6], packet: &[u8], v4: bool) -> Vec<u8> {
     let kind: [u8; 2] = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
@@ -368,7 +378,9 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
     let programs = Programs::load();
     // Plain packets by version, direction and protocol; others that were taken all the same; zero checksums made; left.
     let plain_ones: RefCell<BTreeMap<(bool, bool, u8), u32>> = RefCell::default();
-    let [others, zeros, left, by_xdp, not_by_xdp] = [const { Cell::new(0) }; 5];
+    let [others, zeros, left, by_xdp, not_by_xdp, sent_out] = [const { Cell::new(0) }; 6];
+    // Rules of others keep the programs from sending packets out.
+    let ruled = Cell::new(true);
     let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
     let compare = |case: Case| {
         let (mut translator, offers) = translator(&case);
@@ -382,7 +394,7 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
         programs.flows.borrow_mut().remove(realm, flow.source, flow.destination).unwrap();
         let answer_of_xdp = answer_of_xdp.map_err(TestCaseError::fail)?;
         let opens = Headers::parse(&bytes).is_ok_and(|headers| headers.kind == Kind::TcpSyn);
-        let Some(translated) = answer.map_err(TestCaseError::fail)? else {
+        let Some((translated, sent)) = answer.map_err(TestCaseError::fail)? else {
             prop_assert!(!plain, "a plain packet was left alone: {:02x?}", bytes);
             prop_assert_eq!(carried, Carried::default());
             prop_assert_eq!(answer_of_xdp, None);
@@ -391,15 +403,20 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
         };
         let verdict = translator.translate(&mut Packet::new(&mut bytes), realm, NOW);
         prop_assert!(matches!(verdict, Verdict::Forward { event: None, .. }), "{:?}", verdict);
-        prop_assert_eq!(&translated, &bytes);
+        prop_assert!(!sent || !ruled.get(), "sent out past rules of others");
+        prop_assert_eq!(&translated, &if sent { forwarded(bytes.clone()) } else { bytes.clone() });
+        if sent {
+            count(&sent_out);
+        }
         prop_assert_eq!((carried.packets, carried.opened), (1, u64::from(opens)));
         match answer_of_xdp {
-            Some(sent) => {
-                prop_assert_eq!(sent, forwarded(bytes.clone()));
+            Some(frame) => {
+                prop_assert!(!ruled.get(), "sent out past rules of others");
+                prop_assert_eq!(frame, forwarded(bytes.clone()));
                 count(&by_xdp);
             }
             // A checksum that is whole looks now and then as if it were not.
-            None if plain && case.spec.sum != Sum::Partial => count(&not_by_xdp),
+            None if plain && case.spec.sum != Sum::Partial && !ruled.get() => count(&not_by_xdp),
             None => {}
         }
         let after = Built { bytes, ..built };
@@ -414,11 +431,18 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
         Ok(())
     };
     let config = Config { cases: 4000, failure_persistence: None, ..Config::default() };
-    if let Err(error) = TestRunner::new(config).run(&case(), compare) {
-        panic!("{error}");
+    for way in [true, false] {
+        ruled.set(way);
+        programs.exits.borrow_mut().set_ruled(way, way).unwrap();
+        if let Err(error) = TestRunner::new(config.clone()).run(&case(), compare) {
+            panic!("{error}");
+        }
     }
     let plain_ones = plain_ones.into_inner();
     assert!(plain_ones.len() == 12 && plain_ones.values().all(|number| *number > 10), "{plain_ones:?}");
-    assert!(by_xdp.get() > 500 && not_by_xdp.get() < 5, "{by_xdp:?} {not_by_xdp:?}");
+    assert!(
+        sent_out.get() > 500 && by_xdp.get() > 500 && not_by_xdp.get() < 5,
+        "{sent_out:?} {by_xdp:?} {not_by_xdp:?}"
+    );
     assert!(others.get() > 10 && zeros.get() > 10 && left.get() > 100, "{others:?} {zeros:?} {left:?}");
 }
