@@ -1,7 +1,7 @@
 //! Frames without sockets: `BPF_PROG_TEST_RUN` with live frames puts them into an interface's receive path.
 
 use crate::Ends;
-use crate::bpf::{self, Action};
+use crate::bpf;
 use etherparse::PacketBuilder;
 use std::error::Error;
 use std::time::Instant;
@@ -25,9 +25,9 @@ pub struct Inject {
     seconds: f64,
     #[command(flatten)]
     ends: Ends,
-    /// Send them out of the interface instead, without a socket buffer: for XDP at the other end of a veth
+    /// Hand them to the XDP program of this number, as the interface's driver would
     #[arg(long)]
-    transmit: bool,
+    program: Option<u32>,
 }
 
 impl Inject {
@@ -40,7 +40,7 @@ impl Inject {
         builder.write(&mut frame, &[0; FRAME - HEADERS])?;
         // Frames are used again, with what the gateway made of them: the program writes all headers anew each time.
         let header = frame.get(..HEADERS).unwrap_or_default();
-        let program = bpf::overwrite(header, if self.transmit { Action::Transmit } else { Action::Pass })?;
+        let program = bpf::overwrite(header, self.program)?;
         let interface = index(&self.interface)?;
         let start = Instant::now();
         let mut sent = 0;

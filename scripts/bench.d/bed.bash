@@ -100,6 +100,8 @@ CONF
 
 take_down() {
     local status=$? name
+    # A program that is ended before it has begun is still a copy of this shell, traps and all.
+    ((BASHPID == $$)) || exit
     trap - EXIT
     kept+=("${servers[@]}")
     stop_kept

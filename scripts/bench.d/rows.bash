@@ -26,19 +26,20 @@ connections() { # connections FROM ADDRESS
 }
 
 # 60-byte datagrams of one flow that arrive at the server's interface, per second of the processor that does the gateway's
-# work (so that a busy machine tells the same as a quiet one). What stays in the kernel is injected on that processor and
-# goes its whole way in one piece; for TUN the worker has it, and the packets come from the other.
+# work (so that a busy machine tells the same as a quiet one). What stays in the kernel is injected on that processor, where
+# the gateway's driver would hand it on, and goes its whole way in one piece; for TUN the worker has it, and the packets
+# come from the other.
 row_packets() {
-    local cpu=$last_cpu from=gateway1 interface=gi options=() busy=("$(pgrep -x "ksoftirqd/$last_cpu")") before spent result
+    local cpu=$last_cpu options=() busy=("$(pgrep -x "ksoftirqd/$last_cpu")") before spent result
     case $1 in
         tun_alone | empty_loop) cpu=0 busy+=("${kept[0]}") ;;
-        xdp) from=terminal1 interface=eth0 options=(--transmit) ;; # over the veth, for XDP at the gateway's end
+        xdp) options=(--program "$(at gateway1 ip -json -details link show gi | jq '.[0].xdp.prog.id')") ;; # as a driver does it
     esac
     # Whoever takes flows up sees this one, and then a quiet moment to do it in.
-    injected "$cpu" 0.2 "$interface" > /dev/null
+    injected "$cpu" 0.2 > /dev/null
     sleep 0.5
     before=$(received) spent=$(spent "${busy[@]}")
-    result=$(injected "$cpu" "$seconds" "$interface")
+    result=$(injected "$cpu" "$seconds")
     jq -n --argjson after "$(received)" --argjson before "$before" --argjson now "$(spent "${busy[@]}")" --argjson spent "$spent" \
         --argjson run "$result" --argjson own "$((cpu == last_cpu))" \
         '($after - $before) as $amount | {value: ($amount / ($now - $spent + $own * $run.busy)), $amount, sent: $run.sent}'
@@ -50,8 +51,8 @@ spent() {
     for pid; do cat /proc/"$pid"/task/*/schedstat; done | awk '{sum += $1} END {printf "%.6f\n", sum / 1e9}'
 }
 
-injected() { # injected CPU SECONDS INTERFACE; the rest as row_packets has it
-    at "$from" taskset -c "$1" "$probe" inject "$3" "$2" --from "$terminal_address" --to "$absent_address" \
+injected() { # injected CPU SECONDS; `options` as row_packets has them
+    at gateway1 taskset -c "$1" "$probe" inject gi "$2" --from "$terminal_address" --to "$absent_address" \
         --from-mac "$(hardware terminal1 eth0)" --to-mac "$(hardware gateway1 gi)" "${options[@]}"
 }
 
