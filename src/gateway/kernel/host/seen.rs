@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-/// The raw material of a [`Host`].
+/// The raw material of a [`Host`](super::Host).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) links: Vec<(String, u32)>,
