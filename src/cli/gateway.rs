@@ -49,8 +49,8 @@ pub struct Arguments {
     #[arg(long, value_parser = ["undo", "leave"])]
     on_stop: Option<String>,
     /// Where packets of known flows are translated: `tc`, in the kernel; `off`, in user space; `auto`, in the kernel if it
-    /// can; `redirect`, in the kernel, and sent out at once, past this machine's forward rules and policy rules; `xdp`, the
-    /// same in the drivers of network cards
+    /// can; `redirect`, in the kernel, and sent out at once even past this machine's firewall and IPsec; `xdp`, the same in
+    /// the drivers of network cards
     #[arg(long, value_name = "auto|tc|redirect|xdp|off")]
     fast_path: Option<FastPathMode>,
     /// Configuration file (TOML); `kamei check FILE` checks one

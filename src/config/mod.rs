@@ -114,10 +114,9 @@ pub enum FastPathMode {
     /// As [`FastPathMode::Tc`] if the kernel can, else [`FastPathMode::Off`].
     #[default]
     Auto,
-    /// Where an interface hands packets to the kernel; the kernel forwards them.
+    /// Where an interface hands packets to the kernel; the kernel forwards them, unless nobody would look at them there.
     Tc,
-    /// As [`FastPathMode::Tc`], and they leave at once: past the firewall's forward hooks, connection tracking, other
-    /// people's policy rules and IPsec.
+    /// As [`FastPathMode::Tc`], and they leave at once, even past the firewall, connection tracking and IPsec.
     Redirect,
     /// As [`FastPathMode::Redirect`], and before that in the driver of network cards, by XDP.
     Xdp,
