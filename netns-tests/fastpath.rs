@@ -307,6 +307,12 @@ fn nothing_is_redirected_into_another_realm() {
     wire.finish().assert_hidden(&lab.hidden(1));
 }
 
+/// Packets that the kernel's own forwarding has had in its hands.
+fn forwarded(lab: &Lab) -> u64 {
+    let counted = lab.gateway(1).run("nstat -asz Ip6OutForwDatagrams IpForwDatagrams").ok();
+    counted.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+}
+
 /// What nobody looks at takes the short way; from the moment somebody does, it takes the whole one.
 fn seen_by(family: Family, on: &str, seen: impl Fn(&Lab) -> u64) {
     let lab = Lab::new(Plan::gateways(1));
@@ -318,20 +324,16 @@ fn seen_by(family: Family, on: &str, seen: impl Fn(&Lab) -> u64) {
         terminal.run(&format!("ping -n -c 4 -i 0.02 -W 5 {}", server.address(family))).ok();
         server.run(&format!("ping -n -c 4 -i 0.02 -W 5 {virtual_ip}")).ok();
     };
-    let forwarded = || {
-        let counted = gateway.host.run("nstat -asz Ip6OutForwDatagrams IpForwDatagrams").ok();
-        counted.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
-    };
-    let before = (hits(&gateway), forwarded());
+    let before = (hits(&gateway), forwarded(&lab));
     ping_both_ways();
     assert_eq!(hits(&gateway) - before.0, 16);
-    assert_eq!(forwarded(), before.1, "past the kernel's forwarding");
+    assert_eq!(forwarded(&lab), before.1, "past the kernel's forwarding");
 
     gateway.host.run(on).ok();
     wait_until("the whole way to be taken", || {
-        let before = forwarded();
+        let before = forwarded(&lab);
         ping_both_ways();
-        forwarded() - before == 16
+        forwarded(&lab) - before == 16
     });
 
     let before = (hits(&gateway), seen(&lab));
@@ -354,7 +356,48 @@ fn a_firewall_sees_every_packet_from_the_moment_it_is_there() {
     }
 }
 
-/// A route of the operator's own for some packets, in a table of its own.
+/// A policy about other packets: the kernel has to look at every one to know.
+#[test]
+fn ipsec_is_asked_about_every_packet_once_it_has_a_policy() {
+    let on = "ip xfrm policy add src 192.0.2.1/32 dst 192.0.2.2/32 dir out";
+    for family in [Family::V4, Family::V6] {
+        seen_by(family, on, forwarded);
+    }
+}
+
+/// What leaves past the kernel still has it ask whether the next hop is where it was.
+pub fn moved_neighbour(plan: Plan) {
+    let lab = Lab::new(plan);
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    gateway
+        .host
+        .run("sysctl -qw net.ipv4.neigh.go.base_reachable_time_ms=500 net.ipv4.neigh.go.delay_first_probe_time=1")
+        .ok();
+    warm_up(&lab, &gateway, Family::V4);
+    let ping = || terminal.run(&format!("ping -n -c 1 -W 1 {}", server.v4)).succeeded();
+    assert!(ping());
+
+    // It says nothing of its new address, and asks for none.
+    let router = gateway.host.run("cat /sys/class/net/go/address").ok();
+    server
+        .run(&format!(
+            "ip link set eth0 address 02:00:00:00:00:99 && \
+             ip neighbour replace 203.0.113.1 lladdr {} dev eth0 nud permanent",
+            router.trim()
+        ))
+        .ok();
+    assert!(!ping(), "frames go to the old address");
+    wait_until("the server to be found again", ping);
+}
+
+#[test]
+fn a_neighbour_that_has_moved_is_found_again() {
+    moved_neighbour(Plan::gateways(1));
+    moved_neighbour(Plan::gateways(1).redirecting());
+}
+
+/// The operator closes the outside to one virtual IP, by a rule behind the gateway's.
 #[test]
 fn a_routing_rule_of_others_holds_for_known_flows() {
     let lab = Lab::new(Plan::gateways(1));

@@ -2,7 +2,7 @@
 
 use crate::capture::Capture;
 use crate::crossing::Crossing;
-use crate::fastpath::{call_and_callback, hits, killed_and_succeeded, one_hop, release, warm_up};
+use crate::fastpath::{call_and_callback, hits, killed_and_succeeded, moved_neighbour, one_hop, release, warm_up};
 use crate::gateway::KAMEI;
 use crate::lab::{Family, Lab, Plan, wait_until};
 
@@ -81,6 +81,11 @@ fn xdp_follows_an_interface_that_changes_its_hardware_address() {
         terminal.run(&format!("ping -n -c 5 -i 0.01 -W 5 {}", server.v4)).ok();
         !wire.finish().has_address(server.v4.into())
     });
+}
+
+#[test]
+fn a_neighbour_that_has_moved_is_found_again_by_xdp() {
+    moved_neighbour(Plan::gateways(1).by_xdp());
 }
 
 /// Whose far end leaves checksums and tags to hardware that is not there.
