@@ -188,14 +188,9 @@ static __always_inline void count(struct carried *carried, __u32 bytes, bool ope
 // there. So one of each flow now and then, every 0.3 to 2.6 seconds, is a visit: it goes by the kernel's neighbour table.
 #define VISITING_TICKS 256
 
-static __always_inline bool is_visit(__u32 *visited)
+static __always_inline bool is_visit_due(__u32 visited)
 {
-	__u32 tick = bpf_jiffies64();
-
-	if (tick - *visited < VISITING_TICKS)
-		return false;
-	*visited = tick;
-	return true;
+	return (__u32)bpf_jiffies64() - visited >= VISITING_TICKS;
 }
 
 // Looks an IPv4 packet up, for which there are `room` bytes. WHYS means that it can be carried.

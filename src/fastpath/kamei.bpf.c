@@ -38,6 +38,15 @@ static __always_inline __u32 prepare(struct __sk_buff *skb, struct way *way, con
 	return skb->gso_size ? header + seen->header + skb->gso_size : seen->length;
 }
 
+// Whether this packet visits the neighbour table. Only here: what XDP leaves for it comes by.
+static __always_inline bool visit(__u32 *visited)
+{
+	if (!is_visit_due(*visited))
+		return false;
+	*visited = bpf_jiffies64();
+	return true;
+}
+
 // Whether a translated packet may leave without going through the kernel's forwarding.
 static __always_inline bool may_leave(struct __sk_buff *skb, __u32 family)
 {
@@ -62,7 +71,7 @@ static __always_inline enum why translate4(struct __sk_buff *skb, struct way *wa
 	if (may_leave(skb, FOR_V4)) {
 		ask4(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
 		way->to = flow->to;
-		way->is_visit = is_visit(&flow->visited);
+		way->is_visit = visit(&flow->visited);
 	}
 	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
 		return UNWRITABLE;
@@ -87,7 +96,7 @@ static __always_inline enum why translate6(struct __sk_buff *skb, struct way *wa
 	if (may_leave(skb, FOR_V6)) {
 		ask6(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
 		way->to = flow->to;
-		way->is_visit = is_visit(&flow->visited);
+		way->is_visit = visit(&flow->visited);
 	}
 	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
 		return UNWRITABLE;

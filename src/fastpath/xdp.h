@@ -73,7 +73,7 @@ static __always_inline int carry4(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	struct flow4 *flow;
 	__u16 *field;
 
-	if (find4(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit(&flow->visited))
+	if (find4(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit_due(flow->visited))
 		return XDP_PASS;
 	field = (void *)(ip + 1) + seen.checksum;
 	if ((void *)(field + 1) > end)
@@ -111,7 +111,7 @@ static __always_inline int carry6(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	__u64 sum = 0;
 	__u16 *field;
 
-	if (find6(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit(&flow->visited))
+	if (find6(ip, end, end - (void *)ip, &seen, &flow) != WHYS || is_visit_due(flow->visited))
 		return XDP_PASS;
 	field = (void *)(ip + 1) + seen.checksum;
 	if ((void *)(field + 1) > end)
