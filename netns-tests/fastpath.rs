@@ -372,11 +372,13 @@ pub fn moved_neighbour(plan: Plan) {
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     gateway
         .host
-        .run("sysctl -qw net.ipv4.neigh.go.base_reachable_time_ms=500 net.ipv4.neigh.go.delay_first_probe_time=1")
+        .run("sysctl -qw net.ipv4.neigh.go.base_reachable_time_ms=3000 net.ipv4.neigh.go.delay_first_probe_time=1")
         .ok();
     warm_up(&lab, &gateway, Family::V4);
     let ping = || terminal.run(&format!("ping -n -c 1 -W 1 {}", server.v4)).succeeded();
     assert!(ping());
+    let neighbour = || gateway.host.run(&format!("ip neighbour show {} dev go", server.v4)).ok();
+    wait_until("the kernel to have no use for the neighbour", || neighbour().contains("STALE"));
 
     // It says nothing of its new address, and asks for none.
     let router = gateway.host.run("cat /sys/class/net/go/address").ok();
