@@ -1,8 +1,9 @@
 //! What was on a wire: tcpdump writes, the raw bytes are searched.
 
+use crate::crafted::Raw;
 use crate::lab::{Background, Host, wait_until};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,12 +40,9 @@ impl Capture {
     /// Ends the capture, once everything sent before this call is in it.
     pub fn finish(self) -> Packets {
         let marker = format!("end of capture {}", self.path.display());
-        let broadcast = self.broadcast();
-        self.host.inside(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.set_broadcast(true).unwrap();
-            socket.send_to(marker.as_bytes(), (broadcast, 9)).unwrap();
-        });
+        let mut raw = Raw::open(&self.host, &self.interface);
+        // To everybody, of a type for experiments on a local link (IEEE 802a).
+        raw.send_frame(&[&[0xff; 12], &[0x88, 0xb5][..], marker.as_bytes()].concat());
         wait_until("the end marker in the capture", || self.packets().has_bytes(marker.as_bytes()));
         self.packets()
     }
@@ -61,12 +59,6 @@ impl Capture {
             rest = after;
         }
         Packets(packets)
-    }
-
-    fn broadcast(&self) -> Ipv4Addr {
-        let line = self.host.run(&format!("ip -o -4 address show dev {}", self.interface)).ok();
-        let mut words = line.split_whitespace().skip_while(|word| *word != "brd");
-        words.nth(1).unwrap_or_else(|| panic!("no broadcast address in {line}")).parse().unwrap()
     }
 }
 

@@ -17,7 +17,7 @@ struct Row {
 fn called_through(gateways: u8, family: Family) -> Row {
     let lab = Lab::new(Plan::gateways(gateways).servers(2).unwatched());
     let running = lab.start_all();
-    let captures = running.iter().map(|gateway| Capture::start(&gateway.host, "go")).collect();
+    let captures = (1..=lab.plan.gateways).map(|k| lab.outside_wire(k)).collect();
     let webs = vec![Web::start(&lab.server(1), 80), Web::start(&lab.terminal(1), 8080)];
 
     let seen = curl(&lab.terminal(1), lab.server(1).address(family), 80);

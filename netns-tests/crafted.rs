@@ -13,29 +13,42 @@ pub const ICMPV6: u8 = 58;
 
 /// The end of a wire: frames are written to one interface, for the neighbour behind it.
 pub struct Line {
-    sender: Box<dyn DataLinkSender>,
+    raw: Raw,
     from: MacAddr,
     to: MacAddr,
+}
+
+/// An interface on which whole frames are written.
+pub struct Raw(Box<dyn DataLinkSender>);
+
+impl Raw {
+    pub fn open(host: &Host, interface: &str) -> Self {
+        host.inside(|| {
+            let interface = interface_named(interface);
+            let Ok(Channel::Ethernet(sender, _)) = datalink::channel(&interface, Config::default()) else {
+                panic!("no packet socket on {}", interface.name)
+            };
+            Self(sender)
+        })
+    }
+
+    pub fn send_frame(&mut self, frame: &[u8]) {
+        self.0.send_to(frame, None).unwrap().unwrap();
+    }
 }
 
 impl Line {
     /// From `host` out of `interface` to the neighbour's interface.
     pub fn new(host: &Host, interface: &str, neighbour: &Host, its_interface: &str) -> Self {
         let to = neighbour.inside(|| interface_named(its_interface)).mac.unwrap();
-        let (sender, from) = host.inside(|| {
-            let interface = interface_named(interface);
-            let Ok(Channel::Ethernet(sender, _)) = datalink::channel(&interface, Config::default()) else {
-                panic!("no packet socket on {}", interface.name)
-            };
-            (sender, interface.mac.unwrap())
-        });
-        Self { sender, from, to }
+        let from = host.inside(|| interface_named(interface)).mac.unwrap();
+        Self { raw: Raw::open(host, interface), from, to }
     }
 
     pub fn send(&mut self, packet: &[u8]) {
         let kind: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
         let frame = [&self.to.octets()[..], &self.from.octets(), &kind, packet].concat();
-        self.sender.send_to(&frame, None).unwrap().unwrap();
+        self.raw.send_frame(&frame);
     }
 }
 

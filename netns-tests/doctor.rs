@@ -20,14 +20,25 @@ table inet nat {
     }
 }"#;
 
-/// What the manual says to add.
+/// What many have against addresses that should not come from outside.
+const BOGONS: &str = r#"
+table inet raw {
+    chain prerouting {
+        type filter hook prerouting priority raw;
+        iifname "go" ip daddr 10.0.0.0/8 drop
+    }
+}"#;
+
+/// What the manual says to add: for calls, answers and callbacks; and that terminals keep their own addresses.
 const RULES: [&str; 5] = [
-    "insert rule inet filter forward iifname \"kamei-*\" accept",
-    "insert rule inet filter forward oifname \"kamei-*\" accept",
-    "insert rule inet filter forward meta mark and 0x1000000 == 0x1000000 accept",
-    "insert rule inet nat postrouting ip saddr 198.18.1.0/24 accept",
-    "insert rule inet nat postrouting ip6 saddr 2001:db8:18:1::/64 accept",
+    "insert rule inet filter forward iifname \"gi\" oifname \"go\" accept",
+    "insert rule inet filter forward ct state established,related accept",
+    "insert rule inet filter forward iifname \"go\" oifname \"gi\" accept",
+    "insert rule inet nat postrouting ip saddr 10.77.143.0/24 oifname \"go\" accept",
+    "insert rule inet nat postrouting ip6 saddr fd5a:77e1:9c0d::/64 oifname \"go\" accept",
 ];
+/// The one of them that lets callbacks in.
+const CALLBACKS: usize = 2;
 
 const CONFIG: &str = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nrange = \"198.18.1.0/24\"\n[[pool]]\nrange = \"2001:db8:18:1::/64\"\n";
 
@@ -57,7 +68,7 @@ fn a_good_host_is_called_good_before_and_while_a_gateway_runs() {
     let lab = Lab::new(Plan::gateways(1));
     let before = examine(&lab, CONFIG, "");
     assert_eq!(before.code, Some(0), "{}{}", before.stdout, before.stderr);
-    assert!(before.stdout.contains("fine   TUN devices with several queues"), "{}", before.stdout);
+    assert!(before.stdout.contains("fine   TAP devices with several queues"), "{}", before.stdout);
     assert!(before.stdout.contains("198.18.1.0/24 lies in no network of go"), "{}", before.stdout);
     let _gateway = lab.start(1);
     let running = examine(&lab, CONFIG, "");
@@ -70,8 +81,18 @@ fn each_thing_wrong_is_named_with_what_to_do() {
     let lab = Lab::new(Plan::gateways(1));
     let host = lab.gateway(1);
     host.run("ip rule add priority 100 from 10.0.0.0/8 lookup main").ok();
-    assert_wrong(&examine(&lab, CONFIG, ""), "rules of priority 100 come before");
+    let ruled = examine(&lab, CONFIG, "");
+    assert_eq!(ruled.code, Some(0), "routing rules are nobody's fault: {}", ruled.stdout);
     host.run("ip rule delete priority 100").ok();
+
+    host.run("ip link add br7 type bridge && ip link set gi master br7").ok();
+    assert_wrong(&examine(&lab, CONFIG, ""), "br7");
+    host.run("ip link set gi nomaster && ip link delete br7").ok();
+
+    nft(&host, BOGONS);
+    let rule = "nft insert rule inet raw prerouting iifname \"go\" ip daddr 10.77.143.0/24 accept";
+    assert_wrong(&examine(&lab, CONFIG, ""), rule);
+    host.run("nft delete table inet raw").ok();
 
     let on_lan = CONFIG.replace("198.18.1.0/24", "203.0.113.128/25");
     host.run("ip neigh add 203.0.113.130 lladdr 02:00:00:00:00:07 dev go").ok();
@@ -98,19 +119,29 @@ fn beside_a_firewall_that_drops_and_masquerades_it_works_with_the_rules_that_doc
     let _webs = [Web::start(&server, 80), Web::start(&terminal, 8080)];
     nft(&host, FIREWALL);
     let said = examine(&lab, CONFIG, "").stdout;
-    for rule in &RULES[..4] {
+    for rule in RULES {
         assert!(said.contains(&format!("nft {rule}")), "{rule}\n{said}");
     }
     let gateway = lab.start(1);
     let blocked = terminal.run(&format!("curl -sS --max-time 1 http://{}/", server.v4));
     assert!(!blocked.succeeded(), "the firewall is in force");
-    nft(&host, &RULES.join("\n"));
+
+    let without_callbacks: Vec<&str> = RULES.into_iter().filter(|rule| *rule != RULES[CALLBACKS]).collect();
+    nft(&host, &without_callbacks.join("\n"));
+    assert_wrong(&examine(&lab, CONFIG, ""), RULES[CALLBACKS]);
+    let families = [Family::V4, Family::V6];
+    for family in families {
+        let seen = curl(&terminal, server.address(family), 80);
+        assert_eq!(seen, format!("{} 80", gateway.virtual_ip(terminal.address(family))));
+    }
+    let back = gateway.virtual_ip(terminal.v4.into());
+    assert!(!server.run(&format!("curl -sS --max-time 1 http://{back}:8080/")).succeeded(), "and lets no callback in");
+
+    nft(&host, RULES[CALLBACKS]);
     let said = examine(&lab, CONFIG, "");
     assert_eq!(said.code, Some(0), "{}", said.stdout);
-    for family in [Family::V4, Family::V6] {
-        let seen = curl(&terminal, server.address(family), 80);
+    for family in families {
         let virtual_ip = gateway.virtual_ip(terminal.address(family));
-        assert_eq!(seen, format!("{virtual_ip} 80"));
         assert_eq!(curl(&server, virtual_ip, 8080), format!("{} 8080", server.address(family)));
     }
 }

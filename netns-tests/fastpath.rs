@@ -162,28 +162,6 @@ pub fn one_hop(mut crossing: Crossing) {
     crossing.nothing_leaked();
 }
 
-/// A mark on an interface's packets, made by somebody else before the gateway sees them, opens no way round it.
-#[test]
-fn a_forged_mark_does_not_lead_past_the_translator() {
-    let lab = Lab::new(Plan::gateways(1));
-    let gateway = lab.start(1);
-    let (terminal, server) = (lab.terminal(1), lab.server(1));
-    let wire = crate::capture::Capture::start(&server, "eth0");
-    gateway
-        .host
-        .run(
-            "nft 'table netdev forger { chain in { type filter hook ingress device gi priority -500; \
-             meta mark set 0x01000000; }; }'",
-        )
-        .ok();
-    let _web = Web::start(&server, 80);
-
-    let seen = curl(&terminal, server.v4.into(), 80);
-
-    assert_eq!(seen, format!("{} 80", gateway.virtual_ip(terminal.v4.into())));
-    wire.finish().assert_hidden(&lab.hidden(1));
-}
-
 #[test]
 fn without_it_every_packet_goes_through_user_space() {
     let lab = Lab::new(Plan::gateways(1));
@@ -307,64 +285,6 @@ fn nothing_is_redirected_into_another_realm() {
     wire.finish().assert_hidden(&lab.hidden(1));
 }
 
-/// Packets that the kernel's own forwarding has had in its hands.
-fn forwarded(lab: &Lab) -> u64 {
-    let counted = lab.gateway(1).run("nstat -asz Ip6OutForwDatagrams IpForwDatagrams").ok();
-    counted.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
-}
-
-/// What nobody looks at takes the short way; from the moment somebody does, it takes the whole one.
-fn seen_by(family: Family, on: &str, seen: impl Fn(&Lab) -> u64) {
-    let lab = Lab::new(Plan::gateways(1));
-    let gateway = lab.start(1);
-    let (terminal, server) = (lab.terminal(1), lab.server(1));
-    warm_up(&lab, &gateway, family);
-    let virtual_ip = gateway.virtual_ip(terminal.address(family));
-    let ping_both_ways = || {
-        terminal.run(&format!("ping -n -c 4 -i 0.02 -W 5 {}", server.address(family))).ok();
-        server.run(&format!("ping -n -c 4 -i 0.02 -W 5 {virtual_ip}")).ok();
-    };
-    let before = (hits(&gateway), forwarded(&lab));
-    ping_both_ways();
-    assert_eq!(hits(&gateway) - before.0, 16);
-    assert_eq!(forwarded(&lab), before.1, "past the kernel's forwarding");
-
-    gateway.host.run(on).ok();
-    wait_until("the whole way to be taken", || {
-        let before = forwarded(&lab);
-        ping_both_ways();
-        forwarded(&lab) - before == 16
-    });
-
-    let before = (hits(&gateway), seen(&lab));
-    ping_both_ways();
-    assert_eq!(hits(&gateway) - before.0, 16, "by the fast path all the same");
-    assert_eq!(seen(&lab) - before.1, 16, "every packet is seen");
-}
-
-#[test]
-fn a_firewall_sees_every_packet_from_the_moment_it_is_there() {
-    let on = "nft 'table inet wall { chain forward { type filter hook forward priority 0; counter; }; }'";
-    let counted = |lab: &Lab| {
-        let listed = lab.gateway(1).run("nft -j list table inet wall").ok();
-        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-        let rules = listed["nftables"].as_array().unwrap().iter();
-        rules.filter_map(|each| each["rule"]["expr"][0]["counter"]["packets"].as_u64()).sum()
-    };
-    for family in [Family::V4, Family::V6] {
-        seen_by(family, on, counted);
-    }
-}
-
-/// A policy about other packets: the kernel has to look at every one to know.
-#[test]
-fn ipsec_is_asked_about_every_packet_once_it_has_a_policy() {
-    let on = "ip xfrm policy add src 192.0.2.1/32 dst 192.0.2.2/32 dir out";
-    for family in [Family::V4, Family::V6] {
-        seen_by(family, on, forwarded);
-    }
-}
-
 /// What leaves past the kernel still has it ask whether the next hop is where it was.
 pub fn moved_neighbour(plan: Plan) {
     let lab = Lab::new(plan);
@@ -397,22 +317,4 @@ pub fn moved_neighbour(plan: Plan) {
 fn a_neighbour_that_has_moved_is_found_again() {
     moved_neighbour(Plan::gateways(1));
     moved_neighbour(Plan::gateways(1).redirecting());
-}
-
-/// The operator closes the outside to one virtual IP, by a rule behind the gateway's.
-#[test]
-fn a_routing_rule_of_others_holds_for_known_flows() {
-    let lab = Lab::new(Plan::gateways(1));
-    let gateway = lab.start(1);
-    let (terminal, server) = (lab.terminal(1), lab.server(1));
-    for (family, ip) in [(Family::V4, "ip"), (Family::V6, "ip -6")] {
-        warm_up(&lab, &gateway, family);
-        let virtual_ip = gateway.virtual_ip(terminal.address(family));
-        let ping = || terminal.run(&format!("ping -n -c 1 -W 1 {}", server.address(family))).succeeded();
-        assert!(ping());
-        gateway.host.run(&format!("{ip} rule add from {virtual_ip} pref 20000 prohibit")).ok();
-        wait_until("the rule to hold", || !ping());
-        gateway.host.run(&format!("{ip} rule del pref 20000")).ok();
-        wait_until("the rule to be gone", ping);
-    }
 }

@@ -1,6 +1,5 @@
 //! FTP through the gateway: stock servers and clients, active and passive, both ways, both families.
 
-use crate::capture::Capture;
 use crate::gateway::Gateway;
 use crate::lab::{Background, Family, Host, Lab, Plan, need, wait_until};
 use crate::traffic::{accept, connect, listen};
@@ -196,7 +195,7 @@ fn line(stream: &mut TcpStream, length: usize) -> String {
 fn r10_ftp_a_command_typed_letter_by_letter_arrives_and_only_the_server_may_call_the_announced_port() {
     let lab = Lab::new(Plan::gateways(1).servers(2).unwatched());
     let gateway = start(&lab, 1);
-    let capture = Capture::start(&gateway.host, "go");
+    let capture = lab.outside_wire(1);
     let (mut terminal, mut server) = control(&lab);
     let [a, b, c, d] = lab.terminal(1).v4.octets();
     // Nagle's algorithm is on: each letter waits for the one before to arrive.

@@ -26,7 +26,7 @@ impl Row {
         let webs = [Web::start(&server, 80), Web::start(&terminal, 80)];
         curl(&terminal, server.address(family), 80);
         let virtual_ip = outermost(&running, &terminal, family);
-        let captures = running.iter().map(|gateway| Capture::start(&gateway.host, "go")).collect();
+        let captures = (1..=lab.plan.gateways).map(|k| lab.outside_wire(k)).collect();
         // Many probes in a short time: nobody shall hold answers back (icmp(7): icmp_ratelimit).
         for host in running.iter().map(|gateway| &gateway.host).chain([&terminal, &server]) {
             host.set_sysctl("net.ipv4.icmp_ratelimit", "0");

@@ -105,10 +105,19 @@ impl Lab {
         let mut lab = Self { name, plan, scratch, watch: None };
         lab.build();
         if plan.watched {
-            let last = lab.gateway(plan.gateways);
-            lab.watch = Some(Capture::start(&last, "go"));
+            lab.watch = Some(lab.outside_wire(plan.gateways));
         }
         lab
+    }
+
+    /// A capture of what is on the outside wire of gateway k, taken at its far end. (A tap at the gateway's own end sees
+    /// some packets that arrive a second time, translated.)
+    pub fn outside_wire(&self, k: u8) -> Capture {
+        if k == self.plan.gateways {
+            Capture::start(&self.named("outside"), &format!("gateway{k}"))
+        } else {
+            Capture::start(&self.gateway(k + 1), "gi")
+        }
     }
 
     pub fn terminal(&self, i: u8) -> Host {

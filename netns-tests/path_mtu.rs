@@ -124,7 +124,7 @@ fn tcp(place: Where, family: Family) {
 
 fn tcp_through(plan: Plan, place: Where, family: Family) {
     let scene = Scene::of(plan, place, family);
-    let captures: Vec<Capture> = scene.gateways.iter().map(|gateway| Capture::start(&gateway.host, "go")).collect();
+    let captures: Vec<Capture> = (1..=scene.lab.plan.gateways).map(|k| scene.lab.outside_wire(k)).collect();
     let (near, far) = (&scene.near, &scene.far);
     let (at_far, at_near) = (listen(far, 4000), listen(near, 4001));
     let call = connect(near, SocketAddr::new(far.address(family), 4000));

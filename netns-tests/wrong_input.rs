@@ -203,9 +203,9 @@ fn a_host_that_cannot_be_a_gateway() {
     // /dev/net is hidden behind an empty file system in a mount namespace of this one command.
     let no_tun = "mount -t tmpfs -o nodev none /dev/net &&";
     bench.gateway_behind(no_tun, right, FAILED, &["/dev/net/tun"]);
-    bench.host.run("ip tuntap add mode tun name kamei-in0").ok();
-    bench.gateway(right, FAILED, &["kamei-in0"]);
-    bench.host.run("ip link delete kamei-in0").ok();
+    bench.host.run("ip tuntap add mode tun name kamei-nat").ok();
+    bench.gateway(right, FAILED, &["kamei-nat"]);
+    bench.host.run("ip link delete kamei-nat").ok();
     bench.gateway(
         &format!("{right} --control /nowhere/at/all.sock --state-dir {}", bench.lab.scratch().display()),
         FAILED,

@@ -21,7 +21,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let cleaned = kernel::clean_up(&arguments.tun, &gateway::undo_file(&arguments.socket.control, &arguments.tun))?;
     let path = Path::new("/sys/fs/bpf");
     let fast = fastpath::remove(&arguments.tun).map_err(|error| CliError::File { path: path.to_owned(), error })?;
-    let fast = if fast { "; took off the fast path" } else { "" };
+    let fast = if fast { "; took the programs off" } else { "" };
     println!(
         "removed {} rules, {} routes, {} neighbours; put back {} settings{fast}",
         cleaned.rules, cleaned.routes, cleaned.neighbours, cleaned.settings

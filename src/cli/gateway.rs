@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Worker threads [default: one a core]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     workers: Option<i64>,
-    /// Base name of the TUN devices, at most 10 characters: NAME-out, NAME-in0 [default: kamei]
+    /// Base name of the devices, at most 10 characters: NAME-nat [default: kamei]
     #[arg(long, value_name = "NAME")]
     tun: Option<String>,
     /// What to do with routes and rules at the end: undo them, or leave them for the next gateway, with inside packets

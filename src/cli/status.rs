@@ -3,6 +3,7 @@
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Status};
+use crate::fastpath;
 use crate::nat::{DropReason, PoolView};
 use anstyle::AnsiColor;
 use clap::Args;
@@ -55,8 +56,8 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     let ready = if gateway.ready { show::paint("ready", AnsiColor::Green) } else { "starting".to_owned() };
     writeln!(out, "{} {}, {ready}, up {up}", show::bold("kamei"), gateway.version)?;
     let (insides, outsides) = (gateway.insides.join(", "), gateway.outsides.join(", "));
-    writeln!(out, "inside     {insides}  (TUN {}-in0)", gateway.tun)?;
-    writeln!(out, "outside    {outsides}  (TUN {}-out)", gateway.tun)?;
+    writeln!(out, "inside     {insides}")?;
+    writeln!(out, "outside    {outsides}")?;
     writeln!(out, "workers    {}", gateway.workers)?;
     writeln!(out, "offloads   {}", gateway.offload)?;
     writeln!(out, "out        {} packets, {}", show::count(nat.out.packets), show::bytes(nat.out.bytes))?;
@@ -97,7 +98,8 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     }
     pools.write(show::colours(), out)?;
     let dropped: Vec<_> = nat.drops.iter().filter(|(_, number)| **number > 0).collect();
-    if dropped.is_empty() && gateway.write_errors == 0 {
+    let noted: Vec<_> = fast.noted.iter().filter(|(_, number)| **number > 0).collect();
+    if dropped.is_empty() && noted.is_empty() && gateway.write_errors == 0 {
         writeln!(out, "\nnothing dropped")?;
         return Ok(());
     }
@@ -105,6 +107,9 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     for (name, number) in dropped {
         let meaning = DropReason::ALL.iter().find(|reason| reason.name() == name).map_or("", |reason| reason.explain());
         drops.row([show::count(*number).into(), name.as_str().into(), meaning.into()]);
+    }
+    for (name, number) in noted {
+        drops.row([show::count(*number).into(), name.as_str().into(), fastpath::meaning(name).into()]);
     }
     if gateway.write_errors > 0 {
         let number = show::count(gateway.write_errors);

@@ -29,8 +29,6 @@ const MOST_MSS: i64 = 65_535;
 /// Flows of the fast path unless told otherwise, and the most that can be asked for.
 const FLOWS: u32 = 262_144;
 const MOST_FLOWS: i64 = 1 << 24;
-/// The bit of the packet mark that says "translated by the fast path" unless told otherwise.
-const MARK: u32 = 0x0100_0000;
 /// The longest prefix that can be translated without memory: behind it a 16-bit word must be free (RFC 6296 §3.5).
 const MOST_TRANSLATED: u8 = 64;
 /// The longest name of a group (`LOGIN_NAME_MAX` and the like).
@@ -61,8 +59,7 @@ impl Draft {
         let mss = self.number("mss", LEAST_MSS, MOST_MSS, &mut problems).and_then(|mss| u16::try_from(mss).ok());
         let alg = self.alg(&mut problems);
         let flows = self.number("fast-path-flows", 1, MOST_FLOWS, &mut problems);
-        let mark = self.number("fast-path-mark", 1, i64::from(u32::MAX), &mut problems);
-        let (flows, mark) = (flows.unwrap_or(FLOWS), mark.unwrap_or(MARK));
+        let flows = flows.unwrap_or(FLOWS);
         let metrics = self.metrics.as_ref().and_then(|text| problems.take(text.place, loopback(&text.value)));
         let workers = self.workers.as_ref().and_then(|workers| {
             problems.take(workers.place, number("workers", workers.value, 1, MOST_WORKERS)).and_then(NonZeroUsize::new)
@@ -126,7 +123,7 @@ impl Draft {
             log_terminals: self.log_terminals.unwrap_or_default(),
             hardening: self.hardening,
             on_stop: self.on_stop.unwrap_or_default(),
-            fast_path: FastPath { mode: self.fast_path.unwrap_or_default(), hook: self.fast_path_hook, flows, mark },
+            fast_path: FastPath { mode: self.fast_path.unwrap_or_default(), hook: self.fast_path_hook, flows },
         })
     }
 

@@ -184,7 +184,6 @@ impl Draft {
             ("total", file.creation.total),
             ("mss", file.mss),
             ("fast-path-flows", file.fast_path_flows),
-            ("fast-path-mark", file.fast_path_mark),
         ];
         Ok(Self {
             inside,
@@ -310,7 +309,6 @@ struct File {
     fast_path: Option<FastPathMode>,
     fast_path_hook: Option<FastPathHook>,
     fast_path_flows: Option<Spanned<i64>>,
-    fast_path_mark: Option<Spanned<i64>>,
     #[serde(default)]
     hardening: Hardening,
     on_stop: Option<OnStop>,

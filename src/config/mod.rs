@@ -103,20 +103,19 @@ pub struct FastPath {
     pub hook: Option<FastPathHook>,
     /// Flows of each address family at most.
     pub flows: u32,
-    /// Bits of the packet mark that say "translated"; nobody else may use them.
-    pub mark: u32,
 }
 
-/// Where packets of known flows are translated.
+/// How packets of known flows are translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FastPathMode {
-    /// As [`FastPathMode::Tc`] if the kernel can, else [`FastPathMode::Off`].
+    /// As [`FastPathMode::Tc`].
     #[default]
     Auto,
-    /// Where an interface hands packets to the kernel; the kernel forwards them, unless nobody would look at them there.
+    /// In the kernel, as they leave by an outside interface and arrive at one.
     Tc,
-    /// As [`FastPathMode::Tc`], and they leave at once, even past the firewall, connection tracking and IPsec.
+    /// As they arrive, and they leave at once, past the firewall, connection tracking and IPsec; else as
+    /// [`FastPathMode::Tc`].
     Redirect,
     /// As [`FastPathMode::Redirect`], and before that in the driver of network cards, by XDP.
     Xdp,

@@ -76,6 +76,9 @@ impl Metrics {
         to.counter("fast_path_packets", "Packets that the kernel has translated", None, [([], fast.hits)])?;
         let slow = fast.slow.iter().map(|(reason, number)| ([("reason", reason.as_str())], *number));
         to.counter("fast_path_slow_packets", "Packets that the kernel left to the workers, by reason", None, slow)?;
+        let noted = fast.noted.iter().map(|(reason, number)| ([("reason", reason.as_str())], *number));
+        let what = "Packets that the kernel's programs have dropped, or let pass as they were, by reason";
+        to.counter("fast_path_noted_packets", what, None, noted)?;
         let journal = &gateway.state_file;
         to.counter("journal_commits", "Commits to the state file", None, [([], journal.commits)])?;
         let failing = [([], u64::from(journal.failing.is_some()))];

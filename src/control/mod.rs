@@ -113,7 +113,7 @@ pub struct GatewayStatus {
 /// How the fast path is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FastPathStatus {
-    /// `tc`, or `off`.
+    /// `tc`, `redirect`, `xdp`, or `off`: whether known flows are translated in the kernel.
     pub mode: String,
     /// Flows in the kernel.
     pub flows: u64,
@@ -121,6 +121,9 @@ pub struct FastPathStatus {
     pub hits: u64,
     /// Packets that it left to the slow path, by reason.
     pub slow: BTreeMap<String, u64>,
+    /// Packets that the kernel's programs have dropped, or let pass as they were, by reason.
+    #[serde(default)]
+    pub noted: BTreeMap<String, u64>,
 }
 
 /// What a worker has done since the start.

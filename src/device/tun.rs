@@ -1,5 +1,5 @@
-//! TUN devices: multi-queue, with virtio header and offloads where the kernel has them, so that super-packets of 64 KB
-//! pass whole.
+//! TAP devices: multi-queue, with virtio header and offloads where the kernel has them, so that super-packets of 64 KB
+//! pass whole. The Ethernet header of a frame says where in the kernel it was taken (`divert.h` of the fast path).
 
 use super::virtio::{HEADER_LEN, VirtioHeader};
 use crate::config;
@@ -10,8 +10,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// The largest packet a TUN device hands over.
-const MOST_BYTES: usize = 65_535;
+/// The largest frame that a device hands over.
+const MOST_BYTES: usize = 65_535 + ETHERNET;
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Where in it the kernel's programs write the number of the way, and the realm.
+const NUMBER: std::ops::Range<usize> = 6..10;
+const REALM: std::ops::Range<usize> = 10..12;
+/// Where in it the type is.
+const TYPE: std::ops::Range<usize> = 12..14;
+/// In the realm: the packet has arrived at an interface; else it was about to leave by one.
+const ARRIVED: u16 = 0x8000;
 /// A cache line.
 const LINE: usize = 64;
 /// Headers of most TCP segments: IPv4, TCP with timestamps. What follows them is copied twice by the kernel, fastest from
@@ -76,6 +85,30 @@ pub struct Buffer {
     end: usize,
 }
 
+/// Where in the kernel a packet was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// How.
+    pub taken: Taken,
+    /// 0: from outside; n + 1: from inside n.
+    pub realm: u16,
+}
+
+/// How a packet came to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// As it was about to leave by an interface. Handed back, it leaves there.
+    Leaving,
+    /// As it arrived at an interface. Handed back, it arrives there.
+    Arriving,
+    /// The kernel has routed it here.
+    Routed,
+}
+
+/// The Ethernet header of a packet, with which it goes back to where it was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Way([u8; ETHERNET]);
+
 /// All queues of the devices of a gateway, in the order of their names; and what was granted.
 pub type Devices = (Vec<Vec<Queue>>, Offload);
 
@@ -115,7 +148,7 @@ fn create_one(name: &str, queues: usize, offload: bool) -> Result<(Vec<Queue>, b
     };
     let first = DeviceBuilder::new()
         .name(name)
-        .layer(Layer::L3)
+        .layer(Layer::L2)
         .multi_queue(true)
         .offload(offload)
         .inherit_enable_state()
@@ -200,21 +233,22 @@ impl Queue {
         }
     }
 
-    /// Sends the packet in `buffer`, read from this device or one made together with it.
-    pub fn send(&self, buffer: &Buffer) -> io::Result<()> {
-        self.send_as_read(buffer.as_read())
+    /// Sends a frame: [`Buffer::as_read`] of this device or one made together with it, or [`Queue::frame`].
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        Ok(rustix::io::write(&self.descriptor, frame).map(|_| ())?)
     }
 
-    /// The same for a copy of [`Buffer::as_read`].
-    pub fn send_as_read(&self, bytes: &[u8]) -> io::Result<()> {
-        Ok(rustix::io::write(&self.descriptor, bytes).map(|_| ())?)
-    }
-
-    /// Sends a packet made here, as on a wire.
-    pub fn send_own(&self, packet: &[u8]) -> io::Result<()> {
+    /// The frame of a packet made here, with complete checksums. Without a way the kernel routes it.
+    pub fn frame(&self, packet: &[u8], way: Option<Way>) -> Box<[u8]> {
+        let mut ethernet = way.map_or([0; ETHERNET], |way| way.0);
+        let is_v4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
+        if let Some(place) = ethernet.get_mut(TYPE) {
+            place.copy_from_slice(if is_v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+        }
         let mut bytes = vec![0; self.header];
+        bytes.extend_from_slice(&ethernet);
         bytes.extend_from_slice(packet);
-        Ok(rustix::io::write(&self.descriptor, &bytes).map(|_| ())?)
+        bytes.into_boxed_slice()
     }
 }
 
@@ -228,7 +262,7 @@ impl Buffer {
     /// An empty buffer.
     pub fn new() -> Self {
         let bytes = vec![0; LINE + HEADER_LEN + MOST_BYTES].into_boxed_slice();
-        let payload = bytes.as_ptr().addr() + HEADER_LEN + HEADERS;
+        let payload = bytes.as_ptr().addr() + HEADER_LEN + ETHERNET + HEADERS;
         let start = payload.next_multiple_of(LINE) - payload;
         Self { bytes, header: 0, start, end: start }
     }
@@ -240,15 +274,43 @@ impl Buffer {
 
     /// Whether the packet in it is longer than Ethernet carries: several segments in one.
     pub fn is_super_packet(&self) -> bool {
-        self.end - self.start > self.header + 1500
+        self.end - self.start > self.header + ETHERNET + 1500
     }
 
     /// The packet in it, to be translated in place.
     pub fn packet(&mut self) -> Packet<'_> {
         let filled = self.bytes.get_mut(self.start..self.end).unwrap_or_default();
-        let (header, bytes) = filled.split_at_mut_checked(self.header).unwrap_or_default();
+        let (header, frame) = filled.split_at_mut_checked(self.header).unwrap_or_default();
         let checksum_start = VirtioHeader::read(header).and_then(|header| header.checksum_start());
-        Packet { bytes, checksum_start }
+        let bytes = frame.get_mut(ETHERNET..).unwrap_or_default();
+        Packet { bytes, checksum_start: checksum_start.and_then(|start| start.checked_sub(ETHERNET)) }
+    }
+
+    /// Where it was taken; `None` if it is no frame.
+    pub fn origin(&self) -> Option<Origin> {
+        let Way(ethernet) = self.way()?;
+        let realm = u16::from_ne_bytes(*ethernet.get(REALM)?.first_chunk()?);
+        let is_routed = ethernet.get(NUMBER)?.iter().all(|byte| *byte == 0);
+        let taken = match (is_routed, realm & ARRIVED) {
+            (true, _) => Taken::Routed,
+            (false, 0) => Taken::Leaving,
+            (false, _) => Taken::Arriving,
+        };
+        Some(Origin { taken, realm: realm & !ARRIVED })
+    }
+
+    /// The way back to where it was taken.
+    pub fn way(&self) -> Option<Way> {
+        let frame = self.as_read().get(self.header..)?;
+        frame.first_chunk().copied().map(Way)
+    }
+
+    /// Has the kernel route it, instead of its going back to where it was taken.
+    pub fn forget_way(&mut self) {
+        let at = self.start + self.header;
+        if let Some(number) = self.bytes.get_mut(at + NUMBER.start..at + NUMBER.end) {
+            number.fill(0);
+        }
     }
 }
 

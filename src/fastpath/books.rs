@@ -146,6 +146,11 @@ impl Books {
         self.flows.slow()
     }
 
+    /// How many packets the kernel has dropped, or let pass as they were, by reason.
+    pub fn noted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.flows.noted()
+    }
+
     fn take_out(&mut self, (from, source, destination): Key) {
         self.entries.remove(&(from, source, destination));
         if let Err(error) = self.flows.remove(from, source, destination) {

@@ -1,9 +1,11 @@
-//! The older seat at tc, for kernels without TCX (before Linux 6.6): a filter on the queueing discipline `clsact`.
+//! The older seats at tc, for kernels without TCX (before Linux 6.6), and where nothing else outlives this process: filters
+//! on the queueing discipline `clsact`.
 //!
 //! Both stay until somebody removes them, whatever becomes of this process. The discipline may be somebody else's; the
-//! handle of our filter says whether it is, to whoever removes the filter.
+//! handle of our filters says whether it is, to whoever removes the last of them.
 
-use super::netlink::{Netlink, attribute, number};
+use super::netlink::{Netlink, attribute, number, value};
+use super::seat::Role;
 use super::{Entrance, FastPathError};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
@@ -12,87 +14,179 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
 use std::io;
 
-/// Of our filters, as of our rules: far from what people choose by hand.
-const PRIORITY: u16 = 7400;
+/// Priorities to try: the first that is not taken by a filter of another kind. [`Role::Watching`] comes behind
+/// [`Role::Leaving`].
+const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=8;
 
 // linux/rtnetlink.h, linux/pkt_sched.h, linux/if_ether.h
 const GET_LINK: u16 = 18;
+const GET_DISCIPLINE: u16 = 38;
 const DELETE_DISCIPLINE: u16 = 37;
 const DELETE_FILTER: u16 = 45;
 const GET_FILTER: u16 = 46;
 const KIND: u16 = 1;
+const OPTIONS: u16 = 2;
+/// `TCA_BPF_ID` (linux/pkt_cls.h).
+const PROGRAM: u16 = 11;
 const CLSACT: u32 = 0xffff_0000;
 const CLSACT_PARENT: u32 = 0xffff_fff1;
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
-const EVERY_PROTOCOL: u16 = 3;
 
-/// Whose the discipline is.
-#[derive(Clone, Copy)]
-enum Discipline {
-    Found = 1,
-    Made = 2,
+/// Set in the handle of a filter whose discipline was made for it.
+const MADE: u16 = 0x100;
+
+/// A filter of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Filter {
+    parent: u32,
+    handle: u32,
+    /// Priority and protocol (`tcm_info`).
+    info: u32,
+    /// Number of the program.
+    program: Option<u32>,
+}
+
+impl Filter {
+    fn is_of(self, role: Role) -> bool {
+        self.handle & 0xff == u32::from(role.code())
+    }
+
+    fn made_the_discipline(self) -> bool {
+        self.handle & u32::from(MADE) != 0
+    }
+
+    fn priority(self) -> u16 {
+        u16::try_from(self.info >> 16).unwrap_or(0)
+    }
 }
 
 /// Attaches the program; in the place of one that a predecessor has left, without a gap.
-pub fn attach(program: &mut SchedClassifier, entrance: &Entrance, tun: &str) -> Result<(), FastPathError> {
-    for discipline in [Discipline::Found, Discipline::Made] {
-        let handle = handle(tun, discipline);
-        let left = SchedClassifierLink::attached(&entrance.name, TcAttachType::Ingress, PRIORITY, handle, None);
-        if let Ok(id) = program.attach_to_link(left.map_err(tc_error)?) {
+pub fn attach(program: &mut SchedClassifier, role: Role, entrance: &Entrance, tun: &str) -> Result<(), FastPathError> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE).map_err(tc_error)?;
+    let ours = filters(&mut netlink, entrance.index, tun).map_err(tc_error)?;
+    if let Some(left) = ours.iter().find(|filter| filter.is_of(role)) {
+        let handle = TcHandle::from(left.handle);
+        let link = SchedClassifierLink::attached(&entrance.name, role.side(), left.priority(), handle, None);
+        if let Ok(id) = program.attach_to_link(link.map_err(tc_error)?) {
             stay(program.take_link(id)?);
             return Ok(());
         }
     }
-    let discipline = match qdisc_add_clsact(&entrance.name) {
-        Ok(()) => Discipline::Made,
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {
-            Discipline::Found
-        }
+    let mut made = if ours.iter().any(|filter| filter.made_the_discipline()) { MADE } else { 0 };
+    match qdisc_add_clsact(&entrance.name) {
+        Ok(()) => made = MADE,
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {}
         Err(error) => return Err(ProgramError::from(error).into()),
+    }
+    let handle = TcHandle::new(tag(tun), role.code() | made);
+    let first = match role {
+        Role::Watching => *PRIORITIES.end() + 1,
+        _ => *PRIORITIES.start(),
     };
-    let options = NlOptions { priority: PRIORITY, handle: handle(tun, discipline), classid: None };
-    let id = program.attach_with_options(&entrance.name, TcAttachType::Ingress, TcAttachOptions::Netlink(options))?;
-    stay(program.take_link(id)?);
-    Ok(())
+    let mut last = None;
+    for priority in PRIORITIES.map(|number| number - 1 + first) {
+        let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
+        match program.attach_with_options(&entrance.name, role.side(), options) {
+            Ok(id) => {
+                stay(program.take_link(id)?);
+                return Ok(());
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or(FastPathError::Object(role.program()), FastPathError::from))
 }
 
-/// Removes the filter of the gateway `tun` from an interface, and the discipline if it was made for that and nobody else
-/// uses it. Says whether there was a filter.
-pub fn remove(index: u32, tun: &str) -> io::Result<bool> {
-    remove_by(&mut Netlink::open(NETLINK_ROUTE)?, index, tun)
+/// Whether the filter is still there.
+pub fn is_there(index: u32, role: Role, tun: &str) -> io::Result<bool> {
+    Ok(filters(&mut Netlink::open(NETLINK_ROUTE)?, index, tun)?.iter().any(|filter| filter.is_of(role)))
 }
 
-/// The same on every interface but these.
-pub fn remove_elsewhere(but: &[u32], tun: &str) -> io::Result<bool> {
+/// Removes the filter of the gateway `tun` from an interface, and the discipline if it was made for that and nobody uses
+/// it any more. Says whether there was a filter.
+pub fn remove(index: u32, role: Role, tun: &str) -> io::Result<bool> {
+    remove_by(&mut Netlink::open(NETLINK_ROUTE)?, index, tun, |filter| filter.is_of(role))
+}
+
+/// Whether there is any filter of the gateway `tun`.
+pub fn has_left(tun: &str) -> io::Result<bool> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    for link in netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])? {
+        let Some(index) = link.get(4..).and_then(number) else { continue };
+        if !filters(&mut netlink, index, tun)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The same for every filter but these, on every interface.
+pub fn remove_but(kept: &[(u32, Role)], tun: &str) -> io::Result<bool> {
     let mut netlink = Netlink::open(NETLINK_ROUTE)?;
     let mut any = false;
     for link in netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])? {
         // struct ifinfomsg: four bytes, then the index.
         let Some(index) = link.get(4..).and_then(number) else { continue };
-        any |= !but.contains(&index) && remove_by(&mut netlink, index, tun)?;
+        let is_kept = |filter: Filter| kept.iter().any(|(at, role)| *at == index && filter.is_of(*role));
+        any |= remove_by(&mut netlink, index, tun, |filter| !is_kept(filter))?;
     }
     Ok(any)
 }
 
-fn remove_by(netlink: &mut Netlink, index: u32, tun: &str) -> io::Result<bool> {
-    for discipline in [Discipline::Found, Discipline::Made] {
-        let protocol = u32::from(EVERY_PROTOCOL.to_be());
-        let filter = message(index, handle(tun, discipline).into(), INGRESS, u32::from(PRIORITY) << 16 | protocol);
-        if netlink.ask(DELETE_FILTER, 0, &[filter, attribute(KIND, b"bpf\0")].concat()).is_err() {
-            continue; // there is none
-        }
-        let mut is_used = || -> io::Result<bool> {
-            let ingress = netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, INGRESS, 0))?;
-            let egress = netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, EGRESS, 0))?;
-            Ok(!ingress.is_empty() || !egress.is_empty())
-        };
-        if matches!(discipline, Discipline::Made) && !is_used()? {
-            netlink.ask(DELETE_DISCIPLINE, 0, &message(index, CLSACT, CLSACT_PARENT, 0))?;
-        }
-        return Ok(true);
+fn remove_by(netlink: &mut Netlink, index: u32, tun: &str, which: impl Fn(Filter) -> bool) -> io::Result<bool> {
+    let (gone, stay): (Vec<_>, Vec<_>) = filters(netlink, index, tun)?.into_iter().partition(|filter| which(*filter));
+    for filter in &gone {
+        let message = message(index, filter.handle, filter.parent, filter.info);
+        netlink.ask(DELETE_FILTER, 0, &[message, attribute(KIND, b"bpf\0")].concat())?;
     }
-    Ok(false)
+    if stay.is_empty() && gone.iter().any(|filter| filter.made_the_discipline()) && !is_used(netlink, index)? {
+        netlink.ask(DELETE_DISCIPLINE, 0, &message(index, CLSACT, CLSACT_PARENT, 0))?;
+    }
+    Ok(!gone.is_empty())
+}
+
+fn is_used(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
+    let ingress = netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, INGRESS, 0))?;
+    let egress = netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, EGRESS, 0))?;
+    Ok(!ingress.is_empty() || !egress.is_empty())
+}
+
+/// The filters of the gateway `tun` on an interface.
+fn filters(netlink: &mut Netlink, index: u32, tun: &str) -> io::Result<Vec<Filter>> {
+    let disciplines = netlink.ask(GET_DISCIPLINE, NLM_F_DUMP, &message(0, 0, 0, 0))?;
+    let has_clsact = |body: &Vec<u8>| {
+        let word = |at| body.get(at..).and_then(number);
+        word(4) == Some(index) && word(12) == Some(CLSACT_PARENT)
+    };
+    if !disciplines.iter().any(has_clsact) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for parent in [INGRESS, EGRESS] {
+        for body in netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, parent, 0))? {
+            let word = |at| body.get(at..).and_then(number);
+            let (Some(handle), Some(info)) = (word(8), word(16)) else { continue };
+            let options = body.get(20..).and_then(|attributes| value(attributes, OPTIONS));
+            let program = options.and_then(|options| value(options, PROGRAM)).and_then(number);
+            let filter = Filter { parent, handle, info, program };
+            if handle >> 16 == u32::from(tag(tun)) && !found.contains(&filter) {
+                found.push(filter);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The numbers of the programs that a gateway `tun` has left on an interface.
+pub fn programs(tun: &str) -> io::Result<Vec<u32>> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let mut found = Vec::new();
+    for link in netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])? {
+        let Some(index) = link.get(4..).and_then(number) else { continue };
+        found.extend(filters(&mut netlink, index, tun)?.into_iter().filter_map(|filter| filter.program));
+    }
+    Ok(found)
 }
 
 /// Dropping the link would take the program off.
@@ -100,10 +194,9 @@ fn stay(link: SchedClassifierLink) {
     std::mem::forget(link);
 }
 
-/// Tells gateways of one namespace apart.
-fn handle(tun: &str, discipline: Discipline) -> TcHandle {
-    let tag = tun.bytes().fold(PRIORITY, |tag, byte| tag.rotate_left(5) ^ u16::from(byte));
-    TcHandle::new(tag, discipline as u16)
+/// Tells gateways of one namespace apart; never zero, for the kernel lists filters without a program of their own so.
+fn tag(tun: &str) -> u16 {
+    tun.bytes().fold(7400, |tag: u16, byte| tag.rotate_left(5) ^ u16::from(byte)).max(1)
 }
 
 /// `struct tcmsg`.
@@ -113,4 +206,14 @@ fn message(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 
 fn tc_error(error: io::Error) -> ProgramError {
     TcError::IoError(error).into()
+}
+
+impl Role {
+    /// The direction of its packets.
+    pub(super) fn side(self) -> TcAttachType {
+        match self {
+            Role::Leaving | Role::Watching | Role::Routed => TcAttachType::Egress,
+            Role::Arriving | Role::Shortcut | Role::Returning => TcAttachType::Ingress,
+        }
+    }
 }

@@ -19,13 +19,14 @@
 
 struct door {
 	__u32 realm; // 0: outside; n + 1: inside n
-	__u32 mark; // set on translated packets, cleared on all others
+	__u32 device; // index of the gateway's device, the way to user space
+	__u32 token[2]; // in the control block of a packet: the gateway has had it
 	__u16 control_ports[8]; // TCP ports whose text a helper looks into, network order; 0: none
 	__u8 hardware[6]; // the interface's own Ethernet address
-	__u8 link_header; // bytes before the IP header
+	__u8 link_header; // bytes before the IP header: of Ethernet, or none
 	__u8 clamps; // whether TCP SYNs get another segment size
-	__u8 redirects; // whether translated packets leave at once, whoever would look at them on the kernel's way
-	__u8 looks; // whether this program may see who would
+	__u8 carries; // whether known flows are translated here
+	__u8 redirects; // whether they leave at once, whoever would look at them on the kernel's way
 	__u8 unused[2];
 };
 
@@ -64,13 +65,52 @@ struct flow6 {
 	__u32 visited;
 };
 
-struct exit {
-	__u32 realm;
+struct interface {
+	__u32 realm; // numbered as in a door
 	__u32 takes_frames; // whether its driver sends what XDP hands it
 };
 
-// Why a packet went the slow way.
-enum why { MISS, NOT_IP, NOT_FOR_US, MALFORMED, OPTIONS, FRAGMENT, LAST_HOP, PROTOCOL, CLAMPED, CONTROL, UNWRITABLE, WHYS };
+struct prefix4 {
+	__u32 length;
+	__be32 address;
+};
+
+struct prefix6 {
+	__u32 length;
+	__u32 address[4];
+};
+
+// What is at an address.
+enum kind {
+	NOWHERE, // none of the gateway's business
+	POOL, // a virtual IP
+	INSIDE, // a terminal of one inside
+	UNCLEAR, // a terminal, but two insides have the address
+	OWN_OUTSIDE, // this machine, as peers know it
+	OWN_INSIDE, // this machine, as terminals know it
+	EXEMPT, // a peer that sees terminals as they are
+};
+
+struct place {
+	__u32 kind;
+	__u32 realm; // of INSIDE, numbered as in a door
+};
+
+// Why the program that carries known flows has left a packet to user space.
+enum why { MISS, MALFORMED, OPTIONS, FRAGMENT, PROTOCOL, CLAMPED, CONTROL, OFF, WHYS };
+
+// What else the programs count: packets that they drop, and those they let pass because netfilter has translated them.
+enum noted {
+	UNWRITABLE = WHYS, // a known flow that could not be rewritten
+	FOREIGN_SOURCE, // a terminal's address that came in by an interface that is not of its inside
+	UNCLEAR_SOURCE, // the machine itself sends with a terminal's address, and two insides have it
+	OWN_INSIDE_SOURCE, // the machine itself sends with its address inside
+	INSIDE_DESTINATION, // for an inside address, where nobody outside may see one
+	UNTRANSLATED, // nobody has translated it: a program was taken off
+	LOST_WAY, // user space has kept it for too long
+	MASQUERADED, // passed: netfilter has given it the machine's own address
+	COUNTERS,
+};
 
 const volatile struct door door = {};
 
@@ -96,28 +136,37 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4096);
 	__type(key, __u32);
-	__type(value, struct exit);
-} exits SEC(".maps");
+	__type(value, struct interface);
+} interfaces SEC(".maps");
 
-// The families whose packets are led by routing rules that are not the gateway's.
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} ruled SEC(".maps");
+#define PREFIXES(name, prefix)                                                                                         \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                                                   \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
+		__uint(max_entries, 1 << 20);                                                                          \
+		__type(key, struct prefix);                                                                            \
+		__type(value, struct place);                                                                           \
+	} name SEC(".maps")
 
-#define FOR_V4 1
-#define FOR_V6 2
-#define FOR_BOTH (FOR_V4 | FOR_V6)
-#define FAMILY_BITS 2
+PREFIXES(places4, prefix4);
+PREFIXES(places6, prefix6);
+PREFIXES(exempt4, prefix4);
+PREFIXES(exempt6, prefix6);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, WHYS);
+	__uint(max_entries, COUNTERS);
 	__type(key, __u32);
 	__type(value, __u64);
-} slow SEC(".maps");
+} counters SEC(".maps");
+
+static __always_inline void note(__u32 what)
+{
+	__u64 *number = bpf_map_lookup_elem(&counters, &what);
+
+	if (number)
+		*number += 1;
+}
 
 // What was seen of the transport header.
 struct seen {
@@ -184,21 +233,16 @@ static __always_inline void count(struct carried *carried, __u32 bytes, bool ope
 		__sync_fetch_and_add(&carried->opened, 1);
 }
 
-// Packets that leave past the kernel tell it nothing of their neighbour, and it would never ask whether that is still
-// there. So one of each flow now and then, every 0.3 to 2.6 seconds, is a visit: it goes by the kernel's neighbour table.
-#define VISITING_TICKS 256
-
-static __always_inline bool is_visit_due(__u32 visited)
-{
-	return (__u32)bpf_jiffies64() - visited >= VISITING_TICKS;
-}
-
-// Looks an IPv4 packet up, for which there are `room` bytes. WHYS means that it can be carried.
-static __always_inline enum why find4(struct iphdr *ip, void *end, __u32 room, struct seen *seen, struct flow4 **flow)
+// Looks an IPv4 packet up, for which there are `room` bytes; `whole` is what it says its length is when that is more than
+// a header can say (a super-packet). WHYS means that it can be carried.
+static __always_inline enum why find4(struct iphdr *ip, void *end, __u32 room, __u32 whole, __u32 realm,
+				      struct seen *seen, struct flow4 **flow)
 {
 	struct key4 key;
 	enum why why;
 
+	if (!door.carries)
+		return OFF;
 	if ((void *)(ip + 1) > end)
 		return MALFORMED;
 	if (ip->version != 4)
@@ -207,9 +251,7 @@ static __always_inline enum why find4(struct iphdr *ip, void *end, __u32 room, s
 		return OPTIONS;
 	if (ip->frag_off & bpf_htons(0x3fff))
 		return FRAGMENT;
-	if (ip->ttl <= 1)
-		return LAST_HOP;
-	seen->length = bpf_ntohs(ip->tot_len);
+	seen->length = ip->tot_len ? bpf_ntohs(ip->tot_len) : whole;
 	if (seen->length < sizeof(*ip) || seen->length > room)
 		return MALFORMED;
 	if (ip->protocol == IPPROTO_ICMPV6)
@@ -218,79 +260,41 @@ static __always_inline enum why find4(struct iphdr *ip, void *end, __u32 room, s
 	if (why != MISS)
 		return why;
 
-	key.realm = door.realm;
+	key.realm = realm;
 	key.source = ip->saddr;
 	key.destination = ip->daddr;
 	*flow = bpf_map_lookup_elem(&flows4, &key);
 	return *flow ? WHYS : MISS;
 }
 
-static __always_inline enum why find6(struct ipv6hdr *ip, void *end, __u32 room, struct seen *seen, struct flow6 **flow)
+static __always_inline enum why find6(struct ipv6hdr *ip, void *end, __u32 room, __u32 whole, __u32 realm,
+				      struct seen *seen, struct flow6 **flow)
 {
 	struct key6 key;
 	enum why why;
 	__u32 length;
 
+	if (!door.carries)
+		return OFF;
 	if ((void *)(ip + 1) > end)
 		return MALFORMED;
 	if (ip->version != 6)
 		return MALFORMED;
-	if (ip->hop_limit <= 1)
-		return LAST_HOP;
-	length = bpf_ntohs(ip->payload_len);
-	seen->length = length + sizeof(*ip);
-	if (seen->length > room)
+	seen->length = ip->payload_len || !whole ? bpf_ntohs(ip->payload_len) + sizeof(*ip) : whole;
+	if (seen->length > room || seen->length < sizeof(*ip))
 		return MALFORMED;
+	length = seen->length - sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_ICMP)
 		return PROTOCOL;
 	why = look(ip->nexthdr, (void *)(ip + 1), end, length, seen);
 	if (why != MISS)
 		return why;
 
-	key.realm = door.realm;
+	key.realm = realm;
 	__builtin_memcpy(key.source, &ip->saddr, sizeof(key.source));
 	__builtin_memcpy(key.destination, &ip->daddr, sizeof(key.destination));
 	*flow = bpf_map_lookup_elem(&flows6, &key);
 	return *flow ? WHYS : MISS;
-}
-
-// Whether the main table alone says where packets of `family` go.
-static __always_inline bool is_led_by_main(__u32 family)
-{
-	__u32 only = 0, *families = bpf_map_lookup_elem(&ruled, &only);
-
-	return families && !(*families & family);
-}
-
-// Begins to ask for the way of a packet that came in by `interface` and of which `longest` bytes have to fit.
-static __always_inline void ask4(struct bpf_fib_lookup *way, const struct iphdr *ip, const struct seen *seen,
-				 __u32 interface, __u32 longest)
-{
-	__builtin_memset(way, 0, sizeof(*way));
-	way->family = IPV4;
-	way->l4_protocol = ip->protocol;
-	way->sport = seen->source;
-	way->dport = seen->destination;
-	way->tot_len = longest;
-	way->ifindex = interface;
-	way->tos = ip->tos;
-	way->ipv4_src = ip->saddr;
-	way->ipv4_dst = ip->daddr;
-}
-
-static __always_inline void ask6(struct bpf_fib_lookup *way, const struct ipv6hdr *ip, const struct seen *seen,
-				 __u32 interface, __u32 longest)
-{
-	__builtin_memset(way, 0, sizeof(*way));
-	way->family = IPV6;
-	way->l4_protocol = ip->nexthdr;
-	way->sport = seen->source;
-	way->dport = seen->destination;
-	way->tot_len = longest;
-	way->ifindex = interface;
-	way->flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
-	__builtin_memcpy(way->ipv6_src, &ip->saddr, sizeof(way->ipv6_src));
-	__builtin_memcpy(way->ipv6_dst, &ip->daddr, sizeof(way->ipv6_dst));
 }
 
 // What a change of `delta` in what it covers makes of an Internet checksum.
@@ -299,4 +303,56 @@ static __always_inline __u16 mended(__u16 checksum, __u32 delta)
 	__u32 sum = (__u16)~checksum + delta;
 
 	return ~(__u16)((sum & 0xffff) + (sum >> 16));
+}
+
+// Whether the field may hold the sum of the pseudo-header alone, for a card to complete. A whole checksum is the same once
+// in 65,535 packets.
+static __always_inline bool may_be_partial(__u16 field, __u64 pseudo_header)
+{
+	__u64 sum = pseudo_header + (__u16)~field;
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0 || sum == 0xffff;
+}
+
+static __always_inline __u64 pseudo_header4(const struct iphdr *ip, const struct seen *seen)
+{
+	return (__u64)ip->saddr + ip->daddr + bpf_htons(ip->protocol) + bpf_htons(seen->length - sizeof(*ip));
+}
+
+static __always_inline __u64 pseudo_header6(const struct ipv6hdr *ip, const struct seen *seen)
+{
+	__u64 sum = bpf_htons(ip->nexthdr) + bpf_htons(seen->length - sizeof(*ip));
+
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)ip->saddr.in6_u.u6_addr32[i] + ip->daddr.in6_u.u6_addr32[i];
+	return sum;
+}
+
+// The transport checksum, which is whole and may be absent.
+static __always_inline void mend_whole(__u16 *field, const struct seen *seen, __u32 delta)
+{
+	if (seen->zero_is_none && !*field)
+		return;
+	*field = mended(*field, delta);
+	if (seen->zero_is_none && !*field)
+		*field = 0xffff;
+}
+
+// Whether the checksum of an IPv4 header without options is right.
+static __always_inline bool is_header_whole(const struct iphdr *ip)
+{
+	const __u32 *word = (const void *)ip;
+	__u64 sum = 0;
+
+	for (int i = 0; i < 5; i++)
+		sum += word[i];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
 }

@@ -1,198 +1,569 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //
-// The fast path: rewrites packets of flows that user space has decided about, and lets the kernel forward them, or
-// sends them out itself if nobody would look at them there, or `redirects` says that it does not matter.
+// Translation in the kernel, at the place where netfilter has its own: the source of what terminals send changes when it
+// leaves by an outside interface (kamei_leaving, tc egress), the destination of what peers send when it arrives at one
+// (kamei_arriving, tc ingress). So every hook, rule and shaper of this machine sees each packet once, from the real inside
+// interface to the real outside interface, with the terminal's own address.
 //
-// It decides nothing. A flow that is not in its map, and every packet that is not plain, goes on as if this program
-// were not there: to the TUN device, where the translator reads it. It is loaded once for each interface, with `door`
-// filled in before: the verifier takes the branches out that this interface does not need.
+// The programs hold a cache of decisions and decide nothing. A flow that is not in their map, and every packet that is not
+// plain, goes to user space from the same place and comes back to it (divert.h). What cannot be translated does not leave.
 //
-// Here is the program for tc ingress; xdp.h has the one for XDP, flows.h what both need. onlookers.h sees who would look.
+// kamei_watching looks after kamei_leaving: should somebody take that one off, nothing leaves. kamei_returning and
+// kamei_routed sit at the gateway's own device. kamei_shortcut and kamei_xdp are the ways past the kernel, for those who
+// ask for them. All are loaded with `door` filled in before: the verifier takes the branches out that are not needed.
 
 #include "flows.h"
-#include "onlookers.h"
+#include "divert.h"
+#include "redirect.h"
 #include "xdp.h"
 
-// Where a translated packet goes.
-struct way {
-	struct bpf_fib_lookup fib;
-	__u32 to;
-	bool unclear; // only the kernel knows how long the packet will be on the wire
-	bool is_visit;
-};
+// ICMP errors: RFC 792, RFC 4443.
+static __always_inline bool is_error4(__u8 type)
+{
+	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
+}
+
+static __always_inline bool is_error6(__u8 type)
+{
+	return type >= 1 && type <= 4;
+}
+
+static __always_inline bool is_neighbour_discovery(__u8 type)
+{
+	return type >= 133 && type <= 137;
+}
+
+// Whether nobody outside may see an address of this kind.
+static __always_inline bool is_hidden(__u32 kind)
+{
+	return kind == INSIDE || kind == UNCLEAR || kind == OWN_INSIDE;
+}
+
+static __always_inline struct place place_of4(__be32 address)
+{
+	struct prefix4 key = { .length = 32, .address = address };
+	struct place *place = bpf_map_lookup_elem(&places4, &key), nowhere = {};
+
+	return place ? *place : nowhere;
+}
+
+static __always_inline struct place place_of6(const void *address)
+{
+	struct prefix6 key = { .length = 128 };
+	struct place *place, nowhere = {};
+
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	place = bpf_map_lookup_elem(&places6, &key);
+	return place ? *place : nowhere;
+}
+
+static __always_inline bool is_exempt4(__be32 address)
+{
+	struct prefix4 key = { .length = 32, .address = address };
+
+	return bpf_map_lookup_elem(&exempt4, &key);
+}
+
+static __always_inline bool is_exempt6(const void *address)
+{
+	struct prefix6 key = { .length = 128 };
+
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return bpf_map_lookup_elem(&exempt6, &key);
+}
 
 // The transport checksum by the kernel's own function: it alone knows whether the field holds a whole checksum, or the
-// sum of the pseudo-header for a card to complete, and what the card has summed up.
-static __always_inline long mend(struct __sk_buff *skb, __u32 at, const struct seen *seen, __u32 delta)
+// sum of the pseudo-header for a card to complete, and what the card has summed up. But it takes a partial checksum for the
+// outer header's, and in a UDP tunnel it may be an inner one's; there the outer field is whole, and is mended here.
+static __always_inline long mend(struct __sk_buff *skb, __u32 transport, const struct seen *seen, __u32 delta,
+				 __u16 field, bool is_partial, bool is_v4)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | (seen->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0);
 
-	return seen->checksum ? bpf_l4_csum_replace(skb, at + seen->checksum, 0, delta, flags) : 0;
-}
-
-// Begins the look-up of the way; returns how many bytes of the packet have to fit, `header` of them its IP header.
-static __always_inline __u32 prepare(struct __sk_buff *skb, struct way *way, const struct seen *seen, __u32 header)
-{
-	// Of a super-packet each segment has to fit. UDP may be a tunnel: what is repeated in each cannot be seen here.
-	way->unclear = skb->gso_size && !seen->header;
-	return skb->gso_size ? header + seen->header + skb->gso_size : seen->length;
-}
-
-// Whether this packet visits the neighbour table. Only here: what XDP leaves for it comes by.
-static __always_inline bool visit(__u32 *visited)
-{
-	if (!is_visit_due(*visited))
-		return false;
-	*visited = bpf_jiffies64();
-	return true;
-}
-
-// Whether a translated packet may leave without going through the kernel's forwarding.
-static __always_inline bool may_leave(struct __sk_buff *skb, __u32 family)
-{
-	return is_led_by_main(family) && (door.redirects || (door.looks && !has_onlookers(skb, family)));
-}
-
-static __always_inline enum why translate4(struct __sk_buff *skb, struct way *way)
-{
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *ip = data + door.link_header;
-	struct seen seen = {};
-	struct flow4 *flow;
-	enum why why = find4(ip, end, skb->len - door.link_header, &seen, &flow);
-
-	if (why != WHYS)
-		return why;
-	if (door.realm)
-		ip->saddr = flow->address;
-	else
-		ip->daddr = flow->address;
-	ip->check = mended(ip->check, flow->delta);
-	if (may_leave(skb, FOR_V4)) {
-		ask4(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
-		way->to = flow->to;
-		way->is_visit = visit(&flow->visited);
+	if (!seen->checksum)
+		return 0;
+	if (seen->zero_is_none && !is_partial && !skb->gso_size) {
+		mend_whole(&field, seen, delta);
+		if (is_v4) // what a card has summed up: the addresses cancel out with the header's checksum, this does not
+			bpf_csum_update(skb, (__u16)~delta);
+		return bpf_skb_store_bytes(skb, transport + seen->checksum, &field, sizeof(field), 0);
 	}
-	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
-		return UNWRITABLE;
-	count(&flow->carried, seen.length, seen.opens);
-	return WHYS;
+	if (bpf_l4_csum_replace(skb, transport + seen->checksum, 0, delta, flags))
+		return -1;
+	// The kernel's function takes the addresses for IPv4 ones, whose header has a checksum that cancels them.
+	if (!is_v4)
+		bpf_csum_update(skb, delta);
+	return 0;
 }
 
-static __always_inline enum why translate6(struct __sk_buff *skb, struct way *way)
+static __always_inline long write4(struct __sk_buff *skb, struct iphdr *ip, void *end, const struct seen *seen,
+				   const struct flow4 *flow, bool arriving)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + door.link_header;
-	struct seen seen = {};
-	struct flow6 *flow;
-	enum why why = find6(ip, end, skb->len - door.link_header, &seen, &flow);
+	__u16 *checksum = (void *)(ip + 1) + seen->checksum, field = 0;
+	__be32 address = flow->address;
+	__u32 at = door.link_header;
+	bool is_partial = true;
 
-	if (why != WHYS)
-		return why;
-	if (door.realm)
-		__builtin_memcpy(&ip->saddr, flow->address, sizeof(flow->address));
-	else
-		__builtin_memcpy(&ip->daddr, flow->address, sizeof(flow->address));
-	if (may_leave(skb, FOR_V6)) {
-		ask6(&way->fib, ip, &seen, skb->ifindex, prepare(skb, way, &seen, sizeof(*ip)));
-		way->to = flow->to;
-		way->is_visit = visit(&flow->visited);
+	if (seen->zero_is_none && (void *)(checksum + 1) <= end) {
+		field = *checksum;
+		is_partial = field && may_be_partial(field, pseudo_header4(ip, seen));
 	}
-	if (mend(skb, door.link_header + sizeof(*ip), &seen, flow->delta))
-		return UNWRITABLE;
-	// The sum that a card has made of the whole packet: addresses and transport checksum cancel out in it, but mending
-	// takes the first for an IPv4 address, which its own header's checksum had cancelled.
-	bpf_csum_update(skb, flow->delta);
-	count(&flow->carried, seen.length, seen.opens);
-	return WHYS;
+	return mend(skb, at + sizeof(*ip), seen, flow->delta, field, is_partial, true) ||
+	       bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), 0, flow->delta, 0) ||
+	       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct iphdr, daddr) : offsetof(struct iphdr, saddr)),
+				   &address, sizeof(address), 0);
 }
 
-static __always_inline enum why translate(struct __sk_buff *skb, struct way *way)
+static __always_inline long write6(struct __sk_buff *skb, struct ipv6hdr *ip, void *end, const struct seen *seen,
+				   const struct flow6 *flow, bool arriving)
+{
+	__u16 *checksum = (void *)(ip + 1) + seen->checksum, field = 0;
+	__u32 at = door.link_header, address[4];
+	bool is_partial = true;
+
+	__builtin_memcpy(address, flow->address, sizeof(address));
+	if (seen->zero_is_none && (void *)(checksum + 1) <= end) {
+		field = *checksum;
+		is_partial = field && may_be_partial(field, pseudo_header6(ip, seen));
+	}
+	return mend(skb, at + sizeof(*ip), seen, flow->delta, field, is_partial, false) ||
+	       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct ipv6hdr, daddr) : offsetof(struct ipv6hdr, saddr)),
+				   address, sizeof(address), 0);
+}
+
+static __always_inline int refuse(__u32 why)
+{
+	note(why);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int pass(struct __sk_buff *skb)
+{
+	set_mark(skb, JUDGED);
+	return TC_ACT_UNSPEC;
+}
+
+// Some cards leave the headers in a page of their own.
+static __always_inline void pull(struct __sk_buff *skb)
 {
 	__u32 least = door.link_header + sizeof(struct ipv6hdr) + 20;
 
-	if (skb->pkt_type != 0 || skb->vlan_present) // 0: PACKET_HOST
-		return NOT_FOR_US;
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return NOT_IP;
-	// Some cards leave the headers in a page of their own.
 	if (skb->data_end - skb->data < least && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < least ? skb->len : least);
-	return skb->protocol == bpf_htons(ETH_P_IP) ? translate4(skb, way) : translate6(skb, way);
 }
 
-// One hop less, and in the sums that cover it; and the Ethernet addresses of the next link.
-static __always_inline bool address(struct __sk_buff *skb, const struct bpf_fib_lookup *next)
+// --- leaving by an outside interface ----------------------------------------------------------------------------------
+
+// Whether an ICMP error of the kernel's own quotes a terminal, or would show the machine's address inside.
+static __always_inline bool shows_inside4(struct __sk_buff *skb, __u32 quote)
+{
+	__be32 ends[2];
+
+	if (bpf_skb_load_bytes(skb, quote + offsetof(struct iphdr, saddr), ends, sizeof(ends)))
+		return false;
+	return is_hidden(place_of4(ends[0]).kind) || is_hidden(place_of4(ends[1]).kind);
+}
+
+static __always_inline bool shows_inside6(struct __sk_buff *skb, __u32 quote)
+{
+	__u32 ends[8];
+
+	if (bpf_skb_load_bytes(skb, quote + offsetof(struct ipv6hdr, saddr), ends, sizeof(ends)))
+		return false;
+	return is_hidden(place_of6(ends).kind) || is_hidden(place_of6(ends + 4).kind);
+}
+
+static __always_inline struct place place_of(const __u32 *address, bool is_v4)
+{
+	return is_v4 ? place_of4(*address) : place_of6(address);
+}
+
+static __always_inline bool is_exempt(const __u32 *address, bool is_v4)
+{
+	return is_v4 ? is_exempt4(*address) : is_exempt6(address);
+}
+
+// A packet that no inside interface has brought; `is_error`: an ICMP error of the kernel's own that shows the inside.
+static __always_inline int judge_other(struct __sk_buff *skb, const __u32 *source, const __u32 *peer, bool is_v4,
+				       bool is_error)
+{
+	bool is_local = !skb->ingress_ifindex;
+	struct place place = place_of(source, is_v4);
+
+	switch (place.kind) {
+	case INSIDE:
+		if (is_exempt(peer, is_v4))
+			return pass(skb);
+		// The kernel speaks for a terminal: a reset of the firewall, an answer of a proxy.
+		return is_local ? divert(skb, place.realm, false) : refuse(FOREIGN_SOURCE);
+	case UNCLEAR:
+		return refuse(is_local ? UNCLEAR_SOURCE : FOREIGN_SOURCE);
+	case OWN_INSIDE:
+		if (is_exempt(peer, is_v4))
+			return pass(skb);
+		return is_local && is_error ? divert(skb, 0, false) : refuse(OWN_INSIDE_SOURCE);
+	default:
+		// The way inside is gone, and another route leads here.
+		if (is_hidden(place_of(peer, is_v4).kind))
+			return refuse(INSIDE_DESTINATION);
+		return is_error && !is_exempt(peer, is_v4) ? divert(skb, 0, false) : pass(skb);
+	}
+}
+
+// A packet from `realm` that is not of a known flow.
+static __always_inline int judge_call(struct __sk_buff *skb, __u32 realm, const __u32 *source, const __u32 *peer,
+				      bool is_v4)
+{
+	struct place place = place_of(source, is_v4);
+
+	if (place.kind == INSIDE && place.realm == realm && is_exempt(peer, is_v4))
+		return pass(skb);
+	if (is_hidden(place_of(peer, is_v4).kind))
+		return refuse(INSIDE_DESTINATION);
+	if (place.kind == OWN_OUTSIDE) {
+		note(MASQUERADED);
+		return pass(skb);
+	}
+	return divert(skb, realm, false);
+}
+
+static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *ethernet = data;
-	struct iphdr *v4 = data + sizeof(*ethernet);
-	struct ipv6hdr *v6 = data + sizeof(*ethernet);
+	struct iphdr *ip = data + door.link_header;
+	__u32 header, type = 0, source, peer;
+	struct flow4 *flow = NULL;
+	struct seen seen = {};
+	bool is_error = false;
+	enum why why;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if ((void *)(v4 + 1) > end)
-			return false;
-		v4->ttl--;
-		// The hop limit is the high byte of a word of the header.
-		v4->check = mended(v4->check, (__u16)~bpf_htons(0x0100));
-	} else {
-		if ((void *)(v6 + 1) > end)
-			return false;
-		v6->hop_limit--;
+	if ((void *)(ip + 1) > end)
+		return realm ? refuse(UNTRANSLATED) : pass(skb);
+	source = ip->saddr;
+	peer = ip->daddr;
+	if (realm) {
+		why = find4(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, realm,
+			    &seen, &flow);
+		if (why == WHYS) {
+			if (write4(skb, ip, end, &seen, flow, false))
+				return refuse(UNWRITABLE);
+			count(&flow->carried, seen.length, seen.opens);
+			return pass(skb);
+		}
+		note(why);
+		return judge_call(skb, realm, &source, &peer, true);
 	}
-	__builtin_memcpy(ethernet->h_dest, next->dmac, ETH_ALEN);
-	__builtin_memcpy(ethernet->h_source, next->smac, ETH_ALEN);
-	// What a card has summed up; in IPv4 the header's own checksum cancels the hop.
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		bpf_csum_update(skb, (__u16)~bpf_htons(1));
-	return true;
+	header = door.link_header + (ip->ihl << 2);
+	if (ip->protocol == IPPROTO_ICMP && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
+		is_error = is_error4(type) && shows_inside4(skb, header + 8);
+	return judge_other(skb, &source, &peer, true, is_error);
 }
 
-// Sends a translated packet out at once. Whatever is not plain about its way (no route, a neighbour not known yet, too
-// narrow a link, another realm) is the kernel's: it forwards the packet by its rules, and answers if it cannot.
-static __always_inline int leave(struct __sk_buff *skb, struct way *way)
+static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 {
-	struct bpf_redir_neigh next = {};
-	struct exit *exit;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + door.link_header;
+	__u32 header, type = 0, source[4], peer[4];
+	struct flow6 *flow = NULL;
+	struct seen seen = {};
+	bool is_error = false;
+	enum why why;
 
-	if (way->unclear)
-		return TC_ACT_UNSPEC;
-	if (bpf_fib_lookup(skb, &way->fib, sizeof(way->fib), BPF_FIB_LOOKUP_DIRECT))
-		return TC_ACT_UNSPEC;
-	// Back where it came from: the kernel tells the sender of a shorter way.
-	if (way->fib.ifindex == skb->ifindex)
-		return TC_ACT_UNSPEC;
-	exit = bpf_map_lookup_elem(&exits, &way->fib.ifindex);
-	if (!exit || exit->realm != way->to || !address(skb, &way->fib))
-		return TC_ACT_UNSPEC;
-	if (!way->is_visit)
-		return bpf_redirect(way->fib.ifindex, 0);
-	next.nh_family = way->fib.family;
-	__builtin_memcpy(next.ipv6_nh, way->fib.ipv6_dst, sizeof(next.ipv6_nh));
-	return bpf_redirect_neigh(way->fib.ifindex, &next, sizeof(next), 0);
+	if ((void *)(ip + 1) > end)
+		return realm ? refuse(UNTRANSLATED) : pass(skb);
+	__builtin_memcpy(source, &ip->saddr, sizeof(source));
+	__builtin_memcpy(peer, &ip->daddr, sizeof(peer));
+	if (realm) {
+		why = find6(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, realm,
+			    &seen, &flow);
+		if (why == WHYS) {
+			if (write6(skb, ip, end, &seen, flow, false))
+				return refuse(UNWRITABLE);
+			count(&flow->carried, seen.length, seen.opens);
+			return pass(skb);
+		}
+		note(why);
+		return judge_call(skb, realm, source, peer, false);
+	}
+	header = door.link_header + sizeof(*ip);
+	if (ip->nexthdr == IPPROTO_ICMPV6 && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
+		is_error = is_error6(type) && shows_inside6(skb, header + 8);
+	return judge_other(skb, source, peer, false, is_error);
+}
+
+// The realm that the interface leads to by which the packet came in; 0 for others, and for packets made here.
+static __always_inline __u32 realm_of(const struct __sk_buff *skb)
+{
+	__u32 from = skb->ingress_ifindex;
+	struct interface *interface;
+
+	if (!from)
+		return 0;
+	interface = bpf_map_lookup_elem(&interfaces, &from);
+	return interface ? interface->realm : 0;
+}
+
+static __always_inline bool is_ip(const struct __sk_buff *skb)
+{
+	return !skb->vlan_present && (skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6));
 }
 
 SEC("classifier")
-int kamei_tc(struct __sk_buff *skb)
+int kamei_leaving(struct __sk_buff *skb)
 {
-	struct way way = {};
-	__u32 why = translate(skb, &way);
-	__u64 *number;
-
-	if (why == WHYS) {
-		skb->mark |= door.mark;
-		return way.fib.family ? leave(skb, &way) : TC_ACT_UNSPEC;
+	if (is_marked(skb, HAD)) {
+		clear_mark(skb, HAD);
+		return pass(skb);
 	}
-	// Half rewritten: the slow path would not know it again.
-	if (why == UNWRITABLE)
-		return TC_ACT_SHOT;
-	// Nobody but this program may lead a packet round the translator.
-	if (skb->mark & door.mark)
-		skb->mark &= ~door.mark;
-	number = bpf_map_lookup_elem(&slow, &why);
-	if (number)
-		*number += 1;
-	return TC_ACT_UNSPEC;
+	if (!is_ip(skb))
+		return pass(skb);
+	pull(skb);
+	return skb->protocol == bpf_htons(ETH_P_IP) ? leaving4(skb, realm_of(skb)) : leaving6(skb, realm_of(skb));
+}
+
+// --- after it ---------------------------------------------------------------------------------------------------------
+
+static __always_inline int watch(struct __sk_buff *skb)
+{
+	void *data, *end;
+	struct ipv6hdr *v6;
+	struct iphdr *v4;
+	bool shows;
+
+	pull(skb);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	v4 = data + door.link_header;
+	v6 = data + door.link_header;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		shows = (void *)(v4 + 1) > end || (is_hidden(place_of4(v4->saddr).kind) && !is_exempt4(v4->daddr));
+	else
+		shows = (void *)(v6 + 1) > end || (is_hidden(place_of6(&v6->saddr).kind) && !is_exempt6(&v6->daddr));
+	return shows || realm_of(skb) ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
+}
+
+SEC("classifier")
+int kamei_watching(struct __sk_buff *skb)
+{
+	if (is_marked(skb, JUDGED)) {
+		clear_mark(skb, JUDGED);
+		return TC_ACT_UNSPEC;
+	}
+	return is_ip(skb) ? watch(skb) : TC_ACT_UNSPEC;
+}
+
+// --- arriving at an outside interface ---------------------------------------------------------------------------------
+
+static __always_inline int judge_arrival(struct __sk_buff *skb, const __u32 *peer, const __u32 *destination, bool is_v4,
+					 enum why why)
+{
+	switch (place_of(destination, is_v4).kind) {
+	case POOL:
+		note(why);
+		return divert(skb, 0, true);
+	case INSIDE:
+		return is_exempt(peer, is_v4) ? TC_ACT_UNSPEC : refuse(INSIDE_DESTINATION);
+	case UNCLEAR:
+	case OWN_INSIDE:
+		return refuse(INSIDE_DESTINATION);
+	default:
+		return TC_ACT_UNSPEC;
+	}
+}
+
+static __always_inline int leave4(struct __sk_buff *skb, struct iphdr *ip, void *end, struct seen *seen,
+				  struct flow4 *flow)
+{
+	struct bpf_fib_lookup way;
+	__u16 from_hop = *(__u16 *)&ip->ttl, to_hop = from_hop - bpf_htons(0x0100);
+
+	if (visits(&flow->visited) || ip->ttl <= 1 || !is_header_whole(ip) || has_trailer(skb, seen) ||
+	    is_unclear(skb, seen))
+		return TC_ACT_UNSPEC;
+	ask4(&way, ip, seen, skb->ifindex, longest(skb, seen, sizeof(*ip)));
+	if (door.realm)
+		way.ipv4_src = flow->address;
+	else
+		way.ipv4_dst = flow->address;
+	if (!way_out(skb, &way, flow->to))
+		return TC_ACT_UNSPEC;
+	if (write4(skb, ip, end, seen, flow, !door.realm))
+		return refuse(UNWRITABLE);
+	// The hop limit is the high byte of a word of the header.
+	if (bpf_l3_csum_replace(skb, door.link_header + offsetof(struct iphdr, check), from_hop, to_hop, 2) ||
+	    bpf_skb_store_bytes(skb, door.link_header + offsetof(struct iphdr, ttl), &to_hop, 1, 0))
+		return refuse(UNWRITABLE);
+	count(&flow->carried, seen->length, seen->opens);
+	return leave_by(skb, &way);
+}
+
+static __always_inline int leave6(struct __sk_buff *skb, struct ipv6hdr *ip, void *end, struct seen *seen,
+				  struct flow6 *flow)
+{
+	struct bpf_fib_lookup way;
+	__u8 hops = ip->hop_limit - 1;
+
+	if (visits(&flow->visited) || ip->hop_limit <= 1 || has_trailer(skb, seen) || is_unclear(skb, seen))
+		return TC_ACT_UNSPEC;
+	ask6(&way, ip, seen, skb->ifindex, longest(skb, seen, sizeof(*ip)));
+	__builtin_memcpy(door.realm ? way.ipv6_src : way.ipv6_dst, flow->address, sizeof(flow->address));
+	if (!way_out(skb, &way, flow->to))
+		return TC_ACT_UNSPEC;
+	if (write6(skb, ip, end, seen, flow, !door.realm) ||
+	    bpf_skb_store_bytes(skb, door.link_header + offsetof(struct ipv6hdr, hop_limit), &hops, sizeof(hops), 0))
+		return refuse(UNWRITABLE);
+	// What a card has summed up has one hop less.
+	bpf_csum_update(skb, (__u16)~bpf_htons(1));
+	count(&flow->carried, seen->length, seen->opens);
+	return leave_by(skb, &way);
+}
+
+static __always_inline int arriving4(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + door.link_header;
+	struct flow4 *flow = NULL;
+	__u32 peer, destination;
+	struct seen seen = {};
+	enum why why;
+
+	why = find4(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, 0, &seen, &flow);
+	if (why == WHYS) {
+		if (door.redirects) {
+			int left = leave4(skb, ip, end, &seen, flow);
+
+			if (left != TC_ACT_UNSPEC)
+				return left;
+			// The look may have moved the headers, in the eyes of the verifier.
+			data = (void *)(long)skb->data;
+			end = (void *)(long)skb->data_end;
+			ip = data + door.link_header;
+			if ((void *)(ip + 1) > end)
+				return TC_ACT_UNSPEC;
+		}
+		if (write4(skb, ip, end, &seen, flow, true))
+			return refuse(UNWRITABLE);
+		count(&flow->carried, seen.length, seen.opens);
+		return TC_ACT_UNSPEC;
+	}
+	if ((void *)(ip + 1) > end)
+		return TC_ACT_UNSPEC;
+	peer = ip->saddr;
+	destination = ip->daddr;
+	return judge_arrival(skb, &peer, &destination, true, why);
+}
+
+static __always_inline int arriving6(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + door.link_header;
+	struct flow6 *flow = NULL;
+	__u32 peer[4], destination[4];
+	struct seen seen = {};
+	enum why why;
+
+	why = find6(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, 0, &seen, &flow);
+	if (why == WHYS) {
+		if (door.redirects) {
+			int left = leave6(skb, ip, end, &seen, flow);
+
+			if (left != TC_ACT_UNSPEC)
+				return left;
+			data = (void *)(long)skb->data;
+			end = (void *)(long)skb->data_end;
+			ip = data + door.link_header;
+			if ((void *)(ip + 1) > end)
+				return TC_ACT_UNSPEC;
+		}
+		if (write6(skb, ip, end, &seen, flow, true))
+			return refuse(UNWRITABLE);
+		count(&flow->carried, seen.length, seen.opens);
+		return TC_ACT_UNSPEC;
+	}
+	if ((void *)(ip + 1) > end)
+		return TC_ACT_UNSPEC;
+	// The kernel answers for virtual IPs on the link, whoever asks for one directly too.
+	if (ip->nexthdr == IPPROTO_ICMPV6 && (void *)(ip + 1) + 1 <= end &&
+	    is_neighbour_discovery(*(__u8 *)(ip + 1)))
+		return TC_ACT_UNSPEC;
+	__builtin_memcpy(peer, &ip->saddr, sizeof(peer));
+	__builtin_memcpy(destination, &ip->daddr, sizeof(destination));
+	return judge_arrival(skb, peer, destination, false, why);
+}
+
+SEC("classifier")
+int kamei_arriving(struct __sk_buff *skb)
+{
+	if (is_marked(skb, HAD)) {
+		clear_mark(skb, HAD);
+		return TC_ACT_UNSPEC;
+	}
+	if (!is_ip(skb) || skb->pkt_type != 0) // 0: PACKET_HOST
+		return TC_ACT_UNSPEC;
+	pull(skb);
+	return skb->protocol == bpf_htons(ETH_P_IP) ? arriving4(skb) : arriving6(skb);
+}
+
+// --- arriving at an inside interface, for those who want to go past the kernel ----------------------------------------
+
+SEC("classifier")
+int kamei_shortcut(struct __sk_buff *skb)
+{
+	__u32 room = skb->len - door.link_header, whole = skb->gso_size ? room : 0;
+	struct seen seen = {};
+	void *data, *end;
+
+	if (!is_ip(skb) || skb->pkt_type != 0)
+		return TC_ACT_UNSPEC;
+	pull(skb);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + door.link_header;
+		struct flow4 *flow = NULL;
+
+		if (find4(ip, end, room, whole, door.realm, &seen, &flow) != WHYS)
+			return TC_ACT_UNSPEC;
+		return leave4(skb, ip, end, &seen, flow);
+	} else {
+		struct ipv6hdr *ip = data + door.link_header;
+		struct flow6 *flow = NULL;
+
+		if (find6(ip, end, room, whole, door.realm, &seen, &flow) != WHYS)
+			return TC_ACT_UNSPEC;
+		return leave6(skb, ip, end, &seen, flow);
+	}
+}
+
+// --- at the gateway's own device --------------------------------------------------------------------------------------
+
+SEC("classifier")
+int kamei_returning(struct __sk_buff *skb)
+{
+	return give_back(skb);
+}
+
+SEC("classifier")
+int kamei_routed(struct __sk_buff *skb)
+{
+	__u32 v4, v6[4];
+	__u32 kind;
+
+	if (is_marked(skb, HAD)) {
+		clear_mark(skb, HAD);
+		return TC_ACT_UNSPEC;
+	}
+	// What the kernel says on any link (router solicitations, multicast reports) is for nobody here.
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, daddr), &v4, sizeof(v4)))
+			return TC_ACT_SHOT;
+		kind = place_of4(v4).kind;
+	} else {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, daddr), v6, sizeof(v6)))
+			return TC_ACT_SHOT;
+		kind = place_of6(v6).kind;
+	}
+	return kind == POOL ? take_in(skb, realm_of(skb)) : TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,15 +1,16 @@
-//! The fast path as a whole: programs on interfaces, flows in the kernel, and who may touch them when.
+//! Translation in the kernel as a whole: programs on interfaces, the guard, flows, and who may touch them when.
 
 use super::abilities::{Abilities, XdpFeatures};
 use super::books::Books;
-use super::layout::{Exit, realm_number};
-use super::program::{Exits, Loader};
-use super::seat::Seat;
-use super::{Common, Entrance, FastPathError, NoXdp, Site};
-use crate::nat::{Nat, Offer, Offload, SlotRef};
+use super::guard::{self, Guard, Ways};
+use super::layout::{Interface, realm_number};
+use super::program::{Loader, Surroundings};
+use super::seat::{Role, Seat};
+use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
+use crate::nat::{Nat, Offer, Offload, Realm, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,34 +19,42 @@ const ROUND: usize = 5;
 /// Flows looked at in one hold of the lock.
 const SLICE: usize = 1024;
 
-/// The seats of the programs on one interface; `None` where there is none to be had, or none wanted.
+/// The seats of the programs on one interface.
 struct Seats {
     entrance: Entrance,
-    tc: Option<Seat>,
-    xdp: Option<Seat>,
+    /// Those without which it is closed.
+    needed: Vec<Seat>,
+    /// Those that are only faster.
+    shortcuts: Vec<Seat>,
 }
 
 impl Seats {
     /// Whether they are right for this interface; its name does not matter.
     fn are_of(&self, entrance: &Entrance) -> bool {
-        let Entrance { index, realm, hardware, is_local, name: _ } = &self.entrance;
-        (index, realm, hardware, is_local) == (&entrance.index, &entrance.realm, &entrance.hardware, &entrance.is_local)
+        let Entrance { index, realm, ethernet, name: _ } = &self.entrance;
+        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet)
+    }
+
+    fn are_taken(&self) -> bool {
+        self.all().all(Seat::is_taken)
     }
 
     fn leave(self) {
-        self.xdp.into_iter().chain(self.tc).for_each(Seat::leave);
+        // The one that drops last.
+        self.shortcuts.into_iter().chain(self.needed.into_iter().rev()).for_each(Seat::leave);
     }
 
     fn all(&self) -> impl Iterator<Item = &Seat> + Clone {
-        self.tc.iter().chain(&self.xdp)
+        self.needed.iter().chain(&self.shortcuts)
     }
 }
 
-/// The fast path.
+/// See the module.
 pub struct FastPath {
     loader: Mutex<Loader>,
     books: Mutex<Books>,
-    exits: Mutex<Exits>,
+    surroundings: Mutex<Surroundings>,
+    guard: Mutex<Guard>,
     /// By index of the interface.
     seats: Mutex<BTreeMap<u32, Seats>>,
     /// What drivers can, where XDP is asked for.
@@ -55,92 +64,145 @@ pub struct FastPath {
 }
 
 impl FastPath {
-    /// Makes the maps and has the kernel check the program; nothing is attached yet.
+    /// Makes the maps and has the kernel check the programs; nothing is attached yet.
     ///
     /// # Errors
     /// What the kernel does not have or refuses.
     pub fn new(common: Common, now: Time) -> Result<Self, FastPathError> {
         let abilities = common.xdp.then(Abilities::open).transpose().map_err(FastPathError::Abilities)?;
-        let (loader, flows, exits) = Loader::new(common)?;
+        let tun = common.tun.clone();
+        let (loader, flows, surroundings) = Loader::new(common)?;
+        let guard = Guard::new(&tun, loader.place())?;
+        log::debug!("undeclared ways out are guarded by {}", guard.kind());
         Ok(Self {
             loader: Mutex::new(loader),
             books: Mutex::new(Books::new(flows)),
-            exits: Mutex::new(exits),
+            surroundings: Mutex::new(surroundings),
+            guard: Mutex::new(guard),
             seats: Mutex::default(),
             abilities: Mutex::new(abilities),
             now: AtomicU64::new(now.as_millis()),
         })
     }
 
-    /// Sits on exactly these interfaces from now on. Returns, once for each, where it cannot: what comes in there is
-    /// served by the slower path.
+    /// Goes by this from now on: whose addresses are whose, which interfaces there are. Whatever somebody has taken off is
+    /// put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a program cannot
+    /// be attached; these are returned, once each. What cannot be had but is only faster is among them.
     pub fn follow(&self, site: &Site) -> Vec<FastPathError> {
-        let entrances = &site.entrances;
-        if let Err(error) = self.exits.lock().set_ruled(site.ruled_v4, site.ruled_v6) {
-            log::warn!("the fast path cannot be told of routing rules of others: {error}");
-        }
+        let mut wrong = Vec::new();
         let features = self.abilities.lock().as_mut().and_then(|abilities| abilities.xdp().ok()).unwrap_or_default();
+        let interfaces = self.interfaces(site, &features);
+        let told = self.tell(site, &interfaces);
+        wrong.extend(told.err().map(FastPathError::from));
         let mut seats = self.seats.lock();
-        for (index, left) in seats.extract_if(.., |_, seats| !entrances.iter().any(|entrance| seats.are_of(entrance))) {
+        let all = || site.devices.iter().chain(&site.entrances);
+        for (index, left) in seats.extract_if(.., |_, seats| !all().any(|entrance| seats.are_of(entrance))) {
             // Of an interface that is still there but has changed: another program takes the seat below.
-            if entrances.iter().all(|entrance| entrance.index != index) {
+            if all().all(|entrance| entrance.index != index) {
                 left.leave();
             }
         }
-        let mut unseated = Vec::new();
-        for entrance in entrances {
-            seats.entry(entrance.index).or_insert_with(|| {
-                let features = features.get(&entrance.index).copied().unwrap_or_default();
-                self.sit(entrance, features, &mut unseated)
-            });
+        if let Some(device) = site.devices.first() {
+            for entrance in all() {
+                match seats.get(&entrance.index) {
+                    Some(seats) if seats.are_taken() => continue,
+                    Some(_) => log::error!(
+                        "somebody has taken a program of the gateway off '{}'; it is put back",
+                        entrance.name
+                    ),
+                    None => {}
+                }
+                match self.sit(entrance, site, device.index, &features, &mut wrong) {
+                    // What was left of the seats before goes only now.
+                    Ok(taken) => drop(seats.insert(entrance.index, taken)),
+                    Err(why) => {
+                        wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) });
+                    }
+                }
+            }
         }
-        let any_xdp = seats.values().any(|seats| seats.xdp.is_some());
-        self.open_exits(entrances, any_xdp.then_some(&features));
-        unseated
+        let ways = ways(site, |index| seats.contains_key(&index));
+        drop(seats);
+        let mut guard = self.guard.lock();
+        let mut guarded = guard.set(&ways);
+        if guarded.is_ok() && !guard.is_whole() {
+            log::error!("somebody has taken away what keeps the inside closed to other interfaces; it is put back");
+            guarded = guard.renew();
+        }
+        wrong.extend(guarded.err().map(FastPathError::from));
+        let kept = self.surroundings.lock().keep_interfaces(&interfaces);
+        wrong.extend(kept.err().map(FastPathError::from));
+        wrong
     }
 
-    /// Has the programs know where packets may leave; `features` if some of them are at XDP.
-    fn open_exits(&self, entrances: &[Entrance], features: Option<&BTreeMap<u32, XdpFeatures>>) {
-        let mut exits = self.exits.lock();
-        let takes_frames = |index| features.and_then(|all| all.get(&index)).is_some_and(|found| found.takes_frames());
-        for Entrance { name, index, .. } in entrances {
-            if features.is_some() && !takes_frames(*index) && exits.takes_frames(*index) != Some(false) {
+    /// What programs know of interfaces and addresses: what is new is added, what is old stays for now.
+    fn tell(&self, site: &Site, interfaces: &BTreeMap<u32, Interface>) -> Result<(), aya::maps::MapError> {
+        let mut surroundings = self.surroundings.lock();
+        surroundings.set_ruled(site.ruled_v4, site.ruled_v6)?;
+        surroundings.set_places(&site.prefixes)?;
+        surroundings.set_exempt(&site.exempt)?;
+        surroundings.add_interfaces(interfaces)
+    }
+
+    fn interfaces(&self, site: &Site, features: &BTreeMap<u32, XdpFeatures>) -> BTreeMap<u32, Interface> {
+        let surroundings = self.surroundings.lock();
+        let has_xdp = self.loader.lock().common().xdp;
+        let takes_frames = |index| features.get(&index).is_some_and(|found| found.takes_frames());
+        for Entrance { name, index, .. } in &site.entrances {
+            if has_xdp && !takes_frames(*index) && surroundings.takes_frames(*index) == Some(true) {
                 log::warn!(
                     "'{name}' takes no frames from XDP, what leaves by it goes the longer way; for a veth, \
                      `ethtool -K INTERFACE gro on` at its other end mends that"
                 );
             }
         }
-        let all = entrances.iter().map(|Entrance { index, realm, .. }| {
-            (*index, Exit { realm: realm_number(*realm), takes_frames: takes_frames(*index).into() })
-        });
-        if let Err(error) = exits.set(all.collect()) {
-            log::warn!("what the fast path translates is forwarded the longer way: {error}");
-        }
+        let interface = |Entrance { index, realm, .. }: &Entrance| {
+            (*index, Interface { realm: realm_number(*realm), takes_frames: takes_frames(*index).into() })
+        };
+        site.entrances.iter().map(interface).collect()
     }
 
-    fn sit(&self, entrance: &Entrance, features: XdpFeatures, unseated: &mut Vec<FastPathError>) -> Seats {
+    fn sit(
+        &self,
+        entrance: &Entrance,
+        site: &Site,
+        device: u32,
+        features: &BTreeMap<u32, XdpFeatures>,
+        wrong: &mut Vec<FastPathError>,
+    ) -> Result<Seats, FastPathError> {
         let loader = self.loader.lock();
-        let name = || entrance.name.clone();
-        let mut seats = Seats { entrance: entrance.clone(), tc: None, xdp: None };
-        match loader.at_tc(entrance) {
-            Ok(seat) => seats.tc = Some(seat),
-            Err(why) => unseated.push(FastPathError::Tc { name: name(), why: Box::new(why) }),
+        let is_device = site.devices.contains(entrance);
+        let roles = match entrance.realm {
+            _ if is_device => &Role::DEVICE[..],
+            Realm::Outside => &Role::OUTSIDE,
+            Realm::Inside(_) => &[],
+        };
+        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, entrance, device)? };
+        let mut seats = Seats { entrance: entrance.clone(), needed, shortcuts: Vec::new() };
+        if is_device || entrance.ethernet.is_none() {
+            return Ok(seats);
         }
-        if let Some(abilities) = &mut *self.abilities.lock() {
-            match suits(entrance, features, abilities).and_then(|()| loader.at_xdp(entrance)) {
-                Ok(seat) => seats.xdp = Some(seat),
-                Err(why) => unseated.push(FastPathError::Xdp { name: name(), why }),
+        if loader.common().redirects && entrance.realm != Realm::Outside {
+            match loader.at_tc(&[Role::Shortcut], entrance, device) {
+                Ok(taken) => seats.shortcuts.extend(taken),
+                Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
             }
         }
-        seats
+        if let Some(abilities) = &mut *self.abilities.lock() {
+            let features = features.get(&entrance.index).copied().unwrap_or_default();
+            match suits(entrance, features, abilities).and_then(|()| loader.at_xdp(entrance)) {
+                Ok(seat) => seats.shortcuts.push(seat),
+                Err(why) => wrong.push(FastPathError::Xdp { name: entrance.name.clone(), why }),
+            }
+        }
+        Ok(seats)
     }
 
     /// Takes over the flows that a predecessor has left, as far as the translator would decide the same, and drops the
     /// others. To be called once the programs are attached.
     pub fn adopt(&self, nat: &Nat, now: Time) {
         let seats = self.seats.lock();
-        self.loader.lock().tidy(seats.values().flat_map(Seats::all));
+        self.loader.lock().tidy(seats.values().flat_map(Seats::all), &guard::names());
         drop(seats);
         let (kept, dropped) = self.books.lock().adopt(nat, now);
         if kept + dropped > 0 {
@@ -151,6 +213,9 @@ impl FastPath {
     /// Takes everything off and leaves nothing.
     pub fn remove(&self) {
         std::mem::take(&mut *self.seats.lock()).into_values().for_each(Seats::leave);
+        if let Err(error) = self.guard.lock().remove() {
+            log::error!("the guard in the forward hook stays: {error}; remove it with kamei cleanup");
+        }
         self.loader.lock().remove();
     }
 
@@ -182,10 +247,16 @@ impl FastPath {
         self.books.lock().revoke_all();
     }
 
-    /// In numbers: flows, packets carried, and packets that went the slow way by reason.
-    pub fn view(&self) -> (u64, u64, BTreeMap<String, u64>) {
+    /// In numbers.
+    pub fn view(&self) -> View {
+        let dropped = self.guard.lock().dropped();
         let books = self.books.lock();
-        (books.len() as u64, books.hits(), books.slow().map(|(why, number)| (why.to_owned(), number)).collect())
+        let named = |(why, number): (&str, u64)| (why.to_owned(), number);
+        let mut noted: BTreeMap<String, u64> = books.noted().map(named).collect();
+        for (why, number) in dropped {
+            *noted.entry(why.to_owned()).or_default() += number;
+        }
+        View { flows: books.len() as u64, hits: books.hits(), slow: books.slow().map(named).collect(), noted }
     }
 
     fn look_at(&self, nat: &Nat, mut most: usize, now: Time) {
@@ -215,13 +286,58 @@ impl Offload for FastPath {
     }
 }
 
+/// The kernel's part in numbers.
+pub struct View {
+    /// Flows that it knows.
+    pub flows: u64,
+    /// Packets that it has translated.
+    pub hits: u64,
+    /// Packets that went to user space, by reason.
+    pub slow: BTreeMap<String, u64>,
+    /// Packets that it has dropped, or let pass as they were, by reason.
+    pub noted: BTreeMap<String, u64>,
+}
+
+/// By which interfaces inside packets may leave: the outside ones that have their programs.
+fn ways(site: &Site, has_seats: impl Fn(u32) -> bool) -> Ways {
+    let mut insides: Vec<Vec<u32>> = Vec::new();
+    let mut outsides = Vec::new();
+    for Entrance { index, realm, .. } in &site.entrances {
+        match realm {
+            Realm::Inside(inside) => {
+                let inside = usize::from(*inside);
+                insides.resize(insides.len().max(inside + 1), Vec::new());
+                if let Some(indices) = insides.get_mut(inside) {
+                    indices.push(*index);
+                }
+            }
+            Realm::Outside if has_seats(*index) => outsides.push(*index),
+            Realm::Outside => {}
+        }
+    }
+    let devices: BTreeSet<u32> = site.devices.iter().map(|device| device.index).collect();
+    let devices = devices.into_iter().filter(|index| has_seats(*index)).collect();
+    let is_hidden = |kind: &PrefixKind| matches!(kind, PrefixKind::Inside(_) | PrefixKind::Unclear);
+    let hidden = site.prefixes.iter().filter(|(_, kind)| is_hidden(kind)).map(|(prefix, _)| *prefix).collect();
+    Ways { insides, outsides, devices, exempt: site.exempt.clone(), hidden, own_v6: site.own_v6.clone() }
+}
+
+/// Whether a gateway `tun` has left anything in this network namespace, dead or alive.
+///
+/// # Errors
+/// What the file system or the kernel refuses.
+pub fn has_left(tun: &str) -> io::Result<bool> {
+    Ok(super::place::exists(tun)? || super::clsact::has_left(tun)?)
+}
+
 /// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.
 ///
 /// # Errors
 /// What the file system or the kernel refuses.
 pub fn remove(tun: &str) -> io::Result<bool> {
-    let filters = super::clsact::remove_elsewhere(&[], tun)?;
-    Ok(super::place::remove(tun)? || filters)
+    let filters = super::clsact::remove_but(&[], tun)?;
+    let guarded = guard::remove(tun)?;
+    Ok(super::place::remove(tun)? || filters || guarded)
 }
 
 /// Whether XDP would see whole packets that come in by an interface.
@@ -229,11 +345,12 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
     if !features.runs_programs() {
         return Err(NoXdp::NotNative);
     }
+    let is_local = entrance.ethernet.is_some_and(|ethernet| ethernet.is_local);
     let mut on = abilities.switched_on(entrance.index).map_err(|error| NoXdp::Kernel(error.to_string()))?;
     // What the sender at the other end of a veth leaves undone cannot be seen from here; that this end leaves nothing
     // undone tells that somebody has thought of it.
     on.retain(|name| {
-        if entrance.is_local {
+        if is_local {
             name.starts_with("tx-checksum-ip") || name.starts_with("tx-vlan-") && name.ends_with("-insert")
         } else {
             name.starts_with("rx-vlan-") && name.ends_with("-parse")
@@ -241,7 +358,7 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
     });
     let settings: Vec<String> = on.iter().map(|name| format!("{name} off")).collect();
     let command = format!("ethtool -K {} {}", entrance.name, settings.join(" "));
-    match (on.is_empty(), entrance.is_local) {
+    match (on.is_empty(), is_local) {
         (true, _) => Ok(()),
         (false, true) => Err(NoXdp::Unfinished { command }),
         (false, false) => Err(NoXdp::HiddenTags { command }),

@@ -2,24 +2,27 @@
 
 #![allow(unsafe_code, reason = "saying that these types are plain bytes")]
 
+use super::PrefixKind;
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::Pod;
 
 /// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// TCP ports of control connections that the program can tell.
 pub const CONTROL_PORTS: usize = 8;
 
-/// What the program knows of the interface it is attached to.
+/// What a program knows of the interface it is attached to.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Door {
     /// 0: outside; n + 1: inside n.
     pub realm: u32,
-    /// Set on translated packets.
-    pub mark: u32,
+    /// Index of the gateway's device.
+    pub device: u32,
+    /// By which programs know what they have told each other of a packet.
+    pub token: [u32; 2],
     /// In network order; the rest is zero.
     pub control_ports: [u16; CONTROL_PORTS],
     /// The interface's own Ethernet address.
@@ -28,22 +31,31 @@ pub struct Door {
     pub link_header: u8,
     /// Whether TCP SYNs get another segment size.
     pub clamps: u8,
-    /// Whether translated packets leave at once, whoever would look at them on the kernel's way.
+    /// Whether known flows are translated in the kernel.
+    pub carries: u8,
+    /// Whether they leave at once, whoever would look at them on the kernel's way.
     pub redirects: u8,
-    /// Whether the program may see who would.
-    pub looks: u8,
     /// So that no byte is left undefined.
     pub unused: [u8; 2],
 }
 
-/// What the program knows of an interface that packets may leave by.
+/// What the programs know of an interface of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Exit {
+pub struct Interface {
     /// Numbered as in a door.
     pub realm: u32,
     /// 1 if its driver sends what XDP hands it, else 0.
     pub takes_frames: u32,
+}
+
+/// What the programs know of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PlaceValue {
+    kind: u32,
+    /// Of a terminal of one inside, numbered as in a door.
+    realm: u32,
 }
 
 /// Names an IPv4 flow; addresses in network order.
@@ -101,7 +113,9 @@ pub struct Flow6 {
 // SAFETY: each is `repr(C)`, made of integers and arrays of them only, and has no padding: the compiler counts below.
 unsafe impl Pod for Door {}
 // SAFETY: as above.
-unsafe impl Pod for Exit {}
+unsafe impl Pod for Interface {}
+// SAFETY: as above.
+unsafe impl Pod for PlaceValue {}
 // SAFETY: as above.
 unsafe impl Pod for Key4 {}
 // SAFETY: as above.
@@ -111,7 +125,7 @@ unsafe impl Pod for Flow4 {}
 // SAFETY: as above.
 unsafe impl Pod for Flow6 {}
 
-const _: () = assert!(size_of::<Door>() == 8 + 2 * CONTROL_PORTS + 12);
+const _: () = assert!(size_of::<Door>() == 16 + 2 * CONTROL_PORTS + 12);
 const _: () = assert!(size_of::<Key4>() == 12 && size_of::<Key6>() == 36);
 const _: () = assert!(size_of::<Flow4>() == 24 + 16 && size_of::<Flow6>() == 24 + 24);
 
@@ -209,17 +223,33 @@ fn to(offer: &Offer) -> u16 {
     u16::try_from(realm_number(offer.to)).unwrap_or(u16::MAX)
 }
 
-/// Why packets went the slow way, in the order of their counters; `why` in the program.
-pub const WHYS: [&str; 11] = [
-    "unknown_flow",
-    "not_ip",
-    "not_for_us",
-    "malformed",
-    "options",
-    "fragment",
-    "last_hop",
-    "protocol",
-    "clamped",
-    "control_connection",
+impl From<PrefixKind> for PlaceValue {
+    /// The numbers of `kind` in the program.
+    fn from(kind: PrefixKind) -> Self {
+        let (kind, realm) = match kind {
+            PrefixKind::Pool => (1, 0),
+            PrefixKind::Inside(inside) => (2, realm_number(Realm::Inside(inside))),
+            PrefixKind::Unclear => (3, 0),
+            PrefixKind::OwnOutside => (4, 0),
+            PrefixKind::OwnInside => (5, 0),
+            PrefixKind::Exempt => (6, 0),
+        };
+        Self { kind, realm }
+    }
+}
+
+/// Why packets went to user space, in the order of their counters; `why` in the program.
+pub const WHYS: [&str; 8] =
+    ["unknown_flow", "malformed", "options", "fragment", "protocol", "clamped", "control_connection", "off"];
+
+/// What else the programs count, behind those; `noted` in the program.
+pub const NOTED: [&str; 8] = [
     "unwritable",
+    "foreign_source",
+    "unclear_source",
+    "own_inside_source",
+    "inside_destination",
+    "untranslated",
+    "lost_way",
+    "masqueraded",
 ];

@@ -1,8 +1,14 @@
-//! The fast path: packets of known flows are rewritten in the kernel and never reach this process.
+//! Translation in the kernel, where netfilter has its own: the source of what terminals send changes as it leaves by an
+//! outside interface (tc egress), the destination of what peers send as it arrives at one (tc ingress).
 //!
 //! ```text
-//!   terminal ──► eth1 ─ program ─ mark, rule ─► main table ─► eth0 ──► peer        a flow in the map
-//!                          └──── rule: iif ───► TUN, translate() …                 any other packet
+//!                    netfilter, routing, shapers: each packet once, with the terminal's own address
+//!                      │                                                             │
+//!   terminal ──► eth1 ─┴──────────────────────────────► eth0 egress: leaving ──► watching ──► peer
+//!   terminal ◄── eth1 ◄──────────────────────────────── eth0 ingress: arriving ◄── peer
+//!                                                              │      ▲
+//!                         what is not of a known flow: routed ─▼──────┴─ returning
+//!                                                          {tun}-nat, translate()
 //! ```
 //!
 //! User space is the authority. The kernel's map is a cache of decisions, as each worker has one of its own: from
@@ -10,62 +16,52 @@
 //! knows every flow in the kernel, asks the translator regularly whether it would decide the same again, and notes what
 //! was carried. [`Offload`](crate::nat::Offload) says why a flow is gone when the change that ended it returns.
 //!
-//! A translated packet carries a mark, by which a policy rule leads it past the TUN devices; everything else stays with
-//! the kernel: routing, hop limit, MTU, the operator's firewall. The program clears the mark on whatever it did not
-//! translate.
+//! All other packets go to user space from the same place and come back to it: through the gateway's device, with a note of
+//! their way in the Ethernet header (`divert.h`).
 //!
-//! Where nobody would look at the packet on that way (no hook of netfilter, no policy of IPsec, no routing rule of others)
-//! the program takes it short: it asks the main table itself and sends the packet out; only by an interface of the realm
-//! that the translator has decided on, and only if it fits. With `redirects` it does so even past netfilter and IPsec.
-//! Everything else is marked and forwarded as above.
+//! Nothing leaks: what comes in by an inside interface leaves by an outside interface translated, or not at all
+//! (`watching` looks after `leaving`), and by no other interface (`guard`). All of that outlives this process.
 //!
-//! With `xdp` another program does the same before the kernel makes a socket buffer of a frame, from driver to driver. It
-//! touches nothing unless it can do all of it; the rest goes on to the program at tc.
+//! With `redirects` known flows are sent out as they arrive, past netfilter and IPsec; with `xdp` from driver to driver,
+//! before the kernel makes a socket buffer of a frame. Both touch nothing unless they can do all of it.
 
-#[cfg(feature = "fast-path")]
 mod abilities;
-#[cfg(feature = "fast-path")]
+mod attached;
 mod books;
-#[cfg(feature = "fast-path")]
 mod clsact;
-#[cfg(feature = "fast-path")]
+mod guard;
 mod kernel;
-#[cfg(feature = "fast-path")]
 mod layout;
-#[cfg(feature = "fast-path")]
 mod netlink;
-#[cfg(feature = "fast-path")]
 mod place;
-#[cfg(feature = "fast-path")]
 mod program;
-#[cfg(feature = "fast-path")]
 mod seat;
-#[cfg(not(feature = "fast-path"))]
-mod without;
 
-#[cfg(feature = "fast-path")]
-pub use kernel::{FastPath, remove};
-#[cfg(not(feature = "fast-path"))]
-pub use without::{FastPath, remove};
+pub use kernel::{FastPath, View, has_left, remove};
+
+pub use guard::{GuardError, RulesetMonitor};
 
 use crate::config::FastPathHook;
 use crate::nat::Realm;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv6Addr;
 
 /// What is the same for every interface.
 #[derive(Clone, Debug)]
 pub struct Common {
     /// Name of the gateway.
     pub tun: String,
-    /// Set on translated packets.
-    pub mark: u32,
     /// Flows of each address family that are kept at most.
     pub flows: u32,
     /// TCP ports of control connections that a helper looks into.
     pub control_ports: Vec<u16>,
     /// Whether TCP SYNs get another segment size.
     pub clamps: bool,
-    /// Whether translated packets leave at once, whoever would look at them in the kernel.
+    /// Whether known flows are translated in the kernel at all.
+    pub carries: bool,
+    /// Whether they leave at once, whoever would look at them in the kernel.
     pub redirects: bool,
     /// Whether XDP carries packets too.
     pub xdp: bool,
@@ -73,40 +69,47 @@ pub struct Common {
     pub hook: Option<FastPathHook>,
 }
 
-/// Why there is no fast path, or not on an interface.
+/// Why packets cannot be translated at all, or not as was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum FastPathError {
-    /// This program has none.
-    #[error("this kamei was built without it; build with the feature fast-path")]
-    NotBuilt,
     /// No BPF file system.
     #[error("the kernel gives no BPF file system: {0}; it takes CAP_SYS_ADMIN and a kernel with BPF")]
     FileSystem(io::Error),
     /// Loading, or the verifier.
-    #[cfg(feature = "fast-path")]
     #[error("the kernel does not take the eBPF program: {}", whole(.0))]
     Load(#[from] aya::EbpfError),
     /// Loading or attaching the program.
-    #[cfg(feature = "fast-path")]
     #[error("the kernel does not take the eBPF program: {}", whole(.0))]
     Program(#[from] aya::programs::ProgramError),
     /// Giving the program a name.
-    #[cfg(feature = "fast-path")]
-    #[error("the fast path cannot be made to last: {}", whole(.0))]
+    #[error("the gateway's eBPF programs cannot be made to last: {}", whole(.0))]
     Pin(#[from] aya::pin::PinError),
     /// A link that is not of the kind.
-    #[cfg(feature = "fast-path")]
-    #[error("the fast path cannot be made to last: {}", whole(.0))]
+    #[error("the gateway's eBPF programs cannot be made to last: {}", whole(.0))]
     Link(#[from] aya::programs::links::LinkError),
     /// Its maps.
-    #[cfg(feature = "fast-path")]
     #[error("the kernel does not take the maps of the eBPF program: {}", whole(.0))]
     Map(#[from] aya::maps::MapError),
     /// The compiled program lacks something.
     #[error("the eBPF program in this executable has no '{0}'; build kamei again")]
     Object(&'static str),
-    /// The program at tc, on one interface.
-    #[error("no fast path for what comes in by '{name}': {why}")]
+    /// TCX without a BPF file system.
+    #[error(
+        "at TCX nothing would outlive this process, and the inside would be open after a kill: mount the BPF file system \
+         (mount -t bpf bpf /sys/fs/bpf), or choose fast-path-hook = \"clsact\""
+    )]
+    NothingLasts,
+    /// What keeps inside packets from leaving by other interfaces.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The device is not there.
+    #[error("the gateway's device '{0}' does not exist; another program may have removed it, start the gateway again")]
+    NoDevice(String),
+    /// A link whose headers are not known.
+    #[error("'{0}' has neither Ethernet headers nor none; packets cannot be translated there")]
+    UnknownLink(String),
+    /// The programs at tc, on one interface.
+    #[error("packets cannot be translated at '{name}': {why}")]
     Tc {
         /// The interface.
         name: String,
@@ -114,7 +117,7 @@ pub enum FastPathError {
         why: Box<FastPathError>,
     },
     /// The program at XDP, on one interface.
-    #[error("no XDP for what comes in by '{name}': {why}")]
+    #[error("no XDP for what comes in by '{name}': {why}. Or choose --fast-path tc")]
     Xdp {
         /// The interface.
         name: String,
@@ -165,7 +168,6 @@ pub enum NoXdp {
 }
 
 /// An error with what caused it, in one line: aya's errors say only the first half themselves.
-#[cfg(feature = "fast-path")]
 fn whole(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
@@ -179,7 +181,32 @@ fn whole(error: &dyn std::error::Error) -> String {
     line.replace('\n', " ")
 }
 
-/// An interface that packets come in by.
+/// What the kernel's programs and the guard count, in a sentence; by the names of [`View::noted`].
+pub const MEANINGS: [(&str, &str); 13] = [
+    ("foreign_source", "A terminal's address that came in by an interface that is not of its inside."),
+    ("inside_destination", "For an address inside, where nobody outside may see one."),
+    ("ipsec", "A packet of a terminal that an IPsec policy would have sent out untranslated; exempt passes it."),
+    ("lost_way", "User space gave it back after the way that it came by was forgotten."),
+    ("masqueraded", "Not dropped: a rule of netfilter has given a terminal's packet this machine's own address."),
+    ("other_realm", "A packet of a terminal that was routed into another inside."),
+    ("own_inside_source", "This machine itself sent it outside with its address inside."),
+    ("own_source", "A packet from inside that pretends to come from this machine."),
+    ("unclear_source", "This machine itself sent it with a terminal's address, which two insides have."),
+    ("undeclared_way", "A packet of a terminal that was routed to an interface that is neither inside nor outside."),
+    ("untranslated", "Somebody had taken the program off that translates."),
+    ("unwritable", "A packet of a known flow that could not be rewritten."),
+    (
+        "backlog_full",
+        "An outside interface dropped it as it arrived; mostly, the kernel had no room for what came back from user space.",
+    ),
+];
+
+/// What one of [`View::noted`] means.
+pub fn meaning(noted: &str) -> &'static str {
+    MEANINGS.iter().find(|(name, _)| *name == noted).map_or("", |(_, meaning)| meaning)
+}
+
+/// An interface of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entrance {
     /// Its name now.
@@ -188,17 +215,49 @@ pub struct Entrance {
     pub index: u32,
     /// What is behind it.
     pub realm: Realm,
-    /// Its own Ethernet address.
+    /// What is before the IP header of its packets.
+    pub ethernet: Option<Ethernet>,
+}
+
+/// An interface with Ethernet headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Its own address.
     pub hardware: [u8; 6],
-    /// Whether what comes in by it was made on this machine.
+    /// Whether there is no wire: what comes in by it another program or namespace of this machine has made.
     pub is_local: bool,
+}
+
+/// Whose the addresses of a prefix are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefixKind {
+    /// Virtual IPs.
+    Pool,
+    /// Terminals of one inside.
+    Inside(u16),
+    /// Terminals, but of several insides.
+    Unclear,
+    /// This machine's, outside.
+    OwnOutside,
+    /// This machine's, inside.
+    OwnInside,
+    /// Peers that see terminals as they are.
+    Exempt,
 }
 
 /// What the host is like, as far as the programs go by it.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// Where packets come in.
+    /// The interfaces of the gateway.
     pub entrances: Vec<Entrance>,
+    /// The gateway's devices, the one for packets on their way to user space first.
+    pub devices: Vec<Entrance>,
+    /// Whose addresses are whose: the longest prefix counts.
+    pub prefixes: BTreeMap<IpNet, PrefixKind>,
+    /// Peers that see terminals as they are.
+    pub exempt: Vec<IpNet>,
+    /// This machine's own IPv6 addresses.
+    pub own_v6: Vec<Ipv6Addr>,
     /// Whether routing rules of others say where IPv4 packets go.
     pub ruled_v4: bool,
     /// The same for IPv6.

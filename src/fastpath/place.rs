@@ -49,6 +49,11 @@ impl Place {
     }
 }
 
+/// Whether a gateway `tun` has a place of its own in this network namespace.
+pub fn exists(tun: &str) -> io::Result<bool> {
+    Ok(lasting(tun)?.exists())
+}
+
 /// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.
 ///
 /// # Errors

@@ -1,28 +1,42 @@
-//! The eBPF program in the kernel: loaded once for each interface, with maps that all of them share.
+//! The eBPF programs in the kernel: loaded once for each interface, with maps that all of them share.
 
-use super::layout::{CONTROL_PORTS, Door, Exit, Flow4, Flow6, Key4, Key6, LAYOUT, WHYS, realm_number};
+use super::layout::{
+    CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, WHYS, realm_number,
+};
 use super::place::Place;
-use super::seat::Seat;
-use super::{Common, Entrance, FastPathError, NoXdp};
+use super::seat::{Role, Seat};
+use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::{SchedClassifier, Xdp};
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
-use std::collections::BTreeMap;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
+use aya::programs::{SchedClassifier, Xdp, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::Object;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-/// The compiled program.
+/// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
 
-/// Its maps.
-const MAPS: [&str; 5] = ["flows4", "flows6", "exits", "ruled", "slow"];
-/// Name of the program that is attached at tc ingress.
-const TC: &str = "kamei_tc";
+/// Their maps.
+const MAPS: [&str; 12] = [
+    "flows4",
+    "flows6",
+    "interfaces",
+    "places4",
+    "places6",
+    "exempt4",
+    "exempt6",
+    "counters",
+    "ways",
+    "numbers",
+    "last_number",
+    "ruled",
+];
 /// Name of the program that is attached to drivers.
 const XDP: &str = "kamei_xdp";
-/// An interface for a first look of the verifier.
-const SAMPLE: Entrance =
-    Entrance { name: String::new(), index: 0, realm: Realm::Outside, hardware: [0; 6], is_local: false };
 /// Bytes of an Ethernet header.
 const ETHERNET: u8 = 14;
 
@@ -30,34 +44,47 @@ const ETHERNET: u8 = 14;
 pub struct Loader {
     common: Common,
     place: Place,
-    /// Whether programs may look into the kernel's structures.
-    looks: bool,
+    token: [u32; 2],
 }
 
-/// Where translated packets may leave and who leads them there, as the programs have it.
-pub struct Exits {
-    map: HashMap<MapData, u32, Exit>,
+/// What the programs know of the host.
+pub struct Surroundings {
+    interfaces: HashMap<MapData, u32, Interface>,
+    places: Trie,
+    exempt: Trie,
     ruled: Array<MapData, u32>,
-    have: BTreeMap<u32, Exit>,
+}
+
+/// Prefixes of both families.
+struct Trie {
+    v4: LpmTrie<MapData, [u8; 4], PlaceValue>,
+    v6: LpmTrie<MapData, [u8; 16], PlaceValue>,
+    /// What is in it.
+    have: BTreeMap<IpNet, PlaceValue>,
 }
 
 /// The flows, as the programs have them.
 pub struct Flows {
     v4: HashMap<MapData, Key4, Flow4>,
     v6: HashMap<MapData, Key6, Flow6>,
-    slow: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
 }
 
 impl Loader {
-    /// Makes the maps, and has the kernel check the program.
-    pub fn new(common: Common) -> Result<(Self, Flows, Exits), FastPathError> {
+    /// Makes the maps, and has the kernel check the programs.
+    pub fn new(common: Common) -> Result<(Self, Flows, Surroundings), FastPathError> {
         let place = Place::of(&common.tun).map_err(FastPathError::FileSystem)?;
-        let mut loader = Self { common, place, looks: true };
-        let mut ebpf = loader.sample().or_else(|error| {
-            log::info!("every translated packet goes through the kernel's forwarding, which is slower: {error}");
-            loader.looks = false;
-            loader.sample()
-        })?;
+        if let Place::Private(_) = &place
+            && let Err(error) = take_over(&common.tun, &place)
+        {
+            log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
+        }
+        let token = [random(), random()];
+        let loader = Self { common, place, token };
+        let mut ebpf = loader.load(&loader.door(Realm::Outside, None, 0)?)?;
+        for role in Role::OUTSIDE {
+            program(&mut ebpf, role)?;
+        }
         if loader.common.xdp {
             xdp_program(&mut ebpf)?;
         }
@@ -65,18 +92,15 @@ impl Loader {
         let flows = Flows {
             v4: HashMap::try_from(take("flows4")?)?,
             v6: HashMap::try_from(take("flows6")?)?,
-            slow: PerCpuArray::try_from(take("slow")?)?,
+            counters: PerCpuArray::try_from(take("counters")?)?,
         };
-        let (map, ruled) = (HashMap::try_from(take("exits")?)?, Array::try_from(take("ruled")?)?);
-        let exits = Exits { map, ruled, have: BTreeMap::new() };
-        Ok((loader, flows, exits))
-    }
-
-    /// A first look of the verifier.
-    fn sample(&self) -> Result<Ebpf, FastPathError> {
-        let mut ebpf = self.load(&self.door(&SAMPLE)?)?;
-        program(&mut ebpf)?;
-        Ok(ebpf)
+        let surroundings = Surroundings {
+            interfaces: HashMap::try_from(take("interfaces")?)?,
+            places: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
+            exempt: Trie::new(LpmTrie::try_from(take("exempt4")?)?, LpmTrie::try_from(take("exempt6")?)?),
+            ruled: Array::try_from(take("ruled")?)?,
+        };
+        Ok((loader, flows, surroundings))
     }
 
     /// Other settings for the programs loaded from now on; the maps stay.
@@ -84,15 +108,33 @@ impl Loader {
         self.common = common;
     }
 
-    /// Puts the program at tc on an interface.
-    pub fn at_tc(&self, entrance: &Entrance) -> Result<Seat, FastPathError> {
-        Seat::at_tc(program(&mut self.load(&self.door(entrance)?)?)?, entrance, &self.place, &self.common)
+    /// The settings of programs that are loaded now.
+    pub fn common(&self) -> &Common {
+        &self.common
+    }
+
+    /// Where what outlives this process has its names.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Puts the programs of these roles on an interface, in their order; `device` is the index of the gateway's own.
+    pub fn at_tc(&self, roles: &[Role], entrance: &Entrance, device: u32) -> Result<Vec<Seat>, FastPathError> {
+        let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
+        let mut ebpf = self.load(&self.door(entrance.realm, hardware, device)?)?;
+        let mut seats = Vec::new();
+        for role in roles {
+            seats.push(Seat::at_tc(program(&mut ebpf, *role)?, *role, entrance, &self.place, &self.common)?);
+        }
+        Ok(seats)
     }
 
     /// Puts the program at XDP on an interface.
     pub fn at_xdp(&self, entrance: &Entrance) -> Result<Seat, NoXdp> {
         let unloaded = |error: FastPathError| NoXdp::Kernel(error.to_string());
-        let mut ebpf = self.door(entrance).and_then(|door| self.load(&door)).map_err(unloaded)?;
+        let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
+        let door = self.door(entrance.realm, hardware, 0);
+        let mut ebpf = door.and_then(|door| self.load(&door)).map_err(unloaded)?;
         Seat::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
     }
 
@@ -105,21 +147,22 @@ impl Loader {
         }
     }
 
-    /// Removes what is left of seats that are not among these, and of other layouts.
-    pub fn tidy<'a>(&self, seats: impl Iterator<Item = &'a Seat> + Clone) {
-        let filters: Vec<u32> = seats.clone().filter_map(Seat::filter).collect();
-        if let Err(error) = super::clsact::remove_elsewhere(&filters, &self.common.tun) {
-            log::warn!("tc filters: {error}; something of an earlier fast path may stay");
+    /// Removes what is left of seats that are not among these, and of other layouts; `names` are others that stay.
+    pub fn tidy<'a>(&self, seats: impl Iterator<Item = &'a Seat> + Clone, names: &[String]) {
+        let filters: Vec<_> = seats.clone().filter_map(Seat::filter).collect();
+        if let Err(error) = super::clsact::remove_but(&filters, &self.common.tun) {
+            log::warn!("tc filters: {error}; something of an earlier gateway may stay");
         }
         let Place::Lasting(path) = &self.place else { return };
-        let mut names: Vec<String> = MAPS.into_iter().map(map_name).collect();
+        let mut names = names.to_vec();
+        names.extend(MAPS.into_iter().map(map_name));
         names.extend(seats.filter_map(Seat::name));
         if let Err(error) = super::place::empty(path, |name| !names.iter().any(|have| have == name)) {
-            log::warn!("{}: {error}; something of an earlier fast path stays", path.display());
+            log::warn!("{}: {error}; something of an earlier gateway stays", path.display());
         }
     }
 
-    fn door(&self, entrance: &Entrance) -> Result<Door, FastPathError> {
+    fn door(&self, realm: Realm, hardware: Option<[u8; 6]>, device: u32) -> Result<Door, FastPathError> {
         if self.common.control_ports.len() > CONTROL_PORTS {
             return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
         }
@@ -128,23 +171,21 @@ impl Loader {
             *place = port.to_be();
         }
         Ok(Door {
-            realm: realm_number(entrance.realm),
-            mark: self.common.mark,
+            realm: realm_number(realm),
+            device,
+            token: self.token,
             control_ports,
-            hardware: entrance.hardware,
-            link_header: ETHERNET,
+            link_header: if hardware.is_some() { ETHERNET } else { 0 },
+            hardware: hardware.unwrap_or_default(),
             clamps: u8::from(self.common.clamps),
+            carries: u8::from(self.common.carries),
             redirects: u8::from(self.common.redirects),
-            looks: u8::from(self.looks),
             unused: [0; 2],
         })
     }
 
     fn load(&self, door: &Door) -> Result<Ebpf, FastPathError> {
-        // Without it the program would read the kernel's structures in the wrong places.
-        let btf = if self.looks { Some(Btf::from_sys_fs().map_err(EbpfError::from)?) } else { None };
         let mut loader = EbpfLoader::new();
-        loader.btf(btf.as_ref());
         loader.override_global("door", door, true);
         for name in MAPS {
             loader.map_pin_path(name, self.place.path().join(map_name(name)));
@@ -154,12 +195,43 @@ impl Loader {
     }
 }
 
+/// Gives the maps of programs that an earlier gateway has left on interfaces their names in a place where nothing has one
+/// yet: packets on their way to user space and back, and known flows, go on.
+fn take_over(tun: &str, place: &Place) -> io::Result<()> {
+    let left = super::clsact::programs(tun)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let object = Object::parse(OBJECT).map_err(io::Error::other)?;
+    let programs = loaded_programs().flatten().filter(|program| left.contains(&program.id()));
+    let numbers: BTreeSet<u32> = programs.filter_map(|program| program.map_ids().ok()?).flatten().collect();
+    for number in numbers {
+        let info = MapInfo::from_id(number).map_err(io::Error::other)?;
+        let Some(name) = info.name_as_str().filter(|name| MAPS.contains(name)) else { continue };
+        // Of another version.
+        let is_same = object
+            .maps
+            .get(name)
+            .is_some_and(|map| (map.key_size(), map.value_size()) == (info.key_size(), info.value_size()));
+        if is_same {
+            let map = MapData::from_id(number).map_err(io::Error::other)?;
+            map.pin(place.path().join(map_name(name))).map_err(io::Error::other)?;
+        }
+    }
+    Ok(())
+}
+
+fn random() -> u32 {
+    // Without random numbers of the system there is no TLS, no hash key, no machine to speak of.
+    getrandom::u32().unwrap_or_else(|_| std::process::id())
+}
+
 fn map_name(map: &str) -> String {
     format!("{map}-{LAYOUT}")
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, FastPathError> {
-    let program = ebpf.program_mut(TC).ok_or(FastPathError::Object(TC))?;
+fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut SchedClassifier, FastPathError> {
+    let program = ebpf.program_mut(role.program()).ok_or(FastPathError::Object(role.program()))?;
     let program: &mut SchedClassifier = program.try_into()?;
     program.load()?;
     Ok(program)
@@ -172,29 +244,77 @@ fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, FastPathError> {
     Ok(program)
 }
 
-impl Exits {
+impl Surroundings {
+    /// These interfaces too from now on, and what is known of them.
+    pub fn add_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
+        interfaces.iter().try_for_each(|(index, interface)| {
+            if self.interfaces.get(index, 0).is_ok_and(|have| have == *interface) {
+                return Ok(());
+            }
+            self.interfaces.insert(index, interface, 0)
+        })
+    }
+
+    /// No others.
+    pub fn keep_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
+        let there: Vec<u32> = self.interfaces.keys().flatten().collect();
+        let gone = there.into_iter().filter(|index| !interfaces.contains_key(index));
+        gone.into_iter().try_for_each(|index| self.interfaces.remove(&index))
+    }
+
+    /// Whether an interface takes frames from XDP, as was told last; `None` if it is none of them.
+    pub fn takes_frames(&self, index: u32) -> Option<bool> {
+        self.interfaces.get(&index, 0).ok().map(|interface| interface.takes_frames != 0)
+    }
+
     /// Exactly these from now on.
-    pub fn set(&mut self, exits: BTreeMap<u32, Exit>) -> Result<(), MapError> {
-        if exits == self.have {
-            return Ok(());
-        }
-        self.have = exits;
-        let there: Vec<u32> = self.map.keys().flatten().collect();
-        for index in there.into_iter().filter(|index| !self.have.contains_key(index)) {
-            self.map.remove(&index)?;
-        }
-        self.have.iter().try_for_each(|(index, exit)| self.map.insert(index, exit, 0))
+    pub fn set_places(&mut self, places: &BTreeMap<IpNet, PrefixKind>) -> Result<(), MapError> {
+        self.places.set(places.iter().map(|(prefix, place)| (*prefix, (*place).into())).collect())
+    }
+
+    /// Exactly these from now on.
+    pub fn set_exempt(&mut self, prefixes: &[IpNet]) -> Result<(), MapError> {
+        self.exempt.set(prefixes.iter().map(|prefix| (*prefix, PrefixKind::Exempt.into())).collect())
     }
 
     /// Whether routing rules of others say where packets go.
     pub fn set_ruled(&mut self, v4: bool, v6: bool) -> Result<(), MapError> {
         self.ruled.set(0, u32::from(v4) | u32::from(v6) << 1, 0)
     }
+}
 
-    /// Whether an interface takes frames from XDP, as was told last; `None` if it is none of them.
-    pub fn takes_frames(&self, index: u32) -> Option<bool> {
-        self.have.get(&index).map(|exit| exit.takes_frames != 0)
+impl Trie {
+    /// With what a predecessor has left in it.
+    fn new(v4: LpmTrie<MapData, [u8; 4], PlaceValue>, v6: LpmTrie<MapData, [u8; 16], PlaceValue>) -> Self {
+        let of_v4 = v4.iter().flatten().filter_map(|(key, value)| Some((prefix(key.data(), key.prefix_len())?, value)));
+        let of_v6 = v6.iter().flatten().filter_map(|(key, value)| Some((prefix(key.data(), key.prefix_len())?, value)));
+        let have = of_v4.chain(of_v6).collect();
+        Self { v4, v6, have }
     }
+
+    /// Exactly these from now on: what is new or other first.
+    fn set(&mut self, wanted: BTreeMap<IpNet, PlaceValue>) -> Result<(), MapError> {
+        for (prefix, value) in wanted.iter().filter(|(prefix, value)| self.have.get(prefix) != Some(value)) {
+            let length = prefix.prefix_len().into();
+            match prefix {
+                IpNet::V4(net) => self.v4.insert(&Key::new(length, net.network().octets()), value, 0)?,
+                IpNet::V6(net) => self.v6.insert(&Key::new(length, net.network().octets()), value, 0)?,
+            }
+        }
+        for prefix in self.have.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+            let length = prefix.prefix_len().into();
+            match prefix {
+                IpNet::V4(net) => self.v4.remove(&Key::new(length, net.network().octets()))?,
+                IpNet::V6(net) => self.v6.remove(&Key::new(length, net.network().octets()))?,
+            }
+        }
+        self.have = wanted;
+        Ok(())
+    }
+}
+
+fn prefix<A: Into<std::net::IpAddr>>(address: A, length: u32) -> Option<IpNet> {
+    IpNet::new(address.into(), u8::try_from(length).ok()?).ok()
 }
 
 impl Flows {
@@ -244,9 +364,18 @@ impl Flows {
         counts.ok().map(Carried::from)
     }
 
-    /// How many packets went the slow way, by reason.
+    /// How many packets went to user space, by reason.
     pub fn slow(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        (0u32..).zip(WHYS).map(|(number, name)| (name, self.slow.get(&number, 0).map_or(0, |each| each.iter().sum())))
+        (0u32..).zip(WHYS).map(|(number, name)| (name, self.counter(number)))
+    }
+
+    /// How many packets the programs have dropped, or let pass as they were, by reason.
+    pub fn noted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        (0u32..).skip(WHYS.len()).zip(NOTED).map(|(number, name)| (name, self.counter(number)))
+    }
+
+    fn counter(&self, number: u32) -> u64 {
+        self.counters.get(&number, 0).map_or(0, |each| each.iter().sum())
     }
 }
 

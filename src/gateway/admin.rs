@@ -24,7 +24,10 @@ pub struct GatewayAdmin {
     pub clock: Clock,
     pub log: Mutex<EventLog>,
     pub journal: Arc<Journal>,
-    pub fast: Option<Arc<FastPath>>,
+    pub fast: Arc<FastPath>,
+    pub outsides: Vec<String>,
+    /// What the outside interfaces had dropped before this process came.
+    pub dropped_before: u64,
     pub fast_path: FastPathMode,
     pub shared: Arc<Shared>,
     pub fixed: GatewayStatus,
@@ -43,7 +46,7 @@ impl Admin for GatewayAdmin {
 
     fn settle(&self) {
         self.shared.settle();
-        fast::settle(self.fast.as_deref(), self.taps(), &self.nat(), self.clock.now());
+        fast::settle(&self.fast, self.taps(), &self.nat(), self.clock.now());
     }
 
     fn taps(&self) -> &Arc<Taps> {
@@ -66,6 +69,9 @@ impl Admin for GatewayAdmin {
     }
 
     fn status(&self) -> GatewayStatus {
+        let mut fast_path = fast::status(&self.fast, self.fast_path);
+        let dropped = dropped_on_arrival(&self.outsides).saturating_sub(self.dropped_before);
+        fast_path.noted.insert("backlog_full".to_owned(), dropped);
         GatewayStatus {
             uptime_seconds: self.clock.uptime().as_secs(),
             by_worker: self.shared.loads.iter().map(Load::view).collect(),
@@ -73,7 +79,7 @@ impl Admin for GatewayAdmin {
             events_waiting: self.events.len(),
             state_file: self.journal.status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
-            fast_path: fast::status(self.fast.as_deref(), self.fast_path),
+            fast_path,
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()
         }
@@ -97,14 +103,26 @@ pub fn fixed(config: &Config, workers: usize, offload: String) -> GatewayStatus 
 
 /// What the kernel could not put into the queues of these devices: it counts that as dropped while sending.
 fn queue_full(devices: &[String]) -> Vec<DeviceStatus> {
+    let dropped = counted(devices, DROPPED_LEAVING);
+    devices.iter().zip(dropped).map(|(name, queue_full)| DeviceStatus { name: name.clone(), queue_full }).collect()
+}
+
+/// What these interfaces have dropped as it arrived.
+pub fn dropped_on_arrival(interfaces: &[String]) -> u64 {
+    counted(interfaces, DROPPED_ARRIVING).into_iter().sum()
+}
+
+/// Columns of /proc/net/dev (net/core/net-procfs.c).
+const DROPPED_ARRIVING: usize = 3;
+const DROPPED_LEAVING: usize = 11;
+
+/// A number of each interface; zero for one that is not there.
+fn counted(interfaces: &[String], column: usize) -> Vec<u64> {
     // Of this network namespace, unlike /sys.
     let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let dropped = |name: &String| -> Option<u64> {
+    let number = |name: &String| -> Option<u64> {
         let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name.as_str())?.strip_prefix(':'))?;
-        line.split_whitespace().nth(11)?.parse().ok()
+        line.split_whitespace().nth(column)?.parse().ok()
     };
-    devices
-        .iter()
-        .map(|name| DeviceStatus { name: name.clone(), queue_full: dropped(name).unwrap_or_default() })
-        .collect()
+    interfaces.iter().map(|name| number(name).unwrap_or_default()).collect()
 }

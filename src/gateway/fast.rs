@@ -1,44 +1,39 @@
-//! The fast path, as the configuration wants it.
+//! Translation in the kernel, as the configuration and the host want it.
 
 use super::GatewayError;
-use super::kernel::{Ethernet, Kernel};
+use super::kernel::{Framing, Kernel};
 use crate::config::{Config, FastPathMode};
 use crate::control::{FastPathStatus, Taps};
-use crate::fastpath::{Common, Entrance, FastPath, Site};
+use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, PrefixKind, Site};
 use crate::nat::{Nat, Realm};
 use crate::time::Time;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Prepares it; `None` if it is off, or cannot be had and need not.
-pub fn start(config: &Config, now: Time) -> Result<Option<Arc<FastPath>>, GatewayError> {
-    if config.fast_path.mode == FastPathMode::Off {
-        return Ok(None);
-    }
-    match FastPath::new(common(config), now) {
-        Ok(fast) => Ok(Some(Arc::new(fast))),
-        Err(error) if config.fast_path.mode == FastPathMode::Auto => {
-            log::warn!("no fast path: {error}");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
+/// Prepares it.
+pub fn start(config: &Config, now: Time) -> Result<Arc<FastPath>, GatewayError> {
+    Ok(Arc::new(FastPath::new(common(config), now)?))
+}
+
+/// Puts the programs on the interfaces there are at the start. Those that are only faster have to be had where they were
+/// asked for by name.
+pub fn take_seats(fast: &FastPath, kernel: &Kernel) -> Result<(), GatewayError> {
+    match fast.follow(&site(kernel)?).into_iter().next() {
+        None => Ok(()),
+        Some(why) => Err(why.into()),
     }
 }
 
-/// Puts it on the interfaces there are at the start: on all of them, if it was asked for by name.
-pub fn take_seats(fast: &FastPath, config: &Config, kernel: &Kernel) -> Result<(), GatewayError> {
-    if config.fast_path.mode == FastPathMode::Auto {
-        follow(fast, kernel);
-        return Ok(());
-    }
-    fast.follow(&site(kernel)).into_iter().next().map_or(Ok(()), |why| {
-        fast.remove();
-        Err(why.into())
-    })
-}
-
-/// Puts it on the interfaces there are now; where it cannot be, packets take the longer way.
+/// Follows the host: interfaces, addresses, whatever somebody has taken off. Where a program cannot be, nothing leaves.
 pub fn follow(fast: &FastPath, kernel: &Kernel) {
-    for why in fast.follow(&site(kernel)) {
+    let wrong = match site(kernel) {
+        Ok(site) => fast.follow(&site),
+        Err(why) => vec![why],
+    };
+    for why in wrong {
         log::warn!("{why}");
     }
 }
@@ -47,50 +42,110 @@ pub fn follow(fast: &FastPath, kernel: &Kernel) {
 pub fn common(config: &Config) -> Common {
     Common {
         tun: config.tun.clone(),
-        mark: config.fast_path.mark,
         flows: config.fast_path.flows,
         control_ports: config.alg.iter().map(|alg| alg.port).collect(),
         clamps: config.mss.is_some(),
+        carries: config.fast_path.mode != FastPathMode::Off,
         redirects: matches!(config.fast_path.mode, FastPathMode::Redirect | FastPathMode::Xdp),
         xdp: config.fast_path.mode == FastPathMode::Xdp,
         hook: config.fast_path.hook,
     }
 }
 
-/// The host, as the fast path goes by it: every interface of the gateway that exists, and who leads packets.
-fn site(kernel: &Kernel) -> Site {
+/// The host, as the programs go by it.
+fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
     let realm = |inside: Option<usize>| match inside {
-        Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
+        Some(inside) => Realm::Inside(number(inside)),
         None => Realm::Outside,
     };
-    let all = kernel.entrances().into_iter();
-    let entrances = all.map(|(name, index, inside, Ethernet { hardware, is_local })| Entrance {
-        name,
-        index,
-        realm: realm(inside),
-        hardware,
-        is_local,
-    });
+    let mut entrances = Vec::new();
+    for (name, index, inside, framing) in kernel.interfaces() {
+        let ethernet = match (framing, inside) {
+            (Framing::Ethernet(ethernet), _) => Some(ethernet),
+            (Framing::Bare, _) | (Framing::Unknown, Some(_)) => None,
+            (Framing::Unknown, None) => return Err(FastPathError::UnknownLink(name)),
+        };
+        entrances.push(Entrance { name, index, realm: realm(inside), ethernet });
+    }
+    let device = |(name, index)| Entrance { name, index, realm: Realm::Outside, ethernet: Some(Default::default()) };
+    let devices: Vec<Entrance> = kernel.devices().into_iter().map(device).collect();
+    if devices.is_empty() {
+        return Err(FastPathError::NoDevice(kernel.plan().device.clone()));
+    }
     let (ruled_v4, ruled_v6) = kernel.host().is_ruled_by_others();
-    Site { entrances: entrances.collect(), ruled_v4, ruled_v6 }
+    let own_v6 = kernel.host().own().iter().filter_map(|own| match own {
+        IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+        _ => None,
+    });
+    Ok(Site {
+        entrances,
+        devices,
+        prefixes: prefixes(kernel),
+        exempt: kernel.plan().exempt.iter().map(IpNet::trunc).collect(),
+        own_v6: own_v6.collect(),
+        ruled_v4,
+        ruled_v6,
+    })
+}
+
+/// Whose addresses are whose.
+fn prefixes(kernel: &Kernel) -> BTreeMap<IpNet, PrefixKind> {
+    let mut all = BTreeMap::new();
+    for (realm, net, is_unclear) in kernel.hidden() {
+        let kind = if is_unclear { PrefixKind::Unclear } else { PrefixKind::Inside(number(realm)) };
+        all.insert(net.trunc(), kind);
+    }
+    let pools = kernel.plan().pools.iter().flat_map(|pool| pool.prefixes());
+    all.extend(pools.map(|net| (net.trunc(), PrefixKind::Pool)));
+    let own_inside = kernel.host().own_inside();
+    for own in kernel.host().own().iter().filter(|own| !own.is_loopback()) {
+        let kind = if own_inside.contains(own) { PrefixKind::OwnInside } else { PrefixKind::OwnOutside };
+        all.insert(IpNet::from(*own), kind);
+    }
+    all
+}
+
+/// There are far fewer insides.
+fn number(inside: usize) -> u16 {
+    u16::try_from(inside).unwrap_or(u16::MAX)
 }
 
 /// How it is.
-pub fn status(fast: Option<&FastPath>, mode: FastPathMode) -> FastPathStatus {
-    let Some(fast) = fast else { return FastPathStatus { mode: "off".to_owned(), ..FastPathStatus::default() } };
-    let (flows, hits, slow) = fast.view();
+pub fn status(fast: &FastPath, mode: FastPathMode) -> FastPathStatus {
+    let view = fast.view();
     let mode = match mode {
         FastPathMode::Redirect => "redirect",
         FastPathMode::Xdp => "xdp",
-        FastPathMode::Auto | FastPathMode::Tc | FastPathMode::Off => "tc",
+        FastPathMode::Auto | FastPathMode::Tc => "tc",
+        FastPathMode::Off => "off",
     };
-    FastPathStatus { mode: mode.to_owned(), flows, hits, slow }
+    FastPathStatus { mode: mode.to_owned(), flows: view.flows, hits: view.hits, slow: view.slow, noted: view.noted }
+}
+
+/// Tells the log of packets that the kernel's programs drop: each reason when it first counts, then once in a while.
+#[derive(Default)]
+pub struct NotedLog {
+    said: BTreeMap<String, (u64, Time)>,
+}
+
+/// A reason that goes on counting is said again after this.
+const SAID_AGAIN: Duration = Duration::from_secs(600);
+
+impl NotedLog {
+    /// Looks at the counters. Call it every few seconds.
+    pub fn look(&mut self, fast: &FastPath, now: Time) {
+        for (why, number) in fast.view().noted {
+            let (said, at) = self.said.get(&why).copied().unwrap_or((0, now));
+            if number > said && (said == 0 || now - at >= SAID_AGAIN) {
+                log::warn!("{} packets, {why}: {}", number - said, fastpath::meaning(&why));
+                self.said.insert(why, (number, now));
+            }
+        }
+    }
 }
 
 /// Heeds whoever wants to see all packets, and notes what was carried, so that bindings say what is true now.
-pub fn settle(fast: Option<&FastPath>, taps: &Taps, nat: &Nat, now: Time) {
-    if let Some(fast) = fast {
-        fast.bypass(taps.bypass_fast_path(), nat, now);
-        fast.settle(nat, now);
-    }
+pub fn settle(fast: &FastPath, taps: &Taps, nat: &Nat, now: Time) {
+    fast.bypass(taps.bypass_fast_path(), nat, now);
+    fast.settle(nat, now);
 }

@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::event_log::EventLog;
+use super::fast::NotedLog;
 use super::huge_pages;
 use super::kernel::{Kernel, Neighbours};
 use super::notify::Manager;
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 /// How often bindings are aged and the host's network is looked at.
 const BEAT: Duration = Duration::from_secs(1);
+/// After a look at what has changed the next one is not before this: changes come in bursts.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What housekeeping needs.
 pub struct Housekeeping {
@@ -29,14 +32,18 @@ pub struct Housekeeping {
     pub config: Config,
     /// Where to read it anew.
     pub source: Source,
+    /// Something on this machine has changed.
+    pub changes: Receiver<()>,
     /// Reloads that are asked for.
     pub requests: Receiver<Request>,
     /// What the workers share.
     pub shared: Arc<Shared>,
     /// What was set up in the kernel.
     pub kernel: Kernel,
-    /// The fast path, if there is one.
-    pub fast: Option<Arc<FastPath>>,
+    /// Translation in the kernel.
+    pub fast: Arc<FastPath>,
+    /// Tells the log what the kernel drops.
+    pub noted: NotedLog,
     /// The clock of the process.
     pub clock: Clock,
     /// Events from the workers.
@@ -57,6 +64,9 @@ impl Housekeeping {
     /// Works until told to stop; hands back what was set up in the kernel.
     pub fn run(mut self) -> Kernel {
         let mut next = self.clock.now() + BEAT;
+        // When to look at the host again, if before that.
+        let mut soon: Option<Time> = None;
+        let mut followed = self.clock.now();
         loop {
             select! {
                 recv(self.events) -> event => match event {
@@ -64,13 +74,21 @@ impl Housekeeping {
                     Err(_) => std::thread::sleep(next - self.clock.now()),
                 },
                 recv(self.stop) -> _ => break,
+                recv(self.changes) -> change => match change {
+                    Ok(()) => soon = Some(soon.unwrap_or(followed + PAUSE)),
+                    Err(_) => std::thread::sleep(next - self.clock.now()),
+                },
                 recv(self.requests) -> request => match request {
                     Ok(request) => self.serve(&request),
                     Err(_) => std::thread::sleep(next - self.clock.now()),
                 },
-                default(next - self.clock.now()) => {}
+                default(soon.map_or(next, |soon| soon.min(next)) - self.clock.now()) => {}
             }
             let now = self.clock.now();
+            if soon.is_some_and(|soon| now >= soon) {
+                soon = self.follow_host();
+                followed = self.clock.now();
+            }
             if now >= next {
                 next = now + BEAT;
                 self.beat(now);
@@ -90,6 +108,18 @@ impl Housekeeping {
         self.log.write(&self.nat, event, self.clock.now());
     }
 
+    /// Follows the host's network, and puts back what somebody has taken away. Says when to look again, if a burst of
+    /// changes has not passed yet.
+    fn follow_host(&mut self) -> Option<Time> {
+        match self.kernel.poll() {
+            Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),
+            Ok(false) => {}
+            Err(error) => log::error!("{error}"),
+        }
+        super::fast::follow(&self.fast, &self.kernel);
+        self.kernel.pause().map(|pause| self.clock.now() + pause)
+    }
+
     fn beat(&mut self, now: Time) {
         let log = &mut self.log;
         self.nat.tick(now, &mut |event| {
@@ -102,16 +132,11 @@ impl Housekeeping {
         log.beat(now);
         huge_pages::lay_out(&self.nat);
         self.watchdog.beat(&self.shared, now);
-        match self.kernel.poll() {
-            Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),
-            Ok(false) => {}
-            Err(error) => log::error!("{error}"),
-        }
-        if let Some(fast) = &self.fast {
-            super::fast::follow(fast, &self.kernel);
-            fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
-            fast.look(&self.nat, now);
-        }
+        self.follow_host();
+        self.kernel.tell();
+        self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
+        self.fast.look(&self.nat, now);
+        self.noted.look(&self.fast, now);
     }
 }
 

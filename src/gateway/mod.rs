@@ -1,15 +1,17 @@
 //! The running gateway: threads, kernel set-up, shutdown.
 //!
 //! ```text
-//!              inside interfaces                              outside interfaces
-//!                     │  policy rule: iif                            │  policy rule: to a pool
-//!                     ▼                                              ▼
-//!               {tun}-in0 ──read──►  Translator::translate  ──write──► {tun}-out ──► main table ──► peer
-//!  terminal ◄── main table ◄── {tun}-in0 ◄──write──   (one worker a queue)   ◄──read── {tun}-out
+//!  terminal ──► inside interface ──► the kernel's forwarding ──► outside interface ──► peer
+//!                                                                 │ leaving    ▲
+//!                                                                 ▼            │
+//!                                                  {tun}-nat ──read──► Translator::translate ──write──┐
+//!                                                                 ▲       (one worker a queue)        │
+//!                                                                 │ arriving                          ▼
+//!  terminal ◄── inside interface ◄── the kernel's forwarding ◄── outside interface ◄────── as if it had come so
 //! ```
 //!
-//! One TUN device a realm says without guessing where a packet came from. It leaves by the device of the realm it goes
-//! to, so that routing, TTL, MTU and the operator's firewall see it as coming from there.
+//! Packets of flows that the kernel does not translate itself (see `fastpath`) are taken where they leave or arrive, and go
+//! back there: routing, TTL, MTU and the operator's firewall see one packet, from the inside to the outside interface.
 
 mod admin;
 pub mod clock;
@@ -28,10 +30,10 @@ mod settings;
 mod threads;
 mod worker;
 
-use crate::config::{Config, Hardening, OnStop};
+use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, ControlError, Door, Listener};
 use crate::device::tun::{self, TunError};
-use crate::fastpath::FastPathError;
+use crate::fastpath::{self, FastPath, FastPathError};
 use crate::journal::{Journal, JournalError, JournalSettings, Keeper, StateFile};
 use crate::nat::{BindingState, Misfit, Nat, SettingsError};
 use admin::GatewayAdmin;
@@ -66,8 +68,8 @@ pub enum GatewayError {
     /// The TUN devices.
     #[error(transparent)]
     Tun(#[from] TunError),
-    /// The fast path that was asked for.
-    #[error("{0}. Or choose another --fast-path: tc, or auto, which goes without where it must")]
+    /// Translation in the kernel.
+    #[error(transparent)]
     FastPath(#[from] FastPathError),
     /// What the translator cannot hold.
     #[error(transparent)]
@@ -113,13 +115,13 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
-    let mut plan = plan(&config);
+    let plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
     let state = StateFile::take(&config.state_dir, &config.tun)?;
     let confinement = confinement(&config, file)?;
     let listener = Listener::bind(door(&config, confinement.clone())?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
-    let names = device_names(&plan);
+    let names: Vec<String> = plan.devices().map(str::to_owned).collect();
     let adopted = handover::adopt(&names, workers, config.offload, handed, &manager);
     let there = if adopted.is_some() { kernel::Devices::HandedOver } else { kernel::Devices::Missing };
     let host = kernel::inspect(&plan, there)?;
@@ -130,16 +132,19 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         Some(devices) => devices,
         None => make_devices(&config, &names, workers, &manager)?,
     };
-    let fast = fast::start(&config, clock.now())?;
-    plan.mark = fast.as_ref().map(|_| config.fast_path.mark);
-    let kernel = Kernel::set_up(plan)?;
+    let is_first = !fastpath::has_left(&config.tun).unwrap_or(true);
+    let fast = fast::start(&config, clock.now()).inspect_err(|_| {
+        if is_first {
+            let _ = fastpath::remove(&config.tun); // the maps that it had made
+        }
+    })?;
+    let kernel = set_up(plan, &fast, is_first)?;
     tell_surroundings(&nat, kernel.host());
     let journal = restore(&config, state, &nat, &kernel, clock, terminals)?;
-    if let Some(fast) = &fast {
-        nat.set_offload(Arc::clone(fast) as _);
-        fast::take_seats(fast, &config, &kernel)?;
-        fast.adopt(&nat, clock.now());
+    if config.fast_path.mode != FastPathMode::Off {
+        nat.set_offload(Arc::clone(&fast) as _);
     }
+    fast.adopt(&nat, clock.now());
     if let Some(confinement) = &confinement
         && let Some(lacking) = confinement.enter()?
     {
@@ -148,9 +153,8 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
 
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
-    let fast_path = fast.clone();
     let reload =
-        Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals, fast: fast.clone() };
+        Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals, fast: Arc::clone(&fast) };
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
@@ -161,7 +165,9 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         clock,
         log: Mutex::new(EventLog::new(terminals)),
         journal,
-        fast,
+        fast: Arc::clone(&fast),
+        dropped_before: admin::dropped_on_arrival(&config.outsides),
+        outsides: config.outsides.clone(),
         fast_path: config.fast_path.mode,
         shared: Arc::clone(&running.shared),
         fixed: admin::fixed(&config, workers, offload.to_string()),
@@ -178,12 +184,26 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     );
     manager.ready(&format!("serving {} pools for {}", config.pools.len(), running.inside_names));
     let ended = running.wait(signals, requests, &manager, config.on_stop);
-    if let Some(fast) = fast_path.filter(|_| ended.is_ok() && config.on_stop == OnStop::Undo) {
+    if ended.is_ok() && config.on_stop == OnStop::Undo {
         fast.remove();
     }
     server.stop();
     keeper.stop();
     ended
+}
+
+/// Sets the host's network up: nothing is forwarded before it is certain to be translated. What this start has made goes
+/// again where it fails.
+fn set_up(plan: Plan, fast: &FastPath, is_first: bool) -> Result<Kernel, GatewayError> {
+    let done = Kernel::set_up(plan).map_err(GatewayError::from).and_then(|mut kernel| {
+        fast::take_seats(fast, &kernel)?;
+        kernel.open()?;
+        Ok(kernel)
+    });
+    if done.is_err() && is_first {
+        fast.remove();
+    }
+    done
 }
 
 /// The TUN devices, kept by systemd for a successor if the configuration says so.
@@ -266,7 +286,6 @@ fn door(config: &Config, confinement: Option<Confinement>) -> Result<Door, Gatew
     Ok(Door::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
 }
 
-/// Without a fast path: whether there is one shows later.
 fn plan(config: &Config) -> Plan {
     Plan {
         tun: config.tun.clone(),
@@ -275,16 +294,15 @@ fn plan(config: &Config) -> Plan {
             .iter()
             .enumerate()
             .map(|(number, inside)| InsidePlan {
-                device: format!("{}-in{number}", config.tun),
+                device: (config.insides.len() > 1).then(|| format!("{}-in{number}", config.tun)),
                 interfaces: inside.interfaces.clone(),
                 sources: inside.prefixes.clone(),
             })
             .collect(),
-        outside_device: format!("{}-out", config.tun),
+        device: format!("{}-nat", config.tun),
         outsides: config.outsides.clone(),
         pools: config.pools.iter().map(|pool| pool.range).collect(),
         exempt: config.exempt.clone(),
-        mark: None,
         undo_file: undo_file(&config.control, &config.tun),
     }
 }
@@ -292,12 +310,6 @@ fn plan(config: &Config) -> Plan {
 /// Where it is noted what to restore, for a successor after `kill -9`: beside the control socket.
 pub fn undo_file(control: &Path, tun: &str) -> PathBuf {
     control.with_file_name(format!("{tun}.undo"))
-}
-
-/// The outside first, then the insides in their order: the order in which workers know them.
-fn device_names(plan: &Plan) -> Vec<String> {
-    let insides = plan.insides.iter().map(|inside| inside.device.clone());
-    std::iter::once(plan.outside_device.clone()).chain(insides).collect()
 }
 
 fn one_a_core() -> NonZeroUsize {

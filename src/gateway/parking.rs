@@ -2,7 +2,6 @@
 //! (`durability = "strict"`) until the binding is on disk.
 
 use crate::journal::{Journal, NotRecorded, Recorded};
-use crate::nat::Realm;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,12 +23,10 @@ pub struct Parking {
 
 /// A packet that waits.
 pub struct Parked {
-    /// Where it goes.
-    pub to: Realm,
-    /// The packet.
-    pub bytes: Box<[u8]>,
-    /// Whether it was made here, as on a wire; otherwise it is as it was read, virtio header and all.
-    pub is_own: bool,
+    /// The number of the device that takes it.
+    pub device: usize,
+    /// The frame, virtio header and all.
+    pub frame: Box<[u8]>,
 }
 
 impl Parking {

@@ -76,8 +76,7 @@ impl Housekeeping {
         if reloaded.changes.is_empty() {
             return Ok(reloaded);
         }
-        let mut plan = plan(&config);
-        plan.mark = self.fast.as_ref().map(|_| config.fast_path.mark);
+        let plan = plan(&config);
         let settings = settings::settings(&config, &self.kernel.look_ahead(&plan)?)?;
         let now = self.clock.now();
         if dry_run {
@@ -98,10 +97,8 @@ impl Housekeeping {
         reloaded.changes.extend(self.put_back(aside, &after));
         // What fitted nowhere stays in the state file, for the day its pool comes back.
         self.journal.adopt(Arc::clone(&after));
-        if let Some(fast) = &self.fast {
-            fast.renew(super::fast::common(&config));
-            super::fast::follow(fast, &self.kernel);
-        }
+        self.fast.renew(super::fast::common(&config));
+        super::fast::follow(&self.fast, &self.kernel);
         rest.end_with(&after);
         *live = Arc::clone(&after);
         self.nat = after;

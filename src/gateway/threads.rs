@@ -4,6 +4,7 @@ use super::GatewayError;
 use super::clock::Clock;
 use super::confine::{self, Role};
 use super::event_log::{EventLog, TerminalNames};
+use super::fast::NotedLog;
 use super::housekeeping::{Housekeeping, Watchdog};
 use super::kernel::Kernel;
 use super::notify::Manager;
@@ -12,12 +13,15 @@ use super::reload::{Live, Request, Source};
 use super::worker::{Shared, Worker};
 use crate::config::{Config, Hardening, OnStop};
 use crate::device::tun;
-use crate::fastpath::FastPath;
+use crate::fastpath::{FastPath, RulesetMonitor};
 use crate::journal::Journal;
 use crate::nat::{Event, Nat};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use rustix::event::epoll;
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT};
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -33,11 +37,11 @@ pub struct Reload {
     /// Where to read it anew.
     pub source: Source,
     /// Who asks for that.
-    pub asked: crossbeam_channel::Receiver<Request>,
+    pub asked: Receiver<Request>,
     /// How the log names terminals.
     pub terminals: TerminalNames,
-    /// The fast path, if there is one.
-    pub fast: Option<Arc<FastPath>>,
+    /// Translation in the kernel.
+    pub fast: Arc<FastPath>,
 }
 
 /// The threads.
@@ -51,7 +55,7 @@ pub struct Running {
     stop: Sender<()>,
     workers: Vec<JoinHandle<Option<()>>>,
     housekeeping: JoinHandle<Option<Kernel>>,
-    ended: crossbeam_channel::Receiver<String>,
+    ended: Receiver<String>,
 }
 
 impl Running {
@@ -69,11 +73,8 @@ impl Running {
     ) -> Result<Self, GatewayError> {
         let system = |what| move |error| GatewayError::System { what, error };
         let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
-        let inside_names = (0..devices.len().saturating_sub(1))
-            .filter_map(|inside| u16::try_from(inside).ok())
-            .map(|inside| nat.inside_name(inside).to_owned())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let insides = reload.config.insides.iter().map(|inside| inside.name.as_str());
+        let inside_names = insides.collect::<Vec<_>>().join(", ");
         let (events, received) = crossbeam_channel::bounded(EVENTS);
         let (say_ended, ended) = crossbeam_channel::bounded(workers + 1);
         let neighbours = kernel.neighbours();
@@ -110,15 +111,18 @@ impl Running {
             handles.push(handle);
         }
         let (stop, stopped) = crossbeam_channel::bounded(0);
+        let changes = watch_host(&kernel).map_err(system("cannot watch this machine's network"))?;
         let housekeeping = Housekeeping {
             nat: Arc::clone(nat),
             live: reload.live,
             config: reload.config,
             source: reload.source,
             requests: reload.asked,
+            changes,
             shared: Arc::clone(&shared),
             kernel,
             fast: reload.fast,
+            noted: NotedLog::default(),
             clock,
             events: received,
             neighbours,
@@ -191,6 +195,37 @@ impl Running {
         log::info!("stopped");
         Ok(undone?)
     }
+}
+
+/// Starts a thread that tells whenever something of the host's network or of its firewall changes. It ends with the
+/// process.
+fn watch_host(kernel: &Kernel) -> io::Result<Receiver<()>> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let once = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    let network = kernel.as_fd().try_clone_to_owned()?;
+    epoll::add(&epoll, &network, epoll::EventData::new_u64(0), once)?;
+    // A kernel without nf_tables has no rules that change.
+    let mut ruleset = RulesetMonitor::new().ok();
+    if let Some(ruleset) = &ruleset {
+        epoll::add(&epoll, ruleset, epoll::EventData::new_u64(1), once)?;
+    }
+    let (tell, changes) = crossbeam_channel::bounded(1);
+    std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
+        let _network = network;
+        let mut ready = Vec::with_capacity(2);
+        loop {
+            ready.clear();
+            let waited = epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), None);
+            if !matches!(waited, Ok(_) | Err(Errno::INTR)) {
+                return;
+            }
+            let _ = ruleset.as_mut().map(RulesetMonitor::drain); // whatever it says, something has changed
+            if let Err(TrySendError::Disconnected(())) = tell.try_send(()) {
+                return;
+            }
+        }
+    })?;
+    Ok(changes)
 }
 
 /// Starts a thread that must not end by itself. A panic is a bug; the process ends fail-closed rather than go on with a

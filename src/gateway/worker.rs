@@ -1,13 +1,14 @@
-//! One worker: reads its queue of every device, translates, writes.
+//! One worker: reads its queue of every device, translates, has packets go back to where they were taken.
 
 use super::clock::Clock;
 use super::kernel::Neighbours;
 use super::parking::{Parked, Parking};
 use crate::config::Pinning;
 use crate::control::{Seen, Taps, WorkerStatus};
-use crate::device::tun::{Buffer, Queue};
+use crate::device::tun::{Buffer, Origin, Queue, Taken, Way};
 use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Replaced, Translator, Verdict};
 use crate::time::Time;
+use crate::wire::Address;
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll};
@@ -38,7 +39,7 @@ const WAKE: u64 = u64::MAX;
 pub struct Worker {
     /// Its number.
     pub number: usize,
-    /// For each worker, its queue of every device: the outside first, then each inside.
+    /// For each worker, its queue of every device: the gateway's first, then each inside's, where they have one.
     pub queues: Arc<[Vec<Queue>]>,
     /// Its translator.
     pub translator: Translator,
@@ -328,7 +329,7 @@ impl Worker {
             notes.last = now;
         }
         while let Some(answer) = self.translator.overdue(now) {
-            self.write(Realm::Outside, |queue| queue.send_own(&answer));
+            self.write_own(Realm::Outside, &answer);
         }
     }
 
@@ -365,10 +366,6 @@ impl Worker {
 
     /// Serves one queue until it is empty or another has its turn. Says whether there may be more.
     fn take_turn(&mut self, number: usize, buffer: &mut Buffer) -> io::Result<bool> {
-        let realm = match number.checked_sub(1) {
-            None => Realm::Outside,
-            Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
-        };
         let now = self.clock.now();
         let (mut super_packets, mut reads) = (0, 0);
         let mut more = true;
@@ -378,7 +375,7 @@ impl Worker {
                 Ok(true) => {
                     reads += 1;
                     super_packets += u64::from(buffer.is_super_packet());
-                    self.serve(buffer, realm, now);
+                    self.serve(buffer, now);
                 }
                 Ok(false) => more = false,
                 // A device that is down gives EIO (or EBADFD) until it is up again, or until it is gone.
@@ -401,7 +398,12 @@ impl Worker {
     }
 
     /// Translates the packet in `buffer` and does what the verdict says.
-    fn serve(&mut self, buffer: &mut Buffer, realm: Realm, now: Time) {
+    fn serve(&mut self, buffer: &mut Buffer, now: Time) {
+        let Some(origin) = buffer.origin() else { return };
+        let realm = match origin.realm.checked_sub(1) {
+            None => Realm::Outside,
+            Some(inside) => Realm::Inside(inside),
+        };
         let mut packet = buffer.packet();
         let kept = self.shared.taps.keep(packet.bytes);
         let verdict = self.translator.translate(&mut packet, realm, now);
@@ -409,50 +411,91 @@ impl Worker {
             self.shared.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
         }
         match verdict {
-            Verdict::Forward { to, event } => match event.filter(|event| self.tell(*event)) {
-                Some(event) => {
-                    let packet = Parked { to, bytes: buffer.as_read().into(), is_own: false };
-                    self.park(event, std::iter::once(packet));
+            Verdict::Forward { to, event } => {
+                let device = self.address(buffer, origin, to);
+                match event.filter(|event| self.tell(*event)) {
+                    Some(event) => {
+                        let packet = Parked { device, frame: buffer.as_read().into() };
+                        self.park(event, std::iter::once(packet));
+                    }
+                    None => self.write(device, buffer.as_read()),
                 }
-                None => self.write(to, |queue| queue.send(buffer)),
-            },
-            Verdict::Replace(replaced) => self.write_instead(*replaced, realm),
+            }
+            Verdict::Replace(replaced) => {
+                let device = self.address(buffer, origin, replaced.to);
+                self.write_instead(*replaced, device, buffer.way(), realm);
+            }
             Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
             Verdict::Refuse(refused) => {
                 if self.tell(refused.event) {
                     self.park(refused.event, std::iter::empty());
                 }
                 if let Some(answer) = refused.answer {
-                    self.write(realm, |queue| queue.send_own(&answer));
+                    self.write_own(realm, &answer);
                 }
             }
         }
     }
 
-    /// Writes what a helper has made of a packet from `realm`.
-    fn write_instead(&mut self, Replaced { to, event, packets, answer }: Replaced, realm: Realm) {
-        match event.filter(|event| self.tell(*event)) {
-            Some(event) => self.park(event, packets.into_iter().map(|bytes| Parked { to, bytes, is_own: true })),
-            None => packets.iter().for_each(|packet| self.write(to, |queue| queue.send_own(packet))),
+    /// Has a packet that was translated go back to where it was taken, if it goes on there; else the kernel routes it.
+    /// Says by which device.
+    fn address(&self, buffer: &mut Buffer, origin: Origin, to: Realm) -> usize {
+        let goes_on = match (origin.taken, to) {
+            (Taken::Leaving, Realm::Outside) => true,
+            (Taken::Arriving, Realm::Inside(_)) => !self.is_for_one_of_two(buffer),
+            _ => false,
+        };
+        if goes_on {
+            return 0;
         }
-        if let Some(answer) = answer {
-            self.write(realm, |queue| queue.send_own(&answer));
+        buffer.forget_way();
+        self.device_of(to)
+    }
+
+    /// Whether the kernel cannot tell by the destination which inside is meant.
+    fn is_for_one_of_two(&self, buffer: &mut Buffer) -> bool {
+        self.own().len() > 1
+            && destination(buffer.packet().bytes).is_some_and(|terminal| self.translator.is_unclear(terminal))
+    }
+
+    /// The device by which the kernel hears of packets for a realm.
+    fn device_of(&self, realm: Realm) -> usize {
+        match realm {
+            Realm::Inside(inside) if usize::from(inside) + 1 < self.own().len() => usize::from(inside) + 1,
+            _ => 0,
         }
     }
 
-    /// A packet enters the kernel by the device of the realm it goes to, on this worker's queue. Routing takes it on
-    /// from there, and the kernel's flow table of that device sends the replies to the same queue: one worker serves
-    /// both directions of a flow, so nothing is reordered.
-    fn write(&self, to: Realm, send: impl FnOnce(&Queue) -> io::Result<()>) {
-        let number = match to {
-            Realm::Outside => 0,
-            Realm::Inside(inside) => usize::from(inside) + 1,
-        };
-        let Some(queue) = self.own().get(number) else { return };
+    /// Writes what a helper has made of a packet from `realm`.
+    fn write_instead(&mut self, replaced: Replaced, device: usize, way: Option<Way>, realm: Realm) {
+        let Replaced { event, packets, answer, .. } = replaced;
+        let frame = |packet: Box<[u8]>| Some(self.own().get(device)?.frame(&packet, way));
+        let frames: Vec<_> = packets.into_iter().filter_map(frame).collect();
+        match event.filter(|event| self.tell(*event)) {
+            Some(event) => self.park(event, frames.into_iter().map(|frame| Parked { device, frame })),
+            None => frames.iter().for_each(|frame| self.write(device, frame)),
+        }
+        if let Some(answer) = answer {
+            self.write_own(realm, &answer);
+        }
+    }
+
+    /// Has the kernel route a packet made here into a realm.
+    fn write_own(&self, to: Realm, packet: &[u8]) {
+        let device = self.device_of(to);
+        if let Some(queue) = self.own().get(device) {
+            self.write(device, &queue.frame(packet, None));
+        }
+    }
+
+    /// A frame enters the kernel on this worker's queue. The kernel's flow table of that device sends the replies to the
+    /// same queue: one worker serves both directions of a flow, so nothing is reordered.
+    fn write(&self, device: usize, frame: &[u8]) {
+        let Some(queue) = self.own().get(device) else { return };
         self.count(|load| &load.writes, 1);
-        if let Err(error) = send(queue) {
+        if let Err(error) = queue.send(frame) {
             self.shared.write_errors.fetch_add(1, Ordering::Relaxed);
-            log::trace!("{to:?}: the kernel did not take a packet: {error}");
+            log::trace!("the kernel did not take a packet: {error}");
         }
     }
 
@@ -485,9 +528,17 @@ impl Worker {
     }
 
     fn leave(&self, packets: Vec<Parked>) {
-        for Parked { to, bytes, is_own } in packets {
-            self.write(to, |queue| if is_own { queue.send_own(&bytes) } else { queue.send_as_read(&bytes) });
+        for Parked { device, frame } in packets {
+            self.write(device, &frame);
         }
+    }
+}
+
+/// The destination of a packet that was translated.
+fn destination(packet: &[u8]) -> Option<Address> {
+    match packet.first()? >> 4 {
+        4 => packet.get(16..)?.first_chunk().copied().map(Address::from_v4),
+        _ => packet.get(24..)?.first_chunk().copied().map(Address::from_v6),
     }
 }
 

@@ -82,7 +82,11 @@ impl Nat {
             return Ok(Decision { flow, event: None });
         }
         let callee = self.callee(virtual_ip)?;
-        self.is_peer(peer, callee.found.slot.inside)?;
+        let slot = &callee.found.slot;
+        if !self.surroundings.read().is_source(slot.inside, slot.terminal) {
+            return Err(DropReason::InsideGone);
+        }
+        self.is_peer(peer, slot.inside)?;
         self.may_call(&callee, peer, now)?;
         let flow = Flow {
             rewrite: Rewrite::destination(callee.found.slot.terminal),

@@ -141,7 +141,7 @@ struct Inherited {
 /// What the network around the gateway looks like; changes while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Surroundings {
-    /// For each inside realm, the prefixes whose addresses may get a binding.
+    /// For each inside realm, the prefixes whose addresses may get a binding: in order, none within another.
     sources: Vec<Vec<IpNet>>,
     /// The gateway's own addresses inside.
     own_inside: Vec<IpAddr>,
@@ -195,7 +195,7 @@ impl Nat {
             }
         }
         let surroundings = Surroundings {
-            sources: settings.insides.iter().map(|inside| inside.sources.clone()).collect(),
+            sources: settings.insides.iter().map(|inside| in_order(&inside.sources)).collect(),
             own_inside: Vec::new(),
             own_outside: settings.own_outside,
         };
@@ -278,7 +278,7 @@ impl Nat {
     pub fn set_sources(&self, inside: usize, sources: Vec<IpNet>) {
         self.change_surroundings(|surroundings| {
             if let Some(place) = surroundings.sources.get_mut(inside) {
-                *place = sources;
+                *place = in_order(&sources);
             }
         });
     }
@@ -343,16 +343,13 @@ impl Nat {
 impl Surroundings {
     /// Whether `address` is in one of the prefixes of the inside realm.
     fn is_source(&self, inside: u16, address: Address) -> bool {
-        let address = IpAddr::from(address);
-        self.sources
-            .get(usize::from(inside))
-            .is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&address)))
+        self.sources.get(usize::from(inside)).is_some_and(|prefixes| contain(prefixes, address.into()))
     }
 
     /// Whether nobody outside may see `address`: it is in a prefix of an inside realm, or the gateway's own there.
     fn is_hidden(&self, address: Address) -> bool {
         let address = IpAddr::from(address);
-        self.sources.iter().flatten().any(|prefix| prefix.contains(&address)) || self.own_inside.contains(&address)
+        self.sources.iter().any(|prefixes| contain(prefixes, address)) || self.own_inside.contains(&address)
     }
 
     /// Whether `address` is the gateway's own.
@@ -370,6 +367,19 @@ impl Surroundings {
     fn own_inside(&self, like: Address) -> Option<Address> {
         first_of_family(&self.own_inside, like)
     }
+}
+
+/// Prefixes in order, none within another.
+fn in_order(prefixes: &[IpNet]) -> Vec<IpNet> {
+    let mut all = IpNet::aggregate(&prefixes.iter().map(IpNet::trunc).collect());
+    all.sort_unstable();
+    all
+}
+
+/// Whether one of these, which are in order, has the address.
+fn contain(prefixes: &[IpNet], address: IpAddr) -> bool {
+    let after = prefixes.partition_point(|prefix| prefix.network() <= address);
+    after.checked_sub(1).and_then(|last| prefixes.get(last)).is_some_and(|prefix| prefix.contains(&address))
 }
 
 /// The pools of each table.

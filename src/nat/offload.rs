@@ -143,9 +143,14 @@ impl Nat {
             Realm::Inside(_) => offer.source,
             Realm::Outside => offer.address,
         };
-        let surroundings = self.surroundings();
+        !self.is_unclear(terminal)
+    }
+
+    /// Whether an inside address is of several insides.
+    pub(super) fn is_unclear(&self, address: Address) -> bool {
+        let surroundings = self.surroundings.read();
         let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
-        insides.filter(|inside| surroundings.is_source(*inside, terminal)).count() < 2
+        insides.filter(|inside| surroundings.is_source(*inside, address)).count() > 1
     }
 
     /// Whether the decision would be the same now. If the terminal has sent something, its contact is refreshed.

@@ -35,8 +35,7 @@ pub struct Settings {
     pub own_outside: Vec<IpAddr>,
     /// Key of the address hash; the same key gives terminals the same first choice after a restart.
     pub hash_key: [u8; 16],
-    /// Whether to give back the hop that the way into the gateway's device took from TTL or hop limit, so that
-    /// the gateway is one hop, not two. On behind TUN, off where packets come from memory.
+    /// Whether a packet that comes from inside and goes back inside gets back one hop: the kernel forwards it twice.
     pub restore_hop: bool,
 }
 

@@ -55,7 +55,7 @@ impl Translator {
         if realm == Realm::Outside && opens {
             self.counters.callbacks.add(1);
         }
-        self.rewrite(packet, &headers, hit);
+        self.rewrite(packet, &headers, realm, hit);
         self.count_passed(realm, packet.bytes.len());
         Some(hit.to)
     }
@@ -117,6 +117,11 @@ impl Translator {
         self.waiting.take(&self.nat, now).filter(|_| self.may_answer(now))
     }
 
+    /// Whether a terminal's address is of several insides, which only the gateway's devices can tell apart.
+    pub fn is_unclear(&self, terminal: Address) -> bool {
+        self.nat.is_unclear(terminal)
+    }
+
     /// When [`Translator::overdue`] may have something.
     pub fn next_due(&self) -> Option<Time> {
         self.waiting.next()
@@ -147,7 +152,8 @@ impl Translator {
             match helpers.pass(packet, headers, hit.patch.rewrite(headers), now) {
                 Ok(Passed::AsIs) => {}
                 Ok(Passed::Instead { packets, answer }) => {
-                    let packets = packets.into_iter().filter_map(|packet| self.rewrite_new(packet, hit)).collect();
+                    let packets =
+                        packets.into_iter().filter_map(|packet| self.rewrite_new(packet, realm, hit)).collect();
                     return Verdict::Replace(Box::new(Replaced { to: hit.to, event, packets, answer }));
                 }
                 // It has made or woken a binding all the same.
@@ -159,7 +165,7 @@ impl Translator {
                 }
             }
         }
-        self.rewrite(packet, headers, hit);
+        self.rewrite(packet, headers, realm, hit);
         Verdict::Forward { to: hit.to, event }
     }
 
@@ -190,9 +196,9 @@ impl Translator {
     }
 
     #[inline(always)] // into the short way, where most of what it asks is known
-    fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, hit: Hit) {
+    fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, from: Realm, hit: Hit) {
         let stored = headers.stored(packet.checksum_start);
-        hit.patch.apply(packet.bytes, headers, stored, self.nat.restore_hop);
+        hit.patch.apply(packet.bytes, headers, stored, self.nat.restore_hop && turns_back(from, hit.to));
         if let Some(most) = self.nat.mss.filter(|_| matches!(headers.kind, Kind::TcpSyn | Kind::Tcp)) {
             wire::clamp_mss(packet.bytes, headers.transport..headers.end, stored, most);
         }
@@ -200,16 +206,16 @@ impl Translator {
 
     /// The same for a packet made by a helper.
     #[cold]
-    fn rewrite_new(&self, mut bytes: Box<[u8]>, hit: Hit) -> Option<Box<[u8]>> {
+    fn rewrite_new(&self, mut bytes: Box<[u8]>, from: Realm, hit: Hit) -> Option<Box<[u8]>> {
         let headers = Headers::parse(&bytes).ok()?;
-        self.rewrite(&mut Packet::new(&mut bytes), &headers, hit);
+        self.rewrite(&mut Packet::new(&mut bytes), &headers, from, hit);
         Some(bytes)
     }
 
     fn error(&mut self, packet: &mut Packet<'_>, headers: &Headers, realm: Realm, now: Time) -> Verdict {
         match self.nat.error(packet, headers, realm, now) {
             Ok(to) => {
-                if self.nat.restore_hop {
+                if self.nat.restore_hop && turns_back(realm, to) {
                     wire::give_back_hop(packet.bytes);
                 }
                 Verdict::Forward { to, event: None }
@@ -297,4 +303,10 @@ impl Translator {
             self.counters.created.add(1);
         }
     }
+}
+
+/// Whether a packet comes from inside and goes back inside (hairpin).
+#[inline]
+fn turns_back(from: Realm, to: Realm) -> bool {
+    matches!((from, to), (Realm::Inside(_), Realm::Inside(_)))
 }

@@ -117,6 +117,8 @@ drop_reasons! {
     NoBinding = "no_binding",
     /// The terminal of this virtual IP has been idle too long; it must call first.
     Dormant = "dormant",
+    /// The network of this virtual IP's terminal is not inside any more.
+    InsideGone = "inside_gone",
     /// The peer may not call this virtual IP.
     NotContacted = "not_contacted",
     /// The destination is not a virtual IP.

@@ -35,6 +35,7 @@ fn status() -> Status {
             flows: 47,
             hits: 48,
             slow: [("fragment".to_owned(), 49), ("options".to_owned(), 50)].into(),
+            noted: [("masqueraded".to_owned(), 51)].into(),
         },
         ..GatewayStatus::default()
     };
@@ -96,6 +97,7 @@ fn an_independent_parser_reads_every_number() {
         ("kamei_fast_path_flows", serde_json::json!({}), 47.0),
         ("kamei_fast_path_packets_total", serde_json::json!({}), 48.0),
         ("kamei_fast_path_slow_packets_total", serde_json::json!({"reason": "options"}), 50.0),
+        ("kamei_fast_path_noted_packets_total", serde_json::json!({"reason": "masqueraded"}), 51.0),
     ] {
         assert!((value(name, labels) - expected).abs() < 0.5, "{name}");
     }

@@ -1,6 +1,6 @@
 //! All ways give the same bytes: what the programs take comes out as the translator would have made it, and what they
-//! leave is as it came. The kernel runs them on bytes (`BPF_PROG_TEST_RUN`), in a network namespace where XDP finds a way
-//! for every packet; nothing is sent.
+//! leave goes to user space, or on, as it came. The kernel runs them on bytes (`BPF_PROG_TEST_RUN`), in a network namespace
+//! where there is a way for every packet; nothing is sent.
 
 use super::*;
 use crate::nat::tests::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
@@ -22,9 +22,8 @@ use std::sync::Arc;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
 const INSIDE: Realm = Realm::Inside(0);
-const MARK: u32 = 0x0100_0000;
 /// A mark of somebody else's, which stays.
-const FOREIGN: u32 = 1;
+const FOREIGN: u32 = 0x0100_0001;
 const FTP: u16 = 21;
 /// Of the interface that packets come in by, of the neighbour, and of the interface they leave by.
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -36,10 +35,12 @@ const REDIRECT: u32 = 4;
 /// What programs at tc return when they are done (linux/pkt_cls.h): -1, and what a sent packet is.
 const TC_NEXT: u32 = u32::MAX;
 const TC_REDIRECT: u32 = 7;
+const TC_DROP: u32 = 2;
 /// Longest `struct __sk_buff` to be expected, with room.
 const CONTEXT: usize = 512;
-/// Where in it `mark` is.
+/// Where in it are the mark, and the interface that the packet came in by.
 const MARK_AT: usize = 8;
+const CAME_BY_AT: usize = 36;
 
 /// The ways to configure what the program depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,8 +79,6 @@ struct Case {
     damage: Damage,
     /// Have the translated checksum come out as zero.
     zero: bool,
-    /// The mark it comes with.
-    mark: u32,
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -94,9 +93,9 @@ fn case() -> impl Strategy<Value = Case> {
     let hops = prop_oneof![1 => 0u8..4, 6 => any::<u8>()];
     let bare = prop::bool::weighted(0.6);
     let port = prop_oneof![4 => Just(None), 1 => any::<bool>().prop_map(Some)];
-    let how = (prop::sample::select(&SETUPS[..]), any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
+    let how = (prop::sample::select(&SETUPS[..]), any::<bool>(), prop::bool::weighted(0.2));
     (spec(), ends(), damage, hops, bare, port, how).prop_map(|(mut spec, ends, damage, hops, bare, port, how)| {
-        let (setup, out, zero, marked) = how;
+        let (setup, out, zero) = how;
         spec.hop_limit = hops;
         if bare {
             spec.options.clear();
@@ -106,7 +105,7 @@ fn case() -> impl Strategy<Value = Case> {
             let at = if source { 0 } else { 2 };
             spec.ports[at..at + 2].copy_from_slice(&FTP.to_be_bytes());
         }
-        Case { setup, spec, ends, out, damage, zero, mark: FOREIGN | if marked { MARK } else { 0 } }
+        Case { setup, spec, ends, out, damage, zero }
     })
 }
 
@@ -184,7 +183,7 @@ impl Case {
     }
 
     fn is_plain(&self, built: &Built) -> bool {
-        let Spec { transport, options, extensions, hop_limit, ports, .. } = &self.spec;
+        let Spec { transport, options, extensions, ports, .. } = &self.spec;
         let bare = if built.bytes[0] >> 4 == 4 { options.is_empty() } else { extensions.is_empty() };
         let port = FTP.to_be_bytes();
         let carried = match transport {
@@ -194,7 +193,7 @@ impl Case {
             Transport::Udp | Transport::Echo { .. } => true,
             _ => false,
         };
-        bare && carried && *hop_limit > 1
+        bare && carried
     }
 }
 
@@ -242,13 +241,14 @@ impl Roads {
         assert!(done.status.success(), "{}: ip {line}: {}", self.0, String::from_utf8_lossy(&done.stderr));
     }
 
-    fn exits() -> BTreeMap<u32, Exit> {
-        let index = |name| {
-            let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
-            rustix::net::netdevice::name_to_index(socket.unwrap(), name).unwrap()
-        };
-        let exit = |realm| Exit { realm: realm_number(realm), takes_frames: 1 };
-        [(index("terminals"), exit(INSIDE)), (index("peers"), exit(Realm::Outside))].into()
+    fn index(name: &str) -> u32 {
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
+        rustix::net::netdevice::name_to_index(socket.unwrap(), name).unwrap()
+    }
+
+    fn interfaces() -> BTreeMap<u32, Interface> {
+        let interface = |realm| Interface { realm: realm_number(realm), takes_frames: 1 };
+        [(Self::index("terminals"), interface(INSIDE)), (Self::index("peers"), interface(Realm::Outside))].into()
     }
 }
 
@@ -262,8 +262,9 @@ impl Drop for Roads {
 struct Programs {
     loader: Loader,
     flows: RefCell<Flows>,
-    exits: RefCell<Exits>,
-    loaded: BTreeMap<(Setup, u32), Ebpf>,
+    surroundings: RefCell<Surroundings>,
+    loaded: BTreeMap<(Setup, u32, bool), Ebpf>,
+    terminals: u32,
     _roads: Roads,
 }
 
@@ -276,35 +277,42 @@ impl Drop for Programs {
 impl Programs {
     fn load() -> Self {
         let roads = Roads::make();
-        let common = |setup: Setup| Common {
+        let common = |setup: Setup, redirects| Common {
             tun: format!("equal{}", std::process::id()),
-            mark: MARK,
             flows: 64,
             control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
             clamps: setup.clamps,
-            redirects: false,
+            carries: true,
+            redirects,
             xdp: true,
             hook: None,
         };
-        let (mut loader, flows, mut exits) = Loader::new(common(SETUPS[0])).unwrap();
-        exits.set(Roads::exits()).unwrap();
+        let (mut loader, flows, mut surroundings) = Loader::new(common(SETUPS[0], false)).unwrap();
+        surroundings.add_interfaces(&Roads::interfaces()).unwrap();
+        let kinds = [
+            ("10.0.0.0/8", PrefixKind::Inside(0)),
+            ("fd00:1::/32", PrefixKind::Inside(0)),
+            ("198.18.0.0/24", PrefixKind::Pool),
+            ("fd00:2::/64", PrefixKind::Pool),
+        ];
+        surroundings.set_places(&kinds.map(|(net, kind)| (net.parse().unwrap(), kind)).into()).unwrap();
         let mut loaded = BTreeMap::new();
-        for setup in SETUPS {
-            loader.set_common(common(setup));
+        for (setup, redirects) in SETUPS.into_iter().flat_map(|setup| [(setup, false), (setup, true)]) {
+            loader.set_common(common(setup, redirects));
             for realm in [Realm::Outside, INSIDE] {
-                let entrance = Entrance { realm, hardware: GATEWAY, ..SAMPLE };
-                let mut ebpf = loader.load(&loader.door(&entrance).unwrap()).unwrap();
-                program(&mut ebpf).unwrap();
+                let mut ebpf = loader.load(&loader.door(realm, Some(GATEWAY), 1).unwrap()).unwrap();
+                program(&mut ebpf, role(realm, redirects)).unwrap();
                 xdp_program(&mut ebpf).unwrap();
-                loaded.insert((setup, realm_number(realm)), ebpf);
+                loaded.insert((setup, realm_number(realm), redirects), ebpf);
             }
         }
-        Self { loader, flows: RefCell::new(flows), exits: RefCell::new(exits), loaded, _roads: roads }
+        let (flows, surroundings) = (RefCell::new(flows), RefCell::new(surroundings));
+        Self { loader, flows, surroundings, loaded, terminals: Roads::index("terminals"), _roads: roads }
     }
 
     /// Sends a packet through the program at XDP. `None`: it was left alone.
     fn run_xdp(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool) -> Result<Option<Vec<u8>>, String> {
-        let program = self.loaded[&(setup, realm_number(realm))].program(XDP).unwrap();
+        let program = self.loaded[&(setup, realm_number(realm), true)].program(XDP).unwrap();
         let program: &Xdp = program.try_into().unwrap();
         let frame = frame(GATEWAY, NEIGHBOUR, packet, v4);
         let mut frame_out = vec![0; frame.len()];
@@ -316,19 +324,22 @@ impl Programs {
             PASS if frame == frame_out => Ok(None),
             PASS => Err("changed, and left to others".to_owned()),
             REDIRECT if frame_out[..12] == [NEIGHBOUR, EXIT].concat() => {
+                frame_out.truncate(result.data_size_out as usize);
                 Ok(Some(frame_out.split_off(usize::from(ETHERNET))))
             }
             other => Err(format!("returned {other}: {frame_out:02x?}")),
         }
     }
 
-    /// Sends a packet through the program at tc. `None`: it was left alone. Says beside it whether it was sent out.
-    fn run(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool, mark: u32) -> Result<Answer, String> {
-        let program = self.loaded[&(setup, realm_number(realm))].program(TC).unwrap();
-        let program: &SchedClassifier = program.try_into().unwrap();
-        let frame = frame([0; 6], [0; 6], packet, v4);
-        let mut context = [0; MARK_AT + 4];
-        context[MARK_AT..].copy_from_slice(&mark.to_ne_bytes());
+    /// Sends a packet through the program at tc.
+    fn run(&self, setup: Setup, realm: Realm, redirects: bool, packet: &[u8], v4: bool) -> Result<Answer, String> {
+        let program = self.loaded[&(setup, realm_number(realm), redirects)].program(role(realm, redirects).program());
+        let program: &SchedClassifier = program.unwrap().try_into().unwrap();
+        // The kernel runs it on the loopback interface, whose address this is.
+        let frame = frame([0; 6], NEIGHBOUR, packet, v4);
+        let mut context = [0; CAME_BY_AT + 4];
+        context[MARK_AT..MARK_AT + 4].copy_from_slice(&FOREIGN.to_ne_bytes());
+        context[CAME_BY_AT..].copy_from_slice(&self.terminals.to_ne_bytes());
         let (mut frame_out, mut context_out) = (vec![0; frame.len()], [0; CONTEXT]);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
@@ -336,28 +347,59 @@ impl Programs {
         options.ctx_in = Some(&context);
         options.ctx_out = Some(&mut context_out);
         let result = program.test_run(options).map_err(|error| crate::fastpath::whole(&error))?;
-        let mark = u32::from_ne_bytes(context_out[MARK_AT..MARK_AT + 4].try_into().unwrap());
-        let sent = match result.return_value {
-            TC_NEXT => false,
-            TC_REDIRECT => true,
-            other => return Err(format!("returned {other}: neither to the next program nor sent")),
-        };
-        match mark {
-            FOREIGN if sent => Err("sent, and not translated".to_owned()),
-            FOREIGN if frame == frame_out => Ok(None),
-            FOREIGN => Err("changed, and left to the translator".to_owned()),
-            _ if mark == FOREIGN | MARK => Ok(Some((frame_out.split_off(usize::from(ETHERNET)), sent))),
-            _ => Err(format!("mark {mark:#x}")),
+        if context_out[MARK_AT..MARK_AT + 4] != FOREIGN.to_ne_bytes() {
+            return Err("the mark was changed".to_owned());
+        }
+        let ends = frame_out[..12].to_vec();
+        let packet_out = frame_out.split_off(usize::from(ETHERNET));
+        match result.return_value {
+            TC_NEXT if packet_out == packet => Ok(Answer::Left),
+            TC_NEXT => Ok(Answer::Translated(packet_out)),
+            TC_DROP => Ok(Answer::Dropped),
+            TC_REDIRECT if ends == [NEIGHBOUR, EXIT].concat() => Ok(Answer::Sent(packet_out)),
+            TC_REDIRECT if packet_out == packet && ends[..6] == [0; 6] => Ok(Answer::Left),
+            other => Err(format!("returned {other}, {ends:02x?}")),
         }
     }
 }
 
-/// A translated packet, and whether it was sent out.
-type Answer = Option<(Vec<u8>, bool)>;
+/// Which program a packet of a realm meets.
+fn role(realm: Realm, redirects: bool) -> Role {
+    match realm {
+        Realm::Outside => Role::Arriving,
+        Realm::Inside(_) if redirects => Role::Shortcut,
+        Realm::Inside(_) => Role::Leaving,
+    }
+}
+
+/// What a program has made of a packet.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    /// It goes on to user space, or to the kernel, as it came.
+    Left,
+    /// The kernel goes on with it.
+    Translated(Vec<u8>),
+    /// It was sent out past the kernel.
+    Sent(Vec<u8>),
+    /// No whole header: nobody can tell whose it is.
+    Dropped,
+}
 
 fn frame(to: [u8; 6], from: [u8; 6], packet: &[u8], v4: bool) -> Vec<u8> {
     let kind: [u8; 2] = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
     [&to[..], &from, &kind, packet].concat()
+}
+
+/// Whether the kernel would forward it: it has hops left, and the checksum of its header is right.
+fn may_leave(packet: &[u8]) -> bool {
+    match packet[0] >> 4 {
+        4 => {
+            let words = packet[..20].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+            let sum: u32 = words.sum();
+            packet[8] > 1 && (sum & 0xffff) + (sum >> 16) == 0xffff
+        }
+        _ => packet[7] > 1,
+    }
 }
 
 /// As the kernel forwards it.
@@ -380,7 +422,7 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
     let plain_ones: RefCell<BTreeMap<(bool, bool, u8), u32>> = RefCell::default();
     let [others, zeros, left, by_xdp, not_by_xdp, sent_out] = [const { Cell::new(0) }; 6];
     // Rules of others keep the programs from sending packets out.
-    let ruled = Cell::new(true);
+    let (ruled, redirects) = (Cell::new(true), Cell::new(false));
     let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
     let compare = |case: Case| {
         let (mut translator, offers) = translator(&case);
@@ -388,22 +430,28 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
         let flow = offers.iter().find(|offer| offer.from == realm).unwrap();
         let (built, mut bytes, plain) = case.packet(flow);
         programs.flows.borrow_mut().insert(flow).unwrap();
-        let answer = programs.run(case.setup, realm, &bytes, case.ends.0.is_ipv4(), case.mark);
+        let answer = programs.run(case.setup, realm, redirects.get(), &bytes, case.ends.0.is_ipv4());
         let carried = programs.flows.borrow().carried(realm, flow.source, flow.destination).unwrap();
+        // Each visit is the first of its flow: in the kernel's first ticks there is none.
         let answer_of_xdp = programs.run_xdp(case.setup, realm, &bytes, case.ends.0.is_ipv4());
         programs.flows.borrow_mut().remove(realm, flow.source, flow.destination).unwrap();
         let answer_of_xdp = answer_of_xdp.map_err(TestCaseError::fail)?;
         let opens = Headers::parse(&bytes).is_ok_and(|headers| headers.kind == Kind::TcpSyn);
-        let Some((translated, sent)) = answer.map_err(TestCaseError::fail)? else {
-            prop_assert!(!plain, "a plain packet was left alone: {:02x?}", bytes);
+        let answer = answer.map_err(TestCaseError::fail)?;
+        let sent = matches!(answer, Answer::Sent(_));
+        let (Answer::Translated(translated) | Answer::Sent(translated)) = answer else {
+            let must = plain && !(redirects.get() && realm == INSIDE);
+            prop_assert!(!must, "a plain packet was left alone: {:02x?}", bytes);
             prop_assert_eq!(carried, Carried::default());
-            prop_assert_eq!(answer_of_xdp, None);
             count(&left);
             return Ok(());
         };
+        let may_leave = may_leave(&bytes);
+        let padding = if let Damage::Padding(more) = case.damage { more } else { 0 };
         let verdict = translator.translate(&mut Packet::new(&mut bytes), realm, NOW);
         prop_assert!(matches!(verdict, Verdict::Forward { event: None, .. }), "{:?}", verdict);
-        prop_assert!(!sent || !ruled.get(), "sent out past rules of others");
+        prop_assert!(!sent || redirects.get() && !ruled.get(), "sent out past rules of others");
+        prop_assert!(!sent || may_leave && padding == 0, "sent out with something wrong about it");
         prop_assert_eq!(&translated, &if sent { forwarded(bytes.clone()) } else { bytes.clone() });
         if sent {
             count(&sent_out);
@@ -412,11 +460,15 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
         match answer_of_xdp {
             Some(frame) => {
                 prop_assert!(!ruled.get(), "sent out past rules of others");
-                prop_assert_eq!(frame, forwarded(bytes.clone()));
+                let mut alone = forwarded(bytes.clone());
+                alone.truncate(bytes.len() - padding);
+                prop_assert_eq!(frame, alone, "as it is, without what is behind it");
                 count(&by_xdp);
             }
             // A checksum that is whole looks now and then as if it were not.
-            None if plain && case.spec.sum != Sum::Partial && !ruled.get() => count(&not_by_xdp),
+            None if plain && may_leave && case.spec.sum != Sum::Partial && !ruled.get() => {
+                count(&not_by_xdp);
+            }
             None => {}
         }
         let after = Built { bytes, ..built };
@@ -433,7 +485,8 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
     let config = Config { cases: 4000, failure_persistence: None, ..Config::default() };
     for way in [true, false] {
         ruled.set(way);
-        programs.exits.borrow_mut().set_ruled(way, way).unwrap();
+        redirects.set(!way);
+        programs.surroundings.borrow_mut().set_ruled(way, way).unwrap();
         if let Err(error) = TestRunner::new(config.clone()).run(&case(), compare) {
             panic!("{error}");
         }

@@ -1,12 +1,16 @@
 //! What is wrong with a host, or would be for a gateway on it, in words, with what to do.
 
+mod advice;
 mod firewall;
+mod ruleset;
 
 use super::confine::Confinement;
 use super::kernel::{KernelError, Survey};
-use crate::config::{Config, FastPathMode};
+use crate::config::{Config, FastPathHook, FastPathMode};
 use crate::device::tun;
 use crate::wire::AddressRange;
+use aya::programs::ProgramType;
+use aya::sys::is_program_supported;
 use ipnet::IpNet;
 use rustix::fs::Access;
 use std::path::Path;
@@ -18,6 +22,13 @@ const BPF_FS: i64 = 0xcafe_4a11;
 const TCX: (u32, u32) = (6, 6);
 /// The kernel that tells what drivers can.
 const XDP: (u32, u32) = (6, 3);
+/// The kernel that has BPF programs at the hooks of netfilter.
+const BPF_AT_HOOKS: (u32, u32) = (6, 4);
+
+const BY_FILTERS: &str =
+    "by filters on clsact, and whoever deletes that opens the inside until the gateway has put them back";
+const BY_TABLE: &str = "an nftables table (inet kamei-guard-…) guards undeclared ways out, and after `nft flush ruleset` \
+                        they are open until the gateway has put it back";
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,23 +64,25 @@ impl Finding {
     }
 }
 
-/// Looks at this host, for a gateway with this configuration if there is one. Makes a TUN device of the name
-/// `kamei-doctor` for a moment; changes nothing else.
+/// Looks at this host, for a gateway with this configuration if there is one. Makes a device of the name `kamei-doctor` and
+/// loads a program of two instructions, each for a moment; changes nothing else.
 pub fn examine(config: Option<&Config>) -> Vec<Finding> {
     let mut findings = vec![devices(), landlock(), sysctls()];
-    findings.extend(fast_path(config));
+    findings.extend(programs(config));
     if let Some(config) = config {
-        findings.extend(network(config));
+        let (found, sources) = network(config);
+        findings.extend(found);
         findings.extend(links(config));
         findings.push(state(&config.state_dir));
-        findings.extend(firewall(config));
+        findings.extend(firewall(config, &sources));
+        findings.extend(ipsec(config, &sources));
     }
     findings
 }
 
 fn devices() -> Finding {
     match tun::create(&["kamei-doctor".to_owned()], 2, crate::config::Offload::Auto) {
-        Ok((_, offload)) => Finding::fine(format!("TUN devices with several queues, offloads: {offload}")),
+        Ok((_, offload)) => Finding::fine(format!("TAP devices with several queues, offloads: {offload}")),
         Err(error) => Finding::wrong(error.to_string()),
     }
 }
@@ -95,39 +108,77 @@ fn sysctls() -> Finding {
     }
 }
 
-fn fast_path(config: Option<&Config>) -> Vec<Finding> {
+/// What translates: eBPF programs, and what they hold on to.
+fn programs(config: Option<&Config>) -> Vec<Finding> {
+    match is_program_supported(ProgramType::SchedClassifier) {
+        Ok(true) => {}
+        Ok(false) => {
+            let what =
+                "this kernel takes no eBPF programs at tc (CONFIG_NET_CLS_ACT, CONFIG_BPF_SYSCALL): no gateway starts";
+            return vec![Finding::wrong(what)];
+        }
+        Err(error) => {
+            let what =
+                "no gateway starts without eBPF programs; run as root, and in a container with CAP_BPF, CAP_PERFMON";
+            return vec![Finding::wrong(format!("{what} ({error})"))];
+        }
+    }
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let mut findings = vec![if version >= TCX {
-        Finding::fine(format!("Linux {release} has TCX for the fast path"))
+    let has_file_system = rustix::fs::statfs("/sys/fs/bpf").is_ok_and(|about| about.f_type == BPF_FS);
+    let fast_path = config.map(|config| config.fast_path);
+    let hook = fast_path.and_then(|fast| fast.hook);
+    let mut findings = Vec::new();
+    if has_file_system {
+        findings.extend([seat(&release, version >= TCX, hook), guard(version >= BPF_AT_HOOKS)]);
+        findings.push(Finding::fine("/sys/fs/bpf keeps known flows over a restart"));
+    } else if hook == Some(FastPathHook::Tcx) {
+        findings.push(Finding::wrong("fast-path-hook = \"tcx\" needs a BPF file system; mount -t bpf bpf /sys/fs/bpf"));
     } else {
-        Finding::note(format!("Linux {release} has no TCX (6.6 has): the fast path is a filter on clsact"))
-    }];
-    if version < XDP && config.is_some_and(|config| config.fast_path.mode == FastPathMode::Xdp) {
+        findings.push(Finding::note(format!(
+            "/sys/fs/bpf is no BPF file system: packets are translated {BY_FILTERS}; {BY_TABLE}; a restart forgets known \
+             flows; and the packaged unit, which may mount none, does not start; mount -t bpf bpf /sys/fs/bpf"
+        )));
+    }
+    if version < XDP && fast_path.is_some_and(|fast| fast.mode == FastPathMode::Xdp) {
         let what =
             "does not tell which drivers have XDP (6.3 does): fast-path = \"xdp\" is refused; \"redirect\" is not";
         findings.push(Finding::wrong(format!("Linux {release} {what}")));
     }
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        findings.push(Finding::note("this kernel has no BTF: tools cannot show what the fast path does"));
-    }
-    if rustix::fs::statfs("/sys/fs/bpf").is_ok_and(|about| about.f_type == BPF_FS) {
-        findings.push(Finding::fine("/sys/fs/bpf keeps the fast path over a restart"));
-    } else {
-        let what = "/sys/fs/bpf is no bpffs: the fast path ends with the process; `mount -t bpf bpf /sys/fs/bpf`";
-        findings.push(Finding::note(what));
-    }
     findings
 }
 
-/// Interfaces, pools, rules, neighbours.
-fn network(config: &Config) -> Vec<Finding> {
+/// Where at tc the programs are.
+fn seat(release: &str, has_tcx: bool, hook: Option<FastPathHook>) -> Finding {
+    match hook {
+        Some(FastPathHook::Tcx) if !has_tcx => Finding::wrong(format!(
+            "Linux {release} has no TCX (6.6 has), but fast-path-hook = \"tcx\"; leave that key out, or say \"clsact\""
+        )),
+        Some(FastPathHook::Clsact) => Finding::note(format!("packets are translated {BY_FILTERS} (fast-path-hook)")),
+        _ if has_tcx => Finding::fine(format!("Linux {release} has TCX, where packets are translated")),
+        _ => Finding::note(format!("Linux {release} has no TCX (6.6 has): packets are translated {BY_FILTERS}")),
+    }
+}
+
+/// What keeps inside packets from leaving by undeclared interfaces.
+fn guard(has_hooks: bool) -> Finding {
+    if !has_hooks || !is_program_supported(ProgramType::Netfilter).unwrap_or(false) {
+        Finding::note(format!("this kernel takes no eBPF programs at netfilter's hooks (6.4 can): {BY_TABLE}"))
+    } else if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        Finding::note(format!("this kernel has no BTF (CONFIG_DEBUG_INFO_BTF): {BY_TABLE}"))
+    } else {
+        Finding::fine("an eBPF program at netfilter's forward hook can guard undeclared ways out")
+    }
+}
+
+/// Interfaces, pools, neighbours; and the prefixes of the insides.
+fn network(config: &Config) -> (Vec<Finding>, Vec<IpNet>) {
     let plan = super::plan(config);
     let survey = match Survey::take(&plan) {
         Ok(survey) => survey,
-        Err(error) => return vec![Finding::wrong(error.to_string())],
+        Err(error) => return (vec![Finding::wrong(error.to_string())], Vec::new()),
     };
     let mut findings = Vec::new();
     match survey.remarks {
@@ -143,21 +194,13 @@ fn network(config: &Config) -> Vec<Finding> {
     for range in &plan.pools {
         findings.push(route(range, &survey.lans, &plan.outsides));
     }
-    if !survey.rules_before.is_empty() {
-        let priorities: Vec<String> = survey.rules_before.iter().map(u32::to_string).collect();
-        findings.push(Finding::wrong(format!(
-            "policy rules of priority {} come before the gateway's and may lead packets past it, untranslated; give them \
-             a priority above 7429 (ip rule)",
-            priorities.join(", ")
-        )));
-    }
     for (address, hardware) in survey.used_elsewhere {
         findings.push(Finding::wrong(format!(
             "{address} is in a pool, but the machine {hardware} uses it; name it under `reserved` in that pool, or give \
              that machine another address"
         )));
     }
-    findings
+    (findings, survey.sources)
 }
 
 fn route(range: &AddressRange, lans: &[IpNet], outsides: &[String]) -> Finding {
@@ -189,6 +232,7 @@ fn links(config: &Config) -> Vec<Finding> {
             "packets may be {wide} bytes inside and {narrow} outside: path MTU discovery is needed, or mss = {mss}"
         )));
     }
+    findings.extend(config.outsides.iter().filter_map(|name| bridge(name)));
     for name in insides.into_iter().chain(&config.outsides) {
         let said = ask("ethtool", &["-k", name]).unwrap_or_default();
         if said.contains("large-receive-offload: on") {
@@ -201,6 +245,27 @@ fn links(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Netfilter at the ports of a bridge comes before the bridge itself, where packets are translated.
+fn bridge(name: &str) -> Option<Finding> {
+    let is_on = |key: &&str| {
+        let path = Path::new("/proc/sys/net/bridge").join(key);
+        std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
+    };
+    if !Path::new("/sys/class/net").join(name).join("bridge").exists() {
+        return None;
+    }
+    let on: Vec<&str> = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"].into_iter().filter(is_on).collect();
+    let set: Vec<String> = on.iter().map(|key| format!("net.bridge.{key}=0")).collect();
+    (!on.is_empty()).then(|| {
+        Finding::note(format!(
+            "the outside {name} is a bridge, and prerouting and connection tracking see packets at its ports ({}), where \
+             they still have virtual IPs: rules by `ct state` do not know answers there; sysctl -w {}",
+            on.join(", "),
+            set.join(" ")
+        ))
+    })
 }
 
 fn state(directory: &Path) -> Finding {
@@ -216,26 +281,83 @@ fn state(directory: &Path) -> Finding {
     }
 }
 
-fn firewall(config: &Config) -> Vec<Finding> {
+fn firewall(config: &Config, sources: &[IpNet]) -> Vec<Finding> {
     let legacy = ["ip_tables_names", "ip6_tables_names"].iter().any(|name| {
         std::fs::read_to_string(Path::new("/proc/self/net").join(name)).is_ok_and(|tables| !tables.trim().is_empty())
     });
     let mut findings = Vec::new();
     if legacy {
         let what = "there are rules of the old iptables, which kamei doctor cannot read";
-        findings
-            .push(Finding::note(format!("{what}; they must let the gateway's devices forward (iptables-legacy -S)")));
+        let must =
+            "they must let calls, answers and callbacks pass, with the terminals' own addresses (iptables-legacy -S)";
+        findings.push(Finding::note(format!("{what}; {must}")));
     }
     let Some(text) = ask("nft", &["-j", "list", "ruleset"]) else {
         findings.push(Finding::note("nft cannot be asked, so firewall rules were not looked at"));
         return findings;
     };
-    findings.extend(firewall::judge(&text, config));
+    findings.extend(firewall::judge(&text, config, sources));
     findings
+}
+
+/// Outgoing IPsec policies come before translation.
+fn ipsec(config: &Config, sources: &[IpNet]) -> Vec<Finding> {
+    let said = ask("ip", &["xfrm", "policy"]).unwrap_or_default();
+    let found = outgoing_policies(&said).into_iter().filter(|(from, to)| {
+        let overlaps = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+        sources.iter().any(|source| overlaps(source, from)) && !config.exempt.iter().any(|exempt| exempt.contains(to))
+    });
+    let say = |(from, to): (IpNet, IpNet)| {
+        Finding::note(format!(
+            "an IPsec policy takes what terminals send from {from} to {to} before it can be translated, so that is dropped \
+             (ipsec); to send it with the terminals' own addresses: exempt = [\"{to}\"]"
+        ))
+    };
+    found.map(say).collect()
+}
+
+/// Sources and destinations of policies that transform, from `ip xfrm policy`.
+fn outgoing_policies(said: &str) -> Vec<(IpNet, IpNet)> {
+    let mut policies = Vec::new();
+    let mut selector = None;
+    let mut is_outgoing = false;
+    for line in said.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["src", from, "dst", to, ..] if !line.starts_with(char::is_whitespace) => {
+                selector = prefix(from).zip(prefix(to));
+                is_outgoing = false;
+            }
+            ["dir", direction, ..] => is_outgoing = *direction == "out",
+            ["tmpl", ..] if is_outgoing => policies.extend(selector.take()),
+            _ => {}
+        }
+    }
+    policies
+}
+
+fn prefix(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: std::net::IpAddr| address.into()))
 }
 
 /// What a program says; nothing if it is not there or fails.
 fn ask(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outgoing_ipsec_policies_are_told_from_others() {
+        let said = "src 10.0.0.0/24 dst 10.9.0.0/16 \n\tdir out priority 0 \n\ttmpl src 192.0.2.1 dst 192.0.2.2\n\
+                    \t\tproto esp reqid 1 mode tunnel\n\
+                    src 10.9.0.0/16 dst 10.0.0.0/24 \n\tdir fwd priority 0 \n\ttmpl src 192.0.2.2 dst 192.0.2.1\n\
+                    src 2001:db8::1 dst ::/0 \n\tdir out action block priority 0 \n\
+                    src 0.0.0.0/0 dst 0.0.0.0/0 \n\tsocket in priority 0 \n";
+        let expected = ("10.0.0.0/24".parse().unwrap(), "10.9.0.0/16".parse().unwrap());
+        assert_eq!(outgoing_policies(said), [expected]);
+    }
 }

@@ -1,7 +1,7 @@
 //! Brings routes and rules from what they are to what is wanted, and our devices up.
 
 use super::host::{self, DUMMY};
-use super::messages::{Route, Rule};
+use super::messages::{Route, Rule, To};
 use super::netlink::Netlink;
 use super::tables::{self, Tables, Wanted};
 use super::{Host, KernelError, Plan};
@@ -12,8 +12,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use std::net::IpAddr;
 
-/// The largest IP packet: the way through the gateway's device is never the narrow one.
-const MTU: u32 = 65_535;
+/// The most that a TAP device can have (net/tun.c): the way through the gateway's device is never the narrow one.
+const MTU: u32 = 65_521;
 
 /// Packets that may wait for a worker (the default of 500 drops in bursts).
 const QUEUE: u32 = 1_000;
@@ -21,10 +21,16 @@ const QUEUE: u32 = 1_000;
 /// Rules and routes of the gateway `tun`, as they are.
 pub(super) fn present(netlink: &mut Netlink, tun: &str) -> Result<Wanted, KernelError> {
     let tables = Tables::of(tun);
+    let name = tables::device_of(tun);
+    let device = host::links(netlink)?.into_iter().find(|link| link.name == name).map(|link| link.index);
     let mut rules = host::gateway_rules(netlink)?;
     rules.retain(|rule| tables.owns_rule(rule, tun));
     let mut routes = host::gateway_routes(netlink)?;
-    routes.retain(|route| tables.own(route.table));
+    let leads_to_it = |route: &Route| match &route.to {
+        To::Hops(hops) => device.is_some_and(|device| hops.devices() == [device]),
+        To::Blackhole | To::Throw => false,
+    };
+    routes.retain(|route| tables.own(route.table) || route.table == host::MAIN && leads_to_it(route));
     Ok(Wanted { routes, rules })
 }
 
@@ -52,13 +58,13 @@ pub(super) fn apply(netlink: &mut Netlink, plan: &Plan, host: &Host) -> Result<(
 
 /// Gives our devices their size and address and sets them up. Their settings under /proc/sys are made before.
 pub(super) fn raise_devices(netlink: &mut Netlink, plan: &Plan, host: &Host) -> Result<(), KernelError> {
-    let insides = plan.insides.iter().zip(&host.insides).map(|(planned, inside)| (&planned.device, inside.device));
-    for (name, index) in insides.chain([(&plan.outside_device, host.outside_device)]) {
-        let index = index.ok_or_else(|| KernelError::DeviceMissing(name.clone()))?;
+    for name in plan.devices() {
+        let index = host.index(name).ok_or_else(|| KernelError::DeviceMissing(name.to_owned()))?;
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
+        // Nobody is behind it whose hardware address could be asked for.
+        link.header.flags = LinkFlags::Up | LinkFlags::Noarp;
+        link.header.change_mask = LinkFlags::Up | LinkFlags::Noarp;
         link.attributes = vec![LinkAttribute::Mtu(MTU), LinkAttribute::TxQueueLen(QUEUE)];
         netlink
             .request(RouteNetlinkMessage::SetLink(link), 0)
@@ -80,9 +86,7 @@ pub(super) fn raise_devices(netlink: &mut Netlink, plan: &Plan, host: &Host) -> 
 
 /// Removes every rule and route of the gateway `tun`; says how many of each. Goes on after a failure.
 pub(super) fn remove(netlink: &mut Netlink, tun: &str) -> Result<(usize, usize), KernelError> {
-    let mut left = present(netlink, tun)?;
-    // The name last, so that what a failure leaves can still be told.
-    left.rules.sort_by_key(|rule| tables::name_kept_by(rule).is_some());
+    let left = present(netlink, tun)?;
     let mut first = Ok(());
     for rule in &left.rules {
         first = first.and(remove_rule(netlink, rule));

@@ -71,7 +71,7 @@ fn gateway_name(tun: &str) -> String {
 }
 
 /// The file of a lock in the network namespace of this thread.
-fn place(directory: &Path, name: &str) -> io::Result<PathBuf> {
+pub(super) fn place(directory: &Path, name: &str) -> io::Result<PathBuf> {
     let namespace = std::fs::metadata("/proc/thread-self/ns/net")?;
     Ok(directory.join(format!("{name}.{}-{}.lock", namespace.dev(), namespace.ino())))
 }

@@ -30,6 +30,24 @@ pub enum KernelError {
     /// A device the gateway makes itself, or a name that has another meaning in /proc/sys.
     #[error("'{0}' cannot be an inside or outside interface; name the interface that leads to the terminals or peers")]
     UnfitInterface(String),
+    /// A port of a bridge, or the like.
+    #[error(
+        "interface '{name}' belongs to '{master}', which has its packets before they are routed; name '{master}' instead"
+    )]
+    HasMaster {
+        /// What was asked for.
+        name: String,
+        /// Its bridge, bond, team or VRF.
+        master: String,
+    },
+    /// The interface that carries others.
+    #[error("interface '{name}' has no address, but '{upper}' on top of it has; name '{upper}' instead")]
+    HasUpper {
+        /// What was asked for.
+        name: String,
+        /// The VLAN, MACVLAN or the like that routes.
+        upper: String,
+    },
     /// Somebody else's device has the name of ours.
     #[error(
         "a network interface '{0}' exists already and belongs to another program; remove it or choose another --tun name"

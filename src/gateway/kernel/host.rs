@@ -3,21 +3,23 @@
 mod inside;
 mod seen;
 
-pub(super) use self::seen::{gateway_routes, gateway_rules, links};
+pub(super) use self::seen::{Member, gateway_routes, gateway_rules, links};
 
 use self::inside::{inside, judge_doubled, judge_other_networks};
 use self::seen::Seen;
 use super::claim::Claim;
-use super::messages::{Family, Route, Then};
+use super::messages::{Family, Route};
 use super::netlink::Netlink;
+use super::roster::{Entry, Roster};
 use super::tables::{self, Tables};
 use super::{INSIDES_MAX, KernelError, Plan};
+use crate::fastpath::Ethernet;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// The address our TUN devices carry so that the reverse-path filter takes them for IPv4 devices (RFC 7600 §4.8).
+/// The address our devices carry so that the reverse-path filter takes them for IPv4 devices (RFC 7600 §4.8).
 pub(super) const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// `RT_TABLE_MAIN`.
@@ -26,10 +28,13 @@ pub(super) const MAIN: u32 = 254;
 /// What of the host the gateway must know; found anew whenever something changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    pub(super) outside_device: Option<u32>,
+    /// Index of the gateway's device.
+    pub(super) device: Option<u32>,
     pub(super) insides: Vec<Inside>,
     pub(super) has_ipv6: bool,
     pub(super) own_outside: Vec<IpAddr>,
+    /// Every address of this machine.
+    pub(super) own: Vec<IpAddr>,
     pub(super) own_inside: Vec<IpAddr>,
     pub(super) reserved: Vec<IpAddr>,
     /// Outside networks that contain virtual IPs.
@@ -38,14 +43,12 @@ pub struct Host {
     pub(super) links: Vec<(String, u32)>,
     /// Inside and outside interfaces that are not up.
     pub(super) down: BTreeSet<String>,
-    /// Interfaces whose packets begin with an Ethernet header, by index.
-    pub(super) ethernet: BTreeMap<u32, Ethernet>,
+    /// What is before the IP header of an interface's packets, by index.
+    pub(super) framing: BTreeMap<u32, Framing>,
     /// The families whose packets are led by routing rules of others too.
     pub(super) ruled: BTreeSet<Family>,
     /// One of our own devices was set down by somebody.
     pub(super) device_down: bool,
-    /// Interfaces that are neither inside nor outside have addresses too.
-    pub(super) has_other_networks: bool,
     /// Inside interfaces on which an address stands that another inside has before them. The kernel's strict
     /// reverse-path filter would hear nobody there who asks for it.
     pub(super) doubled: Vec<String>,
@@ -53,13 +56,15 @@ pub struct Host {
     pub(super) remarks: Vec<String>,
 }
 
-/// An Ethernet interface.
+/// What is before the IP header of an interface's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ethernet {
-    /// Its own address.
-    pub hardware: [u8; 6],
-    /// Whether there is no wire: what comes in by it another program or namespace of this machine has made.
-    pub is_local: bool,
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet(Ethernet),
+    /// Nothing: PPP, WireGuard, tunnels, TUN.
+    Bare,
+    /// Something that the gateway does not know.
+    Unknown,
 }
 
 /// One inside realm.
@@ -111,19 +116,14 @@ impl Host {
         self.reserved.clone()
     }
 
+    /// Every address of this machine.
+    pub fn own(&self) -> &[IpAddr] {
+        &self.own
+    }
+
     /// Whether routing rules of others, beside the gateway's and the kernel's own, say where packets go: IPv4, IPv6.
     pub fn is_ruled_by_others(&self) -> (bool, bool) {
         (self.ruled.contains(&Family::V4), self.ruled.contains(&Family::V6))
-    }
-
-    /// The address in whose name the host speaks to peers, if it has one.
-    pub(super) fn outside_address(&self, family: Family) -> Option<IpAddr> {
-        self.own_outside.iter().copied().find(|a| Family::of(*a) == family)
-    }
-
-    /// The address in whose name the host itself calls virtual IPs.
-    pub(super) fn inside_address(&self, family: Family) -> Option<IpAddr> {
-        self.own_inside.iter().copied().find(|a| Family::of(*a) == family)
     }
 
     /// The prefixes of an inside realm that can be closed to others: all but those that mean everything.
@@ -184,22 +184,24 @@ pub(super) enum Stage {
 
 /// Reads the host and judges it.
 pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<Host, KernelError> {
-    judge(plan, &Seen::read(netlink, plan)?, stage, &Claim::is_taken)
+    judge(plan, &Seen::read(netlink, plan)?, stage, &Roster::read(&Claim::is_taken))
 }
 
-/// Judges what was seen. `alive` says whether a gateway of a name is running.
-fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str) -> bool) -> Result<Host, KernelError> {
+/// Judges what was seen, beside the gateways of the roster.
+fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host, KernelError> {
     let mut host =
-        Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), ethernet: seen.ethernet.clone(), ..Host::default() };
+        Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), framing: seen.framing.clone(), ..Host::default() };
     if let Some(pool) = plan.pools.iter().find(|pool| !pool.is_v4() && !seen.has_ipv6) {
         return Err(KernelError::NoIpv6(*pool));
     }
     if stage != Stage::Running {
         judge_names(plan, seen)?;
-        judge_other_gateways(plan, seen, alive, &mut host.remarks)?;
+        judge_masters(plan, seen)?;
+        judge_other_gateways(plan, roster, &mut host.remarks)?;
     }
     judge_devices(plan, seen, stage)?;
-    host.outside_device = seen.index(&plan.outside_device);
+    host.device = seen.index(&plan.device);
+    host.own = seen.addresses.iter().map(|own| own.address).collect();
     host.own_outside = plan.outsides.iter().flat_map(|name| usable(seen, name)).collect();
     host.own_inside = plan.insides.iter().flat_map(|i| &i.interfaces).flat_map(|name| usable(seen, name)).collect();
     host.insides = (0..plan.insides.len()).map(|realm| inside(plan, seen, realm, &mut host.remarks)).collect();
@@ -211,21 +213,12 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, alive: &dyn Fn(&str) -> bool) -
     host.ruled = seen.ruled.iter().copied().chain(others).collect();
     host.down = interfaces.filter(is_down).cloned().collect();
     judge_other_networks(plan, seen, &mut host);
-    let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.outside_device]).flatten();
+    let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.device]).flatten();
     host.device_down = devices.any(|index| seen.down.contains(&index));
     reserve(plan, seen, stage, &mut host)?;
     judge_inside_overlap(plan, stage, &mut host)?;
-    if let Some(first) = seen.rules_before.iter().filter(|p| **p != 0 && **p != L3MDEV).min() {
-        host.remarks.push(format!(
-            "a routing rule of priority {first} comes before the gateway's (from {}); packets it takes are not translated",
-            tables::PRIORITIES.start()
-        ));
-    }
     Ok(host)
 }
-
-/// `ip rule` priority of the kernel's own rule for VRFs, harmless without one (net/core/fib_rules.c).
-const L3MDEV: u32 = 1000;
 
 fn judge_names(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
     let all = || plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
@@ -252,54 +245,58 @@ fn judge_names(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
 }
 
 fn judge_devices(plan: &Plan, seen: &Seen, stage: Stage) -> Result<(), KernelError> {
-    let devices = || plan.insides.iter().map(|inside| &inside.device).chain([&plan.outside_device]);
+    let devices = || plan.devices();
     match stage {
         Stage::Before => match devices().find(|name| seen.index(name).is_some()) {
-            Some(name) => Err(KernelError::DeviceExists(name.clone())),
+            Some(name) => Err(KernelError::DeviceExists(name.to_owned())),
             None => Ok(()),
         },
         Stage::Start | Stage::Running => match devices().find(|name| seen.index(name).is_none()) {
-            Some(name) => Err(KernelError::DeviceMissing(name.clone())),
+            Some(name) => Err(KernelError::DeviceMissing(name.to_owned())),
             None => Ok(()),
         },
     }
 }
 
+/// The named interface has to be the one that routes. A port of a bridge, or a member of a bond, a team or a VRF, hands its
+/// packets on before that; and what lies on top of an interface without addresses has its own.
+fn judge_masters(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
+    for name in plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides) {
+        let Some(index) = seen.index(name) else { continue };
+        if let Some(master) = seen.masters.get(&index) {
+            let (name, master) = (name.clone(), seen.name(*master).to_owned());
+            return Err(KernelError::HasMaster { name, master });
+        }
+        let has_addresses =
+            |index: u32| seen.addresses.iter().any(|own| own.interface == index && !is_link_local(own.address));
+        let on_top = || seen.lower.iter().filter(|(_, lower)| **lower == index).map(|(upper, _)| *upper);
+        if !has_addresses(index)
+            && let Some(upper) = on_top().find(|upper| has_addresses(*upper))
+        {
+            return Err(KernelError::HasUpper { name: name.clone(), upper: seen.name(upper).to_owned() });
+        }
+    }
+    Ok(())
+}
+
 /// Another gateway may share our outside interface and nothing else; a dead one must not stand in our way.
-fn judge_other_gateways(
-    plan: &Plan,
-    seen: &Seen,
-    alive: &dyn Fn(&str) -> bool,
-    remarks: &mut Vec<String>,
-) -> Result<(), KernelError> {
-    let names: BTreeSet<&str> = seen.rules.iter().filter_map(tables::name_kept_by).collect();
-    for other in names.into_iter().filter(|name| *name != plan.tun) {
-        let lives = alive(other);
-        let tables = Tables::of(other);
-        let dead = |what: String| KernelError::LeftByDeadGateway { what, other: other.to_owned() };
-        let rules = || seen.rules.iter().filter(|rule| tables.owns_rule(rule, other));
+fn judge_other_gateways(plan: &Plan, roster: &Roster, remarks: &mut Vec<String>) -> Result<(), KernelError> {
+    for Entry { tun: other, insides, outsides, pools, alive } in roster.others(&plan.tun) {
+        let refuse = |taken: KernelError, what: String| {
+            Err(if *alive { taken } else { KernelError::LeftByDeadGateway { what, other: other.clone() } })
+        };
         // The pool first: it says more than the interfaces that two gateways on one pool mostly share as well.
-        for net in rules().filter_map(|rule| rule.to) {
-            if let Some(pool) = plan.pools.iter().find(|pool| pool.overlaps(&net.into())).copied() {
-                let taken = KernelError::PoolTaken { pool, other: other.to_owned() };
-                return Err(if lives { taken } else { dead(format!("pool {pool}")) });
-            }
+        if let Some(pool) = plan.pools.iter().find(|pool| pools.iter().any(|there| there.overlaps(pool))).copied() {
+            return refuse(KernelError::PoolTaken { pool, other: other.clone() }, format!("pool {pool}"));
         }
-        for rule in rules() {
-            let Some(interface) = &rule.from_interface else { continue };
-            let outside_there = rule.then == Then::Table(tables.out());
-            let inside_here = plan.insides.iter().any(|inside| inside.interfaces.contains(interface));
-            let outside_here = plan.outsides.contains(interface);
-            if inside_here || outside_here && !outside_there {
-                let interface = interface.clone();
-                return Err(if lives {
-                    KernelError::InterfaceTaken { interface, other: other.to_owned() }
-                } else {
-                    dead(format!("interface '{interface}'"))
-                });
-            }
+        let is_inside = |name: &String| plan.insides.iter().any(|inside| inside.interfaces.contains(name));
+        let here_inside = insides.iter().chain(outsides).find(|name| is_inside(name));
+        let there_inside = insides.iter().find(|name| plan.outsides.contains(name));
+        if let Some(interface) = here_inside.or(there_inside).cloned() {
+            let what = format!("interface '{interface}'");
+            return refuse(KernelError::InterfaceTaken { interface, other: other.clone() }, what);
         }
-        if !lives {
+        if !alive {
             remarks.push(format!(
                 "a dead gateway --tun {other} keeps its interfaces closed; clear it with: kamei cleanup --tun {other}"
             ));

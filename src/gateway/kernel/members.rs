@@ -1,10 +1,12 @@
 //! Which interfaces the gateway has, whatever they are called at the moment.
 //!
-//! The configuration names interfaces, and so do the kernel's rules. An interface that was renamed stays what it was:
-//! inside or outside. A name of the configuration always counts too, whoever has it now. So nothing that was inside
-//! turns into something else but by being deleted, or by getting the configured name of another place.
+//! The configuration names interfaces. An interface that was renamed stays what it was: inside or outside. A name of the
+//! configuration always counts too, whoever has it now. So nothing that was inside turns into something else but by being
+//! deleted, or by getting the configured name of another place. A bridge (or bond, team, VRF) that takes a member in is of
+//! its realm from then on: it has the packets before they are routed.
 
 use super::Plan;
+use super::host::Member as Link;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A realm: the number of an inside, or `None` for the outside.
@@ -36,6 +38,8 @@ pub(super) struct Changes {
     pub(super) gone: Vec<String>,
     /// Configured interfaces that exist again.
     pub(super) back: Vec<String>,
+    /// Interfaces and the masters that have taken them in.
+    pub(super) taken_in: BTreeMap<String, String>,
 }
 
 impl Members {
@@ -49,13 +53,13 @@ impl Members {
     }
 
     /// The plan with the interfaces by their names of now, and what to tell the operator.
-    pub(super) fn follow(&mut self, links: &[(String, u32)]) -> (Plan, Changes) {
+    pub(super) fn follow(&mut self, links: &[Link]) -> (Plan, Changes) {
         let mut plan = self.configured.clone();
         let mut changes = Changes::default();
         let configured: BTreeMap<&String, Realm> =
             realms(&self.configured).map(|(realm, name)| (name, realm)).collect();
         let mut known = BTreeMap::new();
-        for (name, index) in links {
+        for Link { name, index, .. } in links {
             let before = self.known.get(index);
             let realm = match (configured.get(name), before) {
                 (Some(realm), _) => *realm,
@@ -74,9 +78,26 @@ impl Members {
             }
             known.insert(*index, Member { realm, name: name.clone() });
         }
+        for Link { name, index, master } in links {
+            let (Some(master), Some(member)) = (master, known.get(index)) else { continue };
+            let Some(taker) = links.iter().find(|link| link.index == *master) else { continue };
+            if configured.contains_key(&taker.name) || known.contains_key(master) {
+                continue;
+            }
+            let realm = member.realm;
+            let list = match realm {
+                Some(realm) => plan.insides.get_mut(realm).map(|inside| &mut inside.interfaces),
+                None => Some(&mut plan.outsides),
+            };
+            list.into_iter().for_each(|list| list.push(taker.name.clone()));
+            if !self.known.contains_key(master) {
+                changes.taken_in.insert(name.clone(), taker.name.clone());
+            }
+            known.insert(*master, Member { realm, name: taker.name.clone() });
+        }
         let missing: BTreeSet<String> = configured
             .keys()
-            .filter(|name| !links.iter().any(|(have, _)| have == **name))
+            .filter(|name| !links.iter().any(|link| link.name == ***name))
             .map(|n| (*n).clone())
             .collect();
         changes.gone = missing.difference(&self.missing).cloned().collect();
@@ -97,6 +118,12 @@ impl Changes {
     pub(super) fn log(&self) {
         for (old, new) in &self.renamed {
             log::warn!("interface '{old}' is now called '{new}'; the gateway follows it. Change its configuration too");
+        }
+        for (name, master) in &self.taken_in {
+            log::warn!(
+                "interface '{name}' belongs to '{master}' now, which has its packets before they are routed; the gateway \
+                 serves '{master}' in its place. Change its configuration too"
+            );
         }
         for name in self.gone.iter().filter(|name| !self.renamed.contains_key(*name)) {
             log::warn!("interface '{name}' has gone; the gateway waits for it to come back");
@@ -121,24 +148,23 @@ mod tests {
 
     fn members() -> Members {
         let inside = |device: &str, name: &str| InsidePlan {
-            device: device.to_owned(),
+            device: Some(device.to_owned()),
             interfaces: vec![name.to_owned()],
             sources: vec![],
         };
         Members::new(Plan {
             tun: "kamei".to_owned(),
             insides: vec![inside("kamei-in0", "gi"), inside("kamei-in1", "gj")],
-            outside_device: "kamei-out".to_owned(),
+            device: "kamei-nat".to_owned(),
             outsides: vec!["go".to_owned()],
             pools: vec![],
             exempt: vec![],
-            mark: None,
             undo_file: "/run/kamei/undo.json".into(),
         })
     }
 
-    fn links(names: &[(&str, u32)]) -> Vec<(String, u32)> {
-        names.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect()
+    fn links(names: &[(&str, u32)]) -> Vec<Link> {
+        names.iter().map(|(name, index)| Link { name: (*name).to_owned(), index: *index, master: None }).collect()
     }
 
     /// The interfaces of both insides and of the outside.
@@ -167,6 +193,22 @@ mod tests {
         assert_eq!(names(&plan), ["gi", "gj", "go"]);
         let (plan, changes) = members.follow(&links(&[("gj", 3), ("go", 4)]));
         assert_eq!((names(&plan), changes.gone), (["gi", "gj", "go"].map(str::to_owned), vec!["gi".to_owned()]));
+    }
+
+    #[test]
+    fn a_bridge_that_takes_an_interface_in_is_of_its_realm() {
+        let mut members = members();
+        let mut all = links(&[("gi", 2), ("gj", 3), ("go", 4), ("br0", 5)]);
+        members.follow(&all);
+        all[0].master = Some(5);
+        let (plan, changes) = members.follow(&all);
+        assert_eq!(names(&plan), ["gi br0", "gj", "go"]);
+        assert_eq!(changes.taken_in, [("gi".to_owned(), "br0".to_owned())].into());
+        // Said once. And what was inside stays inside when the bridge lets the interface go.
+        let (plan, changes) = members.follow(&all);
+        assert_eq!((names(&plan), changes), (["gi br0", "gj", "go"].map(str::to_owned), Changes::default()));
+        all[0].master = None;
+        assert_eq!(names(&members.follow(&all).0), ["gi br0", "gj", "go"]);
     }
 
     #[test]

@@ -62,8 +62,6 @@ pub(super) struct Rule {
     pub(super) to: Option<IpNet>,
     /// The ICMP protocol number and a range of type × 256 + code: the kernel keeps both where ports would be.
     pub(super) icmp: Option<(u8, u16, u16)>,
-    /// Only packets that have all these bits in their mark.
-    pub(super) mark: Option<u32>,
     pub(super) then: Then,
 }
 
@@ -136,9 +134,6 @@ impl Rule {
             attributes.push(RuleAttribute::IpProtocol(IpProtocol::from(protocol)));
             attributes.push(RuleAttribute::DestinationPortRange(RulePortRange { start, end }));
         }
-        if let Some(mark) = self.mark {
-            attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mark)]);
-        }
         message.header.action = match self.then {
             Then::Table(table) => {
                 attributes.push(RuleAttribute::Table(table));
@@ -185,7 +180,6 @@ impl Rule {
             from: None,
             to: None,
             icmp: None,
-            mark: None,
             then: match message.header.action {
                 RuleAction::ToTable => Then::Table(u32::from(message.header.table)),
                 RuleAction::Unreachable => Then::Unreachable,
@@ -202,8 +196,6 @@ impl Rule {
                 RuleAttribute::Destination(a) => rule.to = IpNet::new(*a, message.header.dst_len).ok(),
                 RuleAttribute::IpProtocol(p) => protocol = Some(u8::from(*p)),
                 RuleAttribute::DestinationPortRange(range) => types = Some((range.start, range.end)),
-                // A mark of zero matches nothing that the gateway makes.
-                RuleAttribute::FwMark(mark) => rule.mark = Some(*mark).filter(|mark| *mark != 0),
                 RuleAttribute::Source(a) => rule.from = IpNet::new(*a, message.header.src_len).ok(),
                 RuleAttribute::Table(number) => match &mut rule.then {
                     Then::Table(table) | Then::Past { table, .. } => *table = *number,
@@ -230,10 +222,6 @@ impl Route {
 
     pub(super) fn blackhole(table: u32, destination: IpNet, metric: u32) -> Self {
         Self { table, destination, metric, to: To::Blackhole }
-    }
-
-    pub(super) fn throw(table: u32, destination: IpNet, metric: u32) -> Self {
-        Self { table, destination, metric, to: To::Throw }
     }
 
     pub(super) fn family(&self) -> Family {
@@ -405,7 +393,6 @@ mod tests {
             from: Some(net("10.0.0.0/8")),
             to: Some(net("198.18.0.0/16")),
             icmp: Some((1, 768, 1535)),
-            mark: Some(0x0100_0000),
             then: Then::Table(0x8123_4500),
         };
         assert_eq!(Rule::ours(&rule.message()), Some(rule.clone()));
@@ -422,7 +409,7 @@ mod tests {
             Route::device(700, net("198.18.0.0/16"), 10, 3, Some("10.0.0.1".parse().expect("address"))),
             Route::device(700, net("2001:db8::/64"), 10, 3, None),
             Route::blackhole(0x8000_0001, net("::/0"), 1000),
-            Route::throw(5, net("10.0.0.0/8"), 5),
+            Route { table: 5, destination: net("10.0.0.0/8"), metric: 5, to: To::Throw },
         ] {
             assert_eq!(Route::read(&route.message()), Some(route));
         }

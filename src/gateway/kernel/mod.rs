@@ -1,20 +1,21 @@
-//! The host's network around the gateway: devices, routes, policy rules, settings; made, watched, and undone exactly.
+//! The host's network around the gateway: devices, routes, settings; made, watched, and undone exactly.
 //!
-//! The module `tables` says which routes and rules there are and why. Everything the gateway makes carries protocol number 75 and
-//! lies in tables of its own, so it can be told from the operator's; only kernel settings have to be remembered, and
-//! they are, in a file that a successor reads after `kill -9`.
+//! What is translated goes the way the machine's own tables say; here is what the gateway needs beside that. The module
+//! `tables` says which routes there are and why, and which rules where two insides have equal addresses. Everything the
+//! gateway makes carries protocol number 75, so it can be told from the operator's; only kernel settings have to be
+//! remembered, and they are, in a file that a successor reads after `kill -9`.
 //!
 //! # Order
 //!
-//! *Start:* devices (settings, address, up), blackholes, routes, rules, those for inside packets last, proxy settings,
-//! forwarding at the very end. Until the rules stand, inside packets go where they went before; from then on they go
-//! through the translator or nowhere. *Stop:* forwarding first, as far as the gateway has switched it on, then rules,
-//! routes, neighbours; the caller then closes the devices. If the host forwarded before the gateway came, it forwards
-//! again when the gateway has gone, untranslated: that is how it was found.
+//! *Start:* devices (settings, address, up); then, by the caller, the programs that keep the inside closed
+//! (`fastpath`); then routes, rules, proxy settings, forwarding at the very end. *Stop:* forwarding first, as far as the
+//! gateway has switched it on, then rules, routes, neighbours; the caller then takes the programs off and closes the
+//! devices. If the host forwarded before the gateway came, it forwards again when the gateway has gone, untranslated: that
+//! is how it was found.
 //!
-//! *Killed:* the devices and the routes to them vanish with the process; rules and blackholes stay, so nothing from the
-//! inside leaves. The next gateway of the same `--tun` name takes all of it over without a gap; [`clean_up`] removes it.
-//! A start that fails in the middle undoes what it did; one that fails on top of what a killed gateway left leaves the
+//! *Killed:* the devices and the routes to them vanish with the process; the programs stay, so nothing from the inside
+//! leaves untranslated. The next gateway of the same `--tun` name takes all of it over without a gap; [`clean_up`] removes
+//! it. A start that fails in the middle undoes what it did; one that fails on top of what a killed gateway left leaves the
 //! closed state as it is.
 //!
 //! # What is decided here
@@ -23,10 +24,13 @@
 //!   IPv6 knows only one switch, `all`.
 //! - Several insides may have the same prefix and even the same address of the host: translation does not mind. What the
 //!   host itself says does: its answers go by its own address, so terminals of every inside reach it (ping, DNS) where it
-//!   has an address of its own in each. Its errors about packets not yet translated (hop limit reached) name no inside;
-//!   for addresses that two insides have they are not sent, so traceroute from there does not show this gateway.
+//!   has an address of its own in each. Its errors to terminals name no inside; for addresses that two insides have they are
+//!   not sent, so traceroute from there does not show this gateway.
+//! - An interface that hands its packets to another before they are routed (a bridge port, a member of a bond) is refused at
+//!   the start; where it becomes one later, the other is of its realm from then on.
 //! - Exempt destinations are for addresses that one inside alone has; others are translated on the way there as well.
-//! - What an interface was it stays when it is renamed, until it is deleted; so does a prefix of an interface that is away.
+//! - What an interface was it stays when it is renamed, until it is deleted; so does a prefix of an interface that is away
+//!   or down.
 //! - A family without a pool is closed: its packets from the inside reach other insides and the host, nothing else.
 //! - A pool may lie in an outside network, be equal to it or larger. The host's own addresses, its routers and the
 //!   network and broadcast addresses in it are reserved and stay reachable. Every other address of the pool belongs to
@@ -40,6 +44,7 @@ mod members;
 mod messages;
 mod neighbours;
 mod netlink;
+mod roster;
 mod survey;
 mod sysctl;
 mod tables;
@@ -47,7 +52,7 @@ mod undo;
 
 pub use claim::{Claim, directory as lock_directory};
 pub use error::KernelError;
-pub use host::{Ethernet, Host};
+pub use host::{Framing, Host};
 pub use neighbours::Neighbours;
 pub use netlink::NetlinkError;
 pub use survey::Survey;
@@ -55,9 +60,10 @@ pub use survey::Survey;
 use self::claim::SetUpLock;
 use self::host::{Lan, Stage};
 use self::members::Members;
+use self::messages::Family;
 use self::netlink::{Monitor, Netlink};
 use self::sysctl::Sysctls;
-use self::tables::{POOL, Tables};
+use self::tables::Tables;
 use self::undo::UndoFile;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
@@ -72,26 +78,30 @@ use std::time::{Duration, Instant};
 /// So many inside realms fit into a gateway's range of table numbers.
 pub(crate) const INSIDES_MAX: u32 = 126;
 
-/// After a change the host is looked at at most this often.
-const BREATH: Duration = Duration::from_millis(200);
+/// After a change the host is looked at at most this often; and looking takes no more than a part of the time, on a
+/// machine with thousands of routes that flap.
+const BREATH: Duration = Duration::from_millis(50);
+const PART: u32 = 20;
+
+/// How long a prefix stays closed to others that is not inside any more: the kernel may still have packets for a terminal
+/// there in its hands, and answer for them.
+const FADING: Duration = Duration::from_secs(60);
 
 /// What the gateway wants of the host's network.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The base name of the devices; also the name of the gateway.
     pub tun: String,
+    /// The gateway's device: `{tun}-nat`.
+    pub device: String,
     /// The inside realms.
     pub insides: Vec<InsidePlan>,
-    /// The outside realm's device: `{tun}-out`.
-    pub outside_device: String,
     /// The outside interfaces.
     pub outsides: Vec<String>,
     /// The virtual IPs.
     pub pools: Vec<AddressRange>,
     /// Destinations that are not translated.
     pub exempt: Vec<IpNet>,
-    /// What packets carry in their mark that the fast path has translated; `None` without a fast path.
-    pub mark: Option<u32>,
     /// Where to remember what to restore; its directory exists and is root's. One file a gateway: put `tun` in its name.
     pub undo_file: PathBuf,
 }
@@ -99,12 +109,19 @@ pub struct Plan {
 /// One inside realm.
 #[derive(Clone, Debug)]
 pub struct InsidePlan {
-    /// Its device: `{tun}-in0`, `{tun}-in1`…
-    pub device: String,
+    /// Its own device, `{tun}-in0`, `{tun}-in1`…, where there are several insides: they may have the same addresses.
+    pub device: Option<String>,
     /// Its interfaces.
     pub interfaces: Vec<String>,
     /// Prefixes the operator says are in it, whatever the routes say.
     pub sources: Vec<IpNet>,
+}
+
+impl Plan {
+    /// The names of all devices: that of the gateway first, then those of the insides in their order.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.device.as_str()).chain(self.insides.iter().filter_map(|inside| inside.device.as_deref()))
+    }
 }
 
 /// Checks the plan against the host and changes nothing. To be called with the [`Claim`] held, before the TUN devices
@@ -143,13 +160,23 @@ pub struct Kernel {
     /// Something has changed since the last look.
     stale: bool,
     looked: Instant,
+    /// When to look next at the earliest.
+    breath: Duration,
+    /// What the log knows of, and what it will if that lasts.
+    told: Host,
+    to_tell: Option<Host>,
+    /// Prefixes that were inside a moment ago, by realm, and until when they stay closed to others.
+    faded: Vec<(usize, IpNet, Instant)>,
     /// Remarks that have been logged, so that each is said once.
     said: BTreeSet<String>,
+    /// A gateway before has left something.
+    adopted: bool,
     undone: bool,
 }
 
 impl Kernel {
-    /// Sets everything up. The TUN devices exist, each with all its queues.
+    /// Sets the devices up, which exist, each with all its queues; nothing is forwarded that was not before.
+    /// [`Kernel::open`] does the rest.
     ///
     /// # Errors
     /// As [`inspect`], and whatever the kernel refuses; what had been done is undone before this returns.
@@ -167,8 +194,9 @@ impl Kernel {
         }
         let neighbours = Neighbours::new(&host)?;
         let mut members = Members::new(plan.clone());
-        members.follow(&host.links).1.log();
+        members.follow(&host::links(&mut netlink)?).1.log();
         let looked = Instant::now();
+        let told = host.clone();
         let mut kernel = Self {
             plan,
             members,
@@ -179,20 +207,43 @@ impl Kernel {
             neighbours,
             stale: false,
             looked,
+            breath: BREATH,
+            told,
+            to_tell: None,
+            faded: Vec::new(),
             said: BTreeSet::new(),
+            adopted: false,
             undone: false,
         };
         kernel.remark();
-        if let Err(error) = kernel.bring_up() {
-            kernel.undone = true;
-            if adopted {
-                log::warn!("the network stays closed as the killed gateway left it; start again, or: kamei cleanup");
-            } else if let Err(also) = kernel.take_down() {
-                log::warn!("and while undoing: {also}");
-            }
-            return Err(error);
+        kernel.adopted = adopted;
+        match kernel.raise_devices() {
+            Ok(()) => Ok(kernel),
+            Err(error) => Err(kernel.give_up(error)),
         }
-        Ok(kernel)
+    }
+
+    /// Sets up routes, rules and forwarding. To be called once nothing can leave that is not translated.
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses; what had been done is undone before this returns.
+    pub fn open(&mut self) -> Result<(), KernelError> {
+        let _lock = SetUpLock::take()?;
+        match self.bring_up() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.give_up(error)),
+        }
+    }
+
+    /// Undoes what has been done of a start that fails; but what a killed gateway has left stays closed.
+    fn give_up(&mut self, error: KernelError) -> KernelError {
+        self.undone = true;
+        if self.adopted {
+            log::warn!("the network stays closed as the killed gateway left it; start again, or: kamei cleanup");
+        } else if let Err(also) = self.take_down() {
+            log::warn!("and while undoing: {also}");
+        }
+        error
     }
 
     /// What the host has, as last seen.
@@ -200,14 +251,36 @@ impl Kernel {
         &self.host
     }
 
-    /// The Ethernet interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
-    pub fn entrances(&self) -> Vec<(String, u32, Option<usize>, Ethernet)> {
+    /// The interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
+    pub fn interfaces(&self) -> Vec<(String, u32, Option<usize>, Framing)> {
         let insides = self.plan.insides.iter().enumerate();
         let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, Some(realm))));
         let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
         let with_index = all.filter_map(|(name, realm)| Some((name, self.host.index(name)?, realm)));
-        let ethernet = |index| self.host.ethernet.get(&index).copied();
-        with_index.filter_map(|(name, index, realm)| Some((name.clone(), index, realm, ethernet(index)?))).collect()
+        let framing = |index| self.host.framing.get(&index).copied().unwrap_or(Framing::Unknown);
+        with_index.map(|(name, index, realm)| (name.clone(), index, realm, framing(index))).collect()
+    }
+
+    /// The gateway's devices that exist now, as [`Plan::devices`] has them.
+    pub fn devices(&self) -> Vec<(String, u32)> {
+        self.plan.devices().filter_map(|name| Some((name.to_owned(), self.host.index(name)?))).collect()
+    }
+
+    /// What is configured now.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The prefixes of each inside that are closed to others, and whether another inside has addresses of them too.
+    pub fn hidden(&self) -> Vec<(usize, IpNet, bool)> {
+        let realms = 0..self.host.insides.len();
+        let all = realms.flat_map(|realm| [Family::V4, Family::V6].map(|family| (realm, family)));
+        let now = Instant::now();
+        let faded = self.faded.iter().filter(|(_, _, until)| *until > now).map(|(realm, net, _)| (*realm, *net));
+        all.flat_map(|(realm, family)| self.host.closable(realm, family).map(move |net| (realm, net)))
+            .chain(faded)
+            .map(|(realm, net)| (realm, net, self.host.is_ambiguous(realm, &net)))
+            .collect()
     }
 
     /// Hears what has changed (links, addresses, routes, rules) and follows it; never waits. `true` if [`Kernel::host`]
@@ -221,10 +294,18 @@ impl Kernel {
         let mut stale = self.stale;
         let lost = self.monitor.drain(|message| stale = stale || matters(plan, host, &message));
         self.stale = stale | lost.map_err(|e| KernelError::netlink("watch the network", e.into()))?;
-        if !self.stale || self.looked.elapsed() < BREATH {
+        if !self.stale || self.looked.elapsed() < self.breath {
             return Ok(false);
         }
-        self.look_again()
+        let begun = Instant::now();
+        let news = self.look_again();
+        self.breath = BREATH.max(begun.elapsed() * PART);
+        news
+    }
+
+    /// How long until [`Kernel::poll`] looks at what it has heard of; `None` if there is nothing.
+    pub fn pause(&self) -> Option<Duration> {
+        self.stale.then(|| self.breath.saturating_sub(self.looked.elapsed()).max(Duration::from_millis(1)))
     }
 
     /// What the host would look like for another plan of the same interfaces; changes nothing.
@@ -265,14 +346,17 @@ impl Kernel {
         self.plan = plan;
         let mut host = host::look(&mut self.netlink, &self.plan, Stage::Running)?;
         for (number, inside) in host.insides.iter_mut().enumerate() {
-            // What an interface that is away led to stays inside until it is back and says otherwise.
-            if self.members.is_incomplete(number)
+            // What an interface that is away or down led to stays inside until it is back and says otherwise: with it go
+            // its routes, and its IPv6 addresses.
+            let interfaces = self.plan.insides.get(number).map_or(&[][..], |inside| &inside.interfaces);
+            let is_down = interfaces.iter().any(|name| host.down.contains(name));
+            if (is_down || self.members.is_incomplete(number))
                 && let Some(before) = self.host.insides.get(number)
             {
                 inside.keep(&before.sources);
             }
         }
-        host.log_changes(&self.host);
+        self.fade(&host);
         let news = host.tells_news(&self.host);
         self.host = host;
         self.remark();
@@ -285,6 +369,35 @@ impl Kernel {
         self.neighbours.follow(&self.host);
         self.stale = false;
         Ok(news)
+    }
+
+    /// Logs what has changed, once it was the same in two calls. To be called about once a second: what lasts a moment is
+    /// not worth a line.
+    pub fn tell(&mut self) {
+        if self.told == self.host {
+            return;
+        }
+        if self.to_tell.as_ref() == Some(&self.host) {
+            self.host.log_changes(&self.told);
+            self.told = self.host.clone();
+            self.to_tell = None;
+        } else {
+            self.to_tell = Some(self.host.clone());
+        }
+    }
+
+    /// What is not inside any more stays closed for a while.
+    fn fade(&mut self, host: &Host) {
+        let now = Instant::now();
+        let is_inside = |realm: usize, net: &IpNet| {
+            host.insides.get(realm).is_some_and(|inside| inside.sources.iter().any(|source| source.contains(net)))
+        };
+        self.faded.retain(|(realm, net, until)| *until > now && !is_inside(*realm, net));
+        let families = [Family::V4, Family::V6];
+        let all = (0..self.host.insides.len()).flat_map(|realm| families.map(|family| (realm, family)));
+        let before = all.flat_map(|(realm, family)| self.host.closable(realm, family).map(move |net| (realm, net)));
+        let gone = before.filter(|(realm, net)| !is_inside(*realm, net));
+        self.faded.extend(gone.map(|(realm, net)| (realm, net, now + FADING)));
     }
 
     /// The means to make virtual IPs answer on an outside LAN.
@@ -307,11 +420,15 @@ impl Kernel {
         self.undone = true;
     }
 
-    fn bring_up(&mut self) -> Result<(), KernelError> {
+    fn raise_devices(&mut self) -> Result<(), KernelError> {
         Sysctls::prepare_devices(&self.plan, &self.host)?;
-        apply::raise_devices(&mut self.netlink, &self.plan, &self.host)?;
+        apply::raise_devices(&mut self.netlink, &self.plan, &self.host)
+    }
+
+    fn bring_up(&mut self) -> Result<(), KernelError> {
+        roster::enter(&self.plan)?;
         apply::apply(&mut self.netlink, &self.plan, &self.host)?;
-        neighbours::clear_left(&mut self.netlink, &self.plan.pools)?;
+        neighbours::clear_left(&mut self.netlink)?;
         self.sysctls.apply(&self.plan, &self.host)
     }
 
@@ -320,6 +437,7 @@ impl Kernel {
         let settings = self.sysctls.undo().map(|_| ());
         let tables = apply::remove(&mut self.netlink, &self.plan.tun).map(|_| ());
         self.neighbours.clear();
+        roster::leave(&self.plan.tun);
         settings.and(tables)
     }
 
@@ -376,13 +494,11 @@ pub fn clean_up(tun: &str, undo_file: &Path) -> Result<Cleaned, KernelError> {
     let _claim = Claim::take(tun)?;
     let _lock = SetUpLock::take()?;
     let mut netlink = open()?;
-    let left = apply::present(&mut netlink, tun)?;
-    let pools: Vec<AddressRange> =
-        left.rules.iter().filter(|rule| rule.priority == POOL).filter_map(|rule| Some(rule.to?.into())).collect();
     let mut sysctls = Sysctls::take_over(UndoFile::new(undo_file), tun);
     let settings = sysctls.undo()?;
     let (rules, routes) = apply::remove(&mut netlink, tun)?;
-    let neighbours = neighbours::clear_left(&mut netlink, &pools)?;
+    let neighbours = neighbours::clear_left(&mut netlink)?;
+    roster::leave(tun);
     Ok(Cleaned { rules, routes, neighbours, settings })
 }
 
@@ -401,7 +517,7 @@ fn matters(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) -> bool {
                 .find_map(|a| if let RouteAttribute::Table(table) = a { Some(*table) } else { None })
                 .unwrap_or_else(|| u32::from(route.header.table));
             let deleted = matches!(message, RouteNetlinkMessage::DelRoute(_));
-            if Tables::of(&plan.tun).own(table) {
+            if Tables::of(&plan.tun).own(table) || route.header.protocol == messages::PROTOCOL {
                 // One of ours was taken: by somebody, or by the kernel with an address or a link.
                 return deleted;
             }

@@ -3,7 +3,6 @@
 use super::messages::{Family, PROTOCOL};
 use super::netlink::{Netlink, NetlinkError};
 use super::{Host, KernelError, Lan};
-use crate::wire::AddressRange;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage};
@@ -115,11 +114,8 @@ impl Shared {
     }
 }
 
-/// Removes the entries that a gateway with these pools has left behind. Says how many.
-pub(super) fn clear_left(netlink: &mut Netlink, pools: &[AddressRange]) -> Result<usize, KernelError> {
-    if pools.iter().all(AddressRange::is_v4) {
-        return Ok(0);
-    }
+/// Removes the entries that a killed gateway has left behind. Says how many.
+pub(super) fn clear_left(netlink: &mut Netlink) -> Result<usize, KernelError> {
     let mut filter = NeighbourMessage::default();
     filter.header.family = Family::V6.number();
     filter.header.flags = NeighbourFlags::Proxy;
@@ -134,7 +130,7 @@ pub(super) fn clear_left(netlink: &mut Netlink, pools: &[AddressRange]) -> Resul
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(*address),
             _ => None,
         });
-        let Some(address) = address.filter(|a| ours && pools.iter().any(|pool| pool.contains((*a).into()))) else {
+        let Some(address) = address.filter(|_| ours) else {
             continue;
         };
         let message = RouteNetlinkMessage::DelNeighbour(entry(message.header.ifindex, address));

@@ -16,8 +16,8 @@ const BUFFER: usize = 64 * 1024;
 /// How often a dump that was interrupted by a change starts again before its last result is taken as it is.
 const DUMP_ATTEMPTS: usize = 8;
 
-/// `RTMGRP_*` bits (linux/rtnetlink.h): links, addresses, routes and rules of both families.
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
+/// `RTMGRP_*` bits (linux/rtnetlink.h): links, traffic control; addresses, routes and rules of both families.
+const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
 
 /// What the kernel answered: the error, and its own words where it gives any.
 #[derive(Debug)]

@@ -6,12 +6,7 @@ use super::{KernelError, Plan};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
-
-/// The first priority of a gateway's own rules.
-const FIRST_RULE: u32 = 7400;
 
 /// What was found.
 pub struct Survey {
@@ -21,8 +16,8 @@ pub struct Survey {
     pub remarks: Result<Vec<String>, KernelError>,
     /// Outside networks in which virtual IPs lie.
     pub lans: Vec<IpNet>,
-    /// Priorities of policy rules that come before the gateway's.
-    pub rules_before: BTreeSet<u32>,
+    /// The prefixes of the insides.
+    pub sources: Vec<IpNet>,
     /// Virtual IPs that another machine answers for, with its hardware address.
     pub used_elsewhere: Vec<(IpAddr, String)>,
 }
@@ -36,14 +31,14 @@ impl Survey {
         let mut netlink = super::open()?;
         let running = Claim::is_taken(&plan.tun);
         let stage = if running { Stage::Running } else { Stage::Before };
-        let (remarks, lans) = match host::look(&mut netlink, plan, stage) {
-            Ok(host) => (Ok(host.remarks.clone()), host.lans.iter().map(|lan| lan.network).collect()),
-            Err(error) => (Err(error), Vec::new()),
+        let (remarks, lans, sources) = match host::look(&mut netlink, plan, stage) {
+            Ok(host) => {
+                let lans = host.lans.iter().map(|lan| lan.network).collect();
+                (Ok(host.remarks.clone()), lans, host.sources().concat())
+            }
+            Err(error) => (Err(error), Vec::new(), Vec::new()),
         };
         let failed = |what: &'static str| move |error| KernelError::netlink(what, error);
-        let rules = netlink
-            .dump(&RouteNetlinkMessage::GetRule(RuleMessage::default()))
-            .map_err(failed("list the policy rules"))?;
         let neighbours = netlink
             .dump(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))
             .map_err(failed("list the neighbours"))?;
@@ -52,20 +47,10 @@ impl Survey {
             running,
             remarks,
             lans,
-            rules_before: rules.iter().filter_map(comes_before).collect(),
+            sources,
             used_elsewhere: neighbours.iter().filter_map(answers).filter(|(ip, _)| in_a_pool(*ip)).collect(),
         })
     }
-}
-
-/// The kernel's own first rule, for the local table, is where it belongs.
-fn comes_before(message: &RouteNetlinkMessage) -> Option<u32> {
-    let RouteNetlinkMessage::NewRule(rule) = message else { return None };
-    let priority = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Priority(priority) => Some(*priority),
-        _ => None,
-    });
-    priority.filter(|priority| (1..FIRST_RULE).contains(priority))
 }
 
 /// A neighbour that has answered.

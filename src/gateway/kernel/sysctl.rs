@@ -1,9 +1,10 @@
 //! Kernel settings under /proc/sys: what the gateway needs, what was there before, and the way back.
 
+use super::messages::Family;
 use super::undo::{Record, UndoFile};
 use super::{Host, KernelError, Plan};
 use crate::wire::AddressRange;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -113,7 +114,7 @@ impl Sysctls {
     /// Settings of our own devices; they vanish with them, so nothing is remembered.
     pub(super) fn prepare_devices(plan: &Plan, host: &Host) -> Result<(), KernelError> {
         let strict = Key::new(V4, "all", "rp_filter").get()? != "0";
-        for device in plan.insides.iter().map(|inside| &inside.device).chain([&plan.outside_device]) {
+        for device in plan.devices() {
             let set = |place, name, value: &str| Key::new(place, device, name).set(value);
             set(V4, "forwarding", "1")?;
             // The kernel takes the larger of "all" and the device's: 2 (loose) beats a strict 1.
@@ -220,10 +221,11 @@ impl Sysctls {
                 }
             }
         }
-        // What the fast path has translated never takes its way back: that leads through the gateway's own devices.
-        let entrances = insides.iter().copied().chain(&plan.outsides).filter(|_| plan.mark.is_some());
-        let marked: Vec<&String> = entrances.filter(|name| present(name) && !host.doubled.contains(*name)).collect();
-        for name in host.doubled.iter().chain(marked) {
+        // The way back to an address that two insides have leads through one of them.
+        let shares = |realm: &usize| host.closable(*realm, Family::V4).any(|net| host.is_ambiguous(*realm, &net));
+        let sharing = (0..plan.insides.len()).filter(shares).filter_map(|realm| plan.insides.get(realm));
+        let sharing: BTreeSet<&String> = sharing.flat_map(|inside| &inside.interfaces).chain(&host.doubled).collect();
+        for name in sharing.into_iter().filter(present) {
             let key = Key::new(V4, name, "rp_filter");
             // The larger of the two counts; 1 is strict, 2 loose.
             let (all, own) = (Key::new(V4, "all", "rp_filter").get()?, self.original(&key)?);

@@ -81,26 +81,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn out_and_back_is_the_identity_and_checksums_stay_what_they_were(spec in spec(), ends in ends(), restore: bool) {
-        let (mut gateway, virtual_ip) = gateway(ends, restore);
+    fn out_and_back_is_the_identity_and_checksums_stay_what_they_were(spec in spec(), ends in ends()) {
+        let (mut gateway, virtual_ip) = gateway(ends, true);
         let partial = spec.sum == Sum::Partial;
         let sent = spec.build(ends.0, ends.1);
         let outside = gateway.pass(&sent, partial, INSIDE);
         prop_assert_eq!(outside.addresses(), (virtual_ip, ends.1));
         prop_assert_eq!(unchanging(&outside), unchanging(&sent));
         check_sums(&spec, &outside)?;
-        let more = u8::from(restore);
-        prop_assert_eq!(hop_limit(&outside), hop_limit(&sent).saturating_add(more));
+        prop_assert_eq!(hop_limit(&outside), hop_limit(&sent));
 
         let answer = outside.clone().reversed();
         let inside = gateway.pass(&answer, partial, Realm::Outside);
         prop_assert_eq!(inside.addresses(), (ends.1, ends.0));
         prop_assert_eq!(unchanging(&inside), unchanging(&sent));
         check_sums(&spec, &inside)?;
-        prop_assert_eq!(hop_limit(&inside), hop_limit(&outside).saturating_add(more));
-        if !restore {
-            prop_assert!(same_packet(&inside.clone().reversed(), &sent));
-        }
+        prop_assert_eq!(hop_limit(&inside), hop_limit(&outside));
+        prop_assert!(same_packet(&inside.clone().reversed(), &sent));
         // A UDP checksum neither appears nor disappears.
         if spec.transport == Transport::Udp && !partial {
             prop_assert_eq!(sent.sum() == Some(0), inside.sum() == Some(0));

@@ -14,7 +14,8 @@ pub(super) fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<S
     let Some(planned) = plan.insides.get(realm) else { return Inside::default() };
     let indices: Vec<u32> = planned.interfaces.iter().filter_map(|name| seen.index(name)).collect();
     let own = planned.interfaces.iter().flat_map(|name| usable(seen, name)).collect();
-    let mut found = Inside { device: seen.index(&planned.device), own, ..Inside::default() };
+    let mut found =
+        Inside { device: planned.device.as_deref().and_then(|name| seen.index(name)), own, ..Inside::default() };
     for route in &seen.inside_routes {
         let To::Hops(hops) = &route.to else { continue };
         let devices = hops.devices();
@@ -85,7 +86,6 @@ pub(super) fn judge_other_networks(plan: &Plan, seen: &Seen, host: &mut Host) {
         if inside || outside || name == "lo" || tables::is_device_of(name, &plan.tun) {
             continue;
         }
-        host.has_other_networks = true;
         let sources = host.insides.iter().flat_map(|inside| &inside.sources);
         let mut real = sources.filter(|net| !tables::is_default(net));
         if let Some(net) = real.find(|net| net.contains(&own.network) || own.network.contains(*net)) {

@@ -1,16 +1,16 @@
 //! What is read of the host, before anybody judges it.
 
-use super::{Ethernet, MAIN, is_link_local};
+use super::{Framing, MAIN, is_link_local};
+use crate::fastpath::Ethernet;
 use crate::gateway::kernel::messages::{Family, PROTOCOL, Route, Rule, To};
 use crate::gateway::kernel::netlink::Netlink;
-use crate::gateway::kernel::tables;
 use crate::gateway::kernel::{KernelError, Plan};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
-use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::RuleMessage;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,8 +22,12 @@ pub(super) struct Seen {
     pub(super) links: Vec<(String, u32)>,
     /// Indices of links that are not up.
     pub(super) down: Vec<u32>,
-    /// Links whose packets begin with an Ethernet header, by index.
-    pub(super) ethernet: BTreeMap<u32, Ethernet>,
+    /// What is before the IP header, by index.
+    pub(super) framing: BTreeMap<u32, Framing>,
+    /// The bridge, bond, team or VRF that a link belongs to, by index.
+    pub(super) masters: BTreeMap<u32, u32>,
+    /// The link that a link lies on, by index.
+    pub(super) lower: BTreeMap<u32, u32>,
     pub(super) addresses: Vec<OwnAddress>,
     /// Main's routes through inside interfaces.
     pub(super) inside_routes: Vec<Route>,
@@ -31,8 +35,6 @@ pub(super) struct Seen {
     pub(super) routers: Vec<IpAddr>,
     /// The rules of every gateway in this namespace.
     pub(super) rules: Vec<Rule>,
-    /// Priorities of other people's rules that come before ours.
-    pub(super) rules_before: Vec<u32>,
     /// The families that other people have rules for.
     pub(super) ruled: BTreeSet<Family>,
     pub(super) has_ipv6: bool,
@@ -52,11 +54,13 @@ pub(super) struct OwnAddress {
 impl Seen {
     pub(super) fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, ethernet } in read_links(netlink)? {
+        for Link { name, index, is_up, framing, master, lower } in read_links(netlink)? {
             if !is_up {
                 seen.down.push(index);
             }
-            seen.ethernet.extend(ethernet.map(|ethernet| (index, ethernet)));
+            seen.framing.insert(index, framing);
+            seen.masters.extend(master.map(|master| (index, master)));
+            seen.lower.extend(lower.map(|lower| (index, lower)));
             seen.links.push((name, index));
         }
         for message in dump(netlink, "list the addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
@@ -73,7 +77,6 @@ impl Seen {
                 }
             }
         }
-        seen.rules_before.dedup();
         for name in plan.insides.iter().flat_map(|inside| &inside.interfaces) {
             seen.inside_routes.extend(main_routes(netlink, &seen.links, name)?);
         }
@@ -93,7 +96,6 @@ impl Seen {
     }
 
     fn read_foreign(&mut self, rule: &RuleMessage) {
-        self.rules_before.extend(priority(rule).filter(|priority| *priority < *tables::PRIORITIES.start()));
         if !Rule::is_of_the_kernel(rule) {
             self.ruled.extend(Family::from_number(rule.header.family));
         }
@@ -117,14 +119,19 @@ impl Seen {
     }
 }
 
-/// Every interface by name, with its index.
-pub(in crate::gateway::kernel) fn links(netlink: &mut Netlink) -> Result<Vec<(String, u32)>, KernelError> {
-    Ok(read_links(netlink)?.into_iter().map(|link| (link.name, link.index)).collect())
+/// Every interface by name, with its index and its master's.
+pub(in crate::gateway::kernel) fn links(netlink: &mut Netlink) -> Result<Vec<Member>, KernelError> {
+    let member = |Link { name, index, master, .. }| Member { name, index, master };
+    Ok(read_links(netlink)?.into_iter().map(member).collect())
 }
 
-fn priority(message: &RuleMessage) -> Option<u32> {
-    // A rule without the attribute has priority 0: the local table.
-    message.attributes.iter().find_map(|a| if let RuleAttribute::Priority(p) = a { Some(*p) } else { None })
+/// An interface, as far as it tells which realm it is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway::kernel) struct Member {
+    pub(in crate::gateway::kernel) name: String,
+    pub(in crate::gateway::kernel) index: u32,
+    /// The bridge, bond, team or VRF that it belongs to.
+    pub(in crate::gateway::kernel) master: Option<u32>,
 }
 
 fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
@@ -151,7 +158,9 @@ struct Link {
     name: String,
     index: u32,
     is_up: bool,
-    ethernet: Option<Ethernet>,
+    framing: Framing,
+    master: Option<u32>,
+    lower: Option<u32>,
 }
 
 fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
@@ -159,18 +168,40 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
     let link = |message| {
         let RouteNetlinkMessage::NewLink(link) = message else { return None };
         let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
-        let ethernet = ethernet(&link);
-        let name = |attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None };
-        let name = link.attributes.into_iter().find_map(name)?;
-        Some(Link { name, index, is_up, ethernet })
+        let framing = framing(&link);
+        let (mut name, mut master, mut lower, mut elsewhere, mut carried) = (None, None, None, false, false);
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(text) => name = Some(text),
+                LinkAttribute::Controller(index) => master = Some(index),
+                LinkAttribute::Link(index) => lower = Some(index),
+                // Its number is one of another namespace.
+                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+                LinkAttribute::LinkInfo(all) => carried = all.iter().any(is_carried),
+                _ => {}
+            }
+        }
+        let lower = lower.filter(|lower| carried && !elsewhere && *lower != index);
+        Some(Link { name: name?, index, is_up, framing, master, lower })
     };
     Ok(messages.into_iter().filter_map(link).collect())
 }
 
-fn ethernet(link: &LinkMessage) -> Option<Ethernet> {
-    if link.header.link_layer_type != LinkLayerType::Ether {
-        return None;
+/// Whether an interface of this kind lies on another, whose packets it takes.
+fn is_carried(info: &LinkInfo) -> bool {
+    matches!(info, LinkInfo::Kind(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan))
+}
+
+fn framing(link: &LinkMessage) -> Framing {
+    use LinkLayerType as T;
+    match link.header.link_layer_type {
+        T::Ether | T::Loopback => ethernet(link).map_or(Framing::Unknown, Framing::Ethernet),
+        T::Ppp | T::Tunnel | T::Tunnel6 | T::Sit | T::Ipgre | T::Ip6gre | T::Rawip | T::None => Framing::Bare,
+        _ => Framing::Unknown,
     }
+}
+
+fn ethernet(link: &LinkMessage) -> Option<Ethernet> {
     let hardware = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
         _ => None,

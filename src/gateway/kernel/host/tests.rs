@@ -10,12 +10,11 @@ fn net(text: &str) -> IpNet {
 fn plan(pools: &[&str]) -> Plan {
     Plan {
         tun: "kamei".into(),
-        insides: vec![InsidePlan { device: "kamei-in0".into(), interfaces: vec!["gi".into()], sources: vec![] }],
-        outside_device: "kamei-out".into(),
+        insides: vec![InsidePlan { device: None, interfaces: vec!["gi".into()], sources: vec![] }],
+        device: "kamei-nat".into(),
         outsides: vec!["go".into()],
         pools: pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
         exempt: vec![],
-        mark: None,
         undo_file: "/run/kamei/undo.json".into(),
     }
 }
@@ -43,7 +42,7 @@ fn seen() -> Seen {
 }
 
 fn before(plan: &Plan, seen: &Seen) -> Result<Host, KernelError> {
-    judge(plan, seen, Stage::Before, &|_| false)
+    judge(plan, seen, Stage::Before, &Roster::default())
 }
 
 fn text(result: Result<Host, KernelError>) -> String {
@@ -70,19 +69,19 @@ fn names_are_judged_one_line_each() {
     assert!(with("gu", "go").contains("no network interface 'gu'; did you mean 'g"), "{}", with("gu", "go"));
     assert_eq!(with("wlan0", "go"), "there is no network interface 'wlan0'; `ip link` lists those there are");
     assert!(with("go", "go").contains("two realms"));
-    assert!(with("kamei-in0", "go").contains("cannot be an inside or outside interface"));
+    assert!(with("kamei-nat", "go").contains("cannot be an inside or outside interface"));
     assert!(with("all", "go").contains("cannot be"));
 }
 
 #[test]
 fn our_devices_must_be_absent_before_and_there_at_the_start() {
     let plan = plan(&["198.18.0.0/16"]);
-    assert!(matches!(judge(&plan, &seen(), Stage::Start, &|_| false), Err(KernelError::DeviceMissing(_))));
+    assert!(matches!(judge(&plan, &seen(), Stage::Start, &Roster::default()), Err(KernelError::DeviceMissing(_))));
     let mut with = seen();
-    with.links.extend([("kamei-in0".to_owned(), 8), ("kamei-out".to_owned(), 9)]);
-    assert!(matches!(before(&plan, &with), Err(KernelError::DeviceExists(name)) if name == "kamei-in0"));
-    let host = judge(&plan, &with, Stage::Start, &|_| false).expect("fine");
-    assert_eq!((host.outside_device, host.insides[0].device), (Some(9), Some(8)));
+    with.links.push(("kamei-nat".to_owned(), 9));
+    assert!(matches!(before(&plan, &with), Err(KernelError::DeviceExists(name)) if name == "kamei-nat"));
+    let host = judge(&plan, &with, Stage::Start, &Roster::default()).expect("fine");
+    assert_eq!(host.device, Some(9));
 }
 
 #[test]
@@ -125,7 +124,7 @@ fn the_default_route_through_the_inside_does_not_count() {
 #[test]
 fn r7_an_inside_is_connected_to_its_network_though_main_has_one_route_for_two() {
     let (mut plan, mut seen) = (plan(&["198.18.0.0/16"]), seen());
-    plan.insides.push(InsidePlan { device: "kamei-in1".into(), interfaces: vec!["gj".into()], sources: vec![] });
+    plan.insides.push(InsidePlan { device: Some("kamei-in1".into()), interfaces: vec!["gj".into()], sources: vec![] });
     seen.links.push(("gj".into(), 7));
     seen.addresses.push(OwnAddress { interface: 7, ..seen.addresses[1].clone() });
     let host = before(&plan, &seen).expect("fine");
@@ -143,13 +142,11 @@ fn r7_an_inside_is_connected_to_its_network_though_main_has_one_route_for_two() 
 #[test]
 fn a_network_that_looks_like_the_inside_is_remarked_upon() {
     let host = before(&plan(&["198.18.0.0/16"]), &seen()).expect("fine");
-    assert!(host.has_other_networks && host.remarks.is_empty());
+    assert!(host.remarks.is_empty());
     let mut seen = seen();
     seen.addresses[4].network = net("10.0.0.128/25");
     let host = before(&plan(&["198.18.0.0/16"]), &seen).expect("fine");
     assert!(host.remarks[0].starts_with("'other' has the network 10.0.0.128/25"), "{:?}", host.remarks);
-    seen.addresses.pop();
-    assert!(!before(&plan(&["198.18.0.0/16"]), &seen).expect("fine").has_other_networks);
 }
 
 #[test]
@@ -157,41 +154,53 @@ fn while_running_nothing_is_fatal() {
     let plan = plan(&["198.18.0.0/16"]);
     let mut seen = seen();
     seen.links.retain(|(name, _)| name != "gi");
-    seen.links.extend([("kamei-in0".to_owned(), 8), ("kamei-out".to_owned(), 9)]);
+    seen.links.push(("kamei-nat".to_owned(), 9));
     seen.inside_routes = vec![Route::device(MAIN, net("198.18.5.0/24"), 0, 3, None)];
-    judge(&plan, &seen, Stage::Running, &|_| false).expect("goes on");
+    judge(&plan, &seen, Stage::Running, &Roster::default()).expect("goes on");
 }
 
 #[test]
 fn another_gateway_may_share_the_outside_interface_and_nothing_else() {
     let mut theirs = plan(&["198.19.0.0/16"]);
     theirs.tun = "two".into();
-    theirs.insides[0] = InsidePlan { device: "two-in0".into(), interfaces: vec!["other".into()], sources: vec![] };
-    theirs.outside_device = "two-out".into();
-    let rules = |theirs: &Plan| tables::wanted(theirs, &Host { has_ipv6: true, ..Host::default() }).rules;
-    let with = |theirs: &Plan| Seen { rules: rules(theirs), ..seen() };
+    theirs.insides[0] = InsidePlan { device: None, interfaces: vec!["other".into()], sources: vec![] };
+    let roster = |theirs: &Plan, alive| {
+        let insides = theirs.insides.iter().flat_map(|inside| inside.interfaces.clone()).collect();
+        let (outsides, pools) = (theirs.outsides.clone(), theirs.pools.clone());
+        Roster::of(vec![Entry { tun: theirs.tun.clone(), insides, outsides, pools, alive }])
+    };
     let ours = plan(&["198.18.0.0/16"]);
+    let judged = |theirs: &Plan, alive| judge(&ours, &seen(), Stage::Before, &roster(theirs, alive));
 
-    let host = judge(&ours, &with(&theirs), Stage::Before, &|_| true).expect("both can live");
-    assert_eq!(host.remarks, [] as [String; 0]);
-    let host = judge(&ours, &with(&theirs), Stage::Before, &|_| false).expect("in nobody's way");
+    assert_eq!(judged(&theirs, true).expect("both can live").remarks, [] as [String; 0]);
+    let host = judged(&theirs, false).expect("in nobody's way");
     assert!(host.remarks[0].contains("kamei cleanup --tun two"));
 
     theirs.pools = ours.pools.clone();
-    let seen = with(&theirs);
-    assert!(matches!(judge(&ours, &seen, Stage::Before, &|_| true), Err(KernelError::PoolTaken { .. })));
-    let dead = text(judge(&ours, &seen, Stage::Before, &|_| false));
+    assert!(matches!(judged(&theirs, true), Err(KernelError::PoolTaken { .. })));
+    let dead = text(judged(&theirs, false));
     assert!(dead.ends_with("clear it with: kamei cleanup --tun two"), "{dead}");
 
     theirs.pools = plan(&["198.19.0.0/16"]).pools;
     theirs.insides[0].interfaces = vec!["gi".into()];
-    assert!(matches!(judge(&ours, &with(&theirs), Stage::Before, &|_| true), Err(KernelError::InterfaceTaken { .. })));
+    assert!(matches!(judged(&theirs, true), Err(KernelError::InterfaceTaken { .. })));
     theirs.insides[0].interfaces = vec!["go".into()];
-    assert!(matches!(judge(&ours, &with(&theirs), Stage::Before, &|_| true), Err(KernelError::InterfaceTaken { .. })));
+    assert!(matches!(judged(&theirs, true), Err(KernelError::InterfaceTaken { .. })));
 
     // What the same name has left is ours to take over.
     theirs.tun = "kamei".into();
-    theirs.outside_device = "kamei-out".into();
-    theirs.insides[0].device = "kamei-in0".into();
-    assert!(judge(&ours, &with(&theirs), Stage::Before, &|_| false).is_ok());
+    assert!(judged(&theirs, false).is_ok());
+}
+
+#[test]
+fn the_interface_that_routes_is_the_one_to_name() {
+    let ours = plan(&["198.18.0.0/16"]);
+    let mut bridged = seen();
+    bridged.masters.insert(2, 4);
+    assert!(text(before(&ours, &bridged)).contains("'gi' belongs to 'other'"), "{}", text(before(&ours, &bridged)));
+    let mut tagged = seen();
+    tagged.lower.insert(4, 2);
+    before(&ours, &tagged).expect("it has an address of its own");
+    tagged.addresses.retain(|own| own.interface != 2);
+    assert!(text(before(&ours, &tagged)).contains("name 'other' instead"), "{}", text(before(&ours, &tagged)));
 }

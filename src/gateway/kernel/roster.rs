@@ -1,0 +1,120 @@
+//! The gateways of this network namespace: which interfaces and pools each has, written down while it is set up, so that
+//! two do not serve the same.
+//!
+//! A file each in the directory of the locks. It stays when a gateway is killed, as what closes its inside does.
+
+use super::KernelError;
+use super::Plan;
+use super::claim::{self, place};
+use crate::wire::AddressRange;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+
+/// Nobody has that many interfaces and pools; a larger file is not ours.
+const LARGEST: u64 = 1 << 20;
+
+/// One gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// Its name.
+    pub(super) tun: String,
+    pub(super) insides: Vec<String>,
+    pub(super) outsides: Vec<String>,
+    pub(super) pools: Vec<AddressRange>,
+    /// Whether it runs. Else it was killed, and what it has left in the kernel keeps its inside closed.
+    pub(super) alive: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Roster {
+    entries: Vec<Entry>,
+}
+
+/// A file as it is written.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    tun: String,
+    boot: String,
+    insides: Vec<String>,
+    outsides: Vec<String>,
+    pools: Vec<String>,
+}
+
+impl Roster {
+    /// Who is there now. `is_alive` says whether a gateway of a name runs. What cannot be read counts for nothing: the
+    /// roster spares operators a mistake, what keeps an inside closed does not depend on it.
+    pub(super) fn read(is_alive: &dyn Fn(&str) -> bool) -> Self {
+        let Ok(sample) = place(claim::directory(), "gateway-") else { return Self::default() };
+        // gateway-{tun}.{namespace}.plan
+        let ending = sample.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let ending = ending.trim_start_matches("gateway-").trim_end_matches("lock").to_owned() + "plan";
+        let Ok(files) = std::fs::read_dir(claim::directory()) else { return Self::default() };
+        let names = files.flatten().filter(|file| file.file_name().to_string_lossy().ends_with(&ending));
+        let boot = boot().unwrap_or_default();
+        let entries = names.filter_map(|file| {
+            let path = file.path();
+            let about =
+                std::fs::symlink_metadata(&path).ok().filter(|about| about.is_file() && about.len() <= LARGEST)?;
+            let _ = about;
+            let content: Content = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+            let alive = is_alive(&content.tun);
+            // Of a namespace before, whose number this one has got: nothing of it is left in the kernel.
+            let is_left = || crate::fastpath::has_left(&content.tun).unwrap_or(false);
+            (content.boot == boot && (alive || is_left())).then(|| Entry {
+                insides: content.insides,
+                outsides: content.outsides,
+                pools: content.pools.iter().filter_map(|pool| pool.parse().ok()).collect(),
+                tun: content.tun,
+                alive,
+            })
+        });
+        Self { entries: entries.collect() }
+    }
+
+    /// All but the one of this name.
+    pub(super) fn others(&self, tun: &str) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.tun != tun)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+}
+
+/// Writes a gateway down.
+pub(super) fn enter(plan: &Plan) -> Result<(), KernelError> {
+    write(plan).map_err(|source| KernelError::Lock { directory: claim::directory().to_owned(), source })
+}
+
+/// Strikes a gateway out.
+pub(super) fn leave(tun: &str) {
+    if let Ok(path) = file(tun) {
+        let _ = std::fs::remove_file(path); // gone already, or it counts for nothing when the gateway has left nothing
+    }
+}
+
+fn write(plan: &Plan) -> io::Result<()> {
+    let content = Content {
+        tun: plan.tun.clone(),
+        boot: boot()?,
+        insides: plan.insides.iter().flat_map(|inside| inside.interfaces.clone()).collect(),
+        outsides: plan.outsides.clone(),
+        pools: plan.pools.iter().map(ToString::to_string).collect(),
+    };
+    let path = file(&plan.tun)?;
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, serde_json::to_vec(&content)?)?;
+    std::fs::rename(&draft, &path)
+}
+
+fn file(tun: &str) -> io::Result<PathBuf> {
+    Ok(place(claim::directory(), &format!("gateway-{tun}"))?.with_extension("plan"))
+}
+
+fn boot() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
