@@ -5,7 +5,7 @@ use kamei::device::tun::{self, Buffer};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::error::Error;
 
-/// Writes back every packet to the queue it was read from; there the kernel routes it on.
+/// Writes back every frame to the queue it was read from; there tc takes it on.
 pub fn carry(device: &str) -> Result<(), Box<dyn Error>> {
     let (devices, _) = tun::create(&[device.to_owned()], 1, Offload::Auto)?;
     let queue = devices.into_iter().flatten().next().ok_or("no queue")?;
@@ -13,7 +13,7 @@ pub fn carry(device: &str) -> Result<(), Box<dyn Error>> {
     loop {
         poll(&mut [PollFd::new(&queue, PollFlags::IN)], None)?;
         while queue.receive(&mut buffer)? {
-            let _ = queue.send(&buffer); // what the kernel refuses is lost, as in kamei
+            let _ = queue.send(buffer.as_read()); // what the kernel refuses is lost, as in kamei
         }
     }
 }

@@ -76,7 +76,12 @@ pub fn attach(program: &mut SchedClassifier, role: Role, entrance: &Entrance, tu
     let mut made = if ours.iter().any(|filter| filter.made_the_discipline()) { MADE } else { 0 };
     match qdisc_add_clsact(&entrance.name) {
         Ok(()) => made = MADE,
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {
+            // The discipline `ingress` is in the same place, and takes for its own whatever is said of clsact.
+            if !has_clsact(&mut netlink, entrance.index).map_err(tc_error)? {
+                return Err(FastPathError::IngressDiscipline(entrance.name.clone()));
+            }
+        }
         Err(error) => return Err(ProgramError::from(error).into()),
     }
     let handle = TcHandle::new(tag(tun), role.code() | made);
@@ -154,12 +159,7 @@ fn is_used(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
 
 /// The filters of the gateway `tun` on an interface.
 fn filters(netlink: &mut Netlink, index: u32, tun: &str) -> io::Result<Vec<Filter>> {
-    let disciplines = netlink.ask(GET_DISCIPLINE, NLM_F_DUMP, &message(0, 0, 0, 0))?;
-    let has_clsact = |body: &Vec<u8>| {
-        let word = |at| body.get(at..).and_then(number);
-        word(4) == Some(index) && word(12) == Some(CLSACT_PARENT)
-    };
-    if !disciplines.iter().any(has_clsact) {
+    if !has_clsact(netlink, index)? {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
@@ -176,6 +176,14 @@ fn filters(netlink: &mut Netlink, index: u32, tun: &str) -> io::Result<Vec<Filte
         }
     }
     Ok(found)
+}
+
+fn has_clsact(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
+    let disciplines = netlink.ask(GET_DISCIPLINE, NLM_F_DUMP, &message(0, 0, 0, 0))?;
+    Ok(disciplines.iter().any(|body| {
+        let kind = body.get(20..).and_then(|attributes| value(attributes, KIND));
+        body.get(4..).and_then(number) == Some(index) && kind == Some(b"clsact\0")
+    }))
 }
 
 /// The numbers of the programs that a gateway `tun` has left on an interface.

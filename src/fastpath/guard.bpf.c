@@ -62,7 +62,7 @@ struct interface {
 	__u32 index; // 0: none
 	__u32 realm; // of an inside, from 1 on; 0: whoever comes may leave here
 	__u32 asks; // of an inside: which of the other maps are not empty
-	__u32 unused;
+	__u32 is_others; // it can have no packet of an inside, and is no declared way
 };
 
 struct address6 {
@@ -230,7 +230,11 @@ int kamei_guard(struct bpf_nf_ctx *hook)
 	bool transform;
 
 	from = find(state->in->ifindex);
+	if (from && from->is_others)
+		return NF_ACCEPT;
 	to = find(state->out->ifindex);
+	if (to && to->is_others)
+		to = NULL;
 	if (!from || !from->realm) {
 		// Its own programs look at what leaves by an outside.
 		if (to)

@@ -206,7 +206,8 @@ static __always_inline int judge_other(struct __sk_buff *skb, const __u32 *sourc
 		// The way inside is gone, and another route leads here.
 		if (is_hidden(place_of(peer, is_v4).kind))
 			return refuse(INSIDE_DESTINATION);
-		return is_error && !is_exempt(peer, is_v4) ? divert(skb, 0, false) : pass(skb);
+		// Not marked: it may be another gateway's, who has marked it.
+		return is_error && !is_exempt(peer, is_v4) ? divert(skb, 0, false) : TC_ACT_UNSPEC;
 	}
 }
 
@@ -238,7 +239,7 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 	enum why why;
 
 	if ((void *)(ip + 1) > end)
-		return realm ? refuse(UNTRANSLATED) : pass(skb);
+		return realm ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
 	source = ip->saddr;
 	peer = ip->daddr;
 	if (realm) {
@@ -270,7 +271,7 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 	enum why why;
 
 	if ((void *)(ip + 1) > end)
-		return realm ? refuse(UNTRANSLATED) : pass(skb);
+		return realm ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
 	__builtin_memcpy(source, &ip->saddr, sizeof(source));
 	__builtin_memcpy(peer, &ip->daddr, sizeof(peer));
 	if (realm) {
@@ -316,7 +317,7 @@ int kamei_leaving(struct __sk_buff *skb)
 		return pass(skb);
 	}
 	if (!is_ip(skb))
-		return pass(skb);
+		return TC_ACT_UNSPEC;
 	pull(skb);
 	return skb->protocol == bpf_htons(ETH_P_IP) ? leaving4(skb, realm_of(skb)) : leaving6(skb, realm_of(skb));
 }

@@ -319,7 +319,8 @@ fn ways(site: &Site, has_seats: impl Fn(u32) -> bool) -> Ways {
     let devices = devices.into_iter().filter(|index| has_seats(*index)).collect();
     let is_hidden = |kind: &PrefixKind| matches!(kind, PrefixKind::Inside(_) | PrefixKind::Unclear);
     let hidden = site.prefixes.iter().filter(|(_, kind)| is_hidden(kind)).map(|(prefix, _)| *prefix).collect();
-    Ways { insides, outsides, devices, exempt: site.exempt.clone(), hidden, own_v6: site.own_v6.clone() }
+    let others = site.others.clone();
+    Ways { insides, outsides, devices, others, exempt: site.exempt.clone(), hidden, own_v6: site.own_v6.clone() }
 }
 
 /// Whether a gateway `tun` has left anything in this network namespace, dead or alive.

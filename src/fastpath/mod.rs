@@ -99,6 +99,12 @@ pub enum FastPathError {
          (mount -t bpf bpf /sys/fs/bpf), or choose fast-path-hook = \"clsact\""
     )]
     NothingLasts,
+    /// Where clsact has to be.
+    #[error(
+        "the queueing discipline `ingress` sits on it, where clsact has to be; clsact takes the same filters: \
+         tc qdisc delete dev {0} ingress, tc qdisc add dev {0} clsact, and attach them again"
+    )]
+    IngressDiscipline(String),
     /// What keeps inside packets from leaving by other interfaces.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -252,6 +258,8 @@ pub struct Site {
     pub entrances: Vec<Entrance>,
     /// The gateway's devices, the one for packets on their way to user space first.
     pub devices: Vec<Entrance>,
+    /// Interfaces of others that can have no packet of an inside.
+    pub others: Vec<u32>,
     /// Whose addresses are whose: the longest prefix counts.
     pub prefixes: BTreeMap<IpNet, PrefixKind>,
     /// Peers that see terminals as they are.

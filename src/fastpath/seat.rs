@@ -122,12 +122,24 @@ impl Seat {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
                 None => {
-                    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+                    let order = TcAttachOptions::TcxOrder(Self::order(role, entrance, place)?);
                     program.attach_with_options(&entrance.name, role.side(), order)?
                 }
             };
             Ok(FdLink::try_from(program.take_link(id)?)?)
         })
+    }
+
+    /// In front of all others; but who watches comes behind whom it watches, if that one is there.
+    fn order(role: Role, entrance: &Entrance, place: &Place) -> Result<LinkOrder, FastPathError> {
+        if let (Role::Watching, Place::Lasting(directory)) = (role, place) {
+            let leaving = directory.join(format!("{}-{}", Role::Leaving.program(), entrance.index));
+            if attached::is_attached(&leaving) {
+                let leaving = SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(leaving)?))?;
+                return Ok(LinkOrder::after_link(&leaving)?);
+            }
+        }
+        Ok(LinkOrder::first())
     }
 
     /// In the driver.

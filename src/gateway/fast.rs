@@ -80,6 +80,7 @@ fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
     Ok(Site {
         entrances,
         devices,
+        others: kernel.others(),
         prefixes: prefixes(kernel),
         exempt: kernel.plan().exempt.iter().map(IpNet::trunc).collect(),
         own_v6: own_v6.collect(),

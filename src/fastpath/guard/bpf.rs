@@ -20,6 +20,8 @@ const PROG_TYPE_NETFILTER: u32 = 32;
 const ATTACH_NETFILTER: u32 = 45;
 /// `NF_INET_FORWARD` (linux/netfilter.h).
 const FORWARD: u32 = 2;
+/// How often a program is loaded at most.
+const ATTEMPTS: u32 = 20;
 /// Bytes for what the verifier says; it says more, but the end tells why.
 const LOG: usize = 1 << 20;
 
@@ -99,7 +101,16 @@ pub fn load(name: &str, instructions: &[bpf_insn], licence: &CStr) -> io::Result
     };
     // SAFETY: `Load` starts as the kernel's union does; both pointers outlive the call, `count` is the length of what
     // `instructions` points to, and the licence ends with a zero. Nothing is written.
-    unsafe { call_for_descriptor(PROG_LOAD, &attributes) }.or_else(|error| {
+    let load = || unsafe { call_for_descriptor(PROG_LOAD, &attributes) };
+    // The verifier gives up when a signal comes.
+    let mut loaded = load();
+    for _ in 1..ATTEMPTS {
+        match &loaded {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => loaded = load(),
+            _ => break,
+        }
+    }
+    loaded.or_else(|error| {
         let mut log = vec![0; LOG];
         (attributes.log_level, attributes.log_len) = (1, u32::try_from(LOG).unwrap_or_default());
         attributes.log = log.as_mut_ptr();

@@ -262,7 +262,7 @@ fn entries(map: &str, interfaces: &[Interface], ways: &Ways) -> Option<u32> {
     Some(u32::try_from(entries.max(1)).unwrap_or(u32::MAX))
 }
 
-/// Index, realm, what is asked; `struct interface` of `guard.bpf.c`.
+/// Index, realm, what is asked, whether it is of others; `struct interface` of `guard.bpf.c`.
 type Interface = [u32; 4];
 
 /// The interfaces in the places where the program looks for them.
@@ -274,7 +274,11 @@ fn interfaces(ways: &Ways) -> Result<Vec<Interface>, LinkError> {
     let realms = (1..).zip(&ways.insides);
     let insides = realms.flat_map(|(realm, indices)| indices.iter().map(move |index| [*index, realm, asks, 0]));
     let all: Vec<Interface> = for_all.chain(insides).collect();
-    (1..=MOST_BITS).find_map(|bits| placed(&all, bits)).ok_or(LinkError::Interfaces(all.len()))
+    let others = ways.others.iter().map(|index| [*index, 0, 0, 1]);
+    let with_others: Vec<Interface> = all.iter().copied().chain(others).collect();
+    // Those of others are there for speed.
+    let placed = [&with_others, &all].into_iter().find_map(|all| (1..=MOST_BITS).find_map(|bits| placed(all, bits)));
+    placed.ok_or(LinkError::Interfaces(all.len()))
 }
 
 /// `None` if there is no room for one of them where it belongs.

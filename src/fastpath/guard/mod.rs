@@ -33,6 +33,8 @@ pub struct Ways {
     pub outsides: Vec<u32>,
     /// The gateway's own devices.
     pub devices: Vec<u32>,
+    /// Interfaces of others that can have no packet of an inside: what comes in by them passes. Others are looked at.
+    pub others: Vec<u32>,
     /// What is sent here is not translated, and leaves by any interface, under IPsec too.
     pub exempt: Vec<IpNet>,
     /// The prefixes of the insides: no packet from or to them leaves by an interface that is none of these.

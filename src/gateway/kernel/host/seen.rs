@@ -24,6 +24,8 @@ pub(super) struct Seen {
     pub(super) down: Vec<u32>,
     /// What is before the IP header, by index.
     pub(super) framing: BTreeMap<u32, Framing>,
+    /// Links that have no packets but their own: neither bridges nor what lies on other links.
+    pub(super) plain: BTreeSet<u32>,
     /// The bridge, bond, team or VRF that a link belongs to, by index.
     pub(super) masters: BTreeMap<u32, u32>,
     /// The link that a link lies on, by index.
@@ -54,11 +56,12 @@ pub(super) struct OwnAddress {
 impl Seen {
     pub(super) fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, framing, master, lower } in read_links(netlink)? {
+        for Link { name, index, is_up, framing, is_plain, master, lower } in read_links(netlink)? {
             if !is_up {
                 seen.down.push(index);
             }
             seen.framing.insert(index, framing);
+            seen.plain.extend(is_plain.then_some(index));
             seen.masters.extend(master.map(|master| (index, master)));
             seen.lower.extend(lower.map(|lower| (index, lower)));
             seen.links.push((name, index));
@@ -159,6 +162,7 @@ struct Link {
     index: u32,
     is_up: bool,
     framing: Framing,
+    is_plain: bool,
     master: Option<u32>,
     lower: Option<u32>,
 }
@@ -170,6 +174,7 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
         let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
         let framing = framing(&link);
         let (mut name, mut master, mut lower, mut elsewhere, mut carried) = (None, None, None, false, false);
+        let mut is_plain = true;
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(text),
@@ -177,12 +182,15 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
                 LinkAttribute::Link(index) => lower = Some(index),
                 // Its number is one of another namespace.
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-                LinkAttribute::LinkInfo(all) => carried = all.iter().any(is_carried),
+                LinkAttribute::LinkInfo(all) => {
+                    carried = all.iter().any(is_carried);
+                    is_plain = !all.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if !is_wire(kind)));
+                }
                 _ => {}
             }
         }
         let lower = lower.filter(|lower| carried && !elsewhere && *lower != index);
-        Some(Link { name: name?, index, is_up, framing, master, lower })
+        Some(Link { name: name?, index, is_up, framing, is_plain, master, lower })
     };
     Ok(messages.into_iter().filter_map(link).collect())
 }
@@ -190,6 +198,11 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
 /// Whether an interface of this kind lies on another, whose packets it takes.
 fn is_carried(info: &LinkInfo) -> bool {
     matches!(info, LinkInfo::Kind(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan))
+}
+
+/// Whether packets come by an interface of this kind from its own far end alone. Hardware has no kind.
+fn is_wire(kind: &InfoKind) -> bool {
+    matches!(kind, InfoKind::Veth | InfoKind::Tun | InfoKind::Wireguard | InfoKind::Dummy | InfoKind::Ifb)
 }
 
 fn framing(link: &LinkMessage) -> Framing {
