@@ -2,19 +2,15 @@
 # shellcheck shell=bash
 
 readonly terminal_address=10.0.0.11 server_address=203.0.113.11 absent_address=203.0.113.99
+# Of two networks that kamei has nothing to do with, behind two more interfaces of the first gateway.
+readonly stranger_address=192.0.2.11 absent_stranger_address=192.0.2.199
+readonly absent_hardware=02:00:00:00:00:63
 readonly prefix=bench$$
-# The lab that is measured now: gateways in a row, and whether there ever were routing rules.
-gateways=1 ground=plain
+# The lab that is measured now: so many gateways in a row. All ways share it, so none may leave routing rules: a namespace
+# that once had one forwards slower for good (fib_has_custom_rules in net/ipv4/fib_rules.c).
+gateways=1
 
-lab() { echo "$prefix-$gateways-$ground"; }
-# A namespace that once had a routing rule forwards slower for good, even without it (fib_has_custom_rules in
-# net/ipv4/fib_rules.c). Whoever makes none is measured where there never were any.
-ground_of() { # ground_of WAY
-    case $1 in
-        forward | nftables* | stateless | tayga) echo plain ;;
-        *) echo ruled ;;
-    esac
-}
+lab() { echo "$prefix-$gateways"; }
 at() { # at HOST COMMAND...
     local host=$1
     shift
@@ -28,11 +24,12 @@ each_gateway() { # each_gateway FUNCTION: FUNCTION K, for every gateway from the
 
 note() { if [[ -t 2 ]]; then printf '\r\e[K%s' "$*" >&2; fi; }
 
+install_tools() { "$root/scripts/setup" --bench; }
+
 # Builds kamei (or takes $KAMEI) and the probe.
 build() {
-    "$root/scripts/setup" --bench
     [[ -d $HOME/.cargo/bin ]] && PATH=$PATH:$HOME/.cargo/bin
-    (cd "$root" && cargo build --release --quiet --bin kamei)
+    [[ -n ${KAMEI:-} ]] || (cd "$root" && cargo build --release --quiet --bin kamei)
     kamei=${KAMEI:-${CARGO_TARGET_DIR:-$root/target}/release/kamei}
     probe=$(cd "$root" && cargo build --release --quiet --bench probe --message-format json |
         jq -r 'select(.target.name == "probe" and .executable != null).executable')
@@ -45,17 +42,18 @@ make_bed() {
     trap take_down EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    for gateways in "$@"; do for ground in plain ruled; do
+    for gateways in "$@"; do
         labs+=("$(lab)")
         "$root/scripts/lab" up --prefix "$(lab)" --gateways "$gateways" --terminals 1 --ipv6 --no-kamei > /dev/null
         each_gateway prepare_gateway
         prepare_end terminal1
         prepare_end server1
+        prepare_transit
         # Injected frames go to a hardware address that nobody has: they are counted, and end at the first look.
-        ip -n "$(lab)-gateway$gateways" neighbour add "$absent_address" dev go lladdr 02:00:00:00:00:63 nud permanent
+        ip -n "$(lab)-gateway$gateways" neighbour add "$absent_address" dev go lladdr "$absent_hardware" nud permanent
         serve terminal1
         serve server1
-    done; done
+    done
     gateways=$1
     servers=("${kept[@]}") kept=()
 }
@@ -70,8 +68,23 @@ prepare_end() {
 
 prepare_gateway() {
     at "gateway$1" sysctl -qw net.ipv4.ip_forward=0
-    # A way may bring packets in by a device of its own.
+    # No reverse-path filter of the machine's own: all ways are measured without.
     at "gateway$1" sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+}
+
+# Two more networks at the first gateway: ti leads to terminal1, to leads to server1.
+prepare_transit() {
+    local gateway
+    gateway=$(lab)-gateway1
+    ip -n "$gateway" link add ti type veth peer name transit netns "$(lab)-terminal1"
+    ip -n "$gateway" link add to type veth peer name transit netns "$(lab)-server1"
+    ip -n "$(lab)-terminal1" link set transit up
+    ip -n "$(lab)-server1" link set transit up
+    ip -n "$gateway" link set ti up
+    ip -n "$gateway" link set to up
+    ip -n "$gateway" address add 192.0.2.1/25 dev ti
+    ip -n "$gateway" address add 192.0.2.129/25 dev to
+    ip -n "$gateway" neighbour add "$absent_stranger_address" dev to lladdr "$absent_hardware" nud permanent
 }
 
 # serve HOST: what is called there. All listen before anything is measured.

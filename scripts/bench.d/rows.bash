@@ -27,22 +27,33 @@ connections() { # connections FROM ADDRESS
 
 # 60-byte datagrams of one flow that arrive at the server's interface, per second of the processor that does the gateway's
 # work (so that a busy machine tells the same as a quiet one). What stays in the kernel is injected on that processor, where
-# the gateway's driver would hand it on, and goes its whole way in one piece; for TUN the worker has it, and the packets
-# come from the other.
-row_packets() {
-    local cpu=$last_cpu options=() busy=("$(pgrep -x "ksoftirqd/$last_cpu")") before spent result
-    case $1 in
+# the gateway's driver would hand it on, and goes its whole way in one piece. For user space the worker has it, and the
+# packets come from the other, which also routes them: `both_cores` counts its time for each packet that arrived as well.
+row_packets() { flood "$1" eth0 gi "$terminal_address" "$absent_address"; }
+
+# The same between two interfaces that are neither inside nor outside: what it costs others that kamei runs.
+row_transit() {
+    at gateway1 sysctl -qw net.ipv4.conf.ti.forwarding=1 net.ipv4.conf.to.forwarding=1 # kamei forwards between its own
+    flood "$1" transit ti "$stranger_address" "$absent_stranger_address"
+}
+
+flood() { # flood WAY INTERFACE-OF-THE-TERMINAL INTERFACE-OF-THE-GATEWAY FROM TO
+    local cpu=$last_cpu options busy=("$(pgrep -x "ksoftirqd/$last_cpu")") before spent result
+    options=(--from "$4" --to "$5" --from-mac "$(hardware terminal1 "$2")" --to-mac "$(hardware gateway1 "$3")")
+    case ${1%"$wall"} in
         tun_alone | empty_loop) cpu=0 busy+=("${kept[0]}") ;;
-        xdp) options=(--program "$(at gateway1 ip -json -details link show gi | jq '.[0].xdp.prog.id')") ;; # as a driver does it
+        xdp) options+=(--program "$(at gateway1 ip -json -details link show "$3" | jq '.[0].xdp.prog.id')") ;; # as a driver does it
     esac
     # Whoever takes flows up sees this one, and then a quiet moment to do it in.
-    injected "$cpu" 0.2 > /dev/null
+    injected "$cpu" "$3" 0.2 > /dev/null
     sleep 0.5
     before=$(received) spent=$(spent "${busy[@]}")
-    result=$(injected "$cpu" "$seconds")
+    result=$(injected "$cpu" "$3" "$seconds")
     jq -n --argjson after "$(received)" --argjson before "$before" --argjson now "$(spent "${busy[@]}")" --argjson spent "$spent" \
         --argjson run "$result" --argjson own "$((cpu == last_cpu))" \
-        '($after - $before) as $amount | {value: ($amount / ($now - $spent + $own * $run.busy)), $amount, sent: $run.sent}'
+        '($after - $before) as $amount | ($now - $spent) as $work | $run.busy as $way
+            | {value: ($amount / ($work + $own * $way)), $amount, sent: $run.sent}
+            + if $own == 1 then {} else {both_cores: ($amount / ($work + $way * $amount / $run.sent))} end'
 }
 
 # Processor seconds of programs so far, all their threads.
@@ -51,13 +62,12 @@ spent() {
     for pid; do cat /proc/"$pid"/task/*/schedstat; done | awk '{sum += $1} END {printf "%.6f\n", sum / 1e9}'
 }
 
-injected() { # injected CPU SECONDS; `options` as row_packets has them
-    at gateway1 taskset -c "$1" "$probe" inject gi "$2" --from "$terminal_address" --to "$absent_address" \
-        --from-mac "$(hardware terminal1 eth0)" --to-mac "$(hardware gateway1 gi)" "${options[@]}"
+injected() { # injected CPU INTERFACE SECONDS; `options` as flood has them
+    at gateway1 taskset -c "$1" "$probe" inject "$2" "$3" "${options[@]}"
 }
 
 hardware() { at "$1" cat "/sys/class/net/$2/address"; } # hardware HOST INTERFACE
-received() { at server1 cat /sys/class/net/eth0/statistics/rx_packets; }
+received() { at server1 sh -c 'cat /sys/class/net/*/statistics/rx_packets' | jq -s add; }
 
 # Round-trip time of a small datagram with nothing else going on, in microseconds: the median, and the 99th percentile.
 row_rtt() {

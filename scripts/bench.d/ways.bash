@@ -1,9 +1,50 @@
-# Ways through the gateways of a lab: on_WAY switches one on, off_WAY leaves the lab as it was. Sourced.
+# Ways through the gateways of a lab: way_on and way_off switch one on, and leave the lab as it was. Sourced.
 # shellcheck shell=bash
+
+# A way of this name is the way before the suffix, behind a firewall with connection tracking at each gateway.
+readonly wall=_walled
+
+way_on() { # way_on WAY
+    [[ $1 != *"$wall" ]] || each_gateway wall_at || return
+    "on_${1%"$wall"}"
+}
+way_off() { # way_off WAY
+    "off_${1%"$wall"}"
+    case $1 in *"$wall") each_gateway no_wall_at ;; esac
+    case $1 in *"$wall" | nftables) each_gateway no_connections_at ;; esac
+}
+
+# As people have it. The same rules do for all, kamei among them.
+wall_at() {
+    at "gateway$1" nft -f - << RULES
+table ip wall {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        iifname gi oifname go accept
+        iifname go oifname gi accept
+    }
+}
+RULES
+}
+no_wall_at() { at "gateway$1" nft delete table ip wall; }
+
+# A connection that the kernel has tracked goes on as it began: another way's would go untranslated.
+no_connections_at() {
+    at "gateway$1" python3 - << 'PROGRAM'
+import socket, struct
+# Of NETLINK_NETFILTER: IPCTNL_MSG_CT_DELETE of everything, with an answer (linux/netfilter/nfnetlink_conntrack.h).
+kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+kernel.send(struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0))
+error = -struct.unpack_from("=i", kernel.recv(4096), 16)[0]
+if error:
+    raise SystemExit(f"the kernel does not forget its connections: error {error}")
+PROGRAM
+}
 
 # The outside calls the terminal by this address.
 called() {
-    case $1 in
+    case ${1%"$wall"} in
         forward) echo "$terminal_address" ;;
         nftables | stateless) echo "198.18.$gateways.11" ;;
         *) virtual_ip "$gateways" ;;
@@ -61,42 +102,15 @@ RULES
 }
 off_stateless() { each_gateway tables_off; }
 
-# The same for a router that has a firewall with connection tracking in its forward hook.
-on_nftables_walled() {
-    on_nftables
-    each_gateway wall_at
-}
-off_nftables_walled() {
-    each_gateway no_wall_at
-    off_nftables
-}
-wall_at() {
-    at "gateway$1" nft -f - << RULES
-table ip wall {
-    chain forward {
-        type filter hook forward priority filter; policy drop;
-        ct state established,related accept
-        iifname { gi, go, "kamei-*" } accept
-    }
-}
-RULES
-}
-no_wall_at() { at "gateway$1" nft delete table ip wall; }
-
 # --- kamei ------------------------------------------------------------------------------------------------------
 
 on_tun() { start_kamei off; }
 off_tun() { stop_kept; }
 on_tc() { start_kamei tc; }
 off_tc() { stop_kept; }
-on_tc_walled() {
-    each_gateway wall_at
-    start_kamei tc
-}
-off_tc_walled() {
-    stop_kept
-    each_gateway no_wall_at
-}
+# As on a host without a BPF file system: filters on clsact, and the guard is a table of nftables.
+on_tc_clsact() { file_system=none start_kamei tc; }
+off_tc_clsact() { stop_kept; }
 on_redirect() { start_kamei redirect; }
 off_redirect() { stop_kept; }
 
@@ -113,7 +127,7 @@ off_xdp() {
 finished_by() { # finished_by on|off: hardware
     local end
     for end in "terminal1 eth0" "server1 eth0" "gateway1 gi" "gateway1 go"; do
-        at ${end% *} ethtool -K ${end#* } tx "$1" tx-vlan-hw-insert "$1" tx-vlan-stag-hw-insert "$1" > /dev/null
+        at "${end% *}" ethtool -K "${end#* }" tx "$1" tx-vlan-hw-insert "$1" tx-vlan-stag-hw-insert "$1" > /dev/null
     done
 }
 
@@ -138,16 +152,22 @@ readonly last_cpu=$(($(nproc) - 1))
 
 control() { echo "/run/kamei/$(lab)-$1.sock"; }
 
-# start_kamei FAST-PATH [LINE-OF-CONFIGURATION [WRAPPER...]]: at every gateway, with a binding for the terminal.
+# start_kamei FAST-PATH [LINE-OF-CONFIGURATION [WRAPPER...]]: at every gateway, with a binding for the terminal. On hosts
+# with systemd a BPF file system is mounted; here it is, unless file_system=none, in the namespace that `ip netns exec` makes
+# for mounts, so that what is pinned there goes with it.
 start_kamei() {
-    local fast_path=(--fast-path "$1") k
-    [[ $("$kamei" gateway --help) == *--fast-path* || $1 != off ]] || fast_path=()
+    local fast_path=$1 k mounting
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    case ${file_system:-bpf} in
+        bpf) mounting='mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf || exit; exec "$@"' ;;
+        none) mounting='! mountpoint -q /sys/fs/bpf || umount /sys/fs/bpf || exit; exec "$@"' ;;
+    esac
     echo "${2:-}" > "$work/kamei.toml"
     shift $(($# < 2 ? $# : 2))
     for ((k = 1; k <= gateways; k++)); do
-        # In the namespace `ip netns exec` makes for mounts, so that what is pinned there goes with it.
-        keep "gateway$k" "$@" "$kamei" gateway --inside gi --outside go --pool "198.18.$k.0/24" "${fast_path[@]}" \
-            --config "$work/kamei.toml" --control "$(control "$k")" --state-dir "$work/state/$(lab)-$k" &> "$work/kamei.log"
+        keep "gateway$k" sh -c "$mounting" sh "$@" "$kamei" gateway --inside gi --outside go --pool "198.18.$k.0/24" \
+            --fast-path "$fast_path" --config "$work/kamei.toml" --control "$(control "$k")" \
+            --state-dir "$work/state/$(lab)-$k" &> "$work/kamei.log"
         "$kamei" status --wait 5 --control "$(control "$k")" > /dev/null 2>&1 || { tail -n 3 "$work/kamei.log" >&2; return 1; }
     done
     # The call that makes the bindings, and allows the server to call back; long enough for the fast path to take it up.
@@ -165,16 +185,21 @@ virtual_ip() {
 
 # --- others -----------------------------------------------------------------------------------------------------
 
-# What any gateway on TUN costs at least: kamei's device, read and written, nothing between.
+# What kamei's way through user space costs at least: its device, read and written, nothing between. The kernel hands over
+# what leaves by go, and what comes back leaves by the next interface, where no filter takes it again.
 on_empty_loop() {
+    local gateway
+    gateway=$(lab)-gateway1
     forwarding_on 1
     keep gateway1 taskset -c "$last_cpu" "$probe" loop loop0
-    until ip -n "$(lab)-gateway1" link set loop0 up 2> /dev/null; do sleep 0.05; done
-    ip -n "$(lab)-gateway1" route add default dev loop0 table 100
-    ip -n "$(lab)-gateway1" rule add iif gi lookup 100
+    until ip -n "$gateway" link set loop0 up 2> /dev/null; do kill -0 "${kept[-1]}" || return; sleep 0.05; done
+    tc -n "$gateway" qdisc add dev go clsact
+    tc -n "$gateway" qdisc add dev loop0 clsact
+    tc -n "$gateway" filter add dev go egress protocol ip u32 match u32 0 0 action mirred egress redirect dev loop0
+    tc -n "$gateway" filter add dev loop0 ingress protocol ip u32 match u32 0 0 action mirred egress redirect dev to
 }
 off_empty_loop() {
-    ip -n "$(lab)-gateway1" rule delete iif gi lookup 100
+    tc -n "$(lab)-gateway1" qdisc delete dev go clsact
     stop_kept
     forwarding_off 1
 }
@@ -190,7 +215,7 @@ on_tayga() {
     ip -n "$(lab)-gateway1" route add 198.18.1.0/24 dev nat64
     ip -n "$(lab)-gateway1" route add 2001:db8:64::/96 dev nat64
     keep gateway1 tayga -c "$work/tayga.conf" -d &> "$work/tayga.log"
-    until at terminal1 ping -c 1 -W 1 "2001:db8:64::$server_address" > /dev/null; do kill -0 "${kept[-1]}"; done
+    until at terminal1 ping -c 1 -W 1 "2001:db8:64::$server_address" > /dev/null; do kill -0 "${kept[-1]}" || return; done
 }
 off_tayga() {
     stop_kept
