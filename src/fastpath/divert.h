@@ -36,13 +36,13 @@ struct {
 	__type(value, __u32);
 } numbers SEC(".maps");
 
-// The number given last. No number means two ways, but after four thousand million of them.
+// Of all programs of one gateway, and of its successors.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
-} last_number SEC(".maps");
+	__type(value, struct shared);
+} shared SEC(".maps");
 
 // Over the sender's address.
 struct stamp {
@@ -76,7 +76,8 @@ static __always_inline void clear_mark(struct __sk_buff *skb, int at)
 
 static __always_inline __u32 number_of(const struct way *way)
 {
-	__u32 only = 0, fresh, *number, *last;
+	__u32 only = 0, fresh, *number;
+	struct shared *all;
 
 	number = bpf_map_lookup_elem(&numbers, way);
 	if (number) {
@@ -84,10 +85,10 @@ static __always_inline __u32 number_of(const struct way *way)
 		if (bpf_map_lookup_elem(&ways, &fresh))
 			return fresh;
 	} else {
-		last = bpf_map_lookup_elem(&last_number, &only);
-		if (!last)
+		all = bpf_map_lookup_elem(&shared, &only);
+		if (!all)
 			return 0;
-		fresh = __sync_fetch_and_add(last, 1) + 1;
+		fresh = __sync_fetch_and_add(&all->last_number, 1) + 1;
 		if (!fresh)
 			return 0;
 		bpf_map_update_elem(&numbers, way, &fresh, BPF_ANY);

@@ -30,6 +30,11 @@ struct door {
 	__u8 unused[2];
 };
 
+struct shared {
+	__u32 last_number; // given to a way; none means two ways, but after four thousand million of them
+	__u32 token[2]; // as in every door
+};
+
 struct key4 {
 	__u32 realm;
 	__be32 source;

@@ -89,7 +89,7 @@ impl FastPath {
     /// put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a program cannot
     /// be attached; these are returned, once each. What cannot be had but is only faster is among them.
     pub fn follow(&self, site: &Site) -> Vec<FastPathError> {
-        let mut wrong = Vec::new();
+        let mut wrong: Vec<FastPathError> = self.loader.lock().restore().err().into_iter().collect();
         let features = self.abilities.lock().as_mut().and_then(|abilities| abilities.xdp().ok()).unwrap_or_default();
         let interfaces = self.interfaces(site, &features);
         let told = self.tell(site, &interfaces);

@@ -8,7 +8,7 @@ use crate::wire::Address;
 use aya::Pod;
 
 /// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// TCP ports of control connections that the program can tell.
 pub const CONTROL_PORTS: usize = 8;
@@ -37,6 +37,16 @@ pub struct Door {
     pub redirects: u8,
     /// So that no byte is left undefined.
     pub unused: [u8; 2],
+}
+
+/// What all programs of one gateway share, and those of its successors.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Shared {
+    /// Of ways; the programs count it up.
+    pub last_number: u32,
+    /// As in every door: while programs are exchanged one by one, those before and those after know each other's packets.
+    pub token: [u32; 2],
 }
 
 /// What the programs know of an interface of the gateway.
@@ -114,6 +124,8 @@ pub struct Flow6 {
 unsafe impl Pod for Door {}
 // SAFETY: as above.
 unsafe impl Pod for Interface {}
+// SAFETY: as above.
+unsafe impl Pod for Shared {}
 // SAFETY: as above.
 unsafe impl Pod for PlaceValue {}
 // SAFETY: as above.

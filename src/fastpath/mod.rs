@@ -73,7 +73,9 @@ pub struct Common {
 #[derive(Debug, thiserror::Error)]
 pub enum FastPathError {
     /// No BPF file system.
-    #[error("the kernel gives no BPF file system: {0}; it takes CAP_SYS_ADMIN and a kernel with BPF")]
+    #[error(
+        "no BPF file system can be had: {0}; mount one (`mount -t bpf bpf /sys/fs/bpf`), or let the gateway have CAP_SYS_ADMIN"
+    )]
     FileSystem(io::Error),
     /// Loading, or the verifier.
     #[error("the kernel does not take the eBPF program: {}", whole(.0))]

@@ -29,15 +29,22 @@ impl Place {
     /// The place of the gateway `tun` in this network namespace.
     pub fn of(tun: &str) -> io::Result<Self> {
         if statfs(MOUNTED).is_ok_and(|found| found.f_type == MAGIC) {
-            let path = lasting(tun)?;
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => return Ok(Self::Lasting(path)),
-            }
+            let place = Self::Lasting(lasting(tun)?);
+            place.restore()?;
+            return Ok(place);
         }
         let file_system = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&file_system)?;
         Ok(Self::Private(fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?))
+    }
+
+    /// Makes its directory, which somebody may have removed.
+    pub fn restore(&self) -> io::Result<()> {
+        let Self::Lasting(path) = self else { return Ok(()) };
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Its path.

@@ -1,7 +1,7 @@
 //! The eBPF programs in the kernel: loaded once for each interface, with maps that all of them share.
 
 use super::layout::{
-    CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, WHYS, realm_number,
+    CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS, realm_number,
 };
 use super::place::Place;
 use super::seat::{Role, Seat};
@@ -10,12 +10,13 @@ use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
-use aya::programs::{SchedClassifier, Xdp, loaded_programs};
+use aya::programs::{ProgramError, SchedClassifier, Xdp, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
@@ -32,11 +33,13 @@ const MAPS: [&str; 12] = [
     "counters",
     "ways",
     "numbers",
-    "last_number",
+    "shared",
     "ruled",
 ];
 /// Name of the program that is attached to drivers.
 const XDP: &str = "kamei_xdp";
+/// How often a program is loaded at most.
+const ATTEMPTS: u32 = 20;
 /// Bytes of an Ethernet header.
 const ETHERNET: u8 = 14;
 
@@ -45,6 +48,8 @@ pub struct Loader {
     common: Common,
     place: Place,
     token: [u32; 2],
+    /// All maps, should somebody take their names away.
+    maps: Vec<(&'static str, MapData)>,
 }
 
 /// What the programs know of the host.
@@ -79,8 +84,7 @@ impl Loader {
         {
             log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
         }
-        let token = [random(), random()];
-        let loader = Self { common, place, token };
+        let mut loader = Self { common, place, token: [0; 2], maps: Vec::new() };
         let mut ebpf = loader.load(&loader.door(Realm::Outside, None, 0)?)?;
         for role in Role::OUTSIDE {
             program(&mut ebpf, role)?;
@@ -100,6 +104,10 @@ impl Loader {
             exempt: Trie::new(LpmTrie::try_from(take("exempt4")?)?, LpmTrie::try_from(take("exempt6")?)?),
             ruled: Array::try_from(take("ruled")?)?,
         };
+        loader.token = token(Array::try_from(take("shared")?)?)?;
+        for name in MAPS {
+            loader.maps.push((name, MapData::from_pin(loader.map_path(name))?));
+        }
         Ok((loader, flows, surroundings))
     }
 
@@ -136,6 +144,18 @@ impl Loader {
         let door = self.door(entrance.realm, hardware, 0);
         let mut ebpf = door.and_then(|door| self.load(&door)).map_err(unloaded)?;
         Seat::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
+    }
+
+    /// Gives the maps their names again, where somebody has removed them: programs loaded next share these maps too.
+    pub fn restore(&self) -> Result<(), FastPathError> {
+        self.place.restore().map_err(FastPathError::FileSystem)?;
+        for (name, map) in &self.maps {
+            let path = self.map_path(name);
+            if !path.exists() {
+                map.pin(path).map_err(|error| FastPathError::FileSystem(io::Error::other(error)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the maps' names.
@@ -188,11 +208,26 @@ impl Loader {
         let mut loader = EbpfLoader::new();
         loader.override_global("door", door, true);
         for name in MAPS {
-            loader.map_pin_path(name, self.place.path().join(map_name(name)));
+            loader.map_pin_path(name, self.map_path(name));
         }
         loader.map_max_entries("flows4", self.common.flows).map_max_entries("flows6", self.common.flows);
         Ok(loader.load(OBJECT)?)
     }
+
+    fn map_path(&self, map: &str) -> PathBuf {
+        self.place.path().join(map_name(map))
+    }
+}
+
+/// The one of the gateway before, or a new one.
+fn token(mut map: Array<MapData, Shared>) -> Result<[u32; 2], MapError> {
+    let shared = map.get(&0, 0)?;
+    if shared.token != [0; 2] {
+        return Ok(shared.token);
+    }
+    let token = [random(), random()];
+    map.set(0, Shared { token, ..shared }, 0)?;
+    Ok(token)
 }
 
 /// Gives the maps of programs that an earlier gateway has left on interfaces their names in a place where nothing has one
@@ -233,15 +268,29 @@ fn map_name(map: &str) -> String {
 fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut SchedClassifier, FastPathError> {
     let program = ebpf.program_mut(role.program()).ok_or(FastPathError::Object(role.program()))?;
     let program: &mut SchedClassifier = program.try_into()?;
-    program.load()?;
+    patiently(|| program.load())?;
     Ok(program)
 }
 
 fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, FastPathError> {
     let program = ebpf.program_mut(XDP).ok_or(FastPathError::Object(XDP))?;
     let program: &mut Xdp = program.try_into()?;
-    program.load()?;
+    patiently(|| program.load())?;
     Ok(program)
+}
+
+/// The verifier gives up when a signal comes.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let mut loaded = load();
+    for _ in 1..ATTEMPTS {
+        match &loaded {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+                loaded = load();
+            }
+            _ => break,
+        }
+    }
+    loaded
 }
 
 impl Surroundings {

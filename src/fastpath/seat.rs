@@ -122,24 +122,25 @@ impl Seat {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
                 None => {
-                    let order = TcAttachOptions::TcxOrder(Self::order(role, entrance, place)?);
-                    program.attach_with_options(&entrance.name, role.side(), order)?
+                    // The order names the link by its descriptor.
+                    let watched = Self::watched(role, entrance, place)?;
+                    // In front of all others, but behind whom it watches.
+                    let order = watched.as_ref().map_or(Ok(LinkOrder::first()), LinkOrder::after_link)?;
+                    program.attach_with_options(&entrance.name, role.side(), TcAttachOptions::TcxOrder(order))?
                 }
             };
             Ok(FdLink::try_from(program.take_link(id)?)?)
         })
     }
 
-    /// In front of all others; but who watches comes behind whom it watches, if that one is there.
-    fn order(role: Role, entrance: &Entrance, place: &Place) -> Result<LinkOrder, FastPathError> {
-        if let (Role::Watching, Place::Lasting(directory)) = (role, place) {
-            let leaving = directory.join(format!("{}-{}", Role::Leaving.program(), entrance.index));
-            if attached::is_attached(&leaving) {
-                let leaving = SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(leaving)?))?;
-                return Ok(LinkOrder::after_link(&leaving)?);
-            }
+    /// Whom it watches, if that one is there.
+    fn watched(role: Role, entrance: &Entrance, place: &Place) -> Result<Option<SchedClassifierLink>, FastPathError> {
+        let (Role::Watching, Place::Lasting(directory)) = (role, place) else { return Ok(None) };
+        let leaving = directory.join(format!("{}-{}", Role::Leaving.program(), entrance.index));
+        if !attached::is_attached(&leaving) {
+            return Ok(None);
         }
-        Ok(LinkOrder::first())
+        Ok(Some(SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(leaving)?))?))
     }
 
     /// In the driver.

@@ -124,22 +124,26 @@ pub fn status(fast: &FastPath, mode: FastPathMode) -> FastPathStatus {
 }
 
 /// Tells the log of packets that the kernel's programs drop: each reason when it first counts, then once in a while.
-#[derive(Default)]
 pub struct NotedLog {
-    said: BTreeMap<String, (u64, Time)>,
+    said: BTreeMap<String, (u64, Option<Time>)>,
 }
 
 /// A reason that goes on counting is said again after this.
 const SAID_AGAIN: Duration = Duration::from_secs(600);
 
 impl NotedLog {
+    /// What has counted so far, under a gateway before this one, is not said.
+    pub fn new(fast: &FastPath) -> Self {
+        Self { said: fast.view().noted.into_iter().map(|(why, number)| (why, (number, None))).collect() }
+    }
+
     /// Looks at the counters. Call it every few seconds.
     pub fn look(&mut self, fast: &FastPath, now: Time) {
         for (why, number) in fast.view().noted {
-            let (said, at) = self.said.get(&why).copied().unwrap_or((0, now));
-            if number > said && (said == 0 || now - at >= SAID_AGAIN) {
+            let (said, at) = self.said.get(&why).copied().unwrap_or_default();
+            if number > said && at.is_none_or(|at| now - at >= SAID_AGAIN) {
                 log::warn!("{} packets, {why}: {}", number - said, fastpath::meaning(&why));
-                self.said.insert(why, (number, now));
+                self.said.insert(why, (number, Some(now)));
             }
         }
     }

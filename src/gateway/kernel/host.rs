@@ -191,8 +191,13 @@ pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<H
 
 /// Judges what was seen, beside the gateways of the roster.
 fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host, KernelError> {
-    let mut host =
-        Host { has_ipv6: seen.has_ipv6, links: seen.links.clone(), framing: seen.framing.clone(), plain: seen.plain.clone(), ..Host::default() };
+    let mut host = Host {
+        has_ipv6: seen.has_ipv6,
+        links: seen.links.clone(),
+        framing: seen.framing.clone(),
+        plain: seen.plain.clone(),
+        ..Host::default()
+    };
     if let Some(pool) = plan.pools.iter().find(|pool| !pool.is_v4() && !seen.has_ipv6) {
         return Err(KernelError::NoIpv6(*pool));
     }

@@ -278,8 +278,10 @@ impl Kernel {
 
     fn choose_others(&mut self) {
         let ours = self.plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&self.plan.outsides);
-        let ours: BTreeSet<u32> =
-            ours.filter_map(|name| self.host.index(name)).chain(self.devices().into_iter().map(|(_, index)| index)).collect();
+        let ours: BTreeSet<u32> = ours
+            .filter_map(|name| self.host.index(name))
+            .chain(self.devices().into_iter().map(|(_, index)| index))
+            .collect();
         let is_away = (0..self.plan.insides.len()).any(|inside| self.members.is_incomplete(inside));
         let before = std::mem::take(&mut self.others);
         let fits = |index: &u32| !ours.contains(index) && (!is_away || before.contains(index));
