@@ -15,7 +15,7 @@ const REQUIREMENTS: &str = "N1 N2 N3 N4 N5 N6 N7 N8 N9 N10 N11 N12 \
     O-udp-lite RFC5597 O-sctp O-gre O-esp O-ah O-unknown \
     S-exhausted S-same-terminal S-no-first-fragment S-large S-runts S-checksums S-two-workers S-reordering \
     S-second-process S-no-offload S-expired S-reload S-interface S-outside-lan S-spoofed S-own-services S-eviction \
-    S-options S-ttl";
+    S-options S-ttl P1 P2 P3 P4 P5";
 
 struct Row {
     id: String,
@@ -96,7 +96,7 @@ fn claims(test: &str) -> Vec<Claim> {
         let (letters, digits) = word.split_at(word.find(|c: char| c.is_ascii_digit()).unwrap_or(word.len()));
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         match letters {
-            "n" | "r" | "t" | "i" | "c" if is_number => claims.push(Claim::Row(word.to_uppercase())),
+            "n" | "r" | "t" | "i" | "c" | "p" if is_number => claims.push(Claim::Row(word.to_uppercase())),
             "rfc" if is_number => claims.push(Claim::RowsLike(word.to_uppercase())),
             "s" | "o" if word.len() == 1 && claims.is_empty() => {
                 claims.push(Claim::RowsLike(format!("{}-", word.to_uppercase())));

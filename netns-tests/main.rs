@@ -15,6 +15,7 @@ mod traffic;
 
 mod bulk;
 mod cascade;
+mod closed;
 mod clsact;
 mod confined;
 mod doctor;
@@ -27,7 +28,10 @@ mod icmp;
 mod interfaces;
 mod ledger;
 mod life;
+mod links;
 mod many;
+mod neighbourhood;
+mod one_view;
 mod pairs;
 mod path_mtu;
 mod privacy;
