@@ -6,7 +6,7 @@ use crate::gateway::Gateway;
 use crate::lab::{Background, Family, Host, Lab, Plan, need, wait_until};
 use crate::one_view::{BOTH, Ground, SEATS, SLOW, Seat, ping};
 use crate::traffic::{Web, accept, connect, curl, expect_pattern, listen, send_pattern};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 /// A gateway between links that are not those of the lab.
 struct Row {
@@ -59,16 +59,21 @@ fn crosses(ground: &Ground, gateway: &Gateway, row: &Row) {
         ] {
             let call = connect(from, to);
             let (accepted, _) = accept(listener);
-            let (one, other) = (call.try_clone().unwrap(), accepted.try_clone().unwrap());
-            std::thread::scope(|scope| {
-                scope.spawn(move || send_pattern(one, 3, 16));
-                scope.spawn(move || send_pattern(other, 5, 16));
-                expect_pattern(&accepted, 3, 16);
-                expect_pattern(&call, 5, 16);
-            });
+            exchange(&call, &accepted);
         }
         assert!(!is_fast || hits(gateway) - before > 50, "carried by the kernel");
     }
+}
+
+/// Sends a pattern each way at once.
+fn exchange(call: &TcpStream, accepted: &TcpStream) {
+    let (one, other) = (call.try_clone().unwrap(), accepted.try_clone().unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(move || send_pattern(one, 3, 16));
+        scope.spawn(move || send_pattern(other, 5, 16));
+        expect_pattern(accepted, 3, 16);
+        expect_pattern(call, 5, 16);
+    });
 }
 
 /// A row of links, at either seat, by user space and by the kernel.
@@ -275,13 +280,7 @@ fn vxlan_of_a_terminal(seat: Seat, family: Family, arguments: &[&str]) {
     for (from, (listener, to)) in [&server, &terminal].into_iter().zip(&listeners) {
         let call = connect(from, SocketAddr::new(to.parse().unwrap(), 4000));
         let (accepted, _) = accept(listener);
-        let (one, other) = (call.try_clone().unwrap(), accepted.try_clone().unwrap());
-        std::thread::scope(|scope| {
-            scope.spawn(move || send_pattern(one, 3, 16));
-            scope.spawn(move || send_pattern(other, 5, 16));
-            expect_pattern(&accepted, 3, 16);
-            expect_pattern(&call, 5, 16);
-        });
+        exchange(&call, &accepted);
     }
     assert!(!is_fast || hits(&gateway) - before > 50, "carried by the kernel");
 }

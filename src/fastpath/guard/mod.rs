@@ -2,8 +2,9 @@
 //!
 //! It is the last hook of `forward` in the network namespace, where the kernel has chosen the interface that the packet
 //! really leaves by. It looks at packets that came in by an inside; and at those that leave by an interface that is none of
-//! the gateway's: an inside may have been made again, or be behind a bridge that nobody has heard of yet. It stays when the process is killed. Where the
-//! kernel has links of netfilter (6.4) and a BPF file system is mounted it is a program; elsewhere a table of nf_tables.
+//! the gateway's: an inside may have been made again, or be behind a bridge that nobody has heard of yet. It stays when the
+//! process is killed. Where the kernel has links of netfilter (6.4) and a BPF file system is mounted it is a program;
+//! elsewhere a table of nf_tables.
 
 mod batch;
 mod bpf;
