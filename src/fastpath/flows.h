@@ -144,6 +144,15 @@ struct {
 	__type(value, struct interface);
 } interfaces SEC(".maps");
 
+// Those of them that have a low index, as on most machines, by it: a look-up here is a few instructions. Zeros: none.
+#define LOW_INDICES 4096
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOW_INDICES);
+	__type(key, __u32);
+	__type(value, struct interface);
+} low_interfaces SEC(".maps");
+
 #define PREFIXES(name, prefix)                                                                                         \
 	struct {                                                                                                       \
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                                                   \

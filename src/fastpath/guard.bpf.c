@@ -42,6 +42,9 @@ struct bpf_nf_ctx {
 	struct sk_buff *skb;
 };
 
+// The kernel's function bpf_rdonly_cast, under a number that link.rs replaces by the one it has in this kernel.
+static void *(*const read_as)(unsigned long address, __u32 type) = (void *)1000000;
+
 #define NOREF 1UL // SKB_DST_NOREF (linux/skbuff.h)
 
 // Where headers have addresses (RFC 791 §3.1, RFC 8200 §3).
@@ -162,13 +165,14 @@ static __always_inline struct interface *find(__u32 index)
 
 static __always_inline bool has_transform(struct sk_buff *skb)
 {
-	struct dst_entry *route = (void *)(skb->_skb_refdst & ~NOREF);
-	void *transform = NULL;
+	unsigned long route = skb->_skb_refdst & ~NOREF;
+	struct dst_entry *entry = NULL;
 
 	// A kernel without IPsec.
-	if (!bpf_core_field_exists(route->xfrm) || !route)
+	if (!bpf_core_field_exists(entry->xfrm) || !route)
 		return false;
-	return bpf_probe_read_kernel(&transform, sizeof(transform), &route->xfrm) || transform;
+	entry = read_as(route, bpf_core_type_id_kernel(struct dst_entry));
+	return entry->xfrm;
 }
 
 static __always_inline bool read(void *to, __u32 length, struct sk_buff *skb, __u32 offset)

@@ -72,23 +72,15 @@ static __always_inline bool is_exempt6(const void *address)
 	return bpf_map_lookup_elem(&exempt6, &key);
 }
 
-// The transport checksum by the kernel's own function: it alone knows whether the field holds a whole checksum, or the
-// sum of the pseudo-header for a card to complete, and what the card has summed up. But it takes a partial checksum for the
-// outer header's, and in a UDP tunnel it may be an inner one's; there the outer field is whole, and is mended here.
-static __always_inline long mend(struct __sk_buff *skb, __u32 transport, const struct seen *seen, __u32 delta,
-				 __u16 field, bool is_partial, bool is_v4)
+// The kernel's own functions know a checksum that is left to a card; they take it for the outer header's, and in a UDP
+// tunnel it may be an inner one's: there the value tells. A checksum that does not look like one is whole, and written here,
+// which is quicker. Offsets are from the IP header.
+static __always_inline long replace_partial(struct __sk_buff *skb, __u32 header, const struct seen *seen, __u32 delta,
+					    bool is_v4)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | (seen->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0);
 
-	if (!seen->checksum)
-		return 0;
-	if (seen->zero_is_none && !is_partial && !skb->gso_size) {
-		mend_whole(&field, seen, delta);
-		if (is_v4) // what a card has summed up: the addresses cancel out with the header's checksum, this does not
-			bpf_csum_update(skb, (__u16)~delta);
-		return bpf_skb_store_bytes(skb, transport + seen->checksum, &field, sizeof(field), 0);
-	}
-	if (bpf_l4_csum_replace(skb, transport + seen->checksum, 0, delta, flags))
+	if (bpf_l4_csum_replace(skb, door.link_header + header + seen->checksum, 0, delta, flags))
 		return -1;
 	// The kernel's function takes the addresses for IPv4 ones, whose header has a checksum that cancels them.
 	if (!is_v4)
@@ -99,36 +91,48 @@ static __always_inline long mend(struct __sk_buff *skb, __u32 transport, const s
 static __always_inline long write4(struct __sk_buff *skb, struct iphdr *ip, void *end, const struct seen *seen,
 				   const struct flow4 *flow, bool arriving)
 {
-	__u16 *checksum = (void *)(ip + 1) + seen->checksum, field = 0;
+	__u16 *checksum = (void *)(ip + 1) + seen->checksum, before;
 	__be32 address = flow->address;
 	__u32 at = door.link_header;
-	bool is_partial = true;
 
-	if (seen->zero_is_none && (void *)(checksum + 1) <= end) {
-		field = *checksum;
-		is_partial = field && may_be_partial(field, pseudo_header4(ip, seen));
+	if (seen->checksum) {
+		if ((void *)(checksum + 1) > end)
+			return -1;
+		before = *checksum;
+		if (skb->gso_size || may_be_partial(before, pseudo_header4(ip, seen)))
+			return replace_partial(skb, sizeof(*ip), seen, flow->delta, true) ||
+			       bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), 0, flow->delta, 0) ||
+			       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct iphdr, daddr) :
+									 offsetof(struct iphdr, saddr)),
+						   &address, sizeof(address), 0);
+		mend_whole(checksum, seen, flow->delta);
+		// What a card has summed up: the address cancels out with the header's checksum, this does not.
+		if (*checksum != before)
+			bpf_csum_update(skb, (__u16)~flow->delta);
 	}
-	return mend(skb, at + sizeof(*ip), seen, flow->delta, field, is_partial, true) ||
-	       bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), 0, flow->delta, 0) ||
-	       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct iphdr, daddr) : offsetof(struct iphdr, saddr)),
-				   &address, sizeof(address), 0);
+	ip->check = mended(ip->check, flow->delta);
+	*(arriving ? &ip->daddr : &ip->saddr) = address;
+	return 0;
 }
 
 static __always_inline long write6(struct __sk_buff *skb, struct ipv6hdr *ip, void *end, const struct seen *seen,
 				   const struct flow6 *flow, bool arriving)
 {
-	__u16 *checksum = (void *)(ip + 1) + seen->checksum, field = 0;
+	__u16 *checksum = (void *)(ip + 1) + seen->checksum;
 	__u32 at = door.link_header, address[4];
-	bool is_partial = true;
 
 	__builtin_memcpy(address, flow->address, sizeof(address));
-	if (seen->zero_is_none && (void *)(checksum + 1) <= end) {
-		field = *checksum;
-		is_partial = field && may_be_partial(field, pseudo_header6(ip, seen));
-	}
-	return mend(skb, at + sizeof(*ip), seen, flow->delta, field, is_partial, false) ||
-	       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct ipv6hdr, daddr) : offsetof(struct ipv6hdr, saddr)),
-				   address, sizeof(address), 0);
+	if ((void *)(checksum + 1) > end)
+		return -1;
+	if (skb->gso_size || may_be_partial(*checksum, pseudo_header6(ip, seen)))
+		return replace_partial(skb, sizeof(*ip), seen, flow->delta, false) ||
+		       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct ipv6hdr, daddr) :
+								 offsetof(struct ipv6hdr, saddr)),
+					   address, sizeof(address), 0);
+	// A card's sum stays: address and checksum cancel out.
+	mend_whole(checksum, seen, flow->delta);
+	__builtin_memcpy(arriving ? &ip->daddr : &ip->saddr, address, sizeof(address));
+	return 0;
 }
 
 static __always_inline int refuse(__u32 why)
@@ -298,9 +302,12 @@ static __always_inline __u32 realm_of(const struct __sk_buff *skb)
 	__u32 from = skb->ingress_ifindex;
 	struct interface *interface;
 
-	if (!from)
-		return 0;
-	interface = bpf_map_lookup_elem(&interfaces, &from);
+	if (from < LOW_INDICES) {
+		interface = bpf_map_lookup_elem(&low_interfaces, &from);
+		barrier(); // else the compiler makes one call of both, which the kernel cannot turn into instructions
+	} else {
+		interface = bpf_map_lookup_elem(&interfaces, &from);
+	}
 	return interface ? interface->realm : 0;
 }
 

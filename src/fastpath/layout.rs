@@ -8,7 +8,7 @@ use crate::wire::Address;
 use aya::Pod;
 
 /// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// TCP ports of control connections that the program can tell.
 pub const CONTROL_PORTS: usize = 8;
@@ -57,6 +57,11 @@ pub struct Interface {
     pub realm: u32,
     /// 1 if its driver sends what XDP hands it, else 0.
     pub takes_frames: u32,
+}
+
+impl Interface {
+    /// Of an index that no interface of the gateway has.
+    pub const NONE: Self = Self { realm: 0, takes_frames: 0 };
 }
 
 /// What the programs know of a prefix.

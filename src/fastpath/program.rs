@@ -22,10 +22,11 @@ use std::path::PathBuf;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kamei.bpf.o"));
 
 /// Their maps.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     "flows4",
     "flows6",
     "interfaces",
+    "low_interfaces",
     "places4",
     "places6",
     "exempt4",
@@ -55,6 +56,7 @@ pub struct Loader {
 /// What the programs know of the host.
 pub struct Surroundings {
     interfaces: HashMap<MapData, u32, Interface>,
+    low_interfaces: Array<MapData, Interface>,
     places: Trie,
     exempt: Trie,
     ruled: Array<MapData, u32>,
@@ -100,6 +102,7 @@ impl Loader {
         };
         let surroundings = Surroundings {
             interfaces: HashMap::try_from(take("interfaces")?)?,
+            low_interfaces: Array::try_from(take("low_interfaces")?)?,
             places: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
             exempt: Trie::new(LpmTrie::try_from(take("exempt4")?)?, LpmTrie::try_from(take("exempt6")?)?),
             ruled: Array::try_from(take("ruled")?)?,
@@ -300,6 +303,7 @@ impl Surroundings {
             if self.interfaces.get(index, 0).is_ok_and(|have| have == *interface) {
                 return Ok(());
             }
+            self.set_low(*index, interface)?;
             self.interfaces.insert(index, interface, 0)
         })
     }
@@ -308,7 +312,14 @@ impl Surroundings {
     pub fn keep_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
         let there: Vec<u32> = self.interfaces.keys().flatten().collect();
         let gone = there.into_iter().filter(|index| !interfaces.contains_key(index));
-        gone.into_iter().try_for_each(|index| self.interfaces.remove(&index))
+        gone.into_iter().try_for_each(|index| {
+            self.set_low(index, &Interface::NONE)?;
+            self.interfaces.remove(&index)
+        })
+    }
+
+    fn set_low(&mut self, index: u32, interface: &Interface) -> Result<(), MapError> {
+        if index < self.low_interfaces.len() { self.low_interfaces.set(index, interface, 0) } else { Ok(()) }
     }
 
     /// Whether an interface takes frames from XDP, as was told last; `None` if it is none of them.

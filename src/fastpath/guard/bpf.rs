@@ -18,6 +18,10 @@ const LINK_CREATE: c_int = 28;
 const LINK_DETACH: c_int = 34;
 const PROG_TYPE_NETFILTER: u32 = 32;
 const ATTACH_NETFILTER: u32 = 45;
+/// `BPF_JMP | BPF_CALL`
+const CALL: u8 = 0x85;
+/// `BPF_PSEUDO_KFUNC_CALL`
+const CALL_OF_KERNEL: u8 = 2;
 /// `NF_INET_FORWARD` (linux/netfilter.h).
 const FORWARD: u32 = 2;
 /// How often a program is loaded at most.
@@ -120,6 +124,14 @@ pub fn load(name: &str, instructions: &[bpf_insn], licence: &CStr) -> io::Result
             None => error,
         })
     })
+}
+
+/// Makes a call of the helper `number` one of the kernel's function that has the type `function`.
+pub fn call_kernel(instruction: &mut bpf_insn, number: i32, function: u32) {
+    if instruction.code == CALL && instruction.src_reg() == 0 && instruction.imm == number {
+        instruction.set_src_reg(CALL_OF_KERNEL);
+        instruction.imm = function.cast_signed();
+    }
 }
 
 /// Attaches a program to the hook `forward` of this thread's network namespace, for an address family (`NFPROTO_*`);

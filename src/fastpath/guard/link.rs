@@ -7,7 +7,7 @@ use super::bpf;
 use super::{REASONS, Ways};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
-use aya_obj::btf::{Btf, BtfError, BtfRelocationError};
+use aya_obj::btf::{Btf, BtfError, BtfKind, BtfRelocationError};
 use aya_obj::relocation::EbpfRelocationError;
 use aya_obj::{Object, ParseError};
 use ipnet::IpNet;
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
 /// Its name.
 const PROGRAM: &str = "kamei_guard";
+/// By which the program calls the kernel's `bpf_rdonly_cast`: aya knows no functions of the kernel.
+const READ_AS: i32 = 1_000_000;
 /// Name in the place, and `NFPROTO_IPV4` or `NFPROTO_IPV6`.
 pub(super) const FAMILIES: [(&str, u32); 2] = [("guard-4", 2), ("guard-6", 10)];
 /// Behind a name while it is not yet in force.
@@ -105,7 +107,12 @@ impl Links {
     /// A kernel that does not take the program or the links.
     pub fn new(directory: &Path) -> Result<Self, LinkError> {
         let mut object = Object::parse(OBJECT)?;
-        object.relocate_btf(&Btf::from_sys_fs()?)?;
+        let types = Btf::from_sys_fs()?;
+        object.relocate_btf(&types)?;
+        let read_as = types.id_by_type_name_kind("bpf_rdonly_cast", BtfKind::Func)?;
+        for instruction in object.functions.values_mut().flat_map(|function| &mut function.instructions) {
+            bpf::call_kernel(instruction, READ_AS, read_as);
+        }
         let links = Self { directory: directory.to_owned(), object, standing: None };
         // It has no inside, so it drops nothing.
         links.stand(&Ways::default())?;
