@@ -72,46 +72,37 @@ static __always_inline bool is_exempt6(const void *address)
 	return bpf_map_lookup_elem(&exempt6, &key);
 }
 
-// The kernel's own functions know a checksum that is left to a card; they take it for the outer header's, and in a UDP
-// tunnel it may be an inner one's: there the value tells. A checksum that does not look like one is whole, and written here,
-// which is quicker. Offsets are from the IP header.
-static __always_inline long replace_partial(struct __sk_buff *skb, __u32 header, const struct seen *seen, __u32 delta,
-					    bool is_v4)
+// The transport checksum by the kernel's own function: it alone knows whether the field holds a whole checksum, or the
+// sum of the pseudo-header for a card to complete. But it takes a partial checksum for the outer header's, and in a UDP
+// tunnel it may be an inner one's. So what does not look like a partial one is whole, and is mended in place, which is
+// quicker too.
+static __always_inline long replace(struct __sk_buff *skb, __u32 header, const struct seen *seen, __u32 delta)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | (seen->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0);
 
-	if (bpf_l4_csum_replace(skb, door.link_header + header + seen->checksum, 0, delta, flags))
-		return -1;
-	// The kernel's function takes the addresses for IPv4 ones, whose header has a checksum that cancels them.
-	if (!is_v4)
-		bpf_csum_update(skb, delta);
-	return 0;
+	return bpf_l4_csum_replace(skb, door.link_header + header + seen->checksum, 0, delta, flags);
 }
 
 static __always_inline long write4(struct __sk_buff *skb, struct iphdr *ip, void *end, const struct seen *seen,
 				   const struct flow4 *flow, bool arriving)
 {
 	__u16 *checksum = (void *)(ip + 1) + seen->checksum, before;
-	__be32 address = flow->address;
-	__u32 at = door.link_header;
+	bool is_partial;
 
-	if (seen->checksum) {
-		if ((void *)(checksum + 1) > end)
-			return -1;
-		before = *checksum;
-		if (skb->gso_size || may_be_partial(before, pseudo_header4(ip, seen)))
-			return replace_partial(skb, sizeof(*ip), seen, flow->delta, true) ||
-			       bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), 0, flow->delta, 0) ||
-			       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct iphdr, daddr) :
-									 offsetof(struct iphdr, saddr)),
-						   &address, sizeof(address), 0);
-		mend_whole(checksum, seen, flow->delta);
-		// What a card has summed up: the address cancels out with the header's checksum, this does not.
-		if (*checksum != before)
-			bpf_csum_update(skb, (__u16)~flow->delta);
-	}
+	if ((void *)(checksum + 1) > end)
+		return -1;
+	before = *checksum;
+	is_partial = skb->gso_size || may_be_partial(before, pseudo_header4(ip, seen));
 	ip->check = mended(ip->check, flow->delta);
-	*(arriving ? &ip->daddr : &ip->saddr) = address;
+	*(arriving ? &ip->daddr : &ip->saddr) = flow->address;
+	if (!seen->checksum)
+		return 0;
+	if (is_partial)
+		return replace(skb, sizeof(*ip), seen, flow->delta);
+	mend_whole(checksum, seen, flow->delta);
+	// What a card has summed up: the address cancels out with the header's checksum, this does not.
+	if (*checksum != before)
+		bpf_csum_update(skb, (__u16)~flow->delta);
 	return 0;
 }
 
@@ -119,19 +110,21 @@ static __always_inline long write6(struct __sk_buff *skb, struct ipv6hdr *ip, vo
 				   const struct flow6 *flow, bool arriving)
 {
 	__u16 *checksum = (void *)(ip + 1) + seen->checksum;
-	__u32 at = door.link_header, address[4];
+	bool is_partial;
 
-	__builtin_memcpy(address, flow->address, sizeof(address));
 	if ((void *)(checksum + 1) > end)
 		return -1;
-	if (skb->gso_size || may_be_partial(*checksum, pseudo_header6(ip, seen)))
-		return replace_partial(skb, sizeof(*ip), seen, flow->delta, false) ||
-		       bpf_skb_store_bytes(skb, at + (arriving ? offsetof(struct ipv6hdr, daddr) :
-								 offsetof(struct ipv6hdr, saddr)),
-					   address, sizeof(address), 0);
+	is_partial = skb->gso_size || may_be_partial(*checksum, pseudo_header6(ip, seen));
+	__builtin_memcpy(arriving ? &ip->daddr : &ip->saddr, flow->address, sizeof(flow->address));
+	if (is_partial) {
+		if (replace(skb, sizeof(*ip), seen, flow->delta))
+			return -1;
+		// The kernel's function takes the addresses for IPv4 ones, whose header has a checksum that cancels them.
+		bpf_csum_update(skb, flow->delta);
+		return 0;
+	}
 	// A card's sum stays: address and checksum cancel out.
 	mend_whole(checksum, seen, flow->delta);
-	__builtin_memcpy(arriving ? &ip->daddr : &ip->saddr, address, sizeof(address));
 	return 0;
 }
 
