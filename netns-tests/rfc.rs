@@ -107,6 +107,26 @@ fn i3_extensions_behind_the_quote_are_left_alone() {
     crossing.arrives_at_server(Ip { hops: 63, ..wanted }.bytes());
 }
 
+/// RFC 5837: a router inside that says by which interface, with which address, the packet came.
+#[test]
+fn n8_an_extension_with_an_interface_of_the_inside_leaves_blank() {
+    let mut crossing = Crossing::new(Family::V4);
+    let (terminal, server, virtual_ip) = (crossing.out().0, crossing.out().1, crossing.virtual_ip);
+    let with_interface = |from, to, about: Ip, object: [u8; 12], sum: [u8; 2]| {
+        let mut quote = about.bytes();
+        quote.resize(128, 0);
+        let extension = [&[0x20, 0, sum[0], sum[1]][..], &object].concat();
+        Ip::icmp(from, to, 11, 0, [0, 32, 0, 0], &[&quote[..], &extension].concat())
+    };
+    let datagram = |from, to| Ip::udp(from, to, (40_000, 5000), b"on its way");
+    // Interface information: the incoming one, address 10.0.0.200; the sums are those of these bytes.
+    let told = [0, 12, 2, 4, 0, 1, 0, 0, 10, 0, 0, 200];
+    let blank = [0, 12, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    crossing.inside.send(&with_interface(terminal, server, datagram(server, terminal), told, [0xd3, 0x26]).bytes());
+    let wanted = with_interface(virtual_ip, server, datagram(server, virtual_ip), blank, [0xdd, 0xf3]);
+    crossing.arrives_at_server(Ip { hops: 63, ..wanted }.bytes());
+}
+
 /// An error about a later fragment: its quote has no ports, and needs none.
 fn about_a_fragment(family: Family) {
     let mut crossing = Crossing::new(family);

@@ -45,6 +45,13 @@ impl Nat {
             Realm::Inside(inside) if about_virtual_ip => self.error_by_hairpin(headers, &quote, Some(inside))?,
             Realm::Inside(inside) => self.error_from_inside(headers, &quote, inside)?,
         };
+        if realm != Realm::Outside || self.surroundings().is_own(headers.source) {
+            // A router inside, or this machine, may say by which interface and address it got the packet.
+            let changed = wire::blank_interfaces(packet.bytes, headers);
+            if stored != Stored::PseudoHeader {
+                wire::mend(packet.bytes, headers.transport + 2, changed, stored);
+            }
+        }
         write(packet, headers, stored, &quote, &restored);
         Ok(restored.to)
     }

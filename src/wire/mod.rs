@@ -5,6 +5,7 @@
 
 mod address;
 mod checksum;
+mod extensions;
 mod headers;
 mod icmp;
 mod mss;
@@ -13,6 +14,7 @@ mod rewrite;
 
 pub use address::{Address, AddressRange, ParseRangeError};
 pub use checksum::{Delta, Stored, checksum, pseudo_header};
+pub(crate) use extensions::blank_interfaces;
 pub use headers::{Fragment, Headers, Kind, Unreadable, protocol};
 pub use icmp::{Quote, Refusal, is_intact, reset, unreachable};
 pub(crate) use mss::clamp_mss;
