@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn s_lengths_that_lie_are_survived() {
+    fn lengths_that_lie_are_survived() {
         for (at, lie) in [(1, 3), (1, 0), (0, 0xff), (13, 2)] {
             let mut objects = OBJECTS;
             objects[at] = lie;
