@@ -107,6 +107,18 @@ fn i3_extensions_behind_the_quote_are_left_alone() {
     crossing.arrives_at_server(Ip { hops: 63, ..wanted }.bytes());
 }
 
+/// RFC 1122 §3.2.2: an error about an error is nobody's; what it quotes of a quote would show the inside.
+#[test]
+fn n8_an_error_about_an_error_is_dropped() {
+    let mut crossing = Crossing::new(Family::V4);
+    let (terminal, server) = crossing.out();
+    let before = crossing.gateway().dropped("icmp_error_unrelated");
+    let quoted = error(server, terminal, &Ip::udp(terminal, server, (40_000, 5000), b"inside"), usize::MAX);
+    crossing.inside.send(&error(terminal, server, &quoted, usize::MAX).bytes());
+    wait_until("the drop", || crossing.gateway().dropped("icmp_error_unrelated") == before + 1);
+    crossing.nothing_leaked();
+}
+
 /// RFC 5837: a router inside that says by which interface, with which address, the packet came.
 #[test]
 fn n8_an_extension_with_an_interface_of_the_inside_leaves_blank() {

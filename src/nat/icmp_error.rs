@@ -7,7 +7,7 @@ use super::decide::Bound;
 use super::slots::Usage;
 use super::verdict::{DropReason, Realm};
 use crate::time::Time;
-use crate::wire::{self, Address, Fragment, Headers, Packet, Quote, Rewrite, Stored, Unreadable};
+use crate::wire::{self, Address, Fragment, Headers, Kind, Packet, Quote, Rewrite, Stored, Unreadable};
 
 /// What to write into an ICMP error.
 struct Restored {
@@ -34,6 +34,10 @@ impl Nat {
             Unreadable::Malformed | Unreadable::Version => DropReason::IcmpErrorTruncated,
             other => other.into(),
         })?;
+        // RFC 1122 §3.2.2: nobody sends one about an error; in it would be a quote of a quote, untranslated.
+        if matches!(quote.headers.kind, Kind::IcmpError | Kind::IcmpRedirect) {
+            return Err(DropReason::IcmpErrorUnrelated);
+        }
         let about_virtual_ip = self.selection.of_virtual_ip(headers.destination).is_some();
         let restored = match realm {
             _ if self.prefixes.concerns(headers, &quote.headers) => self.error_by_prefix(headers, &quote, realm)?,

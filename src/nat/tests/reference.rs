@@ -241,6 +241,11 @@ impl Reference {
         if quote.source.is_ipv4() != look.source.is_ipv4() {
             return Err(DropReason::IcmpErrorTruncated);
         }
+        let kind = quote_bytes.get(quote.transport).filter(|_| quote.fragment != 2);
+        let kind = icmp_kind(quote.protocol, quote.source.is_ipv4(), kind.copied());
+        if matches!(kind, Some(Icmp::Error | Icmp::Local)) {
+            return Err(DropReason::IcmpErrorUnrelated);
+        }
         // What to write: outer source, outer destination, quoted source, quoted destination.
         let (to, outer, quoted) = self.restore(&look, &quote, realm)?;
         if outer == (None, None) && quoted == (None, None) {
