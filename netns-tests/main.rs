@@ -44,5 +44,6 @@ mod spoofing;
 mod survive;
 mod transports;
 mod workers;
+mod uplinks;
 mod wrong_input;
 mod xdp;

@@ -324,3 +324,4 @@ fn tell_surroundings(nat: &Nat, host: &Host) {
     nat.set_own_inside(host.own_inside());
     nat.set_own_outside(host.own_outside());
 }
+    nat.set_outside_networks(host.outside_networks());

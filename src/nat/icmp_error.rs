@@ -146,7 +146,7 @@ impl Nat {
         }
         match candidate {
             Some(virtual_ip) => {
-                let own = surroundings.own_outside(peer);
+                let own = surroundings.source_of_our_own(headers.source, peer);
                 if own.is_none() && surroundings.is_hidden(headers.source) {
                     return Err(DropReason::NoOwnAddress);
                 }
@@ -174,7 +174,8 @@ impl Nat {
                 None => {
                     let terminal = self.prefixes.outward(None, quote.headers.destination, headers.destination);
                     let shown = terminal.ok_or(DropReason::IcmpErrorUnrelated)??;
-                    let outer = Rewrite { source: self.surroundings().own_outside(shown), destination: None };
+                    let own = self.surroundings().source_of_our_own(headers.source, headers.destination);
+                    let outer = Rewrite { source: own, destination: None };
                     Ok(Restored { to: Realm::Outside, outer, quoted: Rewrite::destination(shown) })
                 }
             },

@@ -147,6 +147,8 @@ struct Surroundings {
     own_inside: Vec<IpAddr>,
     /// The gateway's own addresses outside.
     own_outside: Vec<IpAddr>,
+    /// The networks they are in, each with such an address.
+    outside_networks: Vec<IpNet>,
 }
 
 /// Why [`Nat::new`] refused its settings.
@@ -198,6 +200,7 @@ impl Nat {
             sources: settings.insides.iter().map(|inside| in_order(&inside.sources)).collect(),
             own_inside: Vec::new(),
             own_outside: settings.own_outside,
+            outside_networks: Vec::new(),
         };
         Self {
             insides: settings.insides.into_iter().map(|inside| inside.name).collect(),
@@ -288,6 +291,12 @@ impl Nat {
         self.change_surroundings(|surroundings| surroundings.own_outside = addresses);
     }
 
+    /// Replaces the networks of the gateway's outside interfaces, each with the gateway's address in it: a peer there sees
+    /// errors from that address.
+    pub fn set_outside_networks(&self, networks: Vec<IpNet>) {
+        self.change_surroundings(|surroundings| surroundings.outside_networks = networks);
+    }
+
     /// Replaces the gateway's own inside addresses: the senders of what it tells terminals itself.
     pub fn set_own_inside(&self, addresses: Vec<IpAddr>) {
         self.change_surroundings(|surroundings| surroundings.own_inside = addresses);
@@ -358,15 +367,42 @@ impl Surroundings {
         self.own_outside.contains(&address) || self.own_inside.contains(&address)
     }
 
-    /// The gateway's own address outside, of the family of `like`.
-    fn own_outside(&self, like: Address) -> Option<Address> {
-        first_of_family(&self.own_outside, like)
+    /// By which of its addresses outside `peer` hears of the gateway, as far as that can be told without the routes: that of
+    /// the network in which the peer is; else one that reaches as far as the peer's own; else one that reaches farthest.
+    fn own_outside(&self, peer: Address) -> Option<Address> {
+        let of_family = || self.own_outside.iter().copied().filter(|own| Address::from(*own).is_v4() == peer.is_v4());
+        let near = self.outside_networks.iter().filter(|net| net.contains(&IpAddr::from(peer)));
+        let near =
+            near.max_by_key(|net| net.prefix_len()).map(IpNet::addr).filter(|own| self.own_outside.contains(own));
+        let wanted = reach(peer.into());
+        let fits = || of_family().find(|own| reach(*own) == wanted);
+        let farthest = || of_family().reduce(|one, other| if reach(other) > reach(one) { other } else { one });
+        near.or_else(fits).or_else(farthest).map(Address::from)
+    }
+
+    /// The source of an error that the kernel has made itself. It goes by the route that the kernel has looked up, and has an
+    /// address of that interface, unless an address inside was the better known one. `None`: there is no fit address.
+    fn source_of_our_own(&self, source: Address, peer: Address) -> Option<Address> {
+        if self.own_outside.contains(&source.into()) { Some(source) } else { self.own_outside(peer) }
     }
 
     /// The gateway's own address inside, of the family of `like`.
     fn own_inside(&self, like: Address) -> Option<Address> {
         first_of_family(&self.own_inside, like)
     }
+}
+
+/// How far an address is known: on a link, within a site, everywhere.
+fn reach(address: IpAddr) -> u8 {
+    let (is_of_a_link, is_of_a_site) = match address {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            // RFC 1918, RFC 6598.
+            (address.is_link_local(), address.is_private() || (first == 100 && second & 0xc0 == 64))
+        }
+        IpAddr::V6(address) => (address.is_unicast_link_local(), address.is_unique_local()),
+    };
+    if is_of_a_link { 0 } else { 2 - u8::from(is_of_a_site) }
 }
 
 /// Prefixes in order, none within another.

@@ -426,6 +426,31 @@ fn i7_an_error_about_a_hairpinned_packet_is_restored_on_both_sides() {
 }
 
 #[test]
+fn an_address_of_our_own_is_shown_that_the_peer_knows() {
+    let gateway = Gateway::with_pool("198.18.0.0/24");
+    let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+    let own = ["fd00:9::1", "2001:db8::1", "10.9.0.1", "203.0.113.1", "192.0.2.1"];
+    gateway.nat.set_own_outside(own.map(|text| text.parse().unwrap()).into());
+    gateway.nat.set_outside_networks(["203.0.113.1/24", "192.0.2.1/24"].map(|text| text.parse().unwrap()).into());
+    let surroundings = gateway.nat.surroundings();
+    for (peer, shown) in [
+        ("203.0.113.7", "203.0.113.1"),
+        ("192.0.2.7", "192.0.2.1"),
+        ("198.51.100.7", "203.0.113.1"),
+        ("172.16.0.7", "10.9.0.1"),
+        ("2001:db8:5::7", "2001:db8::1"),
+        ("fd00:7::7", "fd00:9::1"),
+    ] {
+        assert_eq!(surroundings.own_outside(address(peer)), Some(address(shown)), "{peer}");
+    }
+    // The kernel knows the way; only an address inside is not for its errors.
+    for (chosen, shown) in [("192.0.2.1", "192.0.2.1"), ("10.0.0.1", "203.0.113.1")] {
+        let peer = address("203.0.113.7");
+        assert_eq!(surroundings.source_of_our_own(address(chosen), peer), Some(address(shown)), "{chosen}");
+    }
+}
+
+#[test]
 fn r6_inbound_traffic_refreshes_only_if_configured() {
     const HOUR: Duration = Duration::from_secs(3600);
     for (inbound_refresh, expected) in [(Inbound::Ignored, vec![EventKind::Dormant]), (Inbound::Refreshes, vec![])] {

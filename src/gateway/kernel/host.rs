@@ -6,7 +6,7 @@ mod seen;
 pub(super) use self::seen::{Member, gateway_routes, gateway_rules, links};
 
 use self::inside::{inside, judge_doubled, judge_other_networks};
-use self::seen::Seen;
+use self::seen::{OwnAddress, Seen};
 use super::claim::Claim;
 use super::messages::{Family, Route};
 use super::netlink::Netlink;
@@ -35,6 +35,8 @@ pub struct Host {
     pub(super) own_outside: Vec<IpAddr>,
     /// Every address of this machine.
     pub(super) own: Vec<IpAddr>,
+    /// The networks of those addresses, each with the address.
+    pub(super) outside_networks: Vec<IpNet>,
     pub(super) own_inside: Vec<IpAddr>,
     pub(super) reserved: Vec<IpAddr>,
     /// Outside networks that contain virtual IPs.
@@ -105,6 +107,11 @@ impl Host {
     /// The gateway's own addresses on its inside interfaces.
     pub fn own_inside(&self) -> Vec<IpAddr> {
         self.own_inside.clone()
+    }
+
+    /// The networks of its outside interfaces, each with the gateway's address in it.
+    pub fn outside_networks(&self) -> Vec<IpNet> {
+        self.outside_networks.clone()
     }
 
     /// The prefixes of each inside realm: its interfaces' networks, what is routed through them, what the operator listed.
@@ -182,6 +189,7 @@ pub(super) enum Stage {
     Start,
     /// While running: what has gone missing may come back.
     Running,
+            || self.outside_networks != before.outside_networks
 }
 
 /// Reads the host and judges it.
@@ -244,6 +252,9 @@ fn judge_names(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
             let nearest = names.min_by_key(|have| distance(have)).filter(|have| distance(have) <= 3).cloned();
             return Err(KernelError::UnknownInterface { name: name.clone(), nearest });
         }
+    let outside = plan.outsides.iter().flat_map(|name| seen.addresses_of(name)).filter(|own| own.usable);
+    let network = |own: &OwnAddress| IpNet::new(own.address, own.network.prefix_len()).ok();
+    host.outside_networks = outside.filter_map(network).collect();
     }
     if plan.insides.len() > INSIDES_MAX as usize {
         return Err(KernelError::TooManyInsides(plan.insides.len()));

@@ -277,6 +277,7 @@ impl Reference {
         let insides = || 0..u16::try_from(self.settings.insides.len()).unwrap();
         let about_virtual = self.pool_of(look.destination).is_some();
         let own_outside = self.own(&self.settings.own_outside, look.source);
+        let of_our_own = Some(look.source).filter(|own| self.settings.own_outside.contains(own)).or(own_outside);
         let from_kernel = self.settings.own_outside.contains(&look.source) || self.own_inside.contains(&look.source);
         let by_hairpin = |from: Option<u16>| {
             let caller = self.bindings[self.callee(look.destination)?];
@@ -330,7 +331,7 @@ impl Reference {
                     Some(_) if own_outside.is_none() && self.is_hidden(look.source) => Err(DropReason::NoOwnAddress),
                     Some(binding) => {
                         let shown = self.bindings[*binding].virtual_ip;
-                        Ok((Realm::Outside, (own_outside, None), (None, Some(shown))))
+                        Ok((Realm::Outside, (of_our_own, None), (None, Some(shown))))
                     }
                     None if [look.source, quote.source, quote.destination].iter().any(|a| self.is_hidden(*a)) => {
                         Err(DropReason::IcmpErrorUnrelated)
