@@ -175,3 +175,57 @@ fn p3_thousands_of_inside_prefixes_add_no_routing_rules() {
     assert_eq!(surroundings(&host), before);
     assert_eq!(host.run("ip rule; ip -6 rule").ok().lines().count(), 5, "the kernel's own");
 }
+
+/// The longest prefix decides what is inside, as it does in the kernel, whichever side it leads to.
+#[test]
+fn n12_the_outside_may_lie_within_an_inside_prefix() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, servers, host) = (lab.terminal(1), [lab.server(1), lab.server(2)], lab.gateway(1));
+    let gateway = lab.start(1);
+    ping(&terminal, servers[0].v4.into(), 1);
+    host.run(&format!("ip route add 203.0.0.0/16 via {} dev gi", terminal.v4)).ok();
+    host.run(&format!("ip -6 route add 2001:db8:113::/48 via {} dev gi", terminal.v6)).ok();
+    terminal.run("ip address add 203.0.200.1/32 dev lo; ip address add 203.0.201.1/32 dev lo").ok();
+    let calls_from =
+        |source: &str, to: IpAddr| terminal.run(&format!("ping -n -c 1 -W 1 -I {source} {to}")).succeeded();
+    wait_until("the wide prefix to be inside", || calls_from("203.0.200.1", servers[0].v4.into()));
+
+    let works = || {
+        for family in BOTH {
+            for server in &servers {
+                ping(&terminal, server.address(family), 1);
+                ping(server, gateway.virtual_ip(terminal.address(family)), 1);
+                ping(&host, server.address(family), 1);
+                ping(server, host.address(family), 1);
+            }
+        }
+    };
+    works();
+    // What is inside stays closed; a wider route outside changes nothing.
+    host.run(&format!("ip route add 203.0.0.0/12 via {0} && ip route add 10.0.0.0/8 via {0}", servers[0].v4)).ok();
+    let refused = || gateway.status()["fast_path"]["noted"]["inside_destination"].as_u64().unwrap_or_default();
+    for hidden in ["203.0.200.1", &terminal.v4.to_string()] {
+        let before = refused();
+        assert!(!servers[0].run(&format!("ping -n -c 1 -W 1 {hidden}")).succeeded(), "{hidden}");
+        assert!(refused() > before, "{hidden}");
+    }
+    works();
+
+    // A route within it that comes and goes.
+    host.run(&format!("ip route add 203.0.201.0/24 via {}", servers[0].v4)).ok();
+    let before = gateway.dropped("source_not_inside");
+    wait_until("the route outside to be seen", || {
+        calls_from("203.0.201.1", servers[1].v4.into());
+        gateway.dropped("source_not_inside") > before
+    });
+    works();
+    host.run("ip route delete 203.0.201.0/24").ok();
+    wait_until("its end to be seen", || calls_from("203.0.201.1", servers[1].v4.into()));
+    works();
+    gateway.stop();
+
+    // From the start, and with virtual IPs in the outside network.
+    let gateway = lab.start_with(1, &["--pool", "203.0.113.128/25", "--pool", &Lab::pool_v6(1)]);
+    ping(&terminal, servers[1].v4.into(), 1);
+    ping(&servers[1], gateway.virtual_ip(terminal.v4.into()), 1);
+}

@@ -483,12 +483,12 @@ static __always_inline int arriving6(struct __sk_buff *skb)
 	}
 	if ((void *)(ip + 1) > end)
 		return TC_ACT_UNSPEC;
-	// The kernel answers for virtual IPs on the link, whoever asks for one directly too.
-	if (ip->nexthdr == IPPROTO_ICMPV6 && (void *)(ip + 1) + 1 <= end &&
-	    is_neighbour_discovery(*(__u8 *)(ip + 1)))
-		return TC_ACT_UNSPEC;
 	__builtin_memcpy(peer, &ip->saddr, sizeof(peer));
 	__builtin_memcpy(destination, &ip->daddr, sizeof(destination));
+	// The kernel answers for itself, and for virtual IPs that are its proxy neighbours. Nobody asks for inside addresses.
+	if (ip->nexthdr == IPPROTO_ICMPV6 && (void *)(ip + 1) + 1 <= end &&
+	    is_neighbour_discovery(*(__u8 *)(ip + 1)) && !is_hidden(place_of6(destination).kind))
+		return TC_ACT_UNSPEC;
 	return judge_arrival(skb, peer, destination, false, why);
 }
 

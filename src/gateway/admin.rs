@@ -3,13 +3,14 @@
 use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast;
+use super::kernel::Neighbours;
 use super::reload::{Live, Request};
 use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
 use crate::control::{Admin, DeviceStatus, GatewayStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
 use crate::journal::Journal;
-use crate::nat::{Event, Nat};
+use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLockReadGuard};
@@ -33,6 +34,7 @@ pub struct GatewayAdmin {
     pub fixed: GatewayStatus,
     pub devices: Vec<String>,
     pub events: Sender<Event>,
+    pub neighbours: Neighbours,
 }
 
 impl Admin for GatewayAdmin {
@@ -54,6 +56,11 @@ impl Admin for GatewayAdmin {
     }
 
     fn changed(&self, event: Event) {
+        match event.kind {
+            EventKind::Pinned => self.neighbours.announce(event.virtual_ip.into()),
+            EventKind::Released => self.neighbours.withdraw(event.virtual_ip.into()),
+            _ => {}
+        }
         self.log.lock().write(&self.nat(), event, self.clock.now());
     }
 

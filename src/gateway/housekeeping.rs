@@ -116,6 +116,9 @@ impl Housekeeping {
             Ok(false) => {}
             Err(error) => log::error!("{error}"),
         }
+        if self.neighbours.have_another_lan() {
+            super::announce(&self.nat, &self.neighbours, self.clock.now());
+        }
         super::fast::follow(&self.fast, &self.kernel);
         self.kernel.pause().map(|pause| self.clock.now() + pause)
     }

@@ -36,12 +36,13 @@ use crate::device::tun::{self, TunError};
 use crate::fastpath::{self, FastPath, FastPathError};
 use crate::journal::{Journal, JournalError, JournalSettings, Keeper, StateFile};
 use crate::nat::{BindingState, Misfit, Nat, SettingsError};
+use crate::time::Time;
 use admin::GatewayAdmin;
 use clock::Clock;
 use confine::{ConfineError, Confinement};
 pub use doctor::{Finding, Grade, examine};
 use event_log::{EventLog, TerminalNames};
-use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Plan};
+use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Neighbours, Plan};
 use notify::Manager;
 use parking_lot::{Mutex, RwLock};
 use reload::Live;
@@ -151,6 +152,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         log::warn!("{lacking}");
     }
 
+    let neighbours = kernel.neighbours();
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
     let reload =
@@ -173,6 +175,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         fixed: admin::fixed(&config, workers, offload.to_string()),
         devices: names,
         events: running.events.clone(),
+        neighbours,
     });
     let server = listener.serve(admin);
     log::info!(
@@ -237,15 +240,7 @@ fn restore(
     };
     let now = clock.now();
     let (journal, restored) = Journal::start(opened, Arc::clone(nat), settings, now);
-    if config.pools.iter().any(|pool| !pool.range.is_v4()) {
-        let neighbours = kernel.neighbours();
-        nat.for_each_binding(now, &mut |binding| {
-            if binding.state == BindingState::Active {
-                neighbours.announce(binding.virtual_ip);
-            }
-            true
-        });
-    }
+    announce(nat, &kernel.neighbours(), now);
     if restored.kept > 0 {
         log::info!("{} bindings restored in {} ms", restored.kept, clock.uptime().as_millis());
     }
@@ -260,6 +255,16 @@ fn restore(
         );
     }
     Ok(journal)
+}
+
+/// Whoever can be called is answered for, if he is on an outside LAN.
+fn announce(nat: &Nat, neighbours: &Neighbours, now: Time) {
+    nat.for_each_binding(now, &mut |binding| {
+        if binding.state == BindingState::Active {
+            neighbours.announce(binding.virtual_ip);
+        }
+        true
+    });
 }
 
 /// What the process may still touch when it is set up; `None` if it is not to be hardened.
@@ -323,5 +328,5 @@ fn tell_surroundings(nat: &Nat, host: &Host) {
     }
     nat.set_own_inside(host.own_inside());
     nat.set_own_outside(host.own_outside());
-}
     nat.set_outside_networks(host.outside_networks());
+}

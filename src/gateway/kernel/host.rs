@@ -5,7 +5,7 @@ mod seen;
 
 pub(super) use self::seen::{Member, gateway_routes, gateway_rules, links};
 
-use self::inside::{inside, judge_doubled, judge_other_networks};
+use self::inside::{inside, judge_doubled, judge_other_networks, outward, without};
 use self::seen::{OwnAddress, Seen};
 use super::claim::Claim;
 use super::messages::{Family, Route};
@@ -31,12 +31,14 @@ pub struct Host {
     /// Index of the gateway's device.
     pub(super) device: Option<u32>,
     pub(super) insides: Vec<Inside>,
+    /// What main sends by outside interfaces alone and is within an inside's prefix.
+    pub(super) outward: Vec<IpNet>,
     pub(super) has_ipv6: bool,
     pub(super) own_outside: Vec<IpAddr>,
-    /// Every address of this machine.
-    pub(super) own: Vec<IpAddr>,
     /// The networks of those addresses, each with the address.
     pub(super) outside_networks: Vec<IpNet>,
+    /// Every address of this machine.
+    pub(super) own: Vec<IpAddr>,
     pub(super) own_inside: Vec<IpAddr>,
     pub(super) reserved: Vec<IpAddr>,
     /// Outside networks that contain virtual IPs.
@@ -75,7 +77,10 @@ pub enum Framing {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Inside {
     pub(super) device: Option<u32>,
+    /// What is inside: the prefixes without what is routed outside more specifically.
     pub(super) sources: Vec<IpNet>,
+    /// What is routed inside, connected there or listed by the operator, whatever is within.
+    pub(super) prefixes: Vec<IpNet>,
     /// The host's own addresses there.
     pub(super) own: Vec<IpAddr>,
     /// Main's routes through its interfaces.
@@ -104,14 +109,14 @@ impl Host {
         self.own_outside.clone()
     }
 
-    /// The gateway's own addresses on its inside interfaces.
-    pub fn own_inside(&self) -> Vec<IpAddr> {
-        self.own_inside.clone()
-    }
-
     /// The networks of its outside interfaces, each with the gateway's address in it.
     pub fn outside_networks(&self) -> Vec<IpNet> {
         self.outside_networks.clone()
+    }
+
+    /// The gateway's own addresses on its inside interfaces.
+    pub fn own_inside(&self) -> Vec<IpAddr> {
+        self.own_inside.clone()
     }
 
     /// The prefixes of each inside realm: its interfaces' networks, what is routed through them, what the operator listed.
@@ -148,6 +153,16 @@ impl Host {
         sources.any(|other| other.contains(net) || net.contains(other))
     }
 
+    /// Whether `net` is within a prefix of an inside.
+    pub(super) fn is_of_an_inside(&self, net: &IpNet) -> bool {
+        self.insides.iter().flat_map(|inside| &inside.prefixes).any(|prefix| prefix.contains(net))
+    }
+
+    /// Whether the insides have the prefixes that they had before.
+    pub(super) fn has_prefixes_of(&self, before: &Self) -> bool {
+        self.insides.iter().map(|inside| &inside.prefixes).eq(before.insides.iter().map(|inside| &inside.prefixes))
+    }
+
     /// The index of an interface.
     pub(super) fn index(&self, name: &str) -> Option<u32> {
         self.links.iter().find(|(have, _)| have == name).map(|(_, index)| *index)
@@ -174,6 +189,7 @@ impl Host {
     /// Whether the translator must hear of the change from `before`.
     pub(super) fn tells_news(&self, before: &Self) -> bool {
         self.own_outside != before.own_outside
+            || self.outside_networks != before.outside_networks
             || self.own_inside != before.own_inside
             || self.reserved != before.reserved
             || self.sources() != before.sources()
@@ -189,12 +205,30 @@ pub(super) enum Stage {
     Start,
     /// While running: what has gone missing may come back.
     Running,
-            || self.outside_networks != before.outside_networks
+}
+
+/// What is known of routes by outside interfaces that are within an inside's prefix.
+#[derive(Clone, Copy)]
+pub(super) struct Outward<'a> {
+    /// What there was before. It stands while an outside interface is away or down.
+    pub(super) before: &'a [IpNet],
+    /// Whether they are read; else those before are still there.
+    pub(super) is_read: bool,
 }
 
 /// Reads the host and judges it.
 pub(super) fn look(netlink: &mut Netlink, plan: &Plan, stage: Stage) -> Result<Host, KernelError> {
-    judge(plan, &Seen::read(netlink, plan)?, stage, &Roster::read(&Claim::is_taken))
+    look_knowing(netlink, plan, stage, Outward { before: &[], is_read: true })
+}
+
+/// The same, with what is known from before.
+pub(super) fn look_knowing(
+    netlink: &mut Netlink,
+    plan: &Plan,
+    stage: Stage,
+    outward: Outward<'_>,
+) -> Result<Host, KernelError> {
+    judge(plan, &Seen::read(netlink, plan, outward)?, stage, &Roster::read(&Claim::is_taken))
 }
 
 /// Judges what was seen, beside the gateways of the roster.
@@ -218,8 +252,15 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
     host.device = seen.index(&plan.device);
     host.own = seen.addresses.iter().map(|own| own.address).collect();
     host.own_outside = plan.outsides.iter().flat_map(|name| usable(seen, name)).collect();
+    let outside = plan.outsides.iter().flat_map(|name| seen.addresses_of(name)).filter(|own| own.usable);
+    let network = |own: &OwnAddress| IpNet::new(own.address, own.network.prefix_len()).ok();
+    host.outside_networks = outside.filter_map(network).collect();
     host.own_inside = plan.insides.iter().flat_map(|i| &i.interfaces).flat_map(|name| usable(seen, name)).collect();
     host.insides = (0..plan.insides.len()).map(|realm| inside(plan, seen, realm, &mut host.remarks)).collect();
+    host.outward = outward(plan, seen, &host);
+    for inside in &mut host.insides {
+        inside.sources = without(&inside.prefixes, &host.outward);
+    }
     judge_doubled(plan, seen, &mut host);
     let interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
     let is_down = |name: &&String| seen.index(name).is_some_and(|index| seen.down.contains(&index));
@@ -252,9 +293,6 @@ fn judge_names(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
             let nearest = names.min_by_key(|have| distance(have)).filter(|have| distance(have) <= 3).cloned();
             return Err(KernelError::UnknownInterface { name: name.clone(), nearest });
         }
-    let outside = plan.outsides.iter().flat_map(|name| seen.addresses_of(name)).filter(|own| own.usable);
-    let network = |own: &OwnAddress| IpNet::new(own.address, own.network.prefix_len()).ok();
-    host.outside_networks = outside.filter_map(network).collect();
     }
     if plan.insides.len() > INSIDES_MAX as usize {
         return Err(KernelError::TooManyInsides(plan.insides.len()));

@@ -34,7 +34,9 @@
 //! - A family without a pool is closed: its packets from the inside reach other insides and the host, nothing else.
 //! - A pool may lie in an outside network, be equal to it or larger. The host's own addresses, its routers and the
 //!   network and broadcast addresses in it are reserved and stay reachable. Every other address of the pool belongs to
-//!   the gateway: it answers ARP for all of them, so no other machine of that network may use one.
+//!   the gateway: it answers ARP for each that a terminal has, so no other machine of that network may use one.
+//! - What main sends by an outside interface more specifically than by an inside one is outside: there, as in the kernel,
+//!   the longest prefix decides.
 
 mod apply;
 mod claim;
@@ -44,6 +46,7 @@ mod members;
 mod messages;
 mod neighbours;
 mod netlink;
+mod news;
 mod roster;
 mod survey;
 mod sysctl;
@@ -58,17 +61,14 @@ pub use netlink::NetlinkError;
 pub use survey::Survey;
 
 use self::claim::SetUpLock;
-use self::host::{Lan, Stage};
+use self::host::{Lan, Outward, Stage};
 use self::members::Members;
 use self::messages::Family;
 use self::netlink::{Monitor, Netlink};
 use self::sysctl::Sysctls;
-use self::tables::Tables;
 use self::undo::UndoFile;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::RouteAttribute;
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -159,6 +159,11 @@ pub struct Kernel {
     neighbours: Neighbours,
     /// Something has changed since the last look.
     stale: bool,
+    /// What is routed outside from within the insides' prefixes may have changed since it was read.
+    outward_stale: bool,
+    /// An interface of an outside LAN has changed since the last look. If it was down, or its carrier away, the kernel has
+    /// taken its proxy neighbours.
+    fallen: bool,
     looked: Instant,
     /// When to look next at the earliest.
     breath: Duration,
@@ -208,6 +213,8 @@ impl Kernel {
             sysctls,
             neighbours,
             stale: false,
+            outward_stale: false,
+            fallen: false,
             looked,
             breath: BREATH,
             told,
@@ -313,9 +320,16 @@ impl Kernel {
     /// What the kernel refuses; what was set up before stays, and the next call tries again.
     pub fn poll(&mut self) -> Result<bool, KernelError> {
         let (plan, host) = (&self.plan, &self.host);
-        let mut stale = self.stale;
-        let lost = self.monitor.drain(|message| stale = stale || matters(plan, host, &message));
-        self.stale = stale | lost.map_err(|e| KernelError::netlink("watch the network", e.into()))?;
+        let (mut stale, mut outward_stale, mut fallen) = (self.stale, self.outward_stale, self.fallen);
+        let lost = self.monitor.drain(|message| {
+            stale = stale || news::matter(plan, host, &message);
+            outward_stale = outward_stale || news::change_outward(plan, host, &message);
+            fallen = fallen || news::are_of_a_lan(host, &message);
+        });
+        let lost = lost.map_err(|e| KernelError::netlink("watch the network", e.into()))?;
+        self.stale = stale | lost;
+        self.outward_stale = outward_stale | lost;
+        self.fallen = fallen | lost;
         if !self.stale || self.looked.elapsed() < self.breath {
             return Ok(false);
         }
@@ -345,6 +359,7 @@ impl Kernel {
     /// What the kernel refuses; then the plan before stands again.
     pub fn replan(&mut self, plan: &Plan) -> Result<(), KernelError> {
         let before = self.members.change(plan);
+        self.outward_stale = true;
         let done = self.look_again().and_then(|_| Sysctls::prepare_devices(&self.plan, &self.host));
         if done.is_err() {
             self.members.change(&before);
@@ -366,7 +381,7 @@ impl Kernel {
         changes.log();
         self.sysctls.rename(&plan.tun, &changes.renamed)?;
         self.plan = plan;
-        let mut host = host::look(&mut self.netlink, &self.plan, Stage::Running)?;
+        let mut host = self.look_around()?;
         for (number, inside) in host.insides.iter_mut().enumerate() {
             // What an interface that is away or down led to stays inside until it is back and says otherwise: with it go
             // its routes, and its IPv6 addresses.
@@ -389,9 +404,24 @@ impl Kernel {
         }
         apply::apply(&mut self.netlink, &self.plan, &self.host)?;
         self.sysctls.apply(&self.plan, &self.host)?;
-        self.neighbours.follow(&self.host);
+        self.neighbours.follow(&self.host, std::mem::take(&mut self.fallen));
         self.stale = false;
+        self.outward_stale = false;
         Ok(news)
+    }
+
+    /// Looks at the host; at the routes of outside interfaces, which may be a full table of the internet, only if need be.
+    fn look_around(&mut self) -> Result<Host, KernelError> {
+        let (plan, before) = (&self.plan, &self.host);
+        if !self.outward_stale {
+            let known = Outward { before: &before.outward, is_read: false };
+            let host = host::look_knowing(&mut self.netlink, plan, Stage::Running, known)?;
+            if host.has_prefixes_of(before) {
+                return Ok(host);
+            }
+        }
+        let known = Outward { before: &before.outward, is_read: true };
+        host::look_knowing(&mut self.netlink, plan, Stage::Running, known)
     }
 
     /// Logs what has changed, once it was the same in two calls. To be called about once a second: what lasts a moment is
@@ -451,7 +481,7 @@ impl Kernel {
     fn bring_up(&mut self) -> Result<(), KernelError> {
         roster::enter(&self.plan)?;
         apply::apply(&mut self.netlink, &self.plan, &self.host)?;
-        neighbours::clear_left(&mut self.netlink)?;
+        neighbours::clear_left(&mut self.netlink, &self.plan.tun)?;
         self.sysctls.apply(&self.plan, &self.host)
     }
 
@@ -520,44 +550,9 @@ pub fn clean_up(tun: &str, undo_file: &Path) -> Result<Cleaned, KernelError> {
     let mut sysctls = Sysctls::take_over(UndoFile::new(undo_file), tun);
     let settings = sysctls.undo()?;
     let (rules, routes) = apply::remove(&mut netlink, tun)?;
-    let neighbours = neighbours::clear_left(&mut netlink)?;
+    let neighbours = neighbours::clear_left(&mut netlink, tun)?;
     roster::leave(tun);
     Ok(Cleaned { rules, routes, neighbours, settings })
-}
-
-/// Whether a notification may mean work: any link or address, main's routes by an inside interface, lost rules, rules of
-/// others.
-fn matters(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) -> bool {
-    match message {
-        RouteNetlinkMessage::NewLink(_)
-        | RouteNetlinkMessage::DelLink(_)
-        | RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_) => true,
-        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            let table = route
-                .attributes
-                .iter()
-                .find_map(|a| if let RouteAttribute::Table(table) = a { Some(*table) } else { None })
-                .unwrap_or_else(|| u32::from(route.header.table));
-            let deleted = matches!(message, RouteNetlinkMessage::DelRoute(_));
-            if Tables::of(&plan.tun).own(table) || route.header.protocol == messages::PROTOCOL {
-                // One of ours was taken: by somebody, or by the kernel with an address or a link.
-                return deleted;
-            }
-            let by = messages::Route::read(route).map_or_else(Vec::new, |route| match route.to {
-                messages::To::Hops(hops) => hops.devices(),
-                _ => Vec::new(),
-            });
-            let inside = |index: &u32| {
-                let mut interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces);
-                interfaces.any(|name| host.index(name) == Some(*index))
-            };
-            table == host::MAIN && by.iter().any(inside)
-        }
-        RouteNetlinkMessage::NewRule(rule) => messages::Rule::ours(rule).is_none(),
-        RouteNetlinkMessage::DelRule(_) => true,
-        _ => false,
-    }
 }
 
 fn may_change_the_network() -> Result<(), KernelError> {

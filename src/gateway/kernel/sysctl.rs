@@ -22,7 +22,8 @@ pub(super) struct Key {
 
 /// Where settings live, and which of them the gateway touches there.
 const PLACES: [(&str, &[&str]); 4] = [
-    ("net/ipv4/conf", &["forwarding", "proxy_arp", "rp_filter", "accept_local", "send_redirects"]),
+    // An earlier version set proxy_arp; what it has noted is put back.
+    ("net/ipv4/conf", &["forwarding", "arp_announce", "proxy_arp", "rp_filter", "accept_local", "send_redirects"]),
     ("net/ipv6/conf", &["forwarding", "proxy_ndp", "accept_ra", "addr_gen_mode", "disable_ipv6"]),
     ("net/ipv4/neigh", &["proxy_delay"]),
     ("net/ipv6/neigh", &["proxy_delay"]),
@@ -94,6 +95,9 @@ pub(super) struct Sysctls {
     on_disk: bool,
     /// The interfaces as they were when their settings were made: one that was deleted and came back starts anew.
     seen: Vec<(String, u32)>,
+    /// What outside LANs have needed so far: a pool or a network that comes later brings settings to interfaces that are
+    /// known, once.
+    for_lans: BTreeSet<Key>,
 }
 
 impl Sysctls {
@@ -103,7 +107,7 @@ impl Sysctls {
         let on_disk = !changes.is_empty();
         // A value that is no longer the one we set was changed by somebody else since: not ours to put back.
         changes.retain(|record| record.key.read().is_ok_and(|now| now == record.new));
-        Self { file, changes, on_disk, seen: Vec::new() }
+        Self { file, changes, on_disk, seen: Vec::new(), for_lans: BTreeSet::new() }
     }
 
     /// Whether a predecessor left anything.
@@ -141,8 +145,11 @@ impl Sysctls {
             matches!(name, "all" | "default")
                 || self.seen.iter().any(|(have, index)| have == name && host.index(name) == Some(*index))
         };
+        let for_lans: BTreeSet<Key> = lan_settings(plan, host).into_iter().map(|(key, _)| key).collect();
+        let is_new = |key: &Key| for_lans.contains(key) && !self.for_lans.contains(key);
         let wants = self.wants(plan, host)?;
-        let fresh: Vec<Record> = wants.into_iter().filter(|w| first || !known(&w.key.interface)).collect();
+        let fresh: Vec<Record> =
+            wants.into_iter().filter(|w| first || !known(&w.key.interface) || is_new(&w.key)).collect();
         let mut kept = self.changes.clone();
         kept.retain(|old| !fresh.iter().any(|new| new.key == old.key));
         let dropped: Vec<Record> = if first { std::mem::take(&mut kept) } else { Vec::new() };
@@ -161,6 +168,7 @@ impl Sysctls {
             self.file.save(&plan.tun, &self.changes)?;
         }
         self.seen.clone_from(&host.links);
+        self.for_lans.extend(for_lans);
         Ok(())
     }
 
@@ -178,6 +186,11 @@ impl Sysctls {
                 *name = new;
             }
         }
+        let of_now = |key: Key| match renamed(&key.interface) {
+            Some(interface) => Key { interface, ..key },
+            None => key,
+        };
+        self.for_lans = std::mem::take(&mut self.for_lans).into_iter().map(of_now).collect();
         if changed { self.file.save(tun, &self.changes) } else { Ok(()) }
     }
 
@@ -208,18 +221,12 @@ impl Sysctls {
         };
         let insides: Vec<&String> = plan.insides.iter().flat_map(|inside| &inside.interfaces).collect();
         let present = |name: &&String| host.index(name).is_some();
-        for lan in &host.lans {
-            let pooled =
-                |v4| plan.pools.iter().any(|p| p.is_v4() == v4 && p.overlaps(&AddressRange::from(lan.network)));
-            for (v4, conf, neigh, name) in
-                [(true, V4, "net/ipv4/neigh", "proxy_arp"), (false, V6, "net/ipv6/neigh", "proxy_ndp")]
-            {
-                if pooled(v4) {
-                    // Answers for others wait up to 0.8 s by default; a callback should not.
-                    want(Key::new(neigh, &lan.interface, "proxy_delay"), "0")?;
-                    want(Key::new(conf, &lan.interface, name), "1")?;
-                }
-            }
+        for (key, new) in lan_settings(plan, host) {
+            want(key, new)?;
+        }
+        // Who asks for a neighbour says so with an address of that link (2), not with that of the packet that waits.
+        for name in plan.outsides.iter().filter(present) {
+            want(Key::new(V4, name, "arp_announce"), "2")?;
         }
         // The way back to an address that two insides have leads through one of them.
         let shares = |realm: &usize| host.closable(*realm, Family::V4).any(|net| host.is_ambiguous(*realm, &net));
@@ -281,6 +288,27 @@ impl Sysctls {
         }
         Ok(())
     }
+}
+
+/// What it takes to answer for virtual IPs on an outside LAN, beside an entry for each ([`super::Neighbours`]).
+fn lan_settings(plan: &Plan, host: &Host) -> Vec<(Key, &'static str)> {
+    let mut all = Vec::new();
+    for lan in &host.lans {
+        let is_pooled =
+            |v4| plan.pools.iter().any(|pool| pool.is_v4() == v4 && pool.overlaps(&AddressRange::from(lan.network)));
+        // Answers for others wait up to 0.8 s by default; a callback should not.
+        if is_pooled(true) {
+            all.push((Key::new("net/ipv4/neigh", &lan.interface, "proxy_delay"), "0"));
+        }
+        if is_pooled(false) {
+            all.push((Key::new("net/ipv6/neigh", &lan.interface, "proxy_delay"), "0"));
+            all.push((Key::new(V6, &lan.interface, "proxy_ndp"), "1"));
+            // Who asks a virtual IP directly is heard only by this one (ip6_forward, net/ipv6/ip6_output.c). It opens
+            // nothing on other interfaces, which have no entries.
+            all.push((Key::new(V6, "all", "proxy_ndp"), "1"));
+        }
+    }
+    all
 }
 
 /// Puts values back, the last first. Goes on after a failure and returns the first one.

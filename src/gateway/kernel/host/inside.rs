@@ -38,8 +38,67 @@ pub(super) fn inside(plan: &Plan, seen: &Seen, realm: usize, remarks: &mut Vec<S
     // The network of an address counts also while its interface is down and its route is gone.
     sources.extend(planned.interfaces.iter().flat_map(|name| seen.networks_of(name)));
     sources.extend(planned.sources.iter().map(IpNet::trunc));
-    found.sources = IpNet::aggregate(&sources);
+    sources.sort_unstable();
+    sources.dedup();
+    found.prefixes = sources;
     found
+}
+
+/// What is routed or connected outside and lies within a prefix of an inside, more specific than it. A default route means
+/// every inside but itself; nothing is taken out of it.
+pub(super) fn outward(plan: &Plan, seen: &Seen, host: &Host) -> Vec<IpNet> {
+    let connected = plan.outsides.iter().flat_map(|name| seen.networks_of(name));
+    let is_within = |net: &IpNet| {
+        let mut prefixes = host.insides.iter().flat_map(|inside| &inside.prefixes);
+        prefixes.any(|prefix| prefix != net && prefix.contains(net) && !tables::is_default(prefix))
+    };
+    let mut all: Vec<IpNet> = seen.outward.iter().copied().chain(connected).filter(is_within).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The addresses of `prefixes` for which the longest prefix that has them is one of these and not one of `others`; where
+/// both have the same one, it is one of these.
+pub(super) fn without(prefixes: &[IpNet], others: &[IpNet]) -> Vec<IpNet> {
+    let all = IpNet::aggregate(&prefixes.to_vec());
+    if others.is_empty() {
+        return all;
+    }
+    let means_everything =
+        |net: &IpNet| all.iter().any(|one| tables::is_default(one) && one.addr().is_ipv4() == net.addr().is_ipv4());
+    let mut left: Vec<IpNet> = Vec::new();
+    for prefix in prefixes {
+        let mut rest = vec![*prefix];
+        let within = |other: &&IpNet| *other != prefix && prefix.contains(*other) && !means_everything(prefix);
+        for other in others.iter().filter(within) {
+            rest = rest.into_iter().flat_map(|net| less(net, *other)).collect();
+        }
+        left.append(&mut rest);
+    }
+    IpNet::aggregate(&left)
+}
+
+/// `net` without `hole`: for each bit that the hole has more, the half that it is not in.
+fn less(net: IpNet, hole: IpNet) -> Vec<IpNet> {
+    if hole.contains(&net) {
+        return Vec::new();
+    }
+    if !net.contains(&hole) {
+        return vec![net];
+    }
+    let (mut rest, mut around) = (Vec::new(), net);
+    while around != hole {
+        let Ok(halves) = around.subnets(around.prefix_len() + 1) else { break };
+        for half in halves {
+            if half.contains(&hole) {
+                around = half;
+            } else {
+                rest.push(half);
+            }
+        }
+    }
+    rest
 }
 
 /// Several insides may have one network, main perhaps only one route for it: an address says as well what is connected.

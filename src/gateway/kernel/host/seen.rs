@@ -1,6 +1,6 @@
 //! What is read of the host, before anybody judges it.
 
-use super::{Framing, MAIN, is_link_local};
+use super::{Framing, MAIN, Outward, is_link_local};
 use crate::fastpath::Ethernet;
 use crate::gateway::kernel::messages::{Family, PROTOCOL, Route, Rule, To};
 use crate::gateway::kernel::netlink::Netlink;
@@ -33,6 +33,8 @@ pub(super) struct Seen {
     pub(super) addresses: Vec<OwnAddress>,
     /// Main's routes through inside interfaces.
     pub(super) inside_routes: Vec<Route>,
+    /// What main sends by outside interfaces alone: all of it, or what of it lies within an inside's prefix.
+    pub(super) outward: Vec<IpNet>,
     /// Main's routes through outside interfaces that have virtual IPs in their network.
     pub(super) routers: Vec<IpAddr>,
     /// The rules of every gateway in this namespace.
@@ -54,7 +56,7 @@ pub(super) struct OwnAddress {
 }
 
 impl Seen {
-    pub(super) fn read(netlink: &mut Netlink, plan: &Plan) -> Result<Self, KernelError> {
+    pub(super) fn read(netlink: &mut Netlink, plan: &Plan, outward: Outward<'_>) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
         for Link { name, index, is_up, framing, is_plain, master, lower } in read_links(netlink)? {
             if !is_up {
@@ -83,19 +85,38 @@ impl Seen {
         for name in plan.insides.iter().flat_map(|inside| &inside.interfaces) {
             seen.inside_routes.extend(main_routes(netlink, &seen.links, name)?);
         }
+        seen.read_outward(netlink, plan, outward)?;
+        Ok(seen)
+    }
+
+    fn read_outward(&mut self, netlink: &mut Netlink, plan: &Plan, outward: Outward<'_>) -> Result<(), KernelError> {
+        let insides: Vec<u32> =
+            plan.insides.iter().flat_map(|inside| &inside.interfaces).filter_map(|name| self.index(name)).collect();
         for name in &plan.outsides {
             // A full table of the internet is not read for nothing.
-            if seen.networks_of(name).iter().any(|net| plan.pools.iter().any(|pool| pool.overlaps(&(*net).into()))) {
-                for route in main_routes(netlink, &seen.links, name)? {
-                    if let To::Hops(hops) = &route.to {
-                        seen.routers.extend(hops.gateways());
-                    }
+            let has_pool =
+                self.networks_of(name).iter().any(|net| plan.pools.iter().any(|pool| pool.overlaps(&(*net).into())));
+            if !has_pool && !outward.is_read {
+                continue;
+            }
+            for route in main_routes(netlink, &self.links, name)? {
+                let To::Hops(hops) = &route.to else { continue };
+                if has_pool {
+                    self.routers.extend(hops.gateways());
+                }
+                if outward.is_read && !hops.devices().iter().any(|index| insides.contains(index)) {
+                    self.outward.push(route.destination);
                 }
             }
         }
-        seen.routers.sort_unstable();
-        seen.routers.dedup();
-        Ok(seen)
+        self.routers.sort_unstable();
+        self.routers.dedup();
+        // With an interface that goes its routes go, and come back with it: meanwhile nothing else becomes inside.
+        let is_away = |name: &String| self.index(name).is_none_or(|index| self.down.contains(&index));
+        if !outward.is_read || plan.outsides.iter().any(is_away) {
+            self.outward.extend_from_slice(outward.before);
+        }
+        Ok(())
     }
 
     fn read_foreign(&mut self, rule: &RuleMessage) {

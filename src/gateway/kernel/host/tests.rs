@@ -204,3 +204,30 @@ fn the_interface_that_routes_is_the_one_to_name() {
     tagged.addresses.retain(|own| own.interface != 2);
     assert!(text(before(&ours, &tagged)).contains("name 'other' instead"), "{}", text(before(&ours, &tagged)));
 }
+
+/// As the kernel has it, whichever side the longest prefix leads to.
+#[test]
+fn what_is_routed_outside_from_within_an_inside_prefix_is_not_inside() {
+    let route = |text: &str| Route::device(MAIN, net(text), 0, 2, None);
+    let mut seen = seen();
+    seen.inside_routes.extend([route("192.0.0.0/16"), route("192.0.2.64/26"), route("192.0.3.0/24")]);
+    seen.outward = ["192.0.3.0/24", "192.0.2.80/28", "10.0.0.0/8", "0.0.0.0/0"].map(net).into();
+    let host = before(&plan(&["192.0.2.128/25"]), &seen).expect("the pool is not inside");
+    assert_eq!(host.outward, ["192.0.2.0/24", "192.0.2.80/28", "192.0.3.0/24"].map(net));
+    let sources = host.sources().concat();
+    let is_inside = |text: &str| sources.iter().any(|net| net.contains(&text.parse::<IpAddr>().expect("an address")));
+    for inside in ["10.0.0.7", "192.0.0.1", "192.0.4.0", "192.0.1.255", "192.0.2.64", "192.0.2.96", "192.0.3.9"] {
+        assert!(is_inside(inside), "{inside}");
+    }
+    for outside in ["192.0.2.0", "192.0.2.63", "192.0.2.80", "192.0.2.95", "192.0.2.128", "192.1.0.0", "10.0.1.0"] {
+        assert!(!is_inside(outside), "{outside}");
+    }
+}
+
+#[test]
+fn nothing_is_taken_out_of_an_inside_that_means_everything() {
+    let mut plan = plan(&["198.18.0.0/16"]);
+    plan.insides[0].sources = vec![net("0.0.0.0/0")];
+    let host = before(&plan, &seen()).expect("fine");
+    assert_eq!(host.sources(), [[net("0.0.0.0/0")]]);
+}

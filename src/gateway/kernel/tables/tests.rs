@@ -26,6 +26,7 @@ fn host() -> Host {
         insides: vec![Inside {
             device: Some(10),
             own: vec![address("10.0.0.1")],
+            prefixes: vec![],
             sources: vec![net("10.0.0.0/24"), net("fd00::/64"), net("0.0.0.0/0")],
             routes: vec![
                 Route::device(254, net("10.0.0.0/24"), 0, 3, None),
@@ -96,6 +97,7 @@ fn twins() -> (Plan, Host) {
     host.has_ipv6 = false;
     host.insides.push(Inside {
         device: Some(12),
+        prefixes: vec![],
         sources: vec![net("10.0.0.0/24"), net("172.16.0.0/24")],
         own: vec!["10.0.0.2".parse().expect("an address")],
         routes: vec![Route::device(254, net("10.0.0.0/24"), 0, 5, None)],
