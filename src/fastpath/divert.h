@@ -126,7 +126,7 @@ static __always_inline int give_back(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), &stamp, sizeof(stamp)))
 		return TC_ACT_SHOT;
 	if (!stamp.number) {
-		bpf_skb_change_type(skb, 0); // PACKET_HOST
+		bpf_skb_change_type(skb, PACKET_HOST);
 		return TC_ACT_UNSPEC;
 	}
 	way = bpf_map_lookup_elem(&ways, &stamp.number);

@@ -17,6 +17,9 @@
 #include "redirect.h"
 #include "xdp.h"
 
+#define VLAN_ID 0x0fff // of a tag (IEEE 802.1Q)
+#define PRIORITY_TAGS 4 // that are taken off one packet; nobody sends more than one
+
 // ICMP errors: RFC 792, RFC 4443.
 static __always_inline bool is_error4(__u8 type)
 {
@@ -306,7 +309,32 @@ static __always_inline __u32 realm_of(const struct __sk_buff *skb)
 
 static __always_inline bool is_ip(const struct __sk_buff *skb)
 {
-	return !skb->vlan_present && (skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6));
+	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+
+// A frame of a VLAN, as IEEE 802.1Q has it: VLAN 0 is none, its tag says a priority.
+static __always_inline bool is_of_vlan(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+}
+
+// Takes priority tags off, as the kernel does before it looks at the packet. Whether none is left.
+static __always_inline bool take_priority_tags_off(struct __sk_buff *skb)
+{
+	for (int i = 0; i < PRIORITY_TAGS && skb->vlan_present && !is_of_vlan(skb); i++)
+		if (bpf_skb_vlan_pop(skb))
+			return false;
+	return !skb->vlan_present || is_of_vlan(skb);
+}
+
+// What is not IP any more. All that comes in by an inside interface and is forwarded is IP when it is routed; so the route
+// has wrapped it (MPLS), or somebody has led it past all routes. What a device on top of this one has wrapped was judged at
+// that device, or by the guard.
+static __always_inline int judge_wrapped(const struct __sk_buff *skb)
+{
+	if (skb->protocol == bpf_htons(ETH_P_PPP_SES) || skb->protocol == bpf_htons(ETH_P_MACSEC))
+		return TC_ACT_UNSPEC;
+	return realm_of(skb) ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
 }
 
 SEC("classifier")
@@ -316,8 +344,15 @@ int kamei_leaving(struct __sk_buff *skb)
 		clear_mark(skb, HAD);
 		return pass(skb);
 	}
+	if (skb->vlan_present) {
+		if (!take_priority_tags_off(skb))
+			return refuse(UNTRANSLATED);
+		// Of a device on top of this one: judged there, or by the guard.
+		if (skb->vlan_present)
+			return TC_ACT_UNSPEC;
+	}
 	if (!is_ip(skb))
-		return TC_ACT_UNSPEC;
+		return judge_wrapped(skb);
 	pull(skb);
 	return skb->protocol == bpf_htons(ETH_P_IP) ? leaving4(skb, realm_of(skb)) : leaving6(skb, realm_of(skb));
 }
@@ -350,7 +385,9 @@ int kamei_watching(struct __sk_buff *skb)
 		clear_mark(skb, JUDGED);
 		return TC_ACT_UNSPEC;
 	}
-	return is_ip(skb) ? watch(skb) : TC_ACT_UNSPEC;
+	if (is_of_vlan(skb))
+		return TC_ACT_UNSPEC;
+	return is_ip(skb) ? watch(skb) : judge_wrapped(skb);
 }
 
 // --- arriving at an outside interface ---------------------------------------------------------------------------------
@@ -497,9 +534,18 @@ int kamei_arriving(struct __sk_buff *skb)
 {
 	if (is_marked(skb, HAD)) {
 		clear_mark(skb, HAD);
+		// It was for this machine, perhaps by another hardware address than this interface's: that of a bridge's port.
+		bpf_skb_change_type(skb, PACKET_HOST);
 		return TC_ACT_UNSPEC;
 	}
-	if (!is_ip(skb) || skb->pkt_type != 0) // 0: PACKET_HOST
+	if (skb->vlan_present) {
+		if (!take_priority_tags_off(skb))
+			return TC_ACT_SHOT;
+		// Of a device on top of this one, or nobody's.
+		if (skb->vlan_present)
+			return TC_ACT_UNSPEC;
+	}
+	if (!is_ip(skb) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	pull(skb);
 	return skb->protocol == bpf_htons(ETH_P_IP) ? arriving4(skb) : arriving6(skb);
@@ -514,7 +560,7 @@ int kamei_shortcut(struct __sk_buff *skb)
 	struct seen seen = {};
 	void *data, *end;
 
-	if (!is_ip(skb) || skb->pkt_type != 0)
+	if (skb->vlan_present || !is_ip(skb) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	pull(skb);
 	data = (void *)(long)skb->data;
