@@ -40,6 +40,12 @@ pub enum KernelError {
         /// Its bridge, bond, team or VRF.
         master: String,
     },
+    /// A tunnel without an end of its own.
+    #[error(
+        "'{0}' is a tunnel whose far end is named by routes (`external`), and packets on their way through the gateway lose \
+         it; make one with an end of its own (remote, and id or key) and name that"
+    )]
+    External(String),
     /// The interface that carries others.
     #[error("interface '{name}' has no address, but '{upper}' on top of it has; name '{upper}' instead")]
     HasUpper {

@@ -49,6 +49,11 @@ pub struct Host {
     pub(super) down: BTreeSet<String>,
     /// What is before the IP header of an interface's packets, by index.
     pub(super) framing: BTreeMap<u32, Framing>,
+    /// Outside interfaces that cannot be served.
+    pub(super) unserved: BTreeSet<u32>,
+    /// Outside interfaces that are bridges, and whether netfilter looks at packets at the ports of this one, whatever holds
+    /// for all: IPv4, IPv6.
+    pub(super) bridges: BTreeMap<String, (bool, bool)>,
     /// Interfaces that have no packets but their own: wires, not what packets of other interfaces come through.
     pub(super) plain: BTreeSet<u32>,
     /// The families whose packets are led by routing rules of others too.
@@ -248,6 +253,7 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
         judge_masters(plan, seen)?;
         judge_other_gateways(plan, roster, &mut host.remarks)?;
     }
+    judge_external(plan, seen, stage, &mut host)?;
     judge_devices(plan, seen, stage)?;
     host.device = seen.index(&plan.device);
     host.own = seen.addresses.iter().map(|own| own.address).collect();
@@ -331,6 +337,24 @@ fn judge_masters(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
         {
             return Err(KernelError::HasUpper { name: name.clone(), upper: seen.name(upper).to_owned() });
         }
+    }
+    Ok(())
+}
+
+/// A tunnel that takes its far end from the route of each packet: user space has packets without their routes.
+fn judge_external(plan: &Plan, seen: &Seen, stage: Stage, host: &mut Host) -> Result<(), KernelError> {
+    for name in &plan.outsides {
+        let Some(index) = seen.index(name) else { continue };
+        host.bridges.extend(seen.bridges.get(&index).map(|filtered| (name.clone(), *filtered)));
+        if !seen.external.contains(&index) {
+            continue;
+        }
+        let error = KernelError::External(name.clone());
+        if stage != Stage::Running {
+            return Err(error);
+        }
+        host.remarks.push(format!("{error}; until then nothing leaves by it"));
+        host.unserved.insert(index);
     }
     Ok(())
 }

@@ -39,6 +39,7 @@
 //!   the longest prefix decides.
 
 mod apply;
+mod bridged;
 mod claim;
 mod error;
 mod host;
@@ -53,6 +54,7 @@ mod sysctl;
 mod tables;
 mod undo;
 
+pub use bridged::filtered_at_ports;
 pub use claim::{Claim, directory as lock_directory};
 pub use error::KernelError;
 pub use host::{Framing, Host};
@@ -70,7 +72,7 @@ use self::undo::UndoFile;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use rustix::thread::CapabilitySet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -174,6 +176,8 @@ pub struct Kernel {
     faded: Vec<(usize, IpNet, Instant)>,
     /// Remarks that have been logged, so that each is said once.
     said: BTreeSet<String>,
+    /// What was said of bridges, each with the settings by which netfilter looks at packets at its ports.
+    bridged: BTreeMap<String, Vec<String>>,
     /// See [`Kernel::others`].
     others: BTreeSet<u32>,
     /// A gateway before has left something.
@@ -221,12 +225,14 @@ impl Kernel {
             to_tell: None,
             faded: Vec::new(),
             said: BTreeSet::new(),
+            bridged: BTreeMap::new(),
             adopted: false,
             others: BTreeSet::new(),
             undone: false,
         };
         kernel.choose_others();
         kernel.remark();
+        kernel.remark_bridges();
         kernel.adopted = adopted;
         match kernel.raise_devices() {
             Ok(()) => Ok(kernel),
@@ -262,12 +268,13 @@ impl Kernel {
         &self.host
     }
 
-    /// The interfaces that exist now, with their index and the inside realm behind them (`None`: the outside).
+    /// The interfaces that exist now and can be served, with their index and the inside realm behind them (`None`: the outside).
     pub fn interfaces(&self) -> Vec<(String, u32, Option<usize>, Framing)> {
         let insides = self.plan.insides.iter().enumerate();
         let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, Some(realm))));
         let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
         let with_index = all.filter_map(|(name, realm)| Some((name, self.host.index(name)?, realm)));
+        let with_index = with_index.filter(|(_, index, _)| !self.host.unserved.contains(index));
         let framing = |index| self.host.framing.get(&index).copied().unwrap_or(Framing::Unknown);
         with_index.map(|(name, index, realm)| (name.clone(), index, realm, framing(index))).collect()
     }
@@ -427,6 +434,7 @@ impl Kernel {
     /// Logs what has changed, once it was the same in two calls. To be called about once a second: what lasts a moment is
     /// not worth a line.
     pub fn tell(&mut self) {
+        self.remark_bridges();
         if self.told == self.host {
             return;
         }
@@ -437,6 +445,21 @@ impl Kernel {
         } else {
             self.to_tell = Some(self.host.clone());
         }
+    }
+
+    /// Says of outside bridges when netfilter begins, or ceases, to look at packets at their ports: of a setting of all
+    /// bridges the kernel tells nobody.
+    fn remark_bridges(&mut self) {
+        let found = bridged::look(&self.host.bridges);
+        for (name, settings) in &found {
+            if self.bridged.get(name) != Some(settings) {
+                log::warn!("{}", bridged::sentence(name, settings));
+            }
+        }
+        for name in self.bridged.keys().filter(|name| !found.contains_key(*name)) {
+            log::info!("netfilter looks at packets at the ports of '{name}' no more");
+        }
+        self.bridged = found;
     }
 
     /// What is not inside any more stays closed for a while.

@@ -8,7 +8,10 @@ use crate::gateway::kernel::{KernelError, Plan};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBridge, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::rule::RuleMessage;
 use rustix::io::Errno;
@@ -30,6 +33,10 @@ pub(super) struct Seen {
     pub(super) masters: BTreeMap<u32, u32>,
     /// The link that a link lies on, by index.
     pub(super) lower: BTreeMap<u32, u32>,
+    /// Tunnels whose other end is what each packet's route says, not they themselves.
+    pub(super) external: BTreeSet<u32>,
+    /// Bridges, and whether netfilter looks at packets at the ports of this one, whatever holds for all: IPv4, IPv6.
+    pub(super) bridges: BTreeMap<u32, (bool, bool)>,
     pub(super) addresses: Vec<OwnAddress>,
     /// Main's routes through inside interfaces.
     pub(super) inside_routes: Vec<Route>,
@@ -58,12 +65,14 @@ pub(super) struct OwnAddress {
 impl Seen {
     pub(super) fn read(netlink: &mut Netlink, plan: &Plan, outward: Outward<'_>) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, framing, is_plain, master, lower } in read_links(netlink)? {
+        for Link { name, index, is_up, framing, is_plain, is_external, bridge, master, lower } in read_links(netlink)? {
             if !is_up {
                 seen.down.push(index);
             }
             seen.framing.insert(index, framing);
             seen.plain.extend(is_plain.then_some(index));
+            seen.external.extend(is_external.then_some(index));
+            seen.bridges.extend(bridge.map(|filtered| (index, filtered)));
             seen.masters.extend(master.map(|master| (index, master)));
             seen.lower.extend(lower.map(|lower| (index, lower)));
             seen.links.push((name, index));
@@ -184,6 +193,8 @@ struct Link {
     is_up: bool,
     framing: Framing,
     is_plain: bool,
+    is_external: bool,
+    bridge: Option<(bool, bool)>,
     master: Option<u32>,
     lower: Option<u32>,
 }
@@ -195,7 +206,7 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
         let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
         let framing = framing(&link);
         let (mut name, mut master, mut lower, mut elsewhere, mut carried) = (None, None, None, false, false);
-        let mut is_plain = true;
+        let (mut is_plain, mut is_external, mut bridge) = (true, false, None);
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(text),
@@ -205,13 +216,15 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                 LinkAttribute::LinkInfo(all) => {
                     carried = all.iter().any(is_carried);
+                    is_external = all.iter().any(takes_its_end_from_the_route);
+                    bridge = all.iter().find_map(filtered_at_ports);
                     is_plain = !all.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if !is_wire(kind)));
                 }
                 _ => {}
             }
         }
         let lower = lower.filter(|lower| carried && !elsewhere && *lower != index);
-        Some(Link { name: name?, index, is_up, framing, is_plain, master, lower })
+        Some(Link { name: name?, index, is_up, framing, is_plain, is_external, bridge, master, lower })
     };
     Ok(messages.into_iter().filter_map(link).collect())
 }
@@ -219,6 +232,30 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
 /// Whether an interface of this kind lies on another, whose packets it takes.
 fn is_carried(info: &LinkInfo) -> bool {
     matches!(info, LinkInfo::Kind(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan))
+}
+
+/// `ip link add … external`: the tunnel has no end of its own, routes have one each.
+fn takes_its_end_from_the_route(info: &LinkInfo) -> bool {
+    let LinkInfo::Data(data) = info else { return false };
+    match data {
+        InfoData::Vxlan(all) => all.contains(&InfoVxlan::CollectMetadata(true)),
+        InfoData::Geneve(all) => all.contains(&InfoGeneve::CollectMetadata),
+        InfoData::IpTunnel(all) => all.contains(&InfoIpTunnel::CollectMetadata),
+        InfoData::GreTap(all) | InfoData::GreTun(all) | InfoData::ErSpan(all) => {
+            all.contains(&InfoGre::CollectMetadata)
+        }
+        InfoData::GreTap6(all) | InfoData::GreTun6(all) | InfoData::Ip6ErSpan(all) => {
+            all.contains(&InfoGre6::CollectMetadata)
+        }
+        _ => false,
+    }
+}
+
+/// Of a bridge: whether netfilter is told to look at the ports of this one, IPv4 and IPv6.
+fn filtered_at_ports(info: &LinkInfo) -> Option<(bool, bool)> {
+    let LinkInfo::Data(InfoData::Bridge(all)) = info else { return None };
+    let is_on = |wanted: &InfoBridge| all.contains(wanted);
+    Some((is_on(&InfoBridge::NfCallIpTables(true)), is_on(&InfoBridge::NfCallIp6Tables(true))))
 }
 
 /// Whether packets come by an interface of this kind from its own far end alone. Hardware has no kind.

@@ -59,6 +59,17 @@ fn a_plain_router_is_fine() {
 }
 
 #[test]
+fn a_tunnel_whose_far_end_is_in_the_routes_is_refused_and_later_not_served() {
+    let mut with = seen();
+    with.external.insert(3);
+    let plan = plan(&["198.18.0.0/16"]);
+    assert!(text(before(&plan, &with)).contains("'go' is a tunnel whose far end is named by routes"));
+    with.links.push(("kamei-nat".into(), 9));
+    let host = judge(&plan, &with, Stage::Running, &Roster::default()).expect("it goes on");
+    assert!(host.unserved.contains(&3) && host.remarks.len() == 1, "{host:?}");
+}
+
+#[test]
 fn names_are_judged_one_line_each() {
     let with = |inside: &str, outside: &str| {
         let mut plan = plan(&["198.18.0.0/16"]);
