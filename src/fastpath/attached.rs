@@ -1,16 +1,24 @@
-//! Whether a link that has a name in a BPF file system is still attached: whoever may, may detach it and leave the name.
+//! Whether a link that has a name in a BPF file system is still attached, and who runs before it: whoever may, may detach
+//! it and leave the name, or put another program in front.
 
 #![allow(unsafe_code, reason = "the system call bpf(2), which nobody wraps for this")]
 
+use aya::programs::TcAttachType;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// `BPF_OBJ_GET`, `BPF_OBJ_GET_INFO_BY_FD` (linux/bpf.h).
+/// `BPF_OBJ_GET`, `BPF_OBJ_GET_INFO_BY_FD`, `BPF_PROG_QUERY` (linux/bpf.h).
 const GET: libc::c_int = 7;
 const GET_INFO: libc::c_int = 15;
+const QUERY: libc::c_int = 16;
+/// `BPF_TCX_INGRESS`, `BPF_TCX_EGRESS` (linux/bpf.h).
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
+/// Programs in one place at most (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
+const MOST: usize = 64;
 
 /// `struct bpf_link_info` as far as it is asked for. What follows the three numbers begins, for TCX and XDP, with the index
 /// of the interface: zero when the link is detached.
@@ -25,7 +33,7 @@ struct Info {
     _rest: [u32; 27],
 }
 
-/// The two forms of `union bpf_attr` that are used, each with its fields in front.
+/// The forms of `union bpf_attr` that are used, each with its fields in front.
 #[repr(C)]
 struct GetByName {
     name: u64,
@@ -40,9 +48,42 @@ struct GetInfo {
     info: u64,
 }
 
-/// Whether there is a link of that name, and it is attached to an interface.
-pub fn is_attached(path: &Path) -> bool {
-    info(path).is_ok_and(|info| info.interface != 0)
+/// Of `BPF_PROG_QUERY`.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    interface: u32,
+    side: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    _padding: u32,
+    _rest: [u64; 4],
+}
+
+/// Whether there is a link of that name, and it is attached to the interface.
+pub fn is_attached(path: &Path, interface: u32) -> bool {
+    info(path).is_ok_and(|info| info.interface == interface)
+}
+
+/// The number of the program at the link of that name.
+pub fn program(path: &Path) -> Option<u32> {
+    info(path).ok().map(|info| info.program)
+}
+
+/// The numbers of the programs at TCX, in the order in which they run.
+pub fn order(interface: u32, side: TcAttachType) -> io::Result<Vec<u32>> {
+    let mut programs = [0u32; MOST];
+    let mut query = Query {
+        interface,
+        side: if side == TcAttachType::Ingress { TCX_INGRESS } else { TCX_EGRESS },
+        programs: std::ptr::from_mut(&mut programs).expose_provenance() as u64,
+        count: u32::try_from(MOST).unwrap_or(0),
+        ..Query::default()
+    };
+    bpf(QUERY, &mut query)?;
+    Ok(programs.into_iter().take(query.count as usize).collect())
 }
 
 fn info(path: &Path) -> io::Result<Info> {

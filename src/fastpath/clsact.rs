@@ -5,7 +5,7 @@
 //! handle of our filters says whether it is, to whoever removes the last of them.
 
 use super::netlink::{Netlink, attribute, number, value};
-use super::seat::Role;
+use super::seat::{Position, Role, Stance};
 use super::{Entrance, FastPathError};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
@@ -28,6 +28,10 @@ const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
 /// `TCA_BPF_ID` (linux/pkt_cls.h).
 const PROGRAM: u16 = 11;
+/// `TCA_BPF_NAME`.
+const NAME: u16 = 7;
+/// The kind of filters that are programs.
+const BPF: &str = "bpf";
 const CLSACT: u32 = 0xffff_0000;
 const CLSACT_PARENT: u32 = 0xffff_fff1;
 const INGRESS: u32 = 0xffff_fff2;
@@ -35,42 +39,69 @@ const EGRESS: u32 = 0xffff_fff3;
 
 /// Set in the handle of a filter whose discipline was made for it.
 const MADE: u16 = 0x100;
+/// Tells two filters for the same apart: one that goes in front, and the one before, which stays until then.
+const TURN: u16 = 0x200;
+/// `ETH_P_ALL` in `tcm_info`.
+const ALL: u32 = 0x0003_u16.to_be() as u32;
 
-/// A filter of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Filter {
     parent: u32,
     handle: u32,
     /// Priority and protocol (`tcm_info`).
     info: u32,
+    /// Its kind, `bpf` or another.
+    kind: String,
     /// Number of the program.
     program: Option<u32>,
+    /// Name of the program.
+    name: String,
 }
 
 impl Filter {
-    fn is_of(self, role: Role) -> bool {
+    fn is_of(&self, role: Role) -> bool {
         self.handle & 0xff == u32::from(role.code())
     }
 
-    fn made_the_discipline(self) -> bool {
+    /// Of this gateway or of another.
+    fn is_of_a_gateway(&self) -> bool {
+        self.name.starts_with("kamei_")
+    }
+
+    /// Whether a filter of ours can come before it.
+    fn lets_pass(&self) -> bool {
+        self.priority() > *PRIORITIES.start() || self.kind == BPF && self.info & 0xffff == ALL
+    }
+
+    fn made_the_discipline(&self) -> bool {
         self.handle & u32::from(MADE) != 0
     }
 
-    fn priority(self) -> u16 {
+    fn priority(&self) -> u16 {
         u16::try_from(self.info >> 16).unwrap_or(0)
     }
 }
 
-/// Attaches the program; in the place of one that a predecessor has left, without a gap.
-pub fn attach(program: &mut SchedClassifier, role: Role, entrance: &Entrance, tun: &str) -> Result<(), FastPathError> {
+/// Attaches the program; in the place of one that a predecessor has left, without a gap, or in front of others.
+pub fn attach(
+    program: &mut SchedClassifier,
+    role: Role,
+    entrance: &Entrance,
+    tun: &str,
+    at: Position,
+) -> Result<(), FastPathError> {
     let mut netlink = Netlink::open(NETLINK_ROUTE).map_err(tc_error)?;
     let ours = filters(&mut netlink, entrance.index, tun).map_err(tc_error)?;
-    if let Some(left) = ours.iter().find(|filter| filter.is_of(role)) {
+    // Behind all who may come between is where it watches from.
+    let is_in_place = at == Position::AsLeft || role == Role::Watching;
+    let turn = ours.iter().find(|filter| filter.is_of(role)).map_or(0, |filter| !filter.handle & u32::from(TURN));
+    if is_in_place && let Some(left) = ours.iter().find(|filter| filter.is_of(role)) {
         let handle = TcHandle::from(left.handle);
         let link = SchedClassifierLink::attached(&entrance.name, role.side(), left.priority(), handle, None);
         if let Ok(id) = program.attach_to_link(link.map_err(tc_error)?) {
             stay(program.take_link(id)?);
-            return Ok(());
+            return alone(&mut netlink, program, role, entrance, tun);
         }
     }
     let mut made = if ours.iter().any(|filter| filter.made_the_discipline()) { MADE } else { 0 };
@@ -84,7 +115,8 @@ pub fn attach(program: &mut SchedClassifier, role: Role, entrance: &Entrance, tu
         }
         Err(error) => return Err(ProgramError::from(error).into()),
     }
-    let handle = TcHandle::new(tag(tun), role.code() | made);
+    let turn = u16::try_from(turn).unwrap_or(0);
+    let handle = TcHandle::new(tag(tun), role.code() | made | turn);
     let first = match role {
         Role::Watching => *PRIORITIES.end() + 1,
         _ => *PRIORITIES.start(),
@@ -95,7 +127,7 @@ pub fn attach(program: &mut SchedClassifier, role: Role, entrance: &Entrance, tu
         match program.attach_with_options(&entrance.name, role.side(), options) {
             Ok(id) => {
                 stay(program.take_link(id)?);
-                return Ok(());
+                return alone(&mut netlink, program, role, entrance, tun);
             }
             Err(error) => last = Some(error),
         }
@@ -103,9 +135,46 @@ pub fn attach(program: &mut SchedClassifier, role: Role, entrance: &Entrance, tu
     Err(last.map_or(FastPathError::Object(role.program()), FastPathError::from))
 }
 
-/// Whether the filter is still there.
-pub fn is_there(index: u32, role: Role, tun: &str) -> io::Result<bool> {
-    Ok(filters(&mut Netlink::open(NETLINK_ROUTE)?, index, tun)?.iter().any(|filter| filter.is_of(role)))
+/// Sees that the program is where it should be, for whoever attaches names an interface, and it may have got another name
+/// since. Removes any other of the role.
+fn alone(
+    netlink: &mut Netlink,
+    program: &SchedClassifier,
+    role: Role,
+    entrance: &Entrance,
+    tun: &str,
+) -> Result<(), FastPathError> {
+    let number = program.info()?.id();
+    let is_it = |filter: &Filter| filter.is_of(role) && filter.program == Some(number);
+    if filters(netlink, entrance.index, tun).map_err(tc_error)?.iter().any(is_it) {
+        remove_by(netlink, entrance.index, tun, |filter| filter.is_of(role) && !is_it(filter)).map_err(tc_error)?;
+        return Ok(());
+    }
+    for index in links(netlink).map_err(tc_error)? {
+        remove_by(netlink, index, tun, is_it).map_err(tc_error)?;
+    }
+    Err(FastPathError::Renamed(entrance.name.clone()))
+}
+
+/// Whether the filter is still there, and who comes before it.
+pub fn stance(index: u32, role: Role, tun: &str) -> io::Result<Stance> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    if !has_clsact(&mut netlink, index)? {
+        return Ok(Stance::Gone);
+    }
+    let all = filters_at(&mut netlink, index, side(role))?;
+    let Some(place) = all.iter().position(|filter| is_ours(filter, tun) && filter.is_of(role)) else {
+        return Ok(Stance::Gone);
+    };
+    let mut before = all.iter().take(place).filter(|filter| !filter.is_of_a_gateway());
+    Ok(match before.next() {
+        // It watches from behind them all.
+        Some(other) if role != Role::Watching => {
+            let who = format!("the {} filter {} (pref {})", other.kind, other.name, other.priority());
+            Stance::Behind { who: who.replace("  ", " "), is_fixed: !other.lets_pass() }
+        }
+        _ => Stance::First,
+    })
 }
 
 /// Removes the filter of the gateway `tun` from an interface, and the discipline if it was made for that and nobody uses
@@ -117,8 +186,7 @@ pub fn remove(index: u32, role: Role, tun: &str) -> io::Result<bool> {
 /// Whether there is any filter of the gateway `tun`.
 pub fn has_left(tun: &str) -> io::Result<bool> {
     let mut netlink = Netlink::open(NETLINK_ROUTE)?;
-    for link in netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])? {
-        let Some(index) = link.get(4..).and_then(number) else { continue };
+    for index in links(&mut netlink)? {
         if !filters(&mut netlink, index, tun)?.is_empty() {
             return Ok(true);
         }
@@ -130,17 +198,15 @@ pub fn has_left(tun: &str) -> io::Result<bool> {
 pub fn remove_but(kept: &[(u32, Role)], tun: &str) -> io::Result<bool> {
     let mut netlink = Netlink::open(NETLINK_ROUTE)?;
     let mut any = false;
-    for link in netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])? {
-        // struct ifinfomsg: four bytes, then the index.
-        let Some(index) = link.get(4..).and_then(number) else { continue };
-        let is_kept = |filter: Filter| kept.iter().any(|(at, role)| *at == index && filter.is_of(*role));
+    for index in links(&mut netlink)? {
+        let is_kept = |filter: &Filter| kept.iter().any(|(at, role)| *at == index && filter.is_of(*role));
         any |= remove_by(&mut netlink, index, tun, |filter| !is_kept(filter))?;
     }
     Ok(any)
 }
 
-fn remove_by(netlink: &mut Netlink, index: u32, tun: &str, which: impl Fn(Filter) -> bool) -> io::Result<bool> {
-    let (gone, stay): (Vec<_>, Vec<_>) = filters(netlink, index, tun)?.into_iter().partition(|filter| which(*filter));
+fn remove_by(netlink: &mut Netlink, index: u32, tun: &str, which: impl Fn(&Filter) -> bool) -> io::Result<bool> {
+    let (gone, stay): (Vec<_>, Vec<_>) = filters(netlink, index, tun)?.into_iter().partition(which);
     for filter in &gone {
         let message = message(index, filter.handle, filter.parent, filter.info);
         netlink.ask(DELETE_FILTER, 0, &[message, attribute(KIND, b"bpf\0")].concat())?;
@@ -162,20 +228,48 @@ fn filters(netlink: &mut Netlink, index: u32, tun: &str) -> io::Result<Vec<Filte
     if !has_clsact(netlink, index)? {
         return Ok(Vec::new());
     }
+    let mut found = filters_at(netlink, index, INGRESS)?;
+    found.extend(filters_at(netlink, index, EGRESS)?);
+    found.retain(|filter| is_ours(filter, tun));
+    Ok(found)
+}
+
+/// All filters on one side of an interface, in the order in which the kernel asks them.
+fn filters_at(netlink: &mut Netlink, index: u32, parent: u32) -> io::Result<Vec<Filter>> {
     let mut found = Vec::new();
-    for parent in [INGRESS, EGRESS] {
-        for body in netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, parent, 0))? {
-            let word = |at| body.get(at..).and_then(number);
-            let (Some(handle), Some(info)) = (word(8), word(16)) else { continue };
-            let options = body.get(20..).and_then(|attributes| value(attributes, OPTIONS));
-            let program = options.and_then(|options| value(options, PROGRAM)).and_then(number);
-            let filter = Filter { parent, handle, info, program };
-            if handle >> 16 == u32::from(tag(tun)) && !found.contains(&filter) {
-                found.push(filter);
-            }
+    for body in netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, parent, 0))? {
+        let word = |at| body.get(at..).and_then(number);
+        let (Some(handle), Some(info)) = (word(8), word(16)) else { continue };
+        let attributes = body.get(20..).unwrap_or_default();
+        let options = value(attributes, OPTIONS).unwrap_or_default();
+        let program = value(options, PROGRAM).and_then(number);
+        let (kind, name) = (text(value(attributes, KIND)), text(value(options, NAME)));
+        let filter = Filter { parent, handle, info, kind, program, name };
+        // Without a handle: all of a priority.
+        if handle != 0 && !found.contains(&filter) {
+            found.push(filter);
         }
     }
     Ok(found)
+}
+
+fn is_ours(filter: &Filter, tun: &str) -> bool {
+    filter.kind == BPF && filter.handle >> 16 == u32::from(tag(tun))
+}
+
+/// The indices of all interfaces.
+fn links(netlink: &mut Netlink) -> io::Result<Vec<u32>> {
+    // struct ifinfomsg: four bytes, then the index.
+    let index = |link: &Vec<u8>| link.get(4..).and_then(number);
+    Ok(netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])?.iter().filter_map(index).collect())
+}
+
+fn text(bytes: Option<&[u8]>) -> String {
+    String::from_utf8_lossy(bytes.unwrap_or_default()).trim_end_matches('\0').to_owned()
+}
+
+fn side(role: Role) -> u32 {
+    if role.side() == TcAttachType::Ingress { INGRESS } else { EGRESS }
 }
 
 fn has_clsact(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
@@ -190,8 +284,7 @@ fn has_clsact(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
 pub fn programs(tun: &str) -> io::Result<Vec<u32>> {
     let mut netlink = Netlink::open(NETLINK_ROUTE)?;
     let mut found = Vec::new();
-    for link in netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])? {
-        let Some(index) = link.get(4..).and_then(number) else { continue };
+    for index in links(&mut netlink)? {
         found.extend(filters(&mut netlink, index, tun)?.into_iter().filter_map(|filter| filter.program));
     }
     Ok(found)

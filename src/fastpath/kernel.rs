@@ -5,7 +5,7 @@ use super::books::Books;
 use super::guard::{self, Guard, Ways};
 use super::layout::{Interface, realm_number};
 use super::program::{Loader, Surroundings};
-use super::seat::{Role, Seat};
+use super::seat::{Position, Role, Seat, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
 use crate::nat::{Nat, Offer, Offload, Realm, SlotRef};
 use crate::time::Time;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Every flow is looked at once in so many calls of [`FastPath::look`].
 const ROUND: usize = 5;
@@ -26,7 +27,65 @@ struct Seats {
     needed: Vec<Seat>,
     /// Those that are only faster.
     shortcuts: Vec<Seat>,
+    contest: Contest,
 }
+
+/// Programs of others that come before ours.
+#[derive(Clone, Debug, Default)]
+struct Contest {
+    /// How often ours were put in front, lately.
+    times: u32,
+    /// When, the last time.
+    last: Option<Instant>,
+    /// One comes before ours now and may keep packets from them.
+    is_lost: bool,
+    /// Whom nothing can be put in front of, as was said.
+    said: Option<String>,
+}
+
+impl Contest {
+    /// Whether to put ours in front of `who` now. Somebody may do the same, so each time is longer after the one before.
+    fn goes_in_front(&mut self, interface: &str, who: String, is_fixed: bool) -> bool {
+        if is_fixed {
+            if self.said.as_ref() != Some(&who) {
+                log::error!(
+                    "{who} comes before the gateway's programs on '{interface}', and nothing can be put in front of it: if \
+                     it ends the way of packets there, they pass untranslated; attach it with a pref of 9 or more"
+                );
+                self.said = Some(who);
+            }
+            return false;
+        }
+        let now = Instant::now();
+        let since = self.last.map(|last| now - last);
+        if since.is_some_and(|since| since > TRUCE) {
+            self.times = 0;
+        }
+        self.is_lost = true;
+        if since.is_some_and(|since| since < PAUSE * 2_u32.pow(self.times.min(LONGEST_PAUSE))) {
+            return false;
+        }
+        self.times += 1;
+        self.last = Some(now);
+        let again = if self.times < 2 {
+            ""
+        } else {
+            " again; whenever that cannot be done at once, nothing from inside leaves by that interface"
+        };
+        log::error!(
+            "{who} has come before the gateway's programs on '{interface}', and may have kept packets from them; they are \
+             put in front{again}"
+        );
+        true
+    }
+}
+
+/// After programs were put in front of those of others, the next time is not before this; each time twice as long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So often twice as long, at most.
+const LONGEST_PAUSE: u32 = 6;
+/// Whoever comes after this has not been in a contest.
+const TRUCE: Duration = Duration::from_secs(600);
 
 impl Seats {
     /// Whether they are right for this interface; its name does not matter.
@@ -35,8 +94,17 @@ impl Seats {
         (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet)
     }
 
-    fn are_taken(&self) -> bool {
-        self.all().all(Seat::is_taken)
+    /// How the worst of them sits.
+    fn stance(&self) -> Stance {
+        let mut worst = Stance::First;
+        for seat in self.all() {
+            match seat.stance() {
+                Stance::Gone => return Stance::Gone,
+                Stance::Behind { who, is_fixed } if worst == Stance::First => worst = Stance::Behind { who, is_fixed },
+                Stance::Behind { .. } | Stance::First => {}
+            }
+        }
+        worst
     }
 
     fn leave(self) {
@@ -104,24 +172,37 @@ impl FastPath {
         }
         if let Some(device) = site.devices.first() {
             for entrance in all() {
-                match seats.get(&entrance.index) {
-                    Some(seats) if seats.are_taken() => continue,
-                    Some(_) => log::error!(
-                        "somebody has taken a program of the gateway off '{}'; it is put back",
-                        entrance.name
-                    ),
-                    None => {}
+                let mut position = Position::AsLeft;
+                let mut contest = Contest::default();
+                if let Some(seats) = seats.get_mut(&entrance.index) {
+                    match seats.stance() {
+                        Stance::First => {
+                            seats.contest.is_lost = false;
+                            continue;
+                        }
+                        Stance::Behind { who, is_fixed } => {
+                            if !seats.contest.goes_in_front(&entrance.name, who, is_fixed) {
+                                continue;
+                            }
+                            position = Position::InFront;
+                        }
+                        Stance::Gone => log::error!(
+                            "somebody has taken a program of the gateway off '{}'; it is put back",
+                            entrance.name
+                        ),
+                    }
+                    contest = Contest { is_lost: false, ..seats.contest.clone() };
                 }
-                match self.sit(entrance, site, device.index, &features, &mut wrong) {
+                match self.sit(entrance, position, site, device.index, &features, &mut wrong) {
                     // What was left of the seats before goes only now.
-                    Ok(taken) => drop(seats.insert(entrance.index, taken)),
+                    Ok(taken) => drop(seats.insert(entrance.index, Seats { contest, ..taken })),
                     Err(why) => {
                         wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) });
                     }
                 }
             }
         }
-        let ways = ways(site, |index| seats.contains_key(&index));
+        let ways = ways(site, |index| seats.get(&index).is_some_and(|seats| !seats.contest.is_lost));
         drop(seats);
         let mut guard = self.guard.lock();
         let mut guarded = guard.set(&ways);
@@ -165,6 +246,7 @@ impl FastPath {
     fn sit(
         &self,
         entrance: &Entrance,
+        position: Position,
         site: &Site,
         device: u32,
         features: &BTreeMap<u32, XdpFeatures>,
@@ -177,13 +259,14 @@ impl FastPath {
             Realm::Outside => &Role::OUTSIDE,
             Realm::Inside(_) => &[],
         };
-        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, entrance, device)? };
-        let mut seats = Seats { entrance: entrance.clone(), needed, shortcuts: Vec::new() };
+        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, entrance, device, position)? };
+        let contest = Contest::default();
+        let mut seats = Seats { entrance: entrance.clone(), needed, shortcuts: Vec::new(), contest };
         if is_device || entrance.ethernet.is_none() {
             return Ok(seats);
         }
         if loader.common().redirects && entrance.realm != Realm::Outside {
-            match loader.at_tc(&[Role::Shortcut], entrance, device) {
+            match loader.at_tc(&[Role::Shortcut], entrance, device, position) {
                 Ok(taken) => seats.shortcuts.extend(taken),
                 Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
             }
@@ -363,5 +446,27 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
         (true, _) => Ok(()),
         (false, true) => Err(NoXdp::Unfinished { command }),
         (false, false) => Err(NoXdp::HiddenTags { command }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_in_front_again_and_again_is_overtaken_ever_more_rarely() {
+        let mut contest = Contest::default();
+        let goes = |contest: &mut Contest| contest.goes_in_front("go", "another".to_owned(), false);
+        let mut pause = PAUSE;
+        assert!(goes(&mut contest));
+        for _ in 0..10 {
+            assert!(!goes(&mut contest) && contest.is_lost, "at once");
+            pause = (pause * 2).min(PAUSE * 2_u32.pow(LONGEST_PAUSE));
+            contest.last = contest.last.map(|last| last - pause);
+            assert!(goes(&mut contest), "after {pause:?}");
+        }
+        contest.last = contest.last.map(|last| last - TRUCE - PAUSE);
+        assert!(goes(&mut contest) && contest.times == 1, "after a truce");
+        assert!(!contest.goes_in_front("go", "a filter".to_owned(), true), "nothing can");
     }
 }

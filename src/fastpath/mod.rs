@@ -38,6 +38,7 @@ mod program;
 mod seat;
 
 pub use kernel::{FastPath, View, has_left, remove};
+pub use seat::overtaking;
 
 pub use guard::{GuardError, RulesetMonitor};
 
@@ -113,6 +114,9 @@ pub enum FastPathError {
     /// The device is not there.
     #[error("the gateway's device '{0}' does not exist; another program may have removed it, start the gateway again")]
     NoDevice(String),
+    /// Between the look at the host and the attempt to attach.
+    #[error("interface '{0}' was renamed or replaced meanwhile")]
+    Renamed(String),
     /// A link whose headers are not known.
     #[error("'{0}' has neither Ethernet headers nor none; packets cannot be translated there")]
     UnknownLink(String),

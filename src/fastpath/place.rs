@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Where a BPF file system belongs.
 const MOUNTED: &str = "/sys/fs/bpf";
+/// What the names of the directories of gateways begin with.
+const PREFIX: &str = "kamei-";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const MAGIC: i64 = 0xcafe_4a11;
 
@@ -61,6 +63,19 @@ pub fn exists(tun: &str) -> io::Result<bool> {
     Ok(lasting(tun)?.exists())
 }
 
+/// The places of all gateways in the network namespace of the one that has this place.
+pub fn all_beside(place: &Path) -> Vec<PathBuf> {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let own = name(place);
+    let Some((_, namespace)) = own.rsplit_once('-') else { return Vec::new() };
+    let is_place = |path: &PathBuf| {
+        let name = name(path);
+        name.starts_with(PREFIX) && name.rsplit_once('-').is_some_and(|(_, other)| other == namespace)
+    };
+    let all = std::fs::read_dir(MOUNTED).into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(is_place).collect()
+}
+
 /// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.
 ///
 /// # Errors
@@ -86,8 +101,8 @@ pub fn empty(path: &Path, is_old: impl Fn(&str) -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Gateways of other network namespaces may have the same name.
-fn lasting(tun: &str) -> io::Result<PathBuf> {
+/// The directory of the gateway `tun` of this network namespace; those of others may have the same name.
+pub fn lasting(tun: &str) -> io::Result<PathBuf> {
     let namespace = std::fs::metadata("/proc/thread-self/ns/net")?.ino();
-    Ok(Path::new(MOUNTED).join(format!("kamei-{tun}-{namespace}")))
+    Ok(Path::new(MOUNTED).join(format!("{PREFIX}{tun}-{namespace}")))
 }

@@ -4,7 +4,7 @@ use super::layout::{
     CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS, realm_number,
 };
 use super::place::Place;
-use super::seat::{Role, Seat};
+use super::seat::{Position, Role, Seat};
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
@@ -130,12 +130,19 @@ impl Loader {
     }
 
     /// Puts the programs of these roles on an interface, in their order; `device` is the index of the gateway's own.
-    pub fn at_tc(&self, roles: &[Role], entrance: &Entrance, device: u32) -> Result<Vec<Seat>, FastPathError> {
+    pub fn at_tc(
+        &self,
+        roles: &[Role],
+        entrance: &Entrance,
+        device: u32,
+        position: Position,
+    ) -> Result<Vec<Seat>, FastPathError> {
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let mut ebpf = self.load(&self.door(entrance.realm, hardware, device)?)?;
         let mut seats = Vec::new();
         for role in roles {
-            seats.push(Seat::at_tc(program(&mut ebpf, *role)?, *role, entrance, &self.place, &self.common)?);
+            let program = program(&mut ebpf, *role)?;
+            seats.push(Seat::at_tc(program, *role, entrance, &self.place, &self.common, position)?);
         }
         Ok(seats)
     }

@@ -3,16 +3,17 @@
 //! Every seat at tc outlives this process: what is closed stays closed after `kill -9`. At TCX it has a name in a BPF file
 //! system; where none is mounted, it is a filter on `clsact`.
 
-use super::place::Place;
+use super::place::{self, Place};
 use super::{Common, Entrance, FastPathError, NoXdp};
 use super::{attached, clsact};
 use crate::config::FastPathHook;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpError, XdpLink};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode, loaded_programs};
 use rustix::io::Errno;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// What a program at tc is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,31 @@ impl Role {
     }
 }
 
+/// Where a program comes to sit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Where one sits that a predecessor has left; else in front of the programs of others.
+    AsLeft,
+    /// In front of the programs of others, whatever was left.
+    InFront,
+}
+
+/// How a program sits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// In front of the programs of others.
+    First,
+    /// Another comes before it, which may keep packets from it.
+    Behind {
+        /// That one, in words.
+        who: String,
+        /// Nothing can be put in front of it.
+        is_fixed: bool,
+    },
+    /// Not any more.
+    Gone,
+}
+
 /// Where a program sits.
 pub enum Seat {
     /// For as long as this process holds it.
@@ -73,6 +99,10 @@ pub enum Seat {
     Named {
         /// The name.
         path: PathBuf,
+        /// The interface.
+        index: u32,
+        /// What it is there for; `None`: XDP.
+        role: Option<Role>,
         /// Keeps it there should the name be removed by somebody else.
         _link: PinnedLink,
     },
@@ -88,23 +118,24 @@ pub enum Seat {
 }
 
 impl Seat {
-    /// At tc, in front of the programs of others.
+    /// At tc.
     pub fn at_tc(
         program: &mut SchedClassifier,
         role: Role,
         entrance: &Entrance,
         place: &Place,
         common: &Common,
+        position: Position,
     ) -> Result<Self, FastPathError> {
         let filter = |program| {
-            clsact::attach(program, role, entrance, &common.tun)?;
+            clsact::attach(program, role, entrance, &common.tun, position)?;
             Ok(Self::Filter { index: entrance.index, role, tun: common.tun.clone() })
         };
         match (common.hook, place) {
             (Some(FastPathHook::Clsact), _) | (None, Place::Private(_)) => filter(program),
             (Some(FastPathHook::Tcx), Place::Private(_)) => Err(FastPathError::NothingLasts),
-            (Some(FastPathHook::Tcx), Place::Lasting(_)) => Self::at_tcx(program, role, entrance, place),
-            (None, Place::Lasting(_)) => match Self::at_tcx(program, role, entrance, place) {
+            (Some(FastPathHook::Tcx), Place::Lasting(_)) => Self::at_tcx(program, role, entrance, place, position),
+            (None, Place::Lasting(_)) => match Self::at_tcx(program, role, entrance, place, position) {
                 // As kernels without TCX answer.
                 Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
                 other => other,
@@ -117,14 +148,22 @@ impl Seat {
         role: Role,
         entrance: &Entrance,
         place: &Place,
+        position: Position,
     ) -> Result<Self, FastPathError> {
-        Self::take(place, &format!("{}-{}", role.program(), entrance.index), |left| {
+        if position == Position::InFront
+            && let Place::Lasting(directory) = place
+        {
+            // Without its name it still sits there, for as long as this process holds it.
+            forget(&named(directory, role, entrance.index)).map_err(FastPathError::FileSystem)?;
+        }
+        Self::take(place, Some(role), entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
                 None => {
                     // The order names the link by its descriptor.
-                    let watched = Self::watched(role, entrance, place)?;
-                    // In front of all others, but behind whom it watches.
+                    // In front of all others, but behind whom it watches; that one comes in front of it next, where both move.
+                    let stays = position == Position::AsLeft;
+                    let watched = if stays { Self::watched(role, entrance, place)? } else { None };
                     let order = watched.as_ref().map_or(Ok(LinkOrder::first()), LinkOrder::after_link)?;
                     program.attach_with_options(&entrance.name, role.side(), TcAttachOptions::TcxOrder(order))?
                 }
@@ -136,8 +175,8 @@ impl Seat {
     /// Whom it watches, if that one is there.
     fn watched(role: Role, entrance: &Entrance, place: &Place) -> Result<Option<SchedClassifierLink>, FastPathError> {
         let (Role::Watching, Place::Lasting(directory)) = (role, place) else { return Ok(None) };
-        let leaving = directory.join(format!("{}-{}", Role::Leaving.program(), entrance.index));
-        if !attached::is_attached(&leaving) {
+        let leaving = named(directory, Role::Leaving, entrance.index);
+        if !attached::is_attached(&leaving, entrance.index) {
             return Ok(None);
         }
         Ok(Some(SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(leaving)?))?))
@@ -145,7 +184,7 @@ impl Seat {
 
     /// In the driver.
     pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, place: &Place) -> Result<Self, NoXdp> {
-        let seat = Self::take(place, &format!("xdp-{}", entrance.index), |left| {
+        let seat = Self::take(place, None, entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(XdpLink::try_from(left)?)?,
                 None => program.attach_to_if_index(entrance.index, XdpMode::Driver)?,
@@ -160,12 +199,14 @@ impl Seat {
         })
     }
 
-    /// Whether the program still sits there: somebody may have taken it off.
-    pub fn is_taken(&self) -> bool {
+    /// Whether the program still sits there, and in front of others: somebody may have taken it off, or come before it.
+    pub fn stance(&self) -> Stance {
         match self {
-            Self::Held { .. } => true,
-            Self::Named { path, .. } => attached::is_attached(path),
-            Self::Filter { index, role, tun } => clsact::is_there(*index, *role, tun).unwrap_or(true),
+            Self::Held { .. } => Stance::First,
+            Self::Named { path, index, .. } if !attached::is_attached(path, *index) => Stance::Gone,
+            Self::Named { path, index, role: Some(role), .. } => stance_at_tcx(path, *index, *role),
+            Self::Named { role: None, .. } => Stance::First,
+            Self::Filter { index, role, tun } => clsact::stance(*index, *role, tun).unwrap_or(Stance::First),
         }
     }
 
@@ -205,22 +246,85 @@ impl Seat {
     /// `attach` takes the seat that a predecessor has left, without a gap, or a new one.
     fn take(
         place: &Place,
-        name: &str,
+        role: Option<Role>,
+        entrance: &Entrance,
         mut attach: impl FnMut(Option<FdLink>) -> Result<FdLink, FastPathError>,
     ) -> Result<Self, FastPathError> {
         let Place::Lasting(directory) = place else { return Ok(Self::Held { _link: attach(None)? }) };
-        let path = directory.join(name);
+        let index = entrance.index;
+        let path = role.map_or_else(|| directory.join(format!("xdp-{index}")), |role| named(directory, role, index));
         if let Ok(left) = PinnedLink::from_pin(&path) {
             // One that was taken off cannot be used again.
-            if attached::is_attached(&path) && attach(Some(left.into())).is_ok() {
+            if attached::is_attached(&path, index) && attach(Some(left.into())).is_ok() {
                 let link = PinnedLink::from_pin(&path)?;
-                return Ok(Self::Named { path, _link: link });
+                return Ok(Self::Named { path, index, role, _link: link });
             }
             // Of an interface that has gone.
-            std::fs::remove_file(&path).map_err(FastPathError::FileSystem)?;
+            forget(&path).map_err(FastPathError::FileSystem)?;
         }
         let link = attach(None)?.pin(&path)?;
-        Ok(Self::Named { path, _link: link })
+        // Whoever attaches names an interface, and it may have got another name since.
+        if !attached::is_attached(&path, index) {
+            forget(&path).map_err(FastPathError::FileSystem)?;
+            return Err(FastPathError::Renamed(entrance.name.clone()));
+        }
+        Ok(Self::Named { path, index, role, _link: link })
+    }
+}
+
+/// Programs of others that come before those of the gateway `tun` at an outside interface, in words; also while it does not
+/// run and has left its own.
+pub fn overtaking(tun: &str, index: u32) -> BTreeSet<String> {
+    let stance = |role: Role| {
+        let path = named(&place::lasting(tun).ok()?, role, index);
+        let is_link = attached::is_attached(&path, index);
+        Some(if is_link { stance_at_tcx(&path, index, role) } else { clsact::stance(index, role, tun).ok()? })
+    };
+    let behind = |role| match stance(role) {
+        Some(Stance::Behind { who, .. }) => Some(who),
+        _ => None,
+    };
+    Role::OUTSIDE.into_iter().filter_map(behind).collect()
+}
+
+fn stance_at_tcx(path: &Path, index: u32, role: Role) -> Stance {
+    let own = attached::program(path);
+    let mut before = attached::order(index, role.side()).unwrap_or_default();
+    before.truncate(before.iter().position(|program| Some(*program) == own).unwrap_or(0));
+    // Whom it watches, mostly.
+    let leaving = path.parent().and_then(|directory| attached::program(&named(directory, Role::Leaving, index)));
+    before.retain(|program| Some(*program) != leaving);
+    if !before.is_empty() {
+        let gateways = programs_of_gateways(path, index);
+        before.retain(|program| !gateways.contains(program));
+    }
+    let Some(other) = before.first() else { return Stance::First };
+    // Names are for those who may look at everything.
+    let other_program = loaded_programs().flatten().find(|program| program.id() == *other);
+    let name = other_program.and_then(|program| program.name_as_str().map(|name| format!(" ({name})")));
+    Stance::Behind { who: format!("program {other}{} at TCX", name.unwrap_or_default()), is_fixed: false }
+}
+
+/// The name of the link of a program at TCX.
+pub fn named(directory: &Path, role: Role, index: u32) -> PathBuf {
+    directory.join(format!("{}-{index}", role.program()))
+}
+
+/// The numbers of the programs at TCX on an interface that are of this gateway, which has a name at `path`, or of others in
+/// this network namespace.
+fn programs_of_gateways(path: &Path, index: u32) -> Vec<u32> {
+    let ending = format!("-{index}");
+    let places = path.parent().map(place::all_beside).unwrap_or_default();
+    let files = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+    let paths = files.map(|file| file.path());
+    paths.filter(|path| path.to_string_lossy().ends_with(&ending)).filter_map(|path| attached::program(&path)).collect()
+}
+
+/// Removes a name, if it is there.
+fn forget(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

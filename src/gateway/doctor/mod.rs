@@ -5,9 +5,10 @@ mod firewall;
 mod ruleset;
 
 use super::confine::Confinement;
-use super::kernel::{KernelError, Survey};
+use super::kernel::{KernelError, Survey, filtered_at_ports};
 use crate::config::{Config, FastPathHook, FastPathMode};
 use crate::device::tun;
+use crate::fastpath::overtaking;
 use crate::wire::AddressRange;
 use aya::programs::ProgramType;
 use aya::sys::is_program_supported;
@@ -142,6 +143,16 @@ fn programs(config: Option<&Config>) -> Vec<Finding> {
              flows; and the packaged unit, which may mount none, does not start; mount -t bpf bpf /sys/fs/bpf"
         )));
     }
+    for name in config.map_or(&[][..], |config| &config.outsides) {
+        let index = std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex"));
+        let index = index.ok().and_then(|text| text.trim().parse().ok());
+        let tun = config.map_or("", |config| &config.tun);
+        let overtaking = index.map(|index| overtaking(tun, index)).unwrap_or_default();
+        findings.extend(overtaking.into_iter().map(|who| {
+            let what = "and may end the way of packets there, which pass untranslated then; attach it behind";
+            Finding::wrong(format!("{who} comes before the gateway's programs at {name}, {what}"))
+        }));
+    }
     if version < XDP && fast_path.is_some_and(|fast| fast.mode == FastPathMode::Xdp) {
         let what =
             "does not tell which drivers have XDP (6.3 does): fast-path = \"xdp\" is refused; \"redirect\" is not";
@@ -247,25 +258,13 @@ fn links(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Netfilter at the ports of a bridge comes before the bridge itself, where packets are translated.
 fn bridge(name: &str) -> Option<Finding> {
-    let is_on = |key: &&str| {
-        let path = Path::new("/proc/sys/net/bridge").join(key);
-        std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
-    };
-    if !Path::new("/sys/class/net").join(name).join("bridge").exists() {
+    let bridge = Path::new("/sys/class/net").join(name).join("bridge");
+    if !bridge.exists() {
         return None;
     }
-    let on: Vec<&str> = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"].into_iter().filter(is_on).collect();
-    let set: Vec<String> = on.iter().map(|key| format!("net.bridge.{key}=0")).collect();
-    (!on.is_empty()).then(|| {
-        Finding::note(format!(
-            "the outside {name} is a bridge, and prerouting and connection tracking see packets at its ports ({}), where \
-             they still have virtual IPs: rules by `ct state` do not know answers there; sysctl -w {}",
-            on.join(", "),
-            set.join(" ")
-        ))
-    })
+    let is_on = |key: &str| std::fs::read_to_string(bridge.join(key)).is_ok_and(|value| value.trim() != "0");
+    filtered_at_ports(name, (is_on("nf_call_iptables"), is_on("nf_call_ip6tables"))).map(Finding::note)
 }
 
 fn state(directory: &Path) -> Finding {
