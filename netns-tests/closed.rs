@@ -7,10 +7,11 @@ use crate::crafted::Ip;
 use crate::crossing::Crossing;
 use crate::fastpath::{flows, hits, warm_up};
 use crate::gateway::{Gateway, KAMEI};
-use crate::lab::{Family, Host, Lab, Plan, wait_until};
+use crate::lab::{Family, Host, Lab, Plan, need, wait_until};
 use crate::one_view::{BOTH, Ground, SEATS, SLOW, Scene, Seat, nft};
 use crate::privacy::router;
 use crate::traffic::{Echo, Web, ask_udp, curl, udp_socket};
+use aya::programs::{SchedClassifier, TcAttachType};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -72,7 +73,7 @@ impl Drop for Fire {
 }
 
 /// A gateway under fire, with the outside wire watched.
-struct Siege {
+pub struct Siege {
     fire: Fire,
     outside: Capture,
     gateway: Option<Gateway>,
@@ -84,7 +85,7 @@ struct Siege {
 
 impl Siege {
     /// With these arguments behind interfaces and pools.
-    fn new(seat: Seat, arguments: &[&str]) -> Self {
+    pub fn new(seat: Seat, arguments: &[&str]) -> Self {
         Self::of(seat, |ground| ground.start(arguments))
     }
 
@@ -105,11 +106,11 @@ impl Siege {
         siege
     }
 
-    fn lab(&self) -> &Lab {
+    pub fn lab(&self) -> &Lab {
         &self.ground.lab
     }
 
-    fn gateway(&self) -> &Gateway {
+    pub fn gateway(&self) -> &Gateway {
         self.gateway.as_ref().unwrap()
     }
 
@@ -132,13 +133,13 @@ impl Siege {
 
     /// Waits until the terminal has gone on for a while.
     #[track_caller]
-    fn go_on(&self) {
+    pub fn go_on(&self) {
         let goal = self.fire.sent.load(Ordering::Relaxed) + 300;
         wait_until("packets to be sent", || self.fire.sent.load(Ordering::Relaxed) >= goal);
     }
 
     /// Whether calls and callbacks pass, in both families.
-    fn works(&self) -> bool {
+    pub fn works(&self) -> bool {
         let ask =
             |from: &Host, to| ask_udp(from, SocketAddr::new(to, PORT), b"works", Duration::from_secs(3)).is_some();
         BOTH.iter().all(|family| {
@@ -148,7 +149,7 @@ impl Siege {
     }
 
     #[track_caller]
-    fn wait_until_it_works(&self) {
+    pub fn wait_until_it_works(&self) {
         wait_until("calls and callbacks to pass", || self.works());
     }
 
@@ -158,6 +159,11 @@ impl Siege {
         status["fast_path"]["noted"][what].as_u64().unwrap_or_else(|| panic!("no '{what}' in {status}"))
     }
 
+    /// Forgets what was on the outside wire so far.
+    pub fn watch_anew(&mut self) {
+        self.outside = self.ground.lab.outside_wire(1);
+    }
+
     /// How often it has been said that something was put back.
     fn put_back(&self) -> usize {
         self.gateway().log().matches("put back").count()
@@ -165,7 +171,7 @@ impl Siege {
 
     /// Ends it: packets have passed, and none of them showed an inside address.
     #[track_caller]
-    fn nothing_has_leaked(self) -> Ground {
+    pub fn nothing_has_leaked(self) -> Ground {
         drop(self.fire);
         let packets = self.outside.finish();
         assert!(packets.has_bytes(WORDS), "packets have passed");
@@ -237,7 +243,7 @@ fn p2_reloads_leak_nothing_and_keep_all_calls() {
         for (keys, pool) in [("", more), (exempt, ""), (helper, more), (segments, ""), ("", more), ("", "")] {
             std::fs::write(&path, text(keys, pool)).unwrap();
             siege.gateway().ask("reload").ok();
-            assert!(siege.works(), "{keys} at {seat:?}");
+            assert!(siege.works(), "{keys} at {seat:?} {}", siege.gateway().status());
             siege.go_on();
         }
         siege.nothing_has_leaked();
@@ -306,6 +312,35 @@ fn p2_a_program_taken_off_by_hand_opens_nothing_and_is_put_back() {
         }
         siege.nothing_has_leaked();
     }
+}
+
+/// Whoever attaches a program names an interface: it may have got another name while the kernel was asked.
+#[test]
+fn p2_an_interface_renamed_while_a_program_is_attached_is_not_mistaken_for_another() {
+    need("strace", "strace");
+    let siege = Siege::new(Seat::Links, &[]);
+    siege.run("ip link add gx type veth peer name gy && ip link set gx up");
+    let pid = siege.gateway().pid().to_string();
+    let slowly = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=bpf:delay_enter=40000", "-p", &pid];
+    let tracer = siege.host().spawn("strace", &slowly);
+    let status = format!("/proc/{pid}/status");
+    wait_until("strace", || !std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n"));
+    let before = siege.put_back();
+    take_off(&siege, PROGRAMS[0]);
+    wait_until("it to be put back", || siege.put_back() > before);
+    siege.run("printf 'link set go name gz\nlink set gx name go\n' | ip -batch -");
+    drop(tracer);
+    let sits = |side, wanted: &[&str]| {
+        let (_, there) = siege.host().inside(|| SchedClassifier::query_tcx("gz", side)).unwrap();
+        there.iter().map(|program| program.name_as_str().unwrap_or_default()).eq(wanted.iter().copied())
+    };
+    wait_until("the programs to sit at the interface they are for", || {
+        sits(TcAttachType::Egress, &["kamei_leaving", "kamei_watching"])
+            && sits(TcAttachType::Ingress, &["kamei_arriving"])
+    });
+    siege.wait_until_it_works();
+    siege.go_on();
+    siege.nothing_has_leaked();
 }
 
 /// And while nobody puts it back: whichever it is, what is left stays closed.

@@ -2,7 +2,7 @@
 
 use crate::closed::has_links;
 use crate::fastpath::{flows, hits};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Background, Family, Host, Lab, Plan, need, wait_until};
 use crate::one_view::{BOTH, Ground, SEATS, SLOW, Seat, ping};
 use crate::traffic::{Web, accept, connect, curl, expect_pattern, listen, send_pattern};
@@ -108,6 +108,79 @@ fn p5_a_bridge_outside() {
         move_addresses(&host, "go", "br0", host.v4, host.v6);
         Some(Row::new(&ground.lab).outside("br0"))
     });
+}
+
+/// Peers know a port's hardware address: the bridge takes frames for it as its own.
+#[test]
+fn p5_a_bridge_outside_that_peers_know_by_another_hardware_address() {
+    carries(|ground| {
+        let (host, server) = (ground.lab.gateway(1), ground.lab.server(1));
+        host.run("ip link add br0 address 02:00:00:00:99:01 type bridge && ip link set go master br0").ok();
+        move_addresses(&host, "go", "br0", host.v4, host.v6);
+        let port = host.run("cat /sys/class/net/go/address").ok();
+        for address in BOTH.map(|family| host.address(family)) {
+            server.run(&format!("ip neigh replace {address} lladdr {} dev eth0 nud permanent", port.trim())).ok();
+        }
+        Some(Row::new(&ground.lab).outside("br0"))
+    });
+}
+
+/// Netfilter at the ports of a bridge sees virtual IPs: of a setting of all bridges nobody is told but who looks.
+#[test]
+fn p5_netfilter_at_the_ports_of_an_outside_bridge_is_named() {
+    let ground = Ground::new(Plan::gateways(1), Seat::Links);
+    let host = ground.lab.gateway(1);
+    host.run("ip link add br0 type bridge && ip link set go master br0").ok();
+    move_addresses(&host, "go", "br0", host.v4, host.v6);
+    let keys = ["iptables", "ip6tables"].map(|key| format!("net.bridge.bridge-nf-call-{key}"));
+    let set = |value: &str| keys.iter().for_each(|key| host.set_sysctl(key, value));
+    set("1");
+    let (v4, v6) = (Lab::pool_v4(1), Lab::pool_v6(1));
+    let gateway = ground.start_exactly(&["--inside", "gi", "--outside", "br0", "--pool", &v4, "--pool", &v6]);
+    let said = |words: &str| gateway.log().matches(words).count();
+    let both = "sysctl -w net.bridge.bridge-nf-call-iptables=0; sysctl -w net.bridge.bridge-nf-call-ip6tables=0";
+    assert_eq!(said(both), 1, "at the start: {}", gateway.log());
+    set("0");
+    wait_until("the end to be said", || said("at the ports of 'br0' no more") == 1);
+    host.set_sysctl(&keys[1], "1");
+    wait_until("one to be named", || {
+        said("calls end when the kernel carries them; sysctl -w net.bridge.bridge-nf-call-ip6") == 1
+    });
+    set("0");
+    wait_until("the end to be said", || said("at the ports of 'br0' no more") == 2);
+    host.run("ip link set br0 type bridge nf_call_iptables 1").ok();
+    wait_until("that of the bridge itself", || said("ip link set br0 type bridge nf_call_iptables 0") == 1);
+}
+
+/// Its far end is in the route of each packet, which user space does not have.
+#[test]
+fn p5_a_tunnel_without_a_far_end_of_its_own_is_refused_by_name() {
+    let ground = Ground::new(Plan::gateways(1), Seat::Links);
+    let (host, server) = (ground.lab.gateway(1), ground.lab.server(1));
+    if !has_links(&host, "vxlan external dstport 4790", "") {
+        return;
+    }
+    let (pool, scratch) = (Lab::pool_v4(1), ground.lab.scratch().display());
+    let external = "ip link add vx0 type vxlan external dstport 4790 && ip link set vx0 up && \
+                    ip address add 192.0.3.1/24 dev vx0";
+    host.run(external).ok();
+    let words = format!(
+        "timeout 10 {KAMEI} gateway --inside gi --outside go --outside vx0 --pool {pool} --control {scratch}/c.sock \
+         --state-dir {scratch}/s"
+    );
+    let ran = ground.run(&words);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("'vx0' is a tunnel whose far end is named by routes"), "{}", ran.stderr);
+
+    // One that takes the place of another is not served, and the rest is.
+    host.run("ip link delete vx0 && ip link add vx0 type vxlan id 7 remote 203.0.113.11 dstport 4790 dev go").ok();
+    let gateway = ground.start_exactly(&["--inside", "gi", "--outside", "go", "--outside", "vx0", "--pool", &pool]);
+    host.run(&format!("ip link delete vx0 && {external}")).ok();
+    host.run(&format!("ip route add 192.0.3.11/32 encap ip id 42 dst {} dev vx0", server.v4)).ok();
+    wait_until("it to be named", || gateway.log().contains("until then nothing leaves by it"));
+    ping(&ground.lab.terminal(1), server.v4.into(), 3);
+    assert!(!ground.lab.terminal(1).run("ping -n -c 2 -i 0.1 -W 1 192.0.3.11").succeeded());
+    assert!(gateway.status()["fast_path"]["noted"]["undeclared_way"].as_u64().unwrap() >= 2, "{}", gateway.status());
 }
 
 #[test]
