@@ -7,7 +7,7 @@ use crate::crafted::Ip;
 use crate::crossing::Crossing;
 use crate::fastpath::{flows, hits, warm_up};
 use crate::gateway::{Gateway, KAMEI};
-use crate::lab::{Family, Host, Lab, Plan, need, wait_until};
+use crate::lab::{Family, Host, Lab, Plan, has, need, wait_until};
 use crate::one_view::{BOTH, Ground, SEATS, SLOW, Scene, Seat, nft};
 use crate::privacy::router;
 use crate::traffic::{Echo, Web, ask_udp, curl, udp_socket};
@@ -736,13 +736,10 @@ fn p2_an_undeclared_interface_that_was_there_before_is_no_way_out() {
     }
 }
 
-/// Whether this kernel has such links: a small one may not.
+/// Whether this kernel has such links.
 pub fn has_links(host: &Host, kind: &str, rest: &str) -> bool {
-    let has = host.run(&format!("ip link add try7 {rest} type {kind} && ip link delete try7")).succeeded();
-    if !has {
-        eprintln!("this kernel has no links of type {kind}: not shown here");
-    }
-    has
+    let line = format!("ip link add try7 {rest} type {kind} && ip link delete try7");
+    has(host, &format!("links of type {kind}"), &line)
 }
 
 /// Tunnels and VLANs over the declared outside, to a peer out there who would see everything.
@@ -770,6 +767,29 @@ fn p2_no_tunnel_or_vlan_over_the_outside_is_a_way_out() {
             siege.wait_until_it_works();
             siege.nothing_has_leaked();
         }
+    }
+}
+
+/// A route may put packets into a tunnel of its own (`encap`), which no device stands for: the inside packet, with the
+/// terminal's address in it, would leave by the declared outside as something else.
+#[test]
+fn p2_no_route_that_encapsulates_is_a_way_out() {
+    let v4 = |encap: &str| format!("ip route replace {STRANGERS_V4} encap {encap} via 203.0.113.11 dev go");
+    let v6 = |encap: &str| format!("ip -6 route replace {STRANGERS_V6} encap {encap} via 2001:db8:113::11 dev go");
+    for (what, line) in [
+        ("MPLS", v4("mpls 100")),
+        ("MPLS in IPv6", v6("mpls 100")),
+        ("segments in a header before it", v6("seg6 mode encap segs 2001:db8:113::11")),
+        ("segments before IPv4", v4("seg6 mode encap segs 2001:db8:113::11")),
+    ] {
+        let siege = Siege::new(Seat::Links, &[]);
+        if !has(&siege.host(), &format!("routes that encapsulate: {what}"), &line) {
+            continue;
+        }
+        siege.go_on();
+        siege.go_on();
+        siege.wait_until_it_works();
+        siege.nothing_has_leaked();
     }
 }
 

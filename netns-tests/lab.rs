@@ -28,6 +28,11 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 const POLL: Duration = Duration::from_millis(5);
 
+/// How many times as long: a virtual machine whose every instruction is translated says so.
+fn patience() -> u32 {
+    std::env::var("KAMEI_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// What to build.
 #[derive(Clone, Copy)]
 pub struct Plan {
@@ -354,7 +359,7 @@ impl Host {
         let mut child = self.shell(line);
         child.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         let mut child = child.spawn().unwrap();
-        let end = Instant::now() + 3 * DEADLINE;
+        let end = Instant::now() + 3 * DEADLINE * patience();
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break status;
@@ -482,14 +487,28 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Polls until `probe` gives something.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+    let deadline = DEADLINE * patience();
+    let end = Instant::now() + deadline;
     loop {
         if let Some(found) = probe() {
             return found;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
+        assert!(Instant::now() < end, "waited {deadline:?} in vain for {what}");
         std::thread::sleep(POLL);
     }
+}
+
+/// Whether this kernel has something, by a line that works only then. A small one may lack it, and the test shows nothing;
+/// in the virtual machine (`scripts/vm`) the kernel has everything, and that it has not is a failure.
+#[track_caller]
+pub fn has(host: &Host, what: &str, line: &str) -> bool {
+    let ran = host.run(line);
+    if !ran.succeeded() {
+        let must = std::env::var_os("KAMEI_TEST_EVERY_LINK").is_some();
+        assert!(!must, "this kernel is to have {what}: {} gave {:?}\n{}", ran.line, ran.code, ran.stderr);
+        eprintln!("this kernel has no {what}: not shown here");
+    }
+    ran.succeeded()
 }
 
 /// Fails with the name of the Debian package when a program is missing.

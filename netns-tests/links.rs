@@ -1,9 +1,10 @@
-//! P5: any link can be an outside or an inside. What this kernel has no links of is said, and not shown.
+//! P5: any link can be an outside or an inside. What this kernel has no links of is said, and not shown; `scripts/vm` runs
+//! these tests on one that has them all.
 
 use crate::closed::has_links;
 use crate::fastpath::{flows, hits};
 use crate::gateway::{Gateway, KAMEI};
-use crate::lab::{Background, Family, Host, Lab, Plan, need, wait_until};
+use crate::lab::{Background, Family, Host, Lab, Plan, has, need, wait_until};
 use crate::one_view::{BOTH, Ground, SEATS, SLOW, Seat, ping};
 use crate::traffic::{Web, accept, connect, curl, expect_pattern, listen, send_pattern};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -66,7 +67,8 @@ fn crosses(ground: &Ground, gateway: &Gateway, row: &Row) {
 }
 
 /// Sends a pattern each way at once.
-fn exchange(call: &TcpStream, accepted: &TcpStream) {
+#[track_caller]
+pub fn exchange(call: &TcpStream, accepted: &TcpStream) {
     let (one, other) = (call.try_clone().unwrap(), accepted.try_clone().unwrap());
     std::thread::scope(|scope| {
         scope.spawn(move || send_pattern(one, 3, 16));
@@ -92,7 +94,7 @@ fn carries(make: impl Fn(&Ground) -> Option<Row>) {
 }
 
 /// Addresses move from one interface of the gateway to another.
-fn move_addresses(host: &Host, from: &str, to: &str, v4: impl std::fmt::Display, v6: impl std::fmt::Display) {
+pub fn move_addresses(host: &Host, from: &str, to: &str, v4: impl std::fmt::Display, v6: impl std::fmt::Display) {
     host.run(&format!(
         "ip address flush dev {from} && ip link set {to} up && ip address add {v4}/24 brd + dev {to} && \
          ip address add {v6}/64 dev {to} nodad"
@@ -194,6 +196,26 @@ fn p5_a_bridge_inside() {
 }
 
 #[test]
+fn p5_a_bond_outside_and_inside() {
+    carries(|ground| {
+        let (host, (v4, v6)) = (ground.lab.gateway(1), ground.lab.gateway_inside(1));
+        if !has_links(&host, "bond mode active-backup", "") {
+            return None;
+        }
+        for (member, bond) in [("go", "bo"), ("gi", "bi")] {
+            host.run(&format!(
+                "ip link add {bond} type bond mode active-backup miimon 100 && ip link set {member} down && ip link set \
+                 {member} master {bond} && ip link set {member} up"
+            ))
+            .ok();
+        }
+        move_addresses(&host, "go", "bo", host.v4, host.v6);
+        move_addresses(&host, "gi", "bi", v4, v6);
+        Some(Row::new(&ground.lab).inside("bi").outside("bo"))
+    });
+}
+
+#[test]
 fn p5_a_macvlan_outside_and_inside() {
     carries(|ground| {
         let (host, (v4, v6)) = (ground.lab.gateway(1), ground.lab.gateway_inside(1));
@@ -283,6 +305,78 @@ fn p5_a_gre_tunnel_outside_and_inside() {
 #[test]
 fn p5_an_ipip_tunnel_outside_and_inside() {
     tunnelled(["ipip"; 2], false);
+}
+
+/// Keys by which each end knows the other.
+fn wireguard(gateway: &Host, here: &str, near: IpAddr, end: &Host, far: IpAddr) {
+    need("wg", "wireguard-tools");
+    let port = if here == "tin" { 51820 } else { 51821 };
+    let keys = [gateway, end].map(|host| {
+        let secret = host.run("wg genkey").ok();
+        let file = host.dir.join(format!("{}-{here}.key", host.name));
+        std::fs::write(&file, &secret).unwrap();
+        let public = host.run(&format!("wg pubkey < {}", file.display())).ok();
+        (file, public.trim().to_owned())
+    });
+    let [(near_file, near_key), (far_file, far_key)] = keys;
+    for (host, name, file, peer, at) in
+        [(gateway, here, near_file, far_key, far), (end, "t0", far_file, near_key, near)]
+    {
+        host.run(&format!(
+            "ip link add {name} type wireguard && wg set {name} listen-port {port} private-key {} peer {peer} allowed-ips \
+             0.0.0.0/0,::/0 endpoint {at}:{port}",
+            file.display()
+        ))
+        .ok();
+    }
+}
+
+#[test]
+fn p5_a_wireguard_tunnel_outside_and_inside() {
+    carries(|ground| {
+        let (host, (inside, _)) = (ground.lab.gateway(1), ground.lab.gateway_inside(1));
+        let (terminal, server) = (ground.lab.terminal(1), ground.lab.server(1));
+        if !has_links(&host, "wireguard", "") {
+            return None;
+        }
+        wireguard(&host, "tin", inside.into(), &terminal, terminal.v4.into());
+        wireguard(&host, "tout", host.v4.into(), &server, server.v4.into());
+        let terminal = number(&host, "tin", &terminal, "t0", 2, true);
+        let server = number(&host, "tout", &server, "t0", 3, true);
+        Some(Row { terminal, server, ..Row::new(&ground.lab).inside("tin").outside("tout") })
+    });
+}
+
+/// As many are connected to their provider.
+#[test]
+fn p5_a_pppoe_session_outside() {
+    carries(|ground| {
+        let (host, server) = (ground.lab.gateway(1), ground.lab.server(1));
+        if !has(&host, "PPPoE", "modprobe -q pppoe && test -c /dev/ppp") {
+            return None;
+        }
+        need("pppoe-server", "pppoe");
+        need("pppd", "ppp");
+        let options = server.dir.join("pppoe-options");
+        std::fs::write(&options, "noauth\nnodefaultroute\n+ipv6\nlcp-echo-interval 0\n").unwrap();
+        let provider = ["pppoe-server", "-F", "-k", "-I", "eth0", "-L", "192.0.3.11", "-R", "192.0.3.1", "-O"];
+        let provider = server.spawn("pppoe", &[&provider, &[options.to_str().unwrap()][..]].concat());
+        let customer = "pppd plugin pppoe.so nic-go noauth nodetach nodefaultroute +ipv6 unit 0 ifname tout";
+        let customer = host.spawn("pppd", &customer.split(' ').collect::<Vec<_>>());
+        let (mut there, mut name) = (None, String::new());
+        wait_until("the PPPoE session", || {
+            let up = host.run("ip -br address show dev tout").stdout.contains("192.0.3.1");
+            let listed = server.run("ip -br link show type ppp").stdout;
+            name = listed.split_whitespace().next().unwrap_or_default().to_owned();
+            there = (up && !name.is_empty()).then_some(());
+            there.is_some()
+        });
+        host.run("ip address add 2001:db8:3::1/64 dev tout nodad").ok();
+        server.run(&format!("ip address add 2001:db8:3::b/64 dev {name} nodad")).ok();
+        server.run(&format!("ip route replace default dev {name} && ip -6 route replace default dev {name}")).ok();
+        let server = vec!["192.0.3.11".parse().unwrap(), "2001:db8:3::b".parse().unwrap()];
+        Some(Row { server, _held: vec![provider, customer], ..Row::new(&ground.lab).outside("tout") })
+    });
 }
 
 /// A wire of TUN devices: IP packets without any header before them, as over PPP.

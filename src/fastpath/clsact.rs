@@ -313,7 +313,7 @@ impl Role {
     /// The direction of its packets.
     pub(super) fn side(self) -> TcAttachType {
         match self {
-            Role::Leaving | Role::Watching | Role::Routed => TcAttachType::Egress,
+            Role::Leaving | Role::Watching | Role::Routed | Role::Beneath => TcAttachType::Egress,
             Role::Arriving | Role::Shortcut | Role::Returning => TcAttachType::Ingress,
         }
     }

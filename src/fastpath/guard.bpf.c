@@ -32,8 +32,13 @@ struct sk_buff {
 	__u16 network_header;
 } __attribute__((preserve_access_index));
 
+struct lwtunnel_state {
+	__u16 flags;
+} __attribute__((preserve_access_index));
+
 struct dst_entry {
 	void *xfrm;
+	struct lwtunnel_state *lwtstate;
 } __attribute__((preserve_access_index));
 
 // What such programs get; the verifier knows it by offsets.
@@ -47,13 +52,19 @@ static void *(*const read_as)(unsigned long address, __u32 type) = (void *)10000
 
 #define NOREF 1UL // SKB_DST_NOREF (linux/skbuff.h)
 
+// The route itself puts the packet into a tunnel, behind this hook (net/lwtunnel.h). One that only tells a device what its
+// outer header is to be does not: that device is declared, or no way.
+#define OUTPUT_REDIRECT 1
+#define XMIT_REDIRECT 4
+
 // Where headers have addresses (RFC 791 §3.1, RFC 8200 §3).
 #define SOURCE_V4 12
 #define DESTINATION_V4 16
 #define SOURCE_V6 8
 #define DESTINATION_V6 24
 
-enum reason { OWN_SOURCE, IPSEC, OTHER_REALM, UNDECLARED_WAY, FOREIGN_SOURCE, INSIDE_DESTINATION, REASONS };
+enum reason { OWN_SOURCE, IPSEC, OTHER_REALM, UNDECLARED_WAY, FOREIGN_SOURCE, INSIDE_DESTINATION,
+	      ENCAPSULATED, REASONS };
 
 #define STEPS 8 // from the first place of an interface to its last
 
@@ -163,16 +174,21 @@ static __always_inline struct interface *find(__u32 index)
 	return NULL;
 }
 
-static __always_inline bool has_transform(struct sk_buff *skb)
+// What would become of the packet behind this hook: the reason to drop it, or REASONS.
+static __always_inline __u32 transform_of(struct sk_buff *skb)
 {
 	unsigned long route = skb->_skb_refdst & ~NOREF;
 	struct dst_entry *entry = NULL;
 
-	// A kernel without IPsec.
-	if (!bpf_core_field_exists(entry->xfrm) || !route)
-		return false;
+	if (!route)
+		return REASONS;
 	entry = read_as(route, bpf_core_type_id_kernel(struct dst_entry));
-	return entry->xfrm;
+	// A kernel without IPsec has no such field.
+	if (bpf_core_field_exists(entry->xfrm) && entry->xfrm)
+		return IPSEC;
+	if (entry->lwtstate && entry->lwtstate->flags & (OUTPUT_REDIRECT | XMIT_REDIRECT))
+		return ENCAPSULATED;
+	return REASONS;
 }
 
 static __always_inline bool read(void *to, __u32 length, struct sk_buff *skb, __u32 offset)
@@ -231,7 +247,7 @@ int kamei_guard(struct bpf_nf_ctx *hook)
 	const struct interface *from, *to;
 	struct sk_buff *skb = hook->skb;
 	struct address6 source;
-	bool transform;
+	__u32 transform;
 
 	from = find(state->in->ifindex);
 	if (from && from->is_others)
@@ -248,13 +264,13 @@ int kamei_guard(struct bpf_nf_ctx *hook)
 	if (from->asks & HAS_OWN_V6 && state->pf == NFPROTO_IPV6 &&
 	    (!read(&source, sizeof(source), skb, SOURCE_V6) || bpf_map_lookup_elem(&own_v6, &source)))
 		return drop(OWN_SOURCE);
-	transform = has_transform(skb);
-	if (to && !transform && (!to->realm || to->realm == from->realm))
+	transform = transform_of(skb);
+	if (to && transform == REASONS && (!to->realm || to->realm == from->realm))
 		return NF_ACCEPT;
 	if (is_exempt(state, skb, from->asks))
 		return NF_ACCEPT;
-	if (transform)
-		return drop(IPSEC);
+	if (transform != REASONS)
+		return drop(transform);
 	return drop(to ? OTHER_REALM : UNDECLARED_WAY);
 }
 

@@ -9,7 +9,7 @@
 // plain, goes to user space from the same place and comes back to it (divert.h). What cannot be translated does not leave.
 //
 // kamei_watching looks after kamei_leaving: should somebody take that one off, nothing leaves. kamei_returning and
-// kamei_routed sit at the gateway's own device. kamei_shortcut and kamei_xdp are the ways past the kernel, for those who
+// kamei_routed sit at the gateway's own device, kamei_beneath at the ports of a bridge that is an outside. kamei_shortcut and kamei_xdp are the ways past the kernel, for those who
 // ask for them. All are loaded with `door` filled in before: the verifier takes the branches out that are not needed.
 
 #include "flows.h"
@@ -211,9 +211,16 @@ static __always_inline int judge_other(struct __sk_buff *skb, const __u32 *sourc
 	}
 }
 
+// Whether it has another IP packet in it, or a list of hops before one. Netfilter masquerades what terminals send; this a route
+// has made of it (`encap seg6`) where it came in, before anybody saw it.
+static __always_inline bool is_encapsulated(__u8 protocol)
+{
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_ROUTING;
+}
+
 // A packet from `realm` that is not of a known flow.
 static __always_inline int judge_call(struct __sk_buff *skb, __u32 realm, const __u32 *source, const __u32 *peer,
-				      bool is_v4)
+				      __u8 protocol, bool is_v4)
 {
 	struct place place = place_of(source, is_v4);
 
@@ -222,6 +229,8 @@ static __always_inline int judge_call(struct __sk_buff *skb, __u32 realm, const 
 	if (is_hidden(place_of(peer, is_v4).kind))
 		return refuse(INSIDE_DESTINATION);
 	if (place.kind == OWN_OUTSIDE) {
+		if (is_encapsulated(protocol))
+			return refuse(ENCAPSULATED);
 		note(MASQUERADED);
 		return pass(skb);
 	}
@@ -236,12 +245,14 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 	struct flow4 *flow = NULL;
 	struct seen seen = {};
 	bool is_error = false;
+	__u8 protocol;
 	enum why why;
 
 	if ((void *)(ip + 1) > end)
 		return realm ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
 	source = ip->saddr;
 	peer = ip->daddr;
+	protocol = ip->protocol;
 	if (realm) {
 		why = find4(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, realm,
 			    &seen, &flow);
@@ -252,7 +263,7 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 			return pass(skb);
 		}
 		note(why);
-		return judge_call(skb, realm, &source, &peer, true);
+		return judge_call(skb, realm, &source, &peer, protocol, true);
 	}
 	header = door.link_header + (ip->ihl << 2);
 	if (ip->protocol == IPPROTO_ICMP && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
@@ -268,10 +279,12 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 	struct flow6 *flow = NULL;
 	struct seen seen = {};
 	bool is_error = false;
+	__u8 protocol;
 	enum why why;
 
 	if ((void *)(ip + 1) > end)
 		return realm ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
+	protocol = ip->nexthdr;
 	__builtin_memcpy(source, &ip->saddr, sizeof(source));
 	__builtin_memcpy(peer, &ip->daddr, sizeof(peer));
 	if (realm) {
@@ -284,7 +297,7 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 			return pass(skb);
 		}
 		note(why);
-		return judge_call(skb, realm, source, peer, false);
+		return judge_call(skb, realm, source, peer, protocol, false);
 	}
 	header = door.link_header + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_ICMPV6 && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
@@ -611,6 +624,46 @@ int kamei_routed(struct __sk_buff *skb)
 		kind = place_of6(v6).kind;
 	}
 	return kind == POOL ? take_in(skb, realm_of(skb)) : TC_ACT_SHOT;
+}
+
+// --- leaving by a port of a bridge that is an outside -----------------------------------------------------------------
+
+// The kernel's flowtable sends out by the port what it has learnt of the bridge, past the bridge's programs and past the
+// guard. All else that a port sends has passed them, or is not of this machine's making.
+
+static __always_inline bool shows_terminal(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *v6 = data + door.link_header;
+	struct iphdr *v4 = data + door.link_header;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (void *)(v4 + 1) > end || (is_hidden(place_of4(v4->saddr).kind) && !is_exempt4(v4->daddr));
+	return (void *)(v6 + 1) > end || (is_hidden(place_of6(&v6->saddr).kind) && !is_exempt6(&v6->daddr));
+}
+
+SEC("classifier")
+int kamei_beneath(struct __sk_buff *skb)
+{
+	__u32 realm = realm_of(skb);
+	int judged;
+
+	if (is_marked(skb, HAD)) {
+		clear_mark(skb, HAD);
+		return TC_ACT_UNSPEC;
+	}
+	if (!realm || (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
+		return TC_ACT_UNSPEC;
+	pull(skb);
+	if (!shows_terminal(skb))
+		return TC_ACT_UNSPEC;
+	// User space would give it back without its tag.
+	if (skb->vlan_present)
+		return refuse(UNTRANSLATED);
+	judged = skb->protocol == bpf_htons(ETH_P_IP) ? leaving4(skb, realm) : leaving6(skb, realm);
+	// Nobody watches here, and the next may be another gateway's.
+	clear_mark(skb, JUDGED);
+	return judged;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -23,6 +23,8 @@ const SLICE: usize = 1024;
 /// The seats of the programs on one interface.
 struct Seats {
     entrance: Entrance,
+    /// What they are there for, but for those that are only faster.
+    roles: &'static [Role],
     /// Those without which it is closed.
     needed: Vec<Seat>,
     /// Those that are only faster.
@@ -89,9 +91,9 @@ const TRUCE: Duration = Duration::from_secs(600);
 
 impl Seats {
     /// Whether they are right for this interface; its name does not matter.
-    fn are_of(&self, entrance: &Entrance) -> bool {
+    fn are_of(&self, entrance: &Entrance, roles: &[Role]) -> bool {
         let Entrance { index, realm, ethernet, name: _ } = &self.entrance;
-        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet)
+        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet) && self.roles == roles
     }
 
     /// How the worst of them sits.
@@ -163,10 +165,12 @@ impl FastPath {
         let told = self.tell(site, &interfaces);
         wrong.extend(told.err().map(FastPathError::from));
         let mut seats = self.seats.lock();
-        let all = || site.devices.iter().chain(&site.entrances);
-        for (index, left) in seats.extract_if(.., |_, seats| !all().any(|entrance| seats.are_of(entrance))) {
+        let ports = site.ports.iter().filter(|port| port.realm == Realm::Outside);
+        let all = || site.devices.iter().chain(&site.entrances).chain(ports.clone());
+        let is_right = |seats: &Seats| all().any(|entrance| seats.are_of(entrance, roles(site, entrance)));
+        for (index, left) in seats.extract_if(.., |_, seats| !is_right(seats)) {
             // Of an interface that is still there but has changed: another program takes the seat below.
-            if all().all(|entrance| entrance.index != index) {
+            if all().all(|entrance| entrance.index != index || roles(site, entrance) != left.roles) {
                 left.leave();
             }
         }
@@ -240,7 +244,10 @@ impl FastPath {
         let interface = |Entrance { index, realm, .. }: &Entrance| {
             (*index, Interface { realm: realm_number(*realm), takes_frames: takes_frames(*index).into() })
         };
-        site.entrances.iter().map(interface).collect()
+        // What comes in by a port, and goes on without having been the bridge's, is of the same inside.
+        let ports = site.ports.iter().filter(|port| port.realm != Realm::Outside);
+        let ports = ports.map(|port| (port.index, Interface { realm: realm_number(port.realm), takes_frames: 0 }));
+        ports.chain(site.entrances.iter().map(interface)).collect()
     }
 
     fn sit(
@@ -253,16 +260,11 @@ impl FastPath {
         wrong: &mut Vec<FastPathError>,
     ) -> Result<Seats, FastPathError> {
         let loader = self.loader.lock();
-        let is_device = site.devices.contains(entrance);
-        let roles = match entrance.realm {
-            _ if is_device => &Role::DEVICE[..],
-            Realm::Outside => &Role::OUTSIDE,
-            Realm::Inside(_) => &[],
-        };
+        let roles = roles(site, entrance);
         let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, entrance, device, position)? };
         let contest = Contest::default();
-        let mut seats = Seats { entrance: entrance.clone(), needed, shortcuts: Vec::new(), contest };
-        if is_device || entrance.ethernet.is_none() {
+        let mut seats = Seats { entrance: entrance.clone(), roles, needed, shortcuts: Vec::new(), contest };
+        if !site.entrances.contains(entrance) || entrance.ethernet.is_none() {
             return Ok(seats);
         }
         if loader.common().redirects && entrance.realm != Realm::Outside {
@@ -379,6 +381,16 @@ pub struct View {
     pub slow: BTreeMap<String, u64>,
     /// Packets that it has dropped, or let pass as they were, by reason.
     pub noted: BTreeMap<String, u64>,
+}
+
+/// What programs are needed for at an interface.
+fn roles(site: &Site, entrance: &Entrance) -> &'static [Role] {
+    match entrance.realm {
+        _ if site.devices.contains(entrance) => &Role::DEVICE,
+        _ if site.ports.contains(entrance) => &Role::PORT,
+        Realm::Outside => &Role::OUTSIDE,
+        Realm::Inside(_) => &[],
+    }
 }
 
 /// By which interfaces inside packets may leave: the outside ones that have their programs.

@@ -20,7 +20,8 @@
 //! their way in the Ethernet header (`divert.h`).
 //!
 //! Nothing leaks: what comes in by an inside interface leaves by an outside interface translated, or not at all
-//! (`watching` looks after `leaving`), and by no other interface (`guard`). All of that outlives this process.
+//! (`watching` looks after `leaving`), and by no other interface (`guard`). What the kernel's flowtable sends by a port of an
+//! outside bridge, past all of these, is translated there (`beneath`). All of that outlives this process.
 //!
 //! With `redirects` known flows are sent out as they arrive, past netfilter and IPsec; with `xdp` from driver to driver,
 //! before the kernel makes a socket buffer of a frame. Both touch nothing unless they can do all of it.
@@ -194,7 +195,12 @@ fn whole(error: &dyn std::error::Error) -> String {
 }
 
 /// What the kernel's programs and the guard count, in a sentence; by the names of [`View::noted`].
-pub const MEANINGS: [(&str, &str); 13] = [
+pub const MEANINGS: [(&str, &str); 14] = [
+    (
+        "encapsulated",
+        "A packet of a terminal whose route would have put it, untranslated, into a tunnel of the route's own (`encap`); exempt \
+         passes it.",
+    ),
     ("foreign_source", "A terminal's address that came in by an interface that is not of its inside."),
     ("inside_destination", "For an address inside, where nobody outside may see one."),
     ("ipsec", "A packet of a terminal that an IPsec policy would have sent out untranslated; exempt passes it."),
@@ -264,6 +270,9 @@ pub struct Site {
     pub entrances: Vec<Entrance>,
     /// The gateway's devices, the one for packets on their way to user space first.
     pub devices: Vec<Entrance>,
+    /// The ports of bridges that are entrances, with the realm of the bridge. The kernel's flowtable has packets come and go
+    /// by them.
+    pub ports: Vec<Entrance>,
     /// Interfaces of others that can have no packet of an inside.
     pub others: Vec<u32>,
     /// Whose addresses are whose: the longest prefix counts.

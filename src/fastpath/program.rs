@@ -88,7 +88,7 @@ impl Loader {
         }
         let mut loader = Self { common, place, token: [0; 2], maps: Vec::new() };
         let mut ebpf = loader.load(&loader.door(Realm::Outside, None, 0)?)?;
-        for role in Role::OUTSIDE {
+        for role in Role::OUTSIDE.into_iter().chain(Role::PORT) {
             program(&mut ebpf, role)?;
         }
         if loader.common.xdp {

@@ -30,6 +30,8 @@ pub enum Role {
     Returning,
     /// At the gateway's device: says what the kernel has routed to it.
     Routed,
+    /// Translates what leaves by a port of an outside bridge and has not passed the bridge.
+    Beneath,
 }
 
 impl Role {
@@ -37,6 +39,8 @@ impl Role {
     pub const OUTSIDE: [Self; 3] = [Self::Watching, Self::Leaving, Self::Arriving];
     /// The roles at the gateway's device.
     pub const DEVICE: [Self; 2] = [Self::Routed, Self::Returning];
+    /// The role at a port of an outside bridge.
+    pub const PORT: [Self; 1] = [Self::Beneath];
 
     /// The name of its program.
     pub fn program(self) -> &'static str {
@@ -47,6 +51,7 @@ impl Role {
             Self::Shortcut => "kamei_shortcut",
             Self::Returning => "kamei_returning",
             Self::Routed => "kamei_routed",
+            Self::Beneath => "kamei_beneath",
         }
     }
 
@@ -59,6 +64,7 @@ impl Role {
             Self::Shortcut => 4,
             Self::Returning => 5,
             Self::Routed => 6,
+            Self::Beneath => 7,
         }
     }
 }

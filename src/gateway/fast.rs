@@ -67,6 +67,14 @@ fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
         };
         entrances.push(Entrance { name, index, realm: realm(inside), ethernet });
     }
+    let is_entrance = |index| entrances.iter().any(|entrance: &Entrance| entrance.index == index);
+    let ports = kernel.ports().into_iter().filter_map(|(name, index, inside, framing)| match framing {
+        Framing::Ethernet(ethernet) if !is_entrance(index) => {
+            Some(Entrance { name, index, realm: realm(inside), ethernet: Some(ethernet) })
+        }
+        _ => None,
+    });
+    let ports = ports.collect();
     let device = |(name, index)| Entrance { name, index, realm: Realm::Outside, ethernet: Some(Default::default()) };
     let devices: Vec<Entrance> = kernel.devices().into_iter().map(device).collect();
     if devices.is_empty() {
@@ -80,6 +88,7 @@ fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
     Ok(Site {
         entrances,
         devices,
+        ports,
         others: kernel.others(),
         prefixes: prefixes(kernel),
         exempt: kernel.plan().exempt.iter().map(IpNet::trunc).collect(),

@@ -59,19 +59,22 @@ enum Reason {
     ForeignSource,
     /// It is for a terminal's address, and would leave by an interface of others.
     InsideDestination,
+    /// Its route would put it into a tunnel of the route's own. Rules of nf_tables cannot ask for that.
+    Encapsulated,
 }
 
 const REASONS: usize = Reason::ALL.len();
 
 impl Reason {
     /// In the order in which `guard.bpf.c` has them.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::OwnSource,
         Self::Ipsec,
         Self::OtherRealm,
         Self::UndeclaredWay,
         Self::ForeignSource,
         Self::InsideDestination,
+        Self::Encapsulated,
     ];
 
     fn name(self) -> &'static str {
@@ -82,6 +85,7 @@ impl Reason {
             Self::UndeclaredWay => "undeclared_way",
             Self::ForeignSource => "foreign_source",
             Self::InsideDestination => "inside_destination",
+            Self::Encapsulated => "encapsulated",
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Host {
     /// Outside interfaces that are bridges, and whether netfilter looks at packets at the ports of this one, whatever holds
     /// for all: IPv4, IPv6.
     pub(super) bridges: BTreeMap<String, (bool, bool)>,
+    /// The bridge that an interface is a port of, by index.
+    pub(super) ports: BTreeMap<u32, u32>,
     /// Interfaces that have no packets but their own: wires, not what packets of other interfaces come through.
     pub(super) plain: BTreeSet<u32>,
     /// The families whose packets are led by routing rules of others too.
@@ -242,6 +244,7 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
         has_ipv6: seen.has_ipv6,
         links: seen.links.clone(),
         framing: seen.framing.clone(),
+        ports: seen.ports.clone(),
         plain: seen.plain.clone(),
         ..Host::default()
     };

@@ -275,8 +275,22 @@ impl Kernel {
         let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
         let with_index = all.filter_map(|(name, realm)| Some((name, self.host.index(name)?, realm)));
         let with_index = with_index.filter(|(_, index, _)| !self.host.unserved.contains(index));
-        let framing = |index| self.host.framing.get(&index).copied().unwrap_or(Framing::Unknown);
-        with_index.map(|(name, index, realm)| (name.clone(), index, realm, framing(index))).collect()
+        with_index.map(|(name, index, realm)| (name.clone(), index, realm, self.framing(index))).collect()
+    }
+
+    /// The ports of those of them that are bridges, with the realm behind the bridge.
+    pub fn ports(&self) -> Vec<(String, u32, Option<usize>, Framing)> {
+        let bridges = self.interfaces();
+        let of_ours = |(name, index): &(String, u32)| {
+            let bridge = self.host.ports.get(index)?;
+            let (_, _, realm, _) = bridges.iter().find(|(_, found, ..)| found == bridge)?;
+            Some((name.clone(), *index, *realm, self.framing(*index)))
+        };
+        self.host.links.iter().filter_map(of_ours).collect()
+    }
+
+    fn framing(&self, index: u32) -> Framing {
+        self.host.framing.get(&index).copied().unwrap_or(Framing::Unknown)
     }
 
     /// The gateway's devices that exist now, as [`Plan::devices`] has them.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
+    InfoBridge, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags,
     LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
@@ -31,6 +31,8 @@ pub(super) struct Seen {
     pub(super) plain: BTreeSet<u32>,
     /// The bridge, bond, team or VRF that a link belongs to, by index.
     pub(super) masters: BTreeMap<u32, u32>,
+    /// The bridge that a link is a port of, by index.
+    pub(super) ports: BTreeMap<u32, u32>,
     /// The link that a link lies on, by index.
     pub(super) lower: BTreeMap<u32, u32>,
     /// Tunnels whose other end is what each packet's route says, not they themselves.
@@ -65,7 +67,7 @@ pub(super) struct OwnAddress {
 impl Seen {
     pub(super) fn read(netlink: &mut Netlink, plan: &Plan, outward: Outward<'_>) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, framing, is_plain, is_external, bridge, master, lower } in read_links(netlink)? {
+        for Link { name, index, is_up, framing, is_plain, is_external, bridge, is_port, master, lower } in read_links(netlink)? {
             if !is_up {
                 seen.down.push(index);
             }
@@ -74,6 +76,7 @@ impl Seen {
             seen.external.extend(is_external.then_some(index));
             seen.bridges.extend(bridge.map(|filtered| (index, filtered)));
             seen.masters.extend(master.map(|master| (index, master)));
+            seen.ports.extend(master.filter(|_| is_port).map(|bridge| (index, bridge)));
             seen.lower.extend(lower.map(|lower| (index, lower)));
             seen.links.push((name, index));
         }
@@ -195,6 +198,8 @@ struct Link {
     is_plain: bool,
     is_external: bool,
     bridge: Option<(bool, bool)>,
+    /// Its master is a bridge.
+    is_port: bool,
     master: Option<u32>,
     lower: Option<u32>,
 }
@@ -206,7 +211,7 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
         let (index, is_up) = (link.header.index, link.header.flags.contains(LinkFlags::Up));
         let framing = framing(&link);
         let (mut name, mut master, mut lower, mut elsewhere, mut carried) = (None, None, None, false, false);
-        let (mut is_plain, mut is_external, mut bridge) = (true, false, None);
+        let (mut is_plain, mut is_port, mut is_external, mut bridge) = (true, false, false, None);
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(text),
@@ -218,13 +223,14 @@ fn read_links(netlink: &mut Netlink) -> Result<Vec<Link>, KernelError> {
                     carried = all.iter().any(is_carried);
                     is_external = all.iter().any(takes_its_end_from_the_route);
                     bridge = all.iter().find_map(filtered_at_ports);
+                    is_port = all.iter().any(|info| matches!(info, LinkInfo::PortKind(InfoPortKind::Bridge)));
                     is_plain = !all.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if !is_wire(kind)));
                 }
                 _ => {}
             }
         }
         let lower = lower.filter(|lower| carried && !elsewhere && *lower != index);
-        Some(Link { name: name?, index, is_up, framing, is_plain, is_external, bridge, master, lower })
+        Some(Link { name: name?, index, is_up, framing, is_plain, is_external, bridge, is_port, master, lower })
     };
     Ok(messages.into_iter().filter_map(link).collect())
 }

@@ -1,0 +1,93 @@
+"""Both ends of the checks' traffic.
+
+  peer.py echo ADDRESS PORT                   TCP and UDP: says by which address it was called, and all that it hears
+  peer.py call ADDRESS PORT BYTES             over TCP: prints how the other end saw this one, and has BYTES echoed
+  peer.py count ADDRESS PORT RATE SECONDS     numbered datagrams to an echo: how many came back, and the longest silence
+"""
+
+import socket
+import sys
+import threading
+import time
+
+
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def echo(address, port):
+    tcp = socket.socket(family(address), socket.SOCK_STREAM)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind((address, port))
+    tcp.listen(50)
+    udp = socket.socket(family(address), socket.SOCK_DGRAM)
+    udp.bind((address, port))
+
+    def datagrams():
+        while True:
+            data, peer = udp.recvfrom(2000)
+            udp.sendto(peer[0].encode() + b" " + data, peer)
+
+    def serve(connection, peer):
+        connection.sendall((peer[0] + "\n").encode())
+        while data := connection.recv(65536):
+            connection.sendall(data)
+        connection.close()
+
+    threading.Thread(target=datagrams, daemon=True).start()
+    while True:
+        threading.Thread(target=serve, args=tcp.accept(), daemon=True).start()
+
+
+def call(address, port, size):
+    stream = socket.create_connection((address, port), 10).makefile("rwb")
+    print("seen as", stream.readline().decode().strip())
+    while size > 0:
+        chunk = b"x" * min(size, 16384)
+        stream.write(chunk)
+        stream.flush()
+        if stream.read(len(chunk)) != chunk:
+            sys.exit("the echo is another")
+        size -= len(chunk)
+
+
+def count(address, port, rate, seconds):
+    peer = socket.socket(family(address), socket.SOCK_DGRAM)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    peer.connect((address, port))
+    peer.settimeout(0.5)
+    heard, errors, silence, ended = set(), [], [time.monotonic(), 0.0], threading.Event()
+
+    def listen():
+        while not ended.is_set():
+            try:
+                data = peer.recv(2000)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                errors.append(str(error))
+                continue
+            now = time.monotonic()
+            silence[:] = [now, max(silence[1], now - silence[0])]
+            heard.add(int(data.split()[1]))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    begin, number = time.monotonic(), int(rate * seconds)
+    for each in range(number):
+        time.sleep(max(0, begin + each / rate - time.monotonic()))
+        try:
+            peer.send(b"%d" % each)
+        except OSError as error:
+            errors.append(str(error))
+    time.sleep(3)
+    ended.set()
+    listener.join()
+    lost = sorted(set(range(number)) - heard)
+    print(f"sent {number}, lost {len(lost)} ({lost[:5]}), longest silence {silence[1]:.2f} s, errors {errors[:3]}")
+    sys.exit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    what, address, port, *numbers = sys.argv[1:]
+    {"echo": echo, "call": call, "count": count}[what](address, int(port), *map(int, numbers))
