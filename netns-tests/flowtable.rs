@@ -5,7 +5,7 @@ use crate::fastpath::{flows, hits};
 use crate::gateway::Gateway;
 use crate::lab::{Host, Lab, Plan, has, wait_until};
 use crate::links::{exchange, move_addresses};
-use crate::one_view::{BOTH, Ground, SEATS, SLOW, nft, ping};
+use crate::one_view::{BOTH, Ground, nft, ping, seats_and_modes};
 use crate::traffic::{Echo, accept, ask_udp, connect, listen};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -63,50 +63,48 @@ fn start(ground: &Ground, bridged: Bridged, arguments: &[&str]) -> Gateway {
 /// Whatever puts a terminal's packets on the outside wire without having asked anybody, here a filter of tc that a kernel
 /// without flowtables has too: they leave translated, those to strangers as well.
 fn shows_no_terminal(bridged: Bridged) {
-    for seat in SEATS {
-        for arguments in [&[][..], SLOW] {
-            let ground = Ground::new(Plan::gateways(1).unwatched(), seat);
-            let (host, terminal, server) = (ground.lab.gateway(1), ground.lab.terminal(1), ground.lab.server(1));
-            bridge(&ground, bridged);
-            let gateway = start(&ground, bridged, arguments);
-            let is_fast = gateway.status()["fast_path"]["mode"] != "off";
-            let wire = ground.lab.outside_wire(1);
-            for family in BOTH {
-                let before = flows(&gateway);
-                wait_until("both directions to be in the kernel", || {
-                    ping(&terminal, server.address(family), 5);
-                    !is_fast || flows(&gateway) >= before + 2
+    for (seat, arguments) in seats_and_modes() {
+        let ground = Ground::new(Plan::gateways(1).unwatched(), seat);
+        let (host, terminal, server) = (ground.lab.gateway(1), ground.lab.terminal(1), ground.lab.server(1));
+        bridge(&ground, bridged);
+        let gateway = start(&ground, bridged, arguments);
+        let is_fast = gateway.status()["fast_path"]["mode"] != "off";
+        let wire = ground.lab.outside_wire(1);
+        for family in BOTH {
+            let before = flows(&gateway);
+            wait_until("both directions to be in the kernel", || {
+                ping(&terminal, server.address(family), 5);
+                !is_fast || flows(&gateway) >= before + 2
+            });
+        }
+        host.run("tc qdisc add dev gi clsact 2> /dev/null; true").ok();
+        for (priority, protocol) in [(77, "ip"), (78, "ipv6")] {
+            host.run(&format!(
+                "tc filter add dev gi ingress pref {priority} protocol {protocol} u32 match u32 0 0 action mirred egress redirect \
+                 dev go"
+            ))
+            .ok();
+        }
+        let before = hits(&gateway);
+        for family in BOTH {
+            let known = server.address(family);
+            let stranger = if known.is_ipv4() { "203.0.113.77" } else { "2001:db8:113::77" };
+            for to in [known, stranger.parse().unwrap()] {
+                let to = SocketAddr::new(to, PORT);
+                for _ in 0..10 {
+                    terminal.inside(|| crate::traffic::udp_socket(to, 0).send_to(WORDS, to).unwrap());
+                }
+                wait_until("the words to leave", || {
+                    let from = gateway.virtual_ip(terminal.address(family));
+                    wire.packets().ip().any(|packet| says(packet, from, to.ip()))
                 });
             }
-            host.run("tc qdisc add dev gi clsact 2> /dev/null; true").ok();
-            for (priority, protocol) in [(77, "ip"), (78, "ipv6")] {
-                host.run(&format!(
-                    "tc filter add dev gi ingress pref {priority} protocol {protocol} u32 match u32 0 0 action mirred egress redirect \
-                     dev go"
-                ))
-                .ok();
-            }
-            let before = hits(&gateway);
-            for family in BOTH {
-                let known = server.address(family);
-                let stranger = if known.is_ipv4() { "203.0.113.77" } else { "2001:db8:113::77" };
-                for to in [known, stranger.parse().unwrap()] {
-                    let to = SocketAddr::new(to, PORT);
-                    for _ in 0..10 {
-                        terminal.inside(|| crate::traffic::udp_socket(to, 0).send_to(WORDS, to).unwrap());
-                    }
-                    wait_until("the words to leave", || {
-                        let from = gateway.virtual_ip(terminal.address(family));
-                        wire.packets().ip().any(|packet| says(packet, from, to.ip()))
-                    });
-                }
-            }
-            assert!(!is_fast || hits(&gateway) > before, "those of known flows are carried by the kernel");
-            host.run("tc filter del dev gi ingress pref 77 && tc filter del dev gi ingress pref 78").ok();
-            BOTH.iter().for_each(|family| ping(&terminal, server.address(*family), 3));
-            wire.finish().assert_hidden(&ground.lab.hidden(1));
-            gateway.stop();
         }
+        assert!(!is_fast || hits(&gateway) > before, "those of known flows are carried by the kernel");
+        host.run("tc filter del dev gi ingress pref 77 && tc filter del dev gi ingress pref 78").ok();
+        BOTH.iter().for_each(|family| ping(&terminal, server.address(*family), 3));
+        wire.finish().assert_hidden(&ground.lab.hidden(1));
+        gateway.stop();
     }
 }
 
@@ -156,40 +154,38 @@ fn converse(host: &Host, from: &Host, to: IpAddr) -> u64 {
 }
 
 fn goes_on(bridged: Bridged, longest: u64) {
-    for seat in SEATS {
-        for arguments in [&[][..], SLOW] {
-            let ground = Ground::new(Plan::gateways(1).unwatched(), seat);
-            if !build(&ground, bridged) {
-                return;
-            }
-            let (host, terminal, server) = (ground.lab.gateway(1), ground.lab.terminal(1), ground.lab.server(1));
-            let gateway = start(&ground, bridged, arguments);
-            let _echoes = [Echo::start(&terminal, PORT), Echo::start(&server, PORT)];
-            let (at_server, at_terminal) = (listen(&server, 4000), listen(&terminal, 4001));
-            let wire = ground.lab.outside_wire(1);
-            for family in BOTH {
-                let there = server.address(family);
-                wait_until("an answer", || {
-                    ask_udp(&terminal, SocketAddr::new(there, PORT), b"?", Duration::from_secs(5)).is_some()
-                });
-                let virtual_ip = gateway.virtual_ip(terminal.address(family));
-                for (from, to, listener, port) in
-                    [(&terminal, there, &at_server, 4000), (&server, virtual_ip, &at_terminal, 4001)]
-                {
-                    let call = connect(from, SocketAddr::new(to, port));
-                    let (accepted, _) = accept(listener);
-                    exchange(&call, &accepted);
-                }
-                let calls = converse(&host, &terminal, there);
-                let callbacks = converse(&host, &server, virtual_ip);
-                assert!(calls < longest, "{calls} of {} packets of a call were forwarded", 2 * EACH);
-                assert!(callbacks < longest, "{callbacks} of {} packets of a callback were forwarded", 2 * EACH);
-            }
-            let packets = wire.finish();
-            assert!(packets.len() as u64 > 4 * EACH);
-            packets.assert_hidden(&ground.lab.hidden(1));
-            gateway.stop();
+    for (seat, arguments) in seats_and_modes() {
+        let ground = Ground::new(Plan::gateways(1).unwatched(), seat);
+        if !build(&ground, bridged) {
+            return;
         }
+        let (host, terminal, server) = (ground.lab.gateway(1), ground.lab.terminal(1), ground.lab.server(1));
+        let gateway = start(&ground, bridged, arguments);
+        let _echoes = [Echo::start(&terminal, PORT), Echo::start(&server, PORT)];
+        let (at_server, at_terminal) = (listen(&server, 4000), listen(&terminal, 4001));
+        let wire = ground.lab.outside_wire(1);
+        for family in BOTH {
+            let there = server.address(family);
+            wait_until("an answer", || {
+                ask_udp(&terminal, SocketAddr::new(there, PORT), b"?", Duration::from_secs(5)).is_some()
+            });
+            let virtual_ip = gateway.virtual_ip(terminal.address(family));
+            for (from, to, listener, port) in
+                [(&terminal, there, &at_server, 4000), (&server, virtual_ip, &at_terminal, 4001)]
+            {
+                let call = connect(from, SocketAddr::new(to, port));
+                let (accepted, _) = accept(listener);
+                exchange(&call, &accepted);
+            }
+            let calls = converse(&host, &terminal, there);
+            let callbacks = converse(&host, &server, virtual_ip);
+            assert!(calls < longest, "{calls} of {} packets of a call were forwarded", 2 * EACH);
+            assert!(callbacks < longest, "{callbacks} of {} packets of a callback were forwarded", 2 * EACH);
+        }
+        let packets = wire.finish();
+        assert!(packets.len() as u64 > 4 * EACH);
+        packets.assert_hidden(&ground.lab.hidden(1));
+        gateway.stop();
     }
 }
 

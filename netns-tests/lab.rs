@@ -29,7 +29,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
 /// How many times as long: a virtual machine whose every instruction is translated says so.
-fn patience() -> u32 {
+pub fn patience() -> u32 {
     std::env::var("KAMEI_TEST_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 

@@ -5,7 +5,7 @@ use crate::closed::has_links;
 use crate::fastpath::{flows, hits};
 use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Background, Family, Host, Lab, Plan, has, need, wait_until};
-use crate::one_view::{BOTH, Ground, SEATS, SLOW, Seat, ping};
+use crate::one_view::{BOTH, Ground, SEATS, SLOW, Seat, ping, seats_and_modes};
 use crate::traffic::{Web, accept, connect, curl, expect_pattern, listen, send_pattern};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
@@ -80,16 +80,14 @@ pub fn exchange(call: &TcpStream, accepted: &TcpStream) {
 
 /// A row of links, at either seat, by user space and by the kernel.
 fn carries(make: impl Fn(&Ground) -> Option<Row>) {
-    for seat in SEATS {
-        for arguments in [SLOW, &[]] {
-            let ground = Ground::new(Plan::gateways(1).unwatched(), seat);
-            let Some(row) = make(&ground) else { return };
-            let (v4, v6) = (Lab::pool_v4(1), Lab::pool_v6(1));
-            let ways = ["--inside", row.inside, "--outside", row.outside, "--pool", &v4, "--pool", &v6];
-            let gateway = ground.start_exactly(&[&ways, arguments].concat());
-            crosses(&ground, &gateway, &row);
-            gateway.stop();
-        }
+    for (seat, arguments) in seats_and_modes() {
+        let ground = Ground::new(Plan::gateways(1).unwatched(), seat);
+        let Some(row) = make(&ground) else { return };
+        let (v4, v6) = (Lab::pool_v4(1), Lab::pool_v6(1));
+        let ways = ["--inside", row.inside, "--outside", row.outside, "--pool", &v4, "--pool", &v6];
+        let gateway = ground.start_exactly(&[&ways, arguments].concat());
+        crosses(&ground, &gateway, &row);
+        gateway.stop();
     }
 }
 

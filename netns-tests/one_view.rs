@@ -3,7 +3,7 @@
 
 use crate::fastpath::{flows, hits};
 use crate::gateway::{Gateway, KAMEI};
-use crate::lab::{Background, DEADLINE, Family, Host, Lab, Plan, Ran, wait_until};
+use crate::lab::{Background, DEADLINE, Family, Host, Lab, Plan, Ran, patience, wait_until};
 use crate::traffic::{Echo, Web, ask_udp, curl, curl_in_vain};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,6 +27,13 @@ pub enum Seat {
 }
 
 pub const SEATS: [Seat; 2] = [Seat::Filters, Seat::Links];
+
+/// Each seat with each mode, user space alone and the kernel too. Where everything takes long, only two of the four: each seat
+/// and each mode once.
+pub fn seats_and_modes() -> Vec<(Seat, &'static [&'static str])> {
+    let all = SEATS.iter().flat_map(|seat| [SLOW, &[]].map(|mode| (*seat, mode)));
+    all.filter(|(seat, mode)| patience() == 1 || (*seat == Seat::Filters) == (*mode == SLOW)).collect()
+}
 
 /// A lab in which gateway 1 has one or the other, as often as it is started.
 pub struct Ground {

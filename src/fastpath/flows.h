@@ -115,7 +115,6 @@ enum noted {
 	UNTRANSLATED, // nobody has translated it: a program was taken off
 	LOST_WAY, // user space has kept it for too long
 	MASQUERADED, // passed: netfilter has given it the machine's own address
-	ENCAPSULATED, // a route has put it, as it was, into a tunnel of the machine's own
 	COUNTERS,
 };
 

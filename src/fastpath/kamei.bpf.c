@@ -8,9 +8,10 @@
 // The programs hold a cache of decisions and decide nothing. A flow that is not in their map, and every packet that is not
 // plain, goes to user space from the same place and comes back to it (divert.h). What cannot be translated does not leave.
 //
-// kamei_watching looks after kamei_leaving: should somebody take that one off, nothing leaves. kamei_returning and
-// kamei_routed sit at the gateway's own device, kamei_beneath at the ports of a bridge that is an outside. kamei_shortcut and kamei_xdp are the ways past the kernel, for those who
-// ask for them. All are loaded with `door` filled in before: the verifier takes the branches out that are not needed.
+// kamei_watching looks after kamei_leaving: should somebody take that one off, nothing leaves. kamei_beneath sits at the
+// ports of a bridge that is an outside, kamei_returning and kamei_routed at the gateway's own device. kamei_shortcut and
+// kamei_xdp are the ways past the kernel, for those who ask for them. All are loaded with `door` filled in before: the verifier
+// takes the branches out that are not needed.
 
 #include "flows.h"
 #include "divert.h"
@@ -211,16 +212,9 @@ static __always_inline int judge_other(struct __sk_buff *skb, const __u32 *sourc
 	}
 }
 
-// Whether it has another IP packet in it, or a list of hops before one. Netfilter masquerades what terminals send; this a route
-// has made of it (`encap seg6`) where it came in, before anybody saw it.
-static __always_inline bool is_encapsulated(__u8 protocol)
-{
-	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_ROUTING;
-}
-
 // A packet from `realm` that is not of a known flow.
 static __always_inline int judge_call(struct __sk_buff *skb, __u32 realm, const __u32 *source, const __u32 *peer,
-				      __u8 protocol, bool is_v4)
+				      bool is_v4)
 {
 	struct place place = place_of(source, is_v4);
 
@@ -229,8 +223,6 @@ static __always_inline int judge_call(struct __sk_buff *skb, __u32 realm, const 
 	if (is_hidden(place_of(peer, is_v4).kind))
 		return refuse(INSIDE_DESTINATION);
 	if (place.kind == OWN_OUTSIDE) {
-		if (is_encapsulated(protocol))
-			return refuse(ENCAPSULATED);
 		note(MASQUERADED);
 		return pass(skb);
 	}
@@ -245,14 +237,12 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 	struct flow4 *flow = NULL;
 	struct seen seen = {};
 	bool is_error = false;
-	__u8 protocol;
 	enum why why;
 
 	if ((void *)(ip + 1) > end)
 		return realm ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
 	source = ip->saddr;
 	peer = ip->daddr;
-	protocol = ip->protocol;
 	if (realm) {
 		why = find4(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, realm,
 			    &seen, &flow);
@@ -263,7 +253,7 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 			return pass(skb);
 		}
 		note(why);
-		return judge_call(skb, realm, &source, &peer, protocol, true);
+		return judge_call(skb, realm, &source, &peer, true);
 	}
 	header = door.link_header + (ip->ihl << 2);
 	if (ip->protocol == IPPROTO_ICMP && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
@@ -279,12 +269,10 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 	struct flow6 *flow = NULL;
 	struct seen seen = {};
 	bool is_error = false;
-	__u8 protocol;
 	enum why why;
 
 	if ((void *)(ip + 1) > end)
 		return realm ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
-	protocol = ip->nexthdr;
 	__builtin_memcpy(source, &ip->saddr, sizeof(source));
 	__builtin_memcpy(peer, &ip->daddr, sizeof(peer));
 	if (realm) {
@@ -297,7 +285,7 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 			return pass(skb);
 		}
 		note(why);
-		return judge_call(skb, realm, source, peer, protocol, false);
+		return judge_call(skb, realm, source, peer, false);
 	}
 	header = door.link_header + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_ICMPV6 && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))

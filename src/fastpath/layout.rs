@@ -8,7 +8,7 @@ use crate::wire::Address;
 use aya::Pod;
 
 /// Number of this layout: flows left by a program of another one are not understood. Counts up with every change here.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 6;
 
 /// TCP ports of control connections that the program can tell.
 pub const CONTROL_PORTS: usize = 8;
@@ -260,7 +260,7 @@ pub const WHYS: [&str; 8] =
     ["unknown_flow", "malformed", "options", "fragment", "protocol", "clamped", "control_connection", "off"];
 
 /// What else the programs count, behind those; `noted` in the program.
-pub const NOTED: [&str; 9] = [
+pub const NOTED: [&str; 8] = [
     "unwritable",
     "foreign_source",
     "unclear_source",
@@ -269,5 +269,4 @@ pub const NOTED: [&str; 9] = [
     "untranslated",
     "lost_way",
     "masqueraded",
-    "encapsulated",
 ];
