@@ -360,23 +360,21 @@ int kamei_leaving(struct __sk_buff *skb)
 
 // --- after it ---------------------------------------------------------------------------------------------------------
 
+static __always_inline bool shows_terminal(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *v4 = data + door.link_header;
+	struct ipv6hdr *v6 = data + door.link_header;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (void *)(v4 + 1) > end || (is_hidden(place_of4(v4->saddr).kind) && !is_exempt4(v4->daddr));
+	return (void *)(v6 + 1) > end || (is_hidden(place_of6(&v6->saddr).kind) && !is_exempt6(&v6->daddr));
+}
+
 static __always_inline int watch(struct __sk_buff *skb)
 {
-	void *data, *end;
-	struct ipv6hdr *v6;
-	struct iphdr *v4;
-	bool shows;
-
 	pull(skb);
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	v4 = data + door.link_header;
-	v6 = data + door.link_header;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		shows = (void *)(v4 + 1) > end || (is_hidden(place_of4(v4->saddr).kind) && !is_exempt4(v4->daddr));
-	else
-		shows = (void *)(v6 + 1) > end || (is_hidden(place_of6(&v6->saddr).kind) && !is_exempt6(&v6->daddr));
-	return shows || realm_of(skb) ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
+	return shows_terminal(skb) || realm_of(skb) ? refuse(UNTRANSLATED) : TC_ACT_UNSPEC;
 }
 
 SEC("classifier")
@@ -619,17 +617,6 @@ int kamei_routed(struct __sk_buff *skb)
 // The kernel's flowtable sends out by the port what it has learnt of the bridge, past the bridge's programs and past the
 // guard. All else that a port sends has passed them, or is not of this machine's making.
 
-static __always_inline bool shows_terminal(struct __sk_buff *skb)
-{
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *v6 = data + door.link_header;
-	struct iphdr *v4 = data + door.link_header;
-
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return (void *)(v4 + 1) > end || (is_hidden(place_of4(v4->saddr).kind) && !is_exempt4(v4->daddr));
-	return (void *)(v6 + 1) > end || (is_hidden(place_of6(&v6->saddr).kind) && !is_exempt6(&v6->daddr));
-}
-
 SEC("classifier")
 int kamei_beneath(struct __sk_buff *skb)
 {
@@ -640,7 +627,7 @@ int kamei_beneath(struct __sk_buff *skb)
 		clear_mark(skb, HAD);
 		return TC_ACT_UNSPEC;
 	}
-	if (!realm || (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)))
+	if (!realm || !is_ip(skb))
 		return TC_ACT_UNSPEC;
 	pull(skb);
 	if (!shows_terminal(skb))
