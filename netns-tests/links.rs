@@ -357,7 +357,7 @@ fn p5_a_pppoe_session_outside() {
         need("pppd", "ppp");
         let options = server.dir.join("pppoe-options");
         std::fs::write(&options, "noauth\nnodefaultroute\n+ipv6\nlcp-echo-interval 0\n").unwrap();
-        let provider = ["pppoe-server", "-F", "-k", "-I", "eth0", "-L", "192.0.3.11", "-R", "192.0.3.1", "-O"];
+        let provider = ["pppoe-server", "-F", "-I", "eth0", "-L", "192.0.3.11", "-R", "192.0.3.1", "-O"];
         let provider = server.spawn("pppoe", &[&provider, &[options.to_str().unwrap()][..]].concat());
         let customer = "pppd plugin pppoe.so nic-go noauth nodetach nodefaultroute +ipv6 unit 0 ifname tout";
         let customer = host.spawn("pppd", &customer.split(' ').collect::<Vec<_>>());
