@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, LinkLayerType, LinkMessage,
+    InfoBridge, InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoPortKind, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::rule::RuleMessage;
@@ -67,7 +67,9 @@ pub(super) struct OwnAddress {
 impl Seen {
     pub(super) fn read(netlink: &mut Netlink, plan: &Plan, outward: Outward<'_>) -> Result<Self, KernelError> {
         let mut seen = Self { has_ipv6: Path::new("/proc/sys/net/ipv6/conf").exists(), ..Self::default() };
-        for Link { name, index, is_up, framing, is_plain, is_external, bridge, is_port, master, lower } in read_links(netlink)? {
+        for Link { name, index, is_up, framing, is_plain, is_external, bridge, is_port, master, lower } in
+            read_links(netlink)?
+        {
             if !is_up {
                 seen.down.push(index);
             }
