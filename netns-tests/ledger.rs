@@ -183,3 +183,21 @@ fn the_gaps_are_counted_in_the_open() {
     };
     assert!(text.contains(&said), "CONFORMANCE.md must say: {said}");
 }
+
+/// A test fails where a program is missing, and names the package: `scripts/setup` has to install that on every machine, also
+/// for tests that this kernel cannot run.
+#[test]
+fn every_package_that_a_test_needs_is_installed_by_setup() {
+    let setup = fs::read_to_string(root().join("scripts/setup")).unwrap();
+    let list = setup.split_once("packages=(").and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
+    let listed: BTreeSet<&str> = list.split_whitespace().collect();
+    let mut needed = BTreeSet::new();
+    for entry in fs::read_dir(root().join("netns-tests")).unwrap().map(Result::unwrap) {
+        let text = fs::read_to_string(entry.path()).unwrap();
+        let calls = text.split("need(\"").skip(1).filter_map(|call| call.split('"').nth(2).map(str::to_owned));
+        needed.extend(calls);
+    }
+    assert!(needed.contains("wireguard-tools") && needed.len() > 3, "{needed:?}");
+    let missing: Vec<_> = needed.iter().filter(|package| !listed.contains(package.as_str())).collect();
+    assert!(missing.is_empty(), "scripts/setup does not install {missing:?}");
+}
