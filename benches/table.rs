@@ -93,6 +93,7 @@ fn memory(_: &mut Criterion) {
         virtual_ip: Ipv4Addr::from_bits(128 << 24 | n).into(),
         state: BindingState::Active,
         pinned: false,
+        answered: true,
         created: NOW.as_secs(),
         last_used: NOW.as_secs(),
         packets_out: 0,

@@ -193,11 +193,12 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
             writeln!(out)?;
         }
         let pinned = if view.pinned { ", pinned" } else { "" };
+        let unanswered = if view.answered { "" } else { ", not answered yet" };
         for (name, value) in [
             ("terminal", format!("{} ({})", view.terminal, view.realm)),
             ("virtual IP", view.virtual_ip.to_string()),
             ("pool", view.pool.clone()),
-            ("state", format!("{}{pinned}", state_name(view.state))),
+            ("state", format!("{}{pinned}{unanswered}", state_name(view.state))),
             ("created", format!("{} ({} ago)", point(view.created), show::span(now - view.created))),
             ("last used", format!("{} ({} ago)", point(view.last_used), show::span(now - view.last_used))),
             ("contacts", view.contacts.to_string()),

@@ -33,6 +33,10 @@ const MOST_FLOWS: i64 = 1 << 24;
 const MOST_TRANSLATED: u8 = 64;
 /// The longest name of a group (`LOGIN_NAME_MAX` and the like).
 const MOST_GROUP: usize = 32;
+/// Bindings that an IPv6 prefix may hold unless told otherwise: of addresses it has more than any memory.
+const PER_PREFIX_V6: u32 = 65_536;
+/// Bindings of an inside that may wait for their first answer at one time unless told otherwise.
+const UNANSWERED: u32 = 16_384;
 /// Time between two syncs of the state file.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest: more would be asking to lose bindings.
@@ -251,6 +255,7 @@ impl Draft {
             };
             let (field, least, source) = match *key {
                 "hold" => (&mut lifetimes.hold, 7440, "RFC 5382 REQ-5"),
+                "unanswered" => (&mut lifetimes.unanswered, 240, "RFC 5382 REQ-5"),
                 "quarantine" => (&mut lifetimes.quarantine, 120, "RFC 6888 REQ-8"),
                 "dormant" => (&mut lifetimes.dormant, 1, "a binding must be dormant for some time"),
                 _ => (&mut lifetimes.contact, 120, "RFC 4787 REQ-5"),
@@ -283,13 +288,16 @@ impl Draft {
     fn creation(&self, problems: &mut Problems) -> CreationLimit {
         let default = CreationLimit::default();
         let bits = |value: Option<u32>, default| value.and_then(|bits| u8::try_from(bits).ok()).unwrap_or(default);
+        let per_prefix = self.number("per-prefix", 1, 1 << 32, problems);
         CreationLimit {
             per_second: self.number("per-second", 1, 10_000_000, problems).unwrap_or(default.per_second),
             burst: self.number("burst", 1, 10_000_000, problems).unwrap_or(default.burst),
             prefix_v4: bits(self.number("prefix-v4", 0, 32, problems), default.prefix_v4),
             prefix_v6: bits(self.number("prefix-v6", 0, 128, problems), default.prefix_v6),
-            per_prefix: self.number("per-prefix", 1, 1 << 32, problems).or(default.per_prefix),
+            per_prefix,
+            per_prefix_v6: per_prefix.or(Some(PER_PREFIX_V6)),
             total: self.number("total", 1, 1 << 32, problems).map(u64::from).or(default.total),
+            unanswered: self.number("unanswered", 16, 1 << 32, problems).or(Some(UNANSWERED)),
         }
     }
 

@@ -170,6 +170,7 @@ impl Draft {
         let times = file.lifetimes;
         let lifetimes = [
             ("hold", times.hold),
+            ("unanswered", times.unanswered),
             ("dormant", times.dormant),
             ("quarantine", times.quarantine),
             ("contact", times.contact),
@@ -182,6 +183,7 @@ impl Draft {
             ("prefix-v6", file.creation.prefix_v6),
             ("per-prefix", file.creation.per_prefix),
             ("total", file.creation.total),
+            ("unanswered", file.creation.unanswered),
             ("mss", file.mss),
             ("fast-path-flows", file.fast_path_flows),
         ];
@@ -429,6 +431,7 @@ impl FilePool {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FileLifetimes {
     hold: Option<Spanned<String>>,
+    unanswered: Option<Spanned<String>>,
     dormant: Option<Spanned<String>>,
     quarantine: Option<Spanned<String>>,
     contact: Option<Spanned<String>>,
@@ -444,6 +447,7 @@ struct FileCreation {
     prefix_v6: Option<Spanned<i64>>,
     per_prefix: Option<Spanned<i64>>,
     total: Option<Spanned<i64>>,
+    unanswered: Option<Spanned<i64>>,
 }
 
 #[derive(Clone, Deserialize)]

@@ -52,7 +52,7 @@ fn a_good_file_says_what_it_says() {
     );
     assert_eq!(config.pools[1].callback, Some(CallbackPolicy::Anyone));
     assert_eq!((config.lifetimes.hold.as_secs(), config.lifetimes.contacts_per_binding), (8 * 3600, 16));
-    assert_eq!(config.creation, CreationLimit { per_second: 5, ..CreationLimit::default() });
+    assert_eq!((config.creation.per_second, config.creation.burst), (5, CreationLimit::default().burst));
     assert_eq!((config.control_group, config.hardening), (None, Hardening::On));
     assert_eq!((config.tun.as_str(), config.state_dir), (DEFAULT_TUN, PathBuf::from(DEFAULT_STATE_DIR)));
 }

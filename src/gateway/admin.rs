@@ -23,7 +23,7 @@ pub struct GatewayAdmin {
     pub live: Live,
     pub requests: Sender<Request>,
     pub clock: Clock,
-    pub log: Mutex<EventLog>,
+    pub log: Arc<Mutex<EventLog>>,
     pub journal: Arc<Journal>,
     pub fast: Arc<FastPath>,
     pub outsides: Vec<String>,

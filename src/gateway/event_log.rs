@@ -7,6 +7,7 @@ use crate::time::Time;
 use crate::wire::Address;
 use siphasher::sip::SipHasher24;
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -14,12 +15,34 @@ use std::time::Duration;
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 /// Refused terminals remembered.
 const REFUSED_MOST: usize = 1024;
+/// Records at once after a quiet time: a network that comes up has one for each of its terminals.
+const BURST: u32 = 1000;
+/// Records a second while more come than that. Who can send packets must not be able to fill a disk.
+const PER_SECOND: u32 = 20;
 
-/// One record an event; refusals, which can come by the packet, once a minute and terminal.
+/// One record an event, up to a rate; what is above it is counted, and the counts are said each second. Refusals, which can
+/// come by the packet, once a minute and terminal.
 pub struct EventLog {
     names: TerminalNames,
     refused: HashMap<Address, Time>,
-    unsaid: u64,
+    /// Refusals of terminals that were named a short time ago, and since when they are counted.
+    again: (u64, Time),
+    /// Records that may be written now.
+    left: u32,
+    filled: Time,
+    unsaid: Unsaid,
+}
+
+/// How many events had no record of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsaid {
+    made: u64,
+    woken: u64,
+    dormant: u64,
+    released: u64,
+    refused: u64,
+    /// Of which nobody even knows what they were: more came at once than could wait.
+    lost: u64,
 }
 
 /// What the log calls terminals.
@@ -32,11 +55,22 @@ pub struct TerminalNames {
 impl EventLog {
     /// Nothing said yet.
     pub fn new(names: TerminalNames) -> Self {
-        Self { names, refused: HashMap::new(), unsaid: 0 }
+        let start = Time::from_secs(0);
+        Self {
+            names,
+            refused: HashMap::new(),
+            again: (0, start),
+            left: BURST,
+            filled: start,
+            unsaid: Unsaid::default(),
+        }
     }
 
     /// Writes the record of an event, unless it says nothing new.
     pub fn write(&mut self, nat: &Nat, event: Event, now: Time) {
+        if !self.has_place_for(&event, now) {
+            return;
+        }
         let virtual_ip = event.virtual_ip;
         let (pool, realm) = (nat.pool_name(event.pool), nat.inside_name(event.inside));
         let name = self.names.name(event.terminal);
@@ -62,25 +96,76 @@ impl EventLog {
             EventKind::Unrecorded => {}
             EventKind::Freed => log::debug!("virtual IP free: {virtual_ip} ({pool})"),
             EventKind::Refused(reason) => {
-                let known = self.refused.get(&event.terminal).is_some_and(|at| now - *at < REFUSED_AGAIN);
-                if known || self.refused.len() >= REFUSED_MOST {
-                    self.unsaid += 1;
-                    return;
-                }
-                self.refused.insert(event.terminal, now);
                 let why = reason.explain();
                 log::warn!(event = "refused", terminal, pool, realm, reason = reason.name(), at = point(now); "binding refused: {said} ({realm}) from {pool}: {why}");
             }
         }
     }
 
-    /// Once a second: says how often nothing was said.
-    pub fn beat(&mut self, now: Time) {
+    /// Once a second: says what had no record of its own, `lost` events among it that did not come as far as here.
+    pub fn beat(&mut self, now: Time, lost: u64) {
         self.refused.retain(|_, at| now - *at < REFUSED_AGAIN);
-        if self.unsaid > 0 && self.refused.is_empty() {
-            log::warn!("{} more packets were refused a binding in the last minute", self.unsaid);
-            self.unsaid = 0;
+        let unsaid = Unsaid { lost, ..std::mem::take(&mut self.unsaid) };
+        if unsaid != Unsaid::default() {
+            let Unsaid { made, woken, dormant, released, refused, lost } = unsaid;
+            log::warn!(event = "unsaid", made, woken, dormant, released, refused, lost, at = point(now); "{unsaid}");
         }
+        let (again, since) = self.again;
+        if again > 0 && now - since >= REFUSED_AGAIN {
+            log::warn!("{again} more packets of the same terminals were refused a binding in the last minute");
+            self.again = (0, now);
+        }
+    }
+
+    /// Whether an event gets a record of its own; counts it if not.
+    fn has_place_for(&mut self, event: &Event, now: Time) -> bool {
+        if matches!(event.kind, EventKind::Refused(_)) && self.refused.contains_key(&event.terminal) {
+            self.again = if self.again.0 == 0 { (1, now) } else { (self.again.0 + 1, self.again.1) };
+            return false;
+        }
+        let seconds = u32::try_from((now - self.filled).as_secs()).unwrap_or(u32::MAX);
+        if seconds > 0 {
+            self.left = self.left.saturating_add(seconds.saturating_mul(PER_SECOND)).min(BURST);
+            self.filled = now;
+        }
+        let mut has_place = self.left > 0;
+        let unsaid = match event.kind {
+            EventKind::Created => &mut self.unsaid.made,
+            EventKind::Woken => &mut self.unsaid.woken,
+            EventKind::Dormant => &mut self.unsaid.dormant,
+            EventKind::Released => &mut self.unsaid.released,
+            EventKind::Refused(_) => {
+                has_place &= self.refused.len() < REFUSED_MOST;
+                &mut self.unsaid.refused
+            }
+            // By hand, or for who debugs.
+            EventKind::Pinned | EventKind::Unrecorded | EventKind::Freed => return true,
+        };
+        if !has_place {
+            *unsaid += 1;
+            return false;
+        }
+        self.left -= 1;
+        if let EventKind::Refused(_) = event.kind {
+            self.refused.insert(event.terminal, now);
+        }
+        true
+    }
+}
+
+impl fmt::Display for Unsaid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.made, "bindings made"),
+            (self.woken, "woken"),
+            (self.dormant, "gone dormant"),
+            (self.released, "released"),
+            (self.refused, "refused"),
+            (self.lost, "more events that nobody had time for"),
+        ];
+        f.write_str("and, too many for a line each, in the last second:")?;
+        let some = all.iter().filter(|(count, _)| *count > 0);
+        some.enumerate().try_for_each(|(n, (count, what))| write!(f, "{} {count} {what}", if n > 0 { "," } else { "" }))
     }
 }
 
@@ -115,6 +200,33 @@ fn point(time: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_has_a_bounded_number_of_records_and_its_sum_each_second() {
+        let mut log = EventLog::new(TerminalNames::new(LogTerminals::Plain, &[1; 16]));
+        let event = |kind, n: u32| Event {
+            kind,
+            inside: 0,
+            pool: 0,
+            made: Time::from_secs(1),
+            terminal: Address::from_v4(n.to_be_bytes()),
+            virtual_ip: Address::from_bits(0),
+        };
+        let refused = EventKind::Refused(crate::nat::DropReason::Quota);
+        for second in 0..5_u64 {
+            let now = Time::from_secs(1_000 + second);
+            let mut records = (0..10_000).filter(|n| log.has_place_for(&event(EventKind::Created, *n), now)).count();
+            records += (0..5_000).filter(|n| log.has_place_for(&event(refused, 1 << 20 | *n), now)).count();
+            let most = if second == 0 { BURST } else { PER_SECOND };
+            assert!(records <= usize::try_from(most).unwrap(), "{records} in second {second}");
+            assert_eq!(log.unsaid.made + log.unsaid.refused + records as u64, 15_000);
+            assert!(log.refused.len() <= REFUSED_MOST);
+            log.beat(now, 3);
+            assert_eq!(log.unsaid, Unsaid::default());
+        }
+        let said = Unsaid { made: 4_812, refused: 311, ..Unsaid::default() }.to_string();
+        assert_eq!(said, "and, too many for a line each, in the last second: 4812 bindings made, 311 refused");
+    }
 
     #[test]
     fn a_terminal_has_the_same_hash_under_the_same_key_only() {

@@ -14,7 +14,9 @@ use crate::journal::Journal;
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crossbeam_channel::{Receiver, select};
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often bindings are aged and the host's network is looked at.
@@ -53,7 +55,7 @@ pub struct Housekeeping {
     /// Where bindings are recorded.
     pub journal: Arc<Journal>,
     /// Writes the log.
-    pub log: EventLog,
+    pub log: Arc<Mutex<EventLog>>,
     /// Closed when it is time to stop.
     pub stop: Receiver<()>,
     /// What systemd hears.
@@ -95,7 +97,7 @@ impl Housekeeping {
             }
         }
         for event in self.events.try_iter() {
-            self.log.write(&self.nat, event, self.clock.now());
+            self.log.lock().write(&self.nat, event, self.clock.now());
         }
         self.kernel
     }
@@ -105,7 +107,7 @@ impl Housekeeping {
         if event.kind == EventKind::Woken {
             self.journal.mark(event.virtual_ip.into());
         }
-        self.log.write(&self.nat, event, self.clock.now());
+        self.log.lock().write(&self.nat, event, self.clock.now());
     }
 
     /// Follows the host's network, and puts back what somebody has taken away. Says when to look again, if a burst of
@@ -124,7 +126,7 @@ impl Housekeeping {
     }
 
     fn beat(&mut self, now: Time) {
-        let log = &mut self.log;
+        let mut log = self.log.lock();
         self.nat.tick(now, &mut |event| {
             if event.kind == EventKind::Released {
                 self.neighbours.withdraw(event.virtual_ip.into());
@@ -132,7 +134,8 @@ impl Housekeeping {
             self.journal.mark(event.virtual_ip.into());
             log.write(&self.nat, event, now);
         });
-        log.beat(now);
+        log.beat(now, self.shared.events_lost.swap(0, Ordering::Relaxed));
+        drop(log);
         huge_pages::lay_out(&self.nat);
         self.watchdog.beat(&self.shared, now);
         self.follow_host();

@@ -47,6 +47,7 @@ mod tests {
             virtual_ip: Ipv4Addr::from_bits(198 << 24 | 18 << 16 | n).into(),
             state: BindingState::Active,
             pinned: false,
+            answered: true,
             created: 1000,
             last_used: 1000,
             packets_out: n.into(),

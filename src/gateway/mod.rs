@@ -155,8 +155,15 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let neighbours = kernel.neighbours();
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
-    let reload =
-        Reload { live: Arc::clone(&live), config: config.clone(), source, asked, terminals, fast: Arc::clone(&fast) };
+    let log = Arc::new(Mutex::new(EventLog::new(terminals)));
+    let reload = Reload {
+        live: Arc::clone(&live),
+        config: config.clone(),
+        source,
+        asked,
+        log: Arc::clone(&log),
+        fast: Arc::clone(&fast),
+    };
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
@@ -165,7 +172,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         live,
         requests: requests.clone(),
         clock,
-        log: Mutex::new(EventLog::new(terminals)),
+        log,
         journal,
         fast: Arc::clone(&fast),
         dropped_before: admin::dropped_on_arrival(&config.outsides),

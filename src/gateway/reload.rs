@@ -104,7 +104,7 @@ impl Housekeeping {
         self.nat = after;
         for event in ended {
             self.neighbours.withdraw(event.virtual_ip.into());
-            self.log.write(&before, event, now);
+            self.log.lock().write(&before, event, now);
         }
         self.config = config;
         reloaded.applied = true;

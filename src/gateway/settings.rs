@@ -3,14 +3,22 @@
 use super::GatewayError;
 use super::kernel::Host;
 use crate::config::Config;
-use crate::nat::{InsideSettings, PoolSettings, Settings};
+use crate::nat::{CreationLimit, InsideSettings, PoolSettings, Settings};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// File of the hash key in the state directory: the same key gives terminals the same first choice of virtual IP.
 const KEY_FILE: &str = "hash-key";
+
+/// What a binding takes in a table that is full, and in one that is nearly empty: pages of its own (`memory` in
+/// `benches/table.rs`).
+const BYTES_A_SLOT: u64 = 88;
+const BYTES_ALONE: u64 = 8192;
+/// Slots of a pool, however large (`nat/parts.rs`).
+const SLOTS_AT_MOST: u64 = 1 << 24;
 
 /// The translator's settings.
 pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> {
@@ -34,7 +42,7 @@ pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> 
             .collect(),
         callback: config.callback.clone(),
         lifetimes: config.lifetimes.clone(),
-        creation: config.creation.clone(),
+        creation: bounded(config),
         exhausted: config.exhausted,
         hairpin: config.hairpin,
         inbound_refresh: config.inbound_refresh,
@@ -44,6 +52,35 @@ pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> 
         own_outside: host.own_outside(),
         hash_key,
         restore_hop: true,
+    })
+}
+
+/// As configured; where it is not said how many bindings there may be, as many as half of this machine's memory has room
+/// for, if the pools have more.
+fn bounded(config: &Config) -> CreationLimit {
+    let most = || {
+        let memory = memory_of_this_machine()? / 2;
+        let slots = |pool: &PoolSettings| u64::try_from(pool.range.size()).unwrap_or(u64::MAX).min(SLOTS_AT_MOST);
+        let full: u64 = config.pools.iter().map(|pool| slots(pool) * BYTES_A_SLOT).sum();
+        (full > memory).then(|| (memory / BYTES_ALONE).max(1))
+    };
+    CreationLimit { total: config.creation.total.or_else(most), ..config.creation.clone() }
+}
+
+/// Bytes of memory that this process can have. Asked for once: what comes from a reload must be the same.
+fn memory_of_this_machine() -> Option<u64> {
+    static MEMORY: OnceLock<Option<u64>> = OnceLock::new();
+    *MEMORY.get_or_init(|| {
+        let info = rustix::system::sysinfo();
+        let all = (info.totalram as u64).checked_mul(info.mem_unit.into())?;
+        // Of a container or a unit, where it has one (cgroup-v2.rst).
+        let group = std::fs::read_to_string("/proc/self/cgroup").ok();
+        let path = group.as_deref().and_then(|group| group.trim_end().strip_prefix("0::/"));
+        let own = path.and_then(|path| {
+            let limit = Path::new("/sys/fs/cgroup").join(path).join("memory.max");
+            std::fs::read_to_string(limit).ok()?.trim().parse().ok()
+        });
+        Some(own.map_or(all, |own: u64| own.min(all)))
     })
 }
 

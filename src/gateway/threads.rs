@@ -3,7 +3,7 @@
 use super::GatewayError;
 use super::clock::Clock;
 use super::confine::{self, Role};
-use super::event_log::{EventLog, TerminalNames};
+use super::event_log::EventLog;
 use super::fast::NotedLog;
 use super::housekeeping::{Housekeeping, Watchdog};
 use super::kernel::Kernel;
@@ -17,6 +17,7 @@ use crate::fastpath::{FastPath, RulesetMonitor};
 use crate::journal::Journal;
 use crate::nat::{Event, Nat};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use parking_lot::Mutex;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT};
@@ -38,8 +39,8 @@ pub struct Reload {
     pub source: Source,
     /// Who asks for that.
     pub asked: Receiver<Request>,
-    /// How the log names terminals.
-    pub terminals: TerminalNames,
+    /// The log of bindings.
+    pub log: Arc<Mutex<EventLog>>,
     /// Translation in the kernel.
     pub fast: Arc<FastPath>,
 }
@@ -127,7 +128,7 @@ impl Running {
             events: received,
             neighbours,
             journal: Arc::clone(journal),
-            log: EventLog::new(reload.terminals),
+            log: reload.log,
             stop: stopped,
             watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
         };

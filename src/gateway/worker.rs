@@ -77,6 +77,8 @@ pub struct Shared {
     gate: Gate,
     /// Packets the kernel would not take.
     pub write_errors: AtomicU64,
+    /// Events that housekeeping had no time to hear of, since it last asked.
+    pub events_lost: AtomicU64,
     /// Packets longer than 1,500 bytes that were read: super-packets.
     pub super_packets: AtomicU64,
 }
@@ -118,6 +120,7 @@ impl Shared {
             loads: (0..workers).map(|_| Load::default()).collect(),
             gate: Gate::default(),
             write_errors: AtomicU64::new(0),
+            events_lost: AtomicU64::new(0),
             super_packets: AtomicU64::new(0),
         })
     }
@@ -512,7 +515,9 @@ impl Worker {
             _ => {}
         }
         // A full channel means that housekeeping is behind by thousands of lines: lose a line, not a packet.
-        let _ = self.events.try_send(event);
+        if self.events.try_send(event).is_err() {
+            self.shared.events_lost.fetch_add(1, Ordering::Relaxed);
+        }
         event.kind.is_owed()
     }
 

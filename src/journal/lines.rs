@@ -11,10 +11,11 @@
 //! | `terminal`, `virtual_ip` | addresses of one family |
 //! | `state` | `active`, `dormant` or `quarantined` |
 //! | `pinned` | tied by the administrator; may be left out, as all below |
+//! | `answered` | whether a peer has ever answered the terminal; left out: yes |
 //! | `created`, `last_used` | seconds since the Unix epoch |
 //! | `packets_out`, `packets_in`, `callbacks` | counted so far |
 //! | `callback` | a policy of its own: `["contacted"]`, `["anyone"]` or prefixes |
-//! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS}` |
+//! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
 
 use super::row::policy_words;
 use crate::config::parse_callback;
@@ -56,6 +57,8 @@ struct Line {
     state: BindingState,
     #[serde(default)]
     pinned: bool,
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    answered: bool,
     #[serde(default)]
     created: u32,
     #[serde(default)]
@@ -77,6 +80,20 @@ struct Line {
 struct Contact {
     peer: IpAddr,
     last: u32,
+    #[serde(default, skip_serializing_if = "is_no")]
+    answered: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+fn is_no(value: &bool) -> bool {
+    !value
 }
 
 /// Writes bindings as lines.
@@ -90,13 +107,14 @@ pub fn write(bindings: &[StoredBinding], out: &mut dyn Write) -> io::Result<()> 
             virtual_ip: binding.virtual_ip,
             state: binding.state,
             pinned: binding.pinned,
+            answered: binding.answered,
             created: binding.created,
             last_used: binding.last_used,
             packets_out: binding.packets_out,
             packets_in: binding.packets_in,
             callbacks: binding.callbacks,
             callback: binding.callback.as_ref().map(policy_words),
-            contacts: binding.contacts.iter().map(|c| Contact { peer: c.peer, last: c.last }).collect(),
+            contacts: binding.contacts.iter().map(Contact::from).collect(),
         };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
@@ -158,12 +176,25 @@ fn binding(bytes: &[u8]) -> Result<StoredBinding, String> {
         virtual_ip: line.virtual_ip,
         state: line.state,
         pinned: line.pinned,
+        answered: line.answered,
         created: line.created,
         last_used: line.last_used,
         packets_out: line.packets_out,
         packets_in: line.packets_in,
         callbacks: line.callbacks,
         callback,
-        contacts: line.contacts.into_iter().map(|Contact { peer, last }| StoredContact { peer, last }).collect(),
+        contacts: line.contacts.into_iter().map(StoredContact::from).collect(),
     })
+}
+
+impl From<&StoredContact> for Contact {
+    fn from(StoredContact { peer, last, answered }: &StoredContact) -> Self {
+        Self { peer: *peer, last: *last, answered: *answered }
+    }
+}
+
+impl From<Contact> for StoredContact {
+    fn from(Contact { peer, last, answered }: Contact) -> Self {
+        Self { peer, last, answered }
+    }
 }

@@ -183,6 +183,7 @@ fn whole(bindings: &[StoredBinding]) -> (Vec<Write>, Vec<ContactChange>) {
             created,
             peer: contact.peer,
             last: Some(contact.last),
+            answered: contact.answered,
         };
         binding.contacts.iter().map(change).collect::<Vec<_>>()
     };

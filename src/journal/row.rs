@@ -82,6 +82,10 @@ pub fn binding_sum(binding: &StoredBinding, policy: Option<&str>) -> i64 {
     if let Some(policy) = policy {
         hasher.write(policy.as_bytes());
     }
+    // As the sums were before there was the column.
+    if !binding.answered {
+        hasher.write(b"/unanswered");
+    }
     hasher.finish().cast_signed()
 }
 
@@ -93,6 +97,9 @@ pub fn contact_sum(row: &ContactRow) -> i64 {
     hasher.write(key(row.contact.peer).bytes());
     hasher.write_u32(row.created);
     hasher.write_u32(row.contact.last);
+    if row.contact.answered {
+        hasher.write(b"/answered");
+    }
     hasher.finish().cast_signed()
 }
 
@@ -125,12 +132,14 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
     let (Some(pinned), Some(out), Some(inward)) = (small(row, 4)?, number(row, 7)?, number(row, 8)?) else {
         return Ok(None);
     };
+    let Some(answered) = flag(row, 12)? else { return Ok(None) };
     let binding = StoredBinding {
         inside,
         terminal,
         virtual_ip,
         state,
         pinned: pinned == 1,
+        answered,
         created,
         last_used,
         packets_out: out.cast_unsigned(),
@@ -147,7 +156,8 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
 pub fn read_contact(row: &Row<'_>) -> rusqlite::Result<Option<ContactRow>> {
     let (Some(virtual_ip), Some(peer)) = (address(row, 0)?, address(row, 1)?) else { return Ok(None) };
     let (Some(created), Some(last)) = (small(row, 2)?, small(row, 3)?) else { return Ok(None) };
-    let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last } };
+    let Some(answered) = flag(row, 5)? else { return Ok(None) };
+    let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last, answered } };
     Ok((number(row, 4)? == Some(contact_sum(&contact))).then_some(contact))
 }
 
@@ -159,6 +169,14 @@ fn address(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<IpAddr>> {
     let Ok(bytes) = row.get_ref(column)?.as_blob() else { return Ok(None) };
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok();
     Ok(v4.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok()))
+}
+
+fn flag(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<bool>> {
+    Ok(match number(row, column)? {
+        Some(0) => Some(false),
+        Some(1) => Some(true),
+        _ => None,
+    })
 }
 
 fn small(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u32>> {

@@ -17,19 +17,22 @@ use std::time::Duration;
 /// Marks the file as kamei's ("kame").
 const APPLICATION: i32 = 0x6b61_6d65;
 /// Step `n` brings a file of version `n` to version `n + 1`.
-const STEPS: &[&str] = &[
+pub(super) const STEPS: &[&str] = &[
     "CREATE TABLE bindings (virtual_ip BLOB PRIMARY KEY, inside TEXT NOT NULL, terminal BLOB NOT NULL,
         state INTEGER NOT NULL, pinned INTEGER NOT NULL, created INTEGER NOT NULL, last_used INTEGER NOT NULL,
         packets_out INTEGER NOT NULL, packets_in INTEGER NOT NULL, callbacks INTEGER NOT NULL, callback TEXT,
         sum INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE contacts (virtual_ip BLOB, peer BLOB, created INTEGER NOT NULL, last INTEGER NOT NULL,
         sum INTEGER NOT NULL, PRIMARY KEY (virtual_ip, peer)) STRICT, WITHOUT ROWID",
+    // What was bound before it was asked for counts as answered.
+    "ALTER TABLE bindings ADD COLUMN answered INTEGER NOT NULL DEFAULT 1",
+    "ALTER TABLE contacts ADD COLUMN answered INTEGER NOT NULL DEFAULT 0",
 ];
 /// What [`row::read_binding`] reads.
 pub const BINDINGS: &str = "SELECT virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, \
-     packets_in, callbacks, callback, sum FROM bindings";
+     packets_in, callbacks, callback, sum, answered FROM bindings";
 /// What [`row::read_contact`] reads.
-pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum FROM contacts";
+pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum, answered FROM contacts";
 /// How long one connection waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of log after which it is brought into the file.
@@ -131,7 +134,7 @@ impl Store {
             return Ok(Err(JournalError::Newer { path: self.path.clone(), version, known: steps }));
         }
         let done = usize::try_from(version).unwrap_or(0);
-        if self.tables()?.iter().map(String::as_str).ne(STEPS.iter().take(done).copied()) {
+        if self.tables()? != tables_after(done)? {
             return damaged(format!("its tables are not those of version {version}"));
         }
         if done < STEPS.len() {
@@ -149,11 +152,8 @@ impl Store {
         if verdict == "ok" { Ok(Ok(())) } else { damaged(verdict.lines().last().unwrap_or_default().to_owned()) }
     }
 
-    /// The tables as they were made, in their order.
     fn tables(&self) -> rusqlite::Result<Vec<String>> {
-        let mut statement =
-            self.connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
-        statement.query_map([], |row| row.get(0))?.collect()
+        tables(&self.connection)
     }
 
     /// Reads every binding with its contacts, in the order of the virtual IPs. Stops at the first row that is not what was
@@ -370,8 +370,9 @@ fn failed_sync(error: &rusqlite::Error) -> bool {
 
 /// Writes the rows of bindings.
 fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Result<()> {
-    let mut put = transaction
-        .prepare_cached("INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?;
+    let mut put = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?;
     let mut remove = transaction.prepare_cached("DELETE FROM bindings WHERE virtual_ip = ?1")?;
     let mut forget = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1")?;
     for write in writes {
@@ -391,6 +392,7 @@ fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Re
                     binding.callbacks,
                     policy,
                     row::binding_sum(binding, policy.as_deref()),
+                    binding.answered,
                 ])?;
                 (binding.state == crate::nat::BindingState::Quarantined).then_some(binding.virtual_ip)
             }
@@ -408,20 +410,33 @@ fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Re
 
 /// Writes the rows of contacts.
 fn put_contacts(transaction: &Transaction<'_>, contacts: &[ContactChange]) -> rusqlite::Result<()> {
-    let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO contacts VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO contacts VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     let mut drop = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1 AND peer = ?2")?;
     for change in contacts {
-        let ContactChange { virtual_ip, created, peer, last } = *change;
+        let ContactChange { virtual_ip, created, peer, last, answered } = *change;
         match last {
             Some(last) => {
-                let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last } };
+                let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last, answered } };
                 let sum = row::contact_sum(&contact);
-                note.execute(params![key(virtual_ip).bytes(), key(peer).bytes(), created, last, sum])?
+                note.execute(params![key(virtual_ip).bytes(), key(peer).bytes(), created, last, sum, answered])?
             }
             None => drop.execute(params![key(virtual_ip).bytes(), key(peer).bytes()])?,
         };
     }
     Ok(())
+}
+
+/// The tables as they were made, in their order.
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The tables of a file that has gone so many steps.
+fn tables_after(steps: usize) -> rusqlite::Result<Vec<String>> {
+    let model = Connection::open_in_memory()?;
+    STEPS.iter().take(steps).try_for_each(|step| model.execute_batch(step))?;
+    tables(&model)
 }
 
 /// `path` with something appended to its name.

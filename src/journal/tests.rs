@@ -144,7 +144,10 @@ fn what_can_wait_is_written_by_the_keeper() {
     let after = Scene::on(directory.path()).bindings();
     let of = |virtual_ip| after.iter().find(|binding| binding.virtual_ip == virtual_ip).unwrap();
     assert_eq!(of(kept).callback, Some(CallbackPolicy::Anyone));
-    assert_eq!(of(kept).contacts, [StoredContact { peer: "192.0.2.1".parse().unwrap(), last: NOW.as_secs() }]);
+    assert_eq!(
+        of(kept).contacts,
+        [StoredContact { peer: "192.0.2.1".parse().unwrap(), last: NOW.as_secs(), answered: false }]
+    );
     assert_eq!((of(gone).state, of(gone).contacts.len()), (BindingState::Quarantined, 0));
 }
 
@@ -193,20 +196,41 @@ fn a_link_in_place_of_the_state_file_is_not_followed() {
 }
 
 #[test]
-fn a_file_of_version_1_is_brought_up_to_date_and_one_of_a_later_kamei_refused() {
+fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_refused() {
+    let columns =
+        "virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, packets_in, callbacks, callback";
+    for version in 1..=4 {
+        let directory = private_directory();
+        let path = directory.path().join("kamei.db");
+        let mut scene = Scene::on(directory.path());
+        let virtual_ip = scene.record(1);
+        let binding = StoredBinding { answered: true, ..scene.bindings().remove(0) };
+        drop(scene);
+        let by_hand = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        // The same rows in the tables as they were.
+        by_hand("ALTER TABLE bindings RENAME TO later; DROP TABLE contacts");
+        store::STEPS.iter().take(version).for_each(|step| by_hand(step));
+        let sum = row::binding_sum(&binding, None);
+        by_hand(&format!("INSERT INTO bindings ({columns}, sum) SELECT {columns}, {sum} FROM later; DROP TABLE later"));
+        by_hand(&format!("PRAGMA user_version = {version}"));
+        let scene = Scene::on(directory.path());
+        let now = scene.bindings().remove(0);
+        assert_eq!(
+            (now.virtual_ip, now.answered, scene.said.len()),
+            (virtual_ip, true, 0),
+            "{version}: {:?}",
+            scene.said
+        );
+        drop(scene);
+        let again = Scene::on(directory.path());
+        assert_eq!((again.restored.kept, again.said.len()), (1, 0), "{version}");
+    }
     let directory = private_directory();
+    drop(Scene::on(directory.path()));
     let path = directory.path().join("kamei.db");
-    let mut scene = Scene::on(directory.path());
-    let virtual_ip = scene.record(1);
-    drop(scene);
-    let by_hand = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    by_hand("DROP TABLE contacts; PRAGMA user_version = 1");
-    let scene = Scene::on(directory.path());
-    assert_eq!((scene.bindings()[0].virtual_ip, scene.said.len()), (virtual_ip, 0));
-    drop(scene);
-    by_hand("PRAGMA user_version = 99");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let said = Scene::try_on(directory.path()).err().unwrap().to_string();
-    assert!(said.contains("is of version 99, this kamei knows 2 at most"), "{said}");
+    assert!(said.contains("is of version 99, this kamei knows 4 at most"), "{said}");
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub struct BindingView {
     pub state: BindingState,
     /// Whether the administrator tied the two together.
     pub pinned: bool,
+    /// Whether a peer that the terminal has called has ever sent anything back; until then the binding is held for a short
+    /// time only.
+    pub answered: bool,
     /// When it was made (milliseconds since the Unix epoch).
     pub created: Time,
     /// When a packet last used it, to within a few seconds (milliseconds since the Unix epoch).
@@ -382,6 +385,7 @@ impl Nat {
             pool: self.pool_name(pool).to_owned(),
             state: slot.state,
             pinned: slot.pinned,
+            answered: slot.answered,
             created: Time::from_secs(slot.created.into()),
             last_used,
             contacts: self.contacts.count(owner(table, found), now.as_secs()),

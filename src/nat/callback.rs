@@ -14,7 +14,7 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Whether the binding's own policy lets `peer` call without having been called; `None` if it has none.
+    /// Whether the binding's own policy lets `peer` in without having been called; `None` if it has none.
     pub fn welcomes(&self, owner: Owner, peer: Address) -> Option<bool> {
         let by_slot = self.by_slot.read();
         let (created, policy) = by_slot.get(&(owner.table, owner.index))?;

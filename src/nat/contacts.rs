@@ -46,6 +46,19 @@ pub struct Change {
     pub peer: Address,
     /// The second in which it was last called; `None`: forgotten.
     pub last: Option<u32>,
+    /// Whether it has answered.
+    pub answered: bool,
+}
+
+/// What is known of a peer that a terminal has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The peer.
+    pub peer: Address,
+    /// The second in which it was last called.
+    pub last: u32,
+    /// Whether it has sent anything back since.
+    pub answered: bool,
 }
 
 /// A peer that a terminal has called.
@@ -56,6 +69,7 @@ struct Contact {
     /// Seconds by which `last` is later than what the journal was told; [`TELL_AGAIN`] stands for all from there, and for
     /// never.
     untold: u8,
+    answered: bool,
 }
 
 /// An address in two words, which need less alignment than one.
@@ -92,15 +106,20 @@ impl Contacts {
         self.changes.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// All contacts of a binding, live or not, with the second in which each was last called.
-    pub fn of(&self, owner: Owner) -> Vec<(Address, u32)> {
+    /// All contacts of a binding, live or not.
+    pub fn of(&self, owner: Owner) -> Vec<Known> {
         let shard = self.shard(owner).lock();
-        shard.contacts(owner).map(|contact| (contact.peer.into(), contact.last)).collect()
+        shard.contacts(owner).map(Known::from).collect()
     }
 
     /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
-    pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = (Address, u32)>, now: u32) {
-        let contact = |(peer, last): (Address, u32)| Contact { peer: peer.into(), last: last.min(now), untold: 0 };
+    pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = Known>, now: u32) {
+        let contact = |Known { peer, last, answered }| Contact {
+            peer: Peer::from(peer),
+            last: last.min(now),
+            untold: 0,
+            answered,
+        };
         let mut contacts: Vec<Contact> =
             contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
         contacts.sort_unstable_by_key(|contact| std::cmp::Reverse(contact.last));
@@ -113,8 +132,8 @@ impl Contacts {
     /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one.
     pub fn note(&self, owner: Owner, peer: Address, now: u32) {
         let new = || {
-            let untold = if self.tell(Change { owner, peer, last: Some(now) }) { 0 } else { TELL_AGAIN };
-            Contact { peer: peer.into(), last: now, untold }
+            let told = self.tell(Change { owner, peer, last: Some(now), answered: false });
+            Contact { peer: peer.into(), last: now, untold: if told { 0 } else { TELL_AGAIN }, answered: false }
         };
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
@@ -124,7 +143,7 @@ impl Contacts {
                 }
             }
             Some(Held::One(contact)) if self.most == 1 => {
-                self.tell(Change { owner, peer: contact.peer.into(), last: None });
+                self.tell(Change { owner, peer: contact.peer.into(), last: None, answered: false });
                 shard.replace_one(owner, new());
             }
             Some(Held::One(contact)) => {
@@ -143,7 +162,7 @@ impl Contacts {
                         && let Some((oldest, _)) = list.iter().enumerate().min_by_key(|(_, contact)| contact.last)
                     {
                         let forgotten = list.remove(oldest).peer.into();
-                        self.tell(Change { owner, peer: forgotten, last: None });
+                        self.tell(Change { owner, peer: forgotten, last: None, answered: false });
                         at -= usize::from(oldest < at);
                     }
                     list.insert(at, new());
@@ -153,20 +172,38 @@ impl Contacts {
         }
     }
 
-    /// Whether the terminal has called `peer` within the idle time.
-    pub fn has(&self, owner: Owner, peer: Address, now: u32) -> bool {
-        self.last(owner, peer).is_some_and(|last| self.is_live(last, now))
+    /// A peer that the terminal has called within the idle time.
+    pub fn live(&self, owner: Owner, peer: Address, now: u32) -> Option<Known> {
+        self.known(owner, peer).filter(|known| self.is_live(known.last, now))
     }
 
-    /// The second in which the terminal last sent anything to `peer`, as far as that is remembered.
-    pub fn last(&self, owner: Owner, peer: Address) -> Option<u32> {
+    /// A peer that the terminal has called, as far as that is remembered.
+    pub fn known(&self, owner: Owner, peer: Address) -> Option<Known> {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner)? {
-            Held::One(contact) => (contact.peer == peer.into()).then_some(contact.last),
+            Held::One(contact) => (contact.peer == peer.into()).then(|| contact.into()),
             Held::Several(list) => {
                 let at = list.binary_search_by_key(&peer.into(), |contact| contact.peer).ok()?;
-                list.get(at).map(|contact| contact.last)
+                list.get(at).map(|contact| (*contact).into())
             }
+        }
+    }
+
+    /// A peer that the terminal has called has sent something back.
+    pub fn answered(&self, owner: Owner, peer: Address) {
+        let mut shard = self.shard(owner).lock();
+        match shard.held(owner) {
+            Some(Held::One(mut contact)) if contact.peer == peer.into() => {
+                self.answer(owner, &mut contact);
+                shard.replace_one(owner, contact);
+            }
+            Some(Held::Several(list)) => {
+                let at = list.binary_search_by_key(&peer.into(), |contact| contact.peer);
+                if let Some(contact) = at.ok().and_then(|at| list.get_mut(at)) {
+                    self.answer(owner, contact);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -200,6 +237,13 @@ impl Contacts {
         self.shard(owner).lock().remove(owner);
     }
 
+    fn answer(&self, owner: Owner, contact: &mut Contact) {
+        contact.answered = true;
+        let Known { peer, last, answered } = (*contact).into();
+        let told = self.tell(Change { owner, peer, last: Some(last), answered });
+        contact.untold = if told { 0 } else { TELL_AGAIN };
+    }
+
     /// Notes that a contact was used; false if nothing about it is new.
     fn use_again(&self, owner: Owner, contact: &mut Contact, now: u32) -> bool {
         let Some(later) = now.checked_sub(contact.last) else { return false };
@@ -207,7 +251,12 @@ impl Contacts {
         contact.untold =
             u8::try_from(later.saturating_add(contact.untold.into())).unwrap_or(TELL_AGAIN).min(TELL_AGAIN);
         let tells = contact.untold == TELL_AGAIN
-            && self.tell(Change { owner, peer: contact.peer.into(), last: Some(contact.last) });
+            && self.tell(Change {
+                owner,
+                peer: contact.peer.into(),
+                last: Some(contact.last),
+                answered: contact.answered,
+            });
         if tells {
             contact.untold = 0;
         }
@@ -242,6 +291,12 @@ impl From<Address> for Peer {
     }
 }
 
+impl From<Contact> for Known {
+    fn from(Contact { peer, last, answered, .. }: Contact) -> Self {
+        Self { peer: peer.into(), last, answered }
+    }
+}
+
 impl From<Peer> for Address {
     fn from(Peer(upper, lower): Peer) -> Self {
         Self::from_bits(u128::from(upper) << 64 | u128::from(lower))
@@ -266,14 +321,18 @@ mod tests {
         })
     }
 
+    fn has(contacts: &Contacts, owner: Owner, n: u8, now: u32) -> bool {
+        contacts.live(owner, peer(n), now).is_some()
+    }
+
     #[test]
     fn r8_a_contact_lasts_for_its_idle_time_after_the_last_packet() {
         let contacts = contacts(8);
         contacts.note(OWNER, peer(1), 100);
         contacts.note(OWNER, peer(1), 130);
-        assert!(contacts.has(OWNER, peer(1), 189));
-        assert!(!contacts.has(OWNER, peer(1), 190));
-        assert!(!contacts.has(OWNER, peer(2), 130));
+        assert!(has(&contacts, OWNER, 1, 189));
+        assert!(!has(&contacts, OWNER, 1, 190));
+        assert!(!has(&contacts, OWNER, 2, 130));
     }
 
     #[test]
@@ -282,7 +341,7 @@ mod tests {
         for (peer_number, now) in [(3, 100), (1, 101), (2, 102), (3, 103), (9, 104), (0, 105)] {
             contacts.note(OWNER, peer(peer_number), now);
         }
-        let live: Vec<u8> = (0..10).filter(|n| contacts.has(OWNER, peer(*n), 106)).collect();
+        let live: Vec<u8> = (0..10).filter(|n| has(&contacts, OWNER, *n, 106)).collect();
         assert_eq!(live, [0, 3, 9]);
         assert_eq!(contacts.count(OWNER, 106), 3);
     }
@@ -292,9 +351,9 @@ mod tests {
         let contacts = contacts(3);
         contacts.note(OWNER, peer(1), 100);
         let later = Owner { created: 300, ..OWNER };
-        assert!(!contacts.has(later, peer(1), 120));
+        assert!(!has(&contacts, later, 1, 120));
         contacts.note(later, peer(2), 300);
-        assert!(!contacts.has(later, peer(1), 301) && contacts.has(later, peer(2), 301));
+        assert!(!has(&contacts, later, 1, 301) && has(&contacts, later, 2, 301));
         contacts.forget(later);
         assert_eq!(contacts.count(later, 301), 0);
     }

@@ -1,7 +1,7 @@
 //! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
 
 use super::admin::BindingState;
-use super::contacts::Owner;
+use super::contacts::{Known, Owner};
 use super::event::{Event, EventKind};
 use super::flows::{Flow, SlotRef, Tally};
 use super::settings::{CallbackPolicy, Hairpin, Inbound};
@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering;
 pub(super) struct Decision {
     pub flow: Flow,
     pub event: Option<Event>,
+    /// Whether the next packet of the flow is to be decided anew: it may be the answer that this one was not.
+    pub is_once: bool,
 }
 
 /// Whether a decision is to be carried out.
@@ -49,14 +51,14 @@ impl Nat {
             let source = self.prefixes.outward(Some(inside), headers.source, peer).ok_or(DropReason::Hairpin)??;
             let rewrite = Rewrite { source: Some(source), destination: Some(prefix.inward(peer)?) };
             let flow = Flow { rewrite, to: Realm::Inside(prefix.inside), caller: None, callee: None };
-            return Ok(Decision { flow, event: None });
+            return Ok(Decision::new(flow, None));
         }
         if self.selection.of_virtual_ip(peer).is_some() {
             return self.hairpin(headers, inside, now, run);
         }
         if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
             let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, caller: None, callee: None };
-            return Ok(Decision { flow, event: None });
+            return Ok(Decision::new(flow, None));
         }
         let (caller, event) = self.caller(headers, inside, now, run)?;
         let flow = Flow {
@@ -65,11 +67,11 @@ impl Nat {
             caller: Some(caller.slot()),
             callee: None,
         };
-        Ok(Decision { flow, event })
+        Ok(Decision::new(flow, event))
     }
 
     /// From a peer to a virtual IP: to the terminal that has it, if the peer may call (N5).
-    pub(super) fn inbound(&self, headers: &Headers, now: Time) -> Result<Decision, DropReason> {
+    pub(super) fn inbound(&self, headers: &Headers, now: Time, run: Run) -> Result<Decision, DropReason> {
         let (peer, virtual_ip) = (headers.source, headers.destination);
         if let Some(prefix) = self.prefixes.of_virtual_ip(virtual_ip) {
             self.is_peer(peer, prefix.inside)?;
@@ -79,7 +81,7 @@ impl Nat {
                 caller: None,
                 callee: None,
             };
-            return Ok(Decision { flow, event: None });
+            return Ok(Decision::new(flow, None));
         }
         let callee = self.callee(virtual_ip)?;
         let slot = &callee.found.slot;
@@ -87,14 +89,15 @@ impl Nat {
             return Err(DropReason::InsideGone);
         }
         self.is_peer(peer, slot.inside)?;
-        self.may_call(&callee, peer, now)?;
+        let contact = self.may_call(&callee, peer, now)?;
+        let is_once = self.heard(&callee, contact, headers.kind, run);
         let flow = Flow {
             rewrite: Rewrite::destination(callee.found.slot.terminal),
             to: Realm::Inside(callee.found.slot.inside),
             caller: None,
             callee: Some(callee.slot()),
         };
-        Ok(Decision { flow, event: None })
+        Ok(Decision { flow, event: None, is_once })
     }
 
     /// From a terminal to the virtual IP of another, or its own: the called side sees the caller's virtual IP
@@ -108,8 +111,13 @@ impl Nat {
         let shown = caller.found.slot.virtual_ip;
         // Whoever calls itself has called itself.
         let is_itself = caller.slot() == callee.slot();
-        if self.hairpin == Hairpin::Policy && !is_itself {
-            self.may_call(&callee, shown, now)?;
+        let mut is_once = false;
+        if !is_itself {
+            let contact = match self.hairpin {
+                Hairpin::Policy => self.may_call(&callee, shown, now)?,
+                _ => self.contacts.live(callee.owner(), shown, now.as_secs()),
+            };
+            is_once = self.heard(&callee, contact, headers.kind, run);
         }
         let rewrite = Rewrite { source: Some(shown), destination: Some(callee.found.slot.terminal) };
         let flow = Flow {
@@ -118,7 +126,7 @@ impl Nat {
             caller: Some(caller.slot()),
             callee: Some(callee.slot()),
         };
-        Ok(Decision { flow, event })
+        Ok(Decision { flow, event, is_once })
     }
 
     /// The binding of the terminal that sent the packet, made or woken if need be; its contact with the peer is noted.
@@ -173,19 +181,34 @@ impl Nat {
         Ok(())
     }
 
-    /// Whether `peer` may open a connection to the binding.
-    pub(super) fn may_call(&self, callee: &Bound, peer: Address, now: Time) -> Result<(), DropReason> {
-        let Bound { table, found } = callee;
-        if self.selection.for_peer(peer) != Some(*table) {
+    /// Whether `peer` may send anything to the binding; what is known of it if the terminal has called it.
+    pub(super) fn may_call(&self, callee: &Bound, peer: Address, now: Time) -> Result<Option<Known>, DropReason> {
+        if self.selection.for_peer(peer) != Some(callee.table) {
             return Err(DropReason::WrongPool);
         }
-        let owner = Owner { table: *table, index: found.index, created: found.slot.created };
+        let owner = callee.owner();
         let of_pool = self.policy_of_pool(callee).unwrap_or(&self.callback);
         let welcome = match self.policies.welcomes(owner, peer) {
             Some(welcome) => welcome,
             None => of_pool.welcomes(peer),
         };
-        if welcome || self.contacts.has(owner, peer, now.as_secs()) { Ok(()) } else { Err(DropReason::NotContacted) }
+        let contact = self.contacts.live(owner, peer, now.as_secs());
+        if welcome || contact.is_some() { Ok(contact) } else { Err(DropReason::NotContacted) }
+    }
+
+    /// A peer sends to a binding. If the terminal has called it and it has not answered before, this may be the answer.
+    /// Returns whether it still has not.
+    fn heard(&self, callee: &Bound, contact: Option<Known>, kind: Kind, run: Run) -> bool {
+        let Some(contact) = contact.filter(|contact| !contact.answered) else { return false };
+        let is_answer = matches!(kind, Kind::Tcp | Kind::Datagram | Kind::IcmpOther | Kind::Other);
+        if is_answer && run == Run::Real {
+            self.contacts.answered(callee.owner(), contact.peer);
+            let slot = &callee.found.slot;
+            if !slot.answered && self.table(callee.table).is_ok_and(|table| table.answered(&callee.found)) {
+                self.limiter.answered(slot.inside, slot.created);
+            }
+        }
+        !is_answer
     }
 
     /// The callback policy that the binding's pool has of its own.
@@ -244,17 +267,18 @@ impl Nat {
             return Err(DropReason::CannotRecord);
         }
         if run == Run::Dry {
-            self.limiter.would_admit(inside, terminal, now)?;
+            self.limiter.would_admit(inside, terminal, now, || table.free())?;
             let found = table.preview(inside, terminal, now).ok_or(DropReason::PoolExhausted)?;
             return Ok((found, Some(self.event(EventKind::Created, number.into(), &found))));
         }
-        self.limiter.admit(inside, terminal, now)?;
+        self.limiter.admit(inside, terminal, now, || table.free())?;
         let (made, ended) = table.create(inside, terminal, now);
         if let Some(ended) = ended {
             self.ended(number.into(), &ended);
         }
         let Some((found, true)) = made else {
             self.limiter.leave(inside, terminal);
+            self.limiter.answered(inside, now.as_secs());
             let owed = |found| self.is_owed(number, found).then_some(EventKind::Unrecorded);
             let event = |found: &Found| Some(self.event(owed(found.index)?, number.into(), found));
             return made.map(|(found, _)| (found, event(&found))).ok_or(DropReason::PoolExhausted);
@@ -263,7 +287,17 @@ impl Nat {
     }
 }
 
+impl Decision {
+    fn new(flow: Flow, event: Option<Event>) -> Self {
+        Self { flow, event, is_once: false }
+    }
+}
+
 impl Bound {
+    pub(super) fn owner(&self) -> Owner {
+        Owner { table: self.table, index: self.found.index, created: self.found.slot.created }
+    }
+
     pub(super) fn slot(&self) -> SlotRef {
         SlotRef::new(self.table, self.found.index)
     }

@@ -64,7 +64,7 @@ impl Nat {
             Some(reason) => Err(reason),
             None => match realm {
                 Realm::Inside(inside) => self.outbound(&headers, inside, now, Run::Dry),
-                Realm::Outside => self.inbound(&headers, now),
+                Realm::Outside => self.inbound(&headers, now, Run::Dry),
             },
         };
         let mut steps = Steps(Vec::new());
@@ -200,11 +200,12 @@ impl Nat {
         steps.say(format_args!("{whose} callback policy: {policy}."));
         let Some(peer) = peer else { return };
         let terminal = callee.found.slot.terminal;
-        match self.contacts.last(owner, peer) {
-            Some(last) => {
-                let called = ago(Duration::from_secs(now.as_secs().saturating_sub(last).into()));
+        match self.contacts.known(owner, peer) {
+            Some(known) => {
+                let called = ago(Duration::from_secs(now.as_secs().saturating_sub(known.last).into()));
                 let lasts = humantime::format_duration(self.contacts.idle());
-                steps.say(format_args!("{terminal} last called {peer} {called}; a contact lasts {lasts}."));
+                let answered = if known.answered { "it has answered" } else { "it has not answered yet" };
+                steps.say(format_args!("{terminal} last called {peer} {called}, {answered}; a contact lasts {lasts}."));
             }
             None => steps.say(format_args!("{terminal} has not called {peer}.")),
         }
@@ -275,6 +276,9 @@ const fn hint(reason: DropReason) -> Option<&'static str> {
         DropReason::NoPool => "Give a pool of this address family whose destinations include this peer",
         DropReason::CreationRate => "Raise [creation] per-second or burst, if so many new terminals are meant",
         DropReason::Quota => "Raise [creation] per-prefix or total, or release bindings",
+        DropReason::Unanswered => {
+            "Somebody may be sending with addresses of others; see kamei bindings --unanswered. [creation] unanswered says how many may wait"
+        }
         DropReason::SourceNotInside => {
             "Route the terminal's network to the inside interface, or name it in inside-prefixes"
         }

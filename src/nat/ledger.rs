@@ -34,8 +34,15 @@ pub struct Ledger {
     pub vacancy: Vacancy,
     counts: Vec<Counts>,
     due: BTreeMap<u32, Vec<Stamp>>,
-    /// Notes about bindings that went dormant, the oldest first. Those ahead of them that a sweep has confirmed are in
-    /// `swept`, until it is through.
+    /// Bindings that went dormant without an answer, and all others.
+    unanswered: Sleepers,
+    answered: Sleepers,
+}
+
+/// Notes about bindings that went dormant, the oldest first. Those ahead of them that a sweep has confirmed are in `swept`,
+/// until it is through.
+#[derive(Default)]
+struct Sleepers {
     dormant: VecDeque<Stamp>,
     swept: VecDeque<Stamp>,
 }
@@ -47,8 +54,8 @@ impl Ledger {
             vacancy: Vacancy::new(len),
             counts: vec![Counts::default(); parts],
             due: BTreeMap::new(),
-            dormant: VecDeque::new(),
-            swept: VecDeque::new(),
+            unanswered: Sleepers::default(),
+            answered: Sleepers::default(),
         }
     }
 
@@ -69,29 +76,32 @@ impl Ledger {
     }
 
     /// Notes that a binding went dormant, so that the oldest is known when the pool is full.
-    pub fn queue_dormant(&mut self, stamp: Stamp) {
-        self.dormant.push_back(stamp);
+    pub fn queue_dormant(&mut self, stamp: Stamp, answered: bool) {
+        self.sleepers(answered).dormant.push_back(stamp);
     }
 
-    /// The binding that has been dormant longest, if `is_current` confirms it. Notes about bindings that woke are
-    /// dropped on the way; if there are very many, it may take several calls to find it.
-    pub fn oldest_dormant(&mut self, mut is_current: impl FnMut(Stamp) -> bool) -> Option<Stamp> {
-        let mut notes = std::iter::from_fn(|| self.swept.pop_front().or_else(|| self.dormant.pop_front()));
+    /// The binding that has been dormant longest, of those that were answered or of the others, if `is_current` confirms
+    /// it. Notes about bindings that woke are dropped on the way; if there are very many, it may take several calls to find
+    /// it.
+    pub fn oldest_dormant(&mut self, answered: bool, mut is_current: impl FnMut(Stamp) -> bool) -> Option<Stamp> {
+        let Sleepers { dormant, swept } = self.sleepers(answered);
+        let mut notes = std::iter::from_fn(|| swept.pop_front().or_else(|| dormant.pop_front()));
         notes.by_ref().take(NOTES_AT_ONCE).find(|stamp| is_current(*stamp))
     }
 
     /// Drops some of the notes that `is_current` does not confirm, if there are many such. The others keep their order.
     /// To be called for each binding that is noted.
-    pub fn sweep_dormant(&mut self, is_current: impl FnMut(&Stamp) -> bool) {
-        let dormant: u64 = self.counts.iter().map(|counts| counts.dormant).sum();
-        let notes = (self.swept.len() + self.dormant.len()) as u64;
-        if self.swept.is_empty() && notes <= 2 * dormant + NOTES_AT_ONCE as u64 {
+    pub fn sweep_dormant(&mut self, answered: bool, is_current: impl FnMut(&Stamp) -> bool) {
+        let all: u64 = self.counts.iter().map(|counts| counts.dormant).sum();
+        let Sleepers { dormant, swept } = self.sleepers(answered);
+        let notes = (swept.len() + dormant.len()) as u64;
+        if swept.is_empty() && notes <= 2 * all + NOTES_AT_ONCE as u64 {
             return;
         }
-        let some = self.dormant.len().min(NOTES_AT_ONCE);
-        self.swept.extend(self.dormant.drain(..some).filter(is_current));
-        if self.dormant.is_empty() {
-            std::mem::swap(&mut self.swept, &mut self.dormant);
+        let some = dormant.len().min(NOTES_AT_ONCE);
+        swept.extend(dormant.drain(..some).filter(is_current));
+        if dormant.is_empty() {
+            std::mem::swap(swept, dormant);
         }
     }
 
@@ -115,6 +125,10 @@ impl Ledger {
     /// How many are quarantined in all.
     pub fn quarantined(&self) -> u64 {
         self.counts.iter().map(|counts| counts.quarantined).sum()
+    }
+
+    fn sleepers(&mut self, answered: bool) -> &mut Sleepers {
+        if answered { &mut self.answered } else { &mut self.unanswered }
     }
 }
 
@@ -147,21 +161,21 @@ mod tests {
             let mut ledger = Ledger::new(1, 1);
             let mut asleep = BTreeSet::new();
             for (index, wakes) in (0..).zip(wakes) {
-                ledger.queue_dormant(Stamp { index, version: 0 });
+                ledger.queue_dormant(Stamp { index, version: 0 }, true);
                 asleep.insert(index);
                 if wakes {
                     asleep.retain(|index| index % 7 == 0);
                 }
                 ledger.counts[0].dormant = asleep.len() as u64;
-                ledger.sweep_dormant(|stamp| asleep.contains(&stamp.index));
+                ledger.sweep_dormant(true, |stamp| asleep.contains(&stamp.index));
             }
             for _ in 0..100 {
-                ledger.sweep_dormant(|stamp| asleep.contains(&stamp.index));
+                ledger.sweep_dormant(true, |stamp| asleep.contains(&stamp.index));
             }
-            prop_assert!(ledger.dormant.len() + ledger.swept.len() <= 2 * asleep.len() + NOTES_AT_ONCE);
+            prop_assert!(ledger.answered.dormant.len() + ledger.answered.swept.len() <= 2 * asleep.len() + NOTES_AT_ONCE);
             while let Some(index) = asleep.pop_first() {
                 let is_it = |stamp: Stamp| stamp.index == index || asleep.contains(&stamp.index);
-                let oldest = (0..100).find_map(|_| ledger.oldest_dormant(is_it));
+                let oldest = (0..100).find_map(|_| ledger.oldest_dormant(true, is_it));
                 prop_assert_eq!(oldest.map(|stamp| stamp.index), Some(index));
             }
         }

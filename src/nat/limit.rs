@@ -6,11 +6,15 @@ use super::verdict::DropReason;
 use crate::time::Time;
 use crate::wire::Address;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Buckets kept; one that is full again is as good as none and is dropped first.
 const MOST_BUCKETS: usize = 65_536;
+/// Seconds for which a binding that nobody answers counts as such: who still sends after that means it.
+const FRESH: u32 = 240;
+/// So many of them an inside always may have.
+const LEAST_UNANSWERED: u64 = 16;
 
 /// See the module.
 pub struct Limiter {
@@ -26,6 +30,15 @@ struct State {
     held: BTreeMap<(u16, Address), u32>,
     /// Bindings held in all.
     total: u64,
+    /// Bindings made a short time ago and not answered yet, by inside; only where there is a limit.
+    fresh: BTreeMap<u16, Fresh>,
+}
+
+/// How many bindings were made in each of the last seconds and wait for their answer.
+#[derive(Default)]
+struct Fresh {
+    made: VecDeque<(u32, u32)>,
+    sum: u64,
 }
 
 struct Bucket {
@@ -40,30 +53,50 @@ impl Limiter {
         Self { limit, state: Mutex::default() }
     }
 
-    /// Counts in a new binding of `terminal`, unless its prefix asks too fast or holds its quota.
-    pub fn admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
+    /// Counts in a new binding of `terminal`, unless its prefix asks too fast or holds its quota, or too many of its inside
+    /// wait for an answer. `free` says how many virtual IPs are left.
+    pub fn admit(
+        &self,
+        inside: u16,
+        terminal: Address,
+        now: Time,
+        free: impl FnOnce() -> u64,
+    ) -> Result<(), DropReason> {
+        let free = self.limit.unanswered.map(|most| (most, free()));
         let prefix = (inside, self.prefix(terminal));
         let mut state = self.state.lock();
         self.has_room(&state, prefix)?;
+        may_wait(&mut state, inside, free, now)?;
         if !self.take(&mut state, prefix, now) {
             return Err(DropReason::CreationRate);
         }
         self.count_in(&mut state, prefix);
+        if free.is_some() {
+            state.fresh.entry(inside).or_default().add(now.as_secs());
+        }
         Ok(())
     }
 
     /// Whether [`Limiter::admit`] would let in one more.
-    pub fn would_admit(&self, inside: u16, terminal: Address, now: Time) -> Result<(), DropReason> {
+    pub fn would_admit(
+        &self,
+        inside: u16,
+        terminal: Address,
+        now: Time,
+        free: impl FnOnce() -> u64,
+    ) -> Result<(), DropReason> {
+        let free = self.limit.unanswered.map(|most| (most, free()));
         let prefix = (inside, self.prefix(terminal));
         let mut state = self.state.lock();
         self.has_room(&state, prefix)?;
+        may_wait(&mut state, inside, free, now)?;
         let is_empty = state.buckets.get_mut(&prefix).is_some_and(|bucket| self.fill(bucket, now) < 1000);
         if is_empty { Err(DropReason::CreationRate) } else { Ok(()) }
     }
 
     fn has_room(&self, state: &State, prefix: (u16, Address)) -> Result<(), DropReason> {
         let of_prefix = || state.held.get(&prefix).copied().unwrap_or(0);
-        if self.limit.per_prefix.is_some_and(|most| of_prefix() >= most)
+        if self.quota(prefix.1).is_some_and(|most| of_prefix() >= most)
             || self.limit.total.is_some_and(|most| state.total >= most)
         {
             return Err(DropReason::Quota);
@@ -78,7 +111,7 @@ impl Limiter {
 
     fn count_in(&self, state: &mut State, prefix: (u16, Address)) {
         state.total += 1;
-        if self.limit.per_prefix.is_some() {
+        if self.quota(prefix.1).is_some() {
             *state.held.entry(prefix).or_default() += 1;
         }
     }
@@ -93,6 +126,19 @@ impl Limiter {
                 count.remove();
             }
         }
+    }
+
+    /// A binding that was made in second `created` waits for its first answer no more: it has it, or ended.
+    pub fn answered(&self, inside: u16, created: u32) {
+        if self.limit.unanswered.is_some()
+            && let Some(fresh) = self.state.lock().fresh.get_mut(&inside)
+        {
+            fresh.remove(created);
+        }
+    }
+
+    fn quota(&self, prefix: Address) -> Option<u32> {
+        if prefix.is_v4() { self.limit.per_prefix } else { self.limit.per_prefix_v6 }
     }
 
     fn prefix(&self, terminal: Address) -> Address {
@@ -135,12 +181,57 @@ impl Limiter {
     }
 }
 
+/// Whether one more of an inside may wait for an answer: half of what is left, beside those, is for others.
+fn may_wait(state: &mut State, inside: u16, free: Option<(u32, u64)>, now: Time) -> Result<(), DropReason> {
+    let (Some((most, free)), Some(fresh)) = (free, state.fresh.get_mut(&inside)) else { return Ok(()) };
+    fresh.expire(now.as_secs());
+    let half = (free.saturating_add(fresh.sum) / 2).max(LEAST_UNANSWERED);
+    if fresh.sum >= half.min(most.into()) { Err(DropReason::Unanswered) } else { Ok(()) }
+}
+
+impl Fresh {
+    fn add(&mut self, second: u32) {
+        self.sum += 1;
+        match self.made.back_mut() {
+            // A clock that was set back must not let the seconds get out of order.
+            Some((last, count)) if *last >= second => *count += 1,
+            _ => self.made.push_back((second, 1)),
+        }
+    }
+
+    fn remove(&mut self, second: u32) {
+        let at = self.made.binary_search_by_key(&second, |(second, _)| *second);
+        if let Some((_, count)) = at.ok().and_then(|at| self.made.get_mut(at)).filter(|(_, count)| *count > 0) {
+            *count -= 1;
+            self.sum = self.sum.saturating_sub(1);
+        }
+    }
+
+    fn expire(&mut self, now: u32) {
+        while let Some((_, count)) = self.made.pop_front_if(|(second, _)| second.saturating_add(FRESH) <= now) {
+            self.sum = self.sum.saturating_sub(count.into());
+        }
+        // The clock was set back: nobody knows how old those are.
+        while let Some((_, count)) = self.made.pop_back_if(|(second, _)| *second > now.saturating_add(FRESH)) {
+            self.sum = self.sum.saturating_sub(count.into());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMIT: CreationLimit =
-        CreationLimit { per_second: 10, burst: 3, prefix_v4: 24, prefix_v6: 64, per_prefix: None, total: None };
+    const LIMIT: CreationLimit = CreationLimit {
+        per_second: 10,
+        burst: 3,
+        prefix_v4: 24,
+        prefix_v6: 64,
+        per_prefix: None,
+        per_prefix_v6: None,
+        total: None,
+        unanswered: None,
+    };
 
     #[test]
     fn c4_a_prefix_has_a_burst_and_then_its_rate_and_others_are_not_touched() {
@@ -161,7 +252,7 @@ mod tests {
     #[test]
     fn c4_a_prefix_holds_its_quota_and_others_are_not_touched() {
         let limiter = Limiter::new(CreationLimit { per_prefix: Some(2), total: Some(3), burst: 100, ..LIMIT });
-        let admit = |a, b| limiter.admit(0, Address::from_v4([10, 0, a, b]), Time::from_secs(1000));
+        let admit = |a, b| limiter.admit(0, Address::from_v4([10, 0, a, b]), Time::from_secs(1000), || 1000);
         assert_eq!((admit(0, 1), admit(0, 2), admit(0, 3)), (Ok(()), Ok(()), Err(DropReason::Quota)));
         assert_eq!((admit(1, 1), admit(2, 1)), (Ok(()), Err(DropReason::Quota)));
         limiter.leave(0, Address::from_v4([10, 0, 0, 2]));

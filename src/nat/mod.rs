@@ -324,6 +324,9 @@ impl Nat {
         self.contacts.forget(owner);
         self.policies.set(owner, None);
         self.limiter.leave(found.slot.inside, found.slot.terminal);
+        if !found.slot.answered {
+            self.limiter.answered(found.slot.inside, found.slot.created);
+        }
         self.invalidate(Some(slot_ref(table, found)));
     }
 

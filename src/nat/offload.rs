@@ -173,7 +173,8 @@ impl Nat {
                 callee.found.slot.terminal == offer.address
                     && callee.slot() == offer.binding
                     && self.is_peer(offer.source, callee.found.slot.inside).is_ok()
-                    && self.may_call(&callee, offer.source, now).is_ok()
+                    // A first answer is seen here.
+                    && self.may_call(&callee, offer.source, now).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
             }),
         }
     }

@@ -172,6 +172,9 @@ pub enum CallbackPolicy {
 pub struct Lifetimes {
     /// Idle time after which an active binding goes dormant. Default 24 h, never under 7,440 s (RFC 5382 REQ-5).
     pub hold: Duration,
+    /// The same for a binding that nobody has answered yet. Default 5 min (RFC 4787 REQ-5),
+    /// never under 240 s (RFC 5382 REQ-5, transitory).
+    pub unanswered: Duration,
     /// Time after which a dormant binding is released. Default 14 days.
     pub dormant: Duration,
     /// Time for which a released virtual IP belongs to nobody. Default and minimum 120 s (RFC 6888 REQ-8).
@@ -184,8 +187,8 @@ pub struct Lifetimes {
 
 impl Lifetimes {
     /// Those that bindings have, contacts apart.
-    pub(super) fn of_bindings(&self) -> [Duration; 3] {
-        [self.hold, self.dormant, self.quarantine]
+    pub(super) fn of_bindings(&self) -> [Duration; 4] {
+        [self.hold, self.unanswered, self.dormant, self.quarantine]
     }
 }
 
@@ -194,6 +197,7 @@ impl Default for Lifetimes {
         const HOUR: u64 = 3600;
         Self {
             hold: Duration::from_secs(24 * HOUR),
+            unanswered: Duration::from_secs(300),
             dormant: Duration::from_secs(14 * 24 * HOUR),
             quarantine: Duration::from_secs(120),
             contact: Duration::from_secs(24 * HOUR),
@@ -213,15 +217,29 @@ pub struct CreationLimit {
     pub prefix_v4: u8,
     /// The same for IPv6. Default 64.
     pub prefix_v6: u8,
-    /// Bindings that a prefix may hold at one time; `None`: as many as the pools have.
+    /// Bindings that an IPv4 prefix may hold at one time; `None`: as many as the pools have.
     pub per_prefix: Option<u32>,
+    /// The same for an IPv6 prefix.
+    pub per_prefix_v6: Option<u32>,
     /// Bindings in all; `None`: as many as the pools have.
     pub total: Option<u64>,
+    /// Bindings made within the last four minutes and not answered yet that the terminals of an inside may have, and never
+    /// more than half of what the pool has left; `None`: as many as the pools have.
+    pub unanswered: Option<u32>,
 }
 
 impl Default for CreationLimit {
     fn default() -> Self {
-        Self { per_second: 1000, burst: 2000, prefix_v4: 24, prefix_v6: 64, per_prefix: None, total: None }
+        Self {
+            per_second: 1000,
+            burst: 2000,
+            prefix_v4: 24,
+            prefix_v6: 64,
+            per_prefix: None,
+            per_prefix_v6: None,
+            total: None,
+            unanswered: None,
+        }
     }
 }
 

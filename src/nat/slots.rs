@@ -20,6 +20,8 @@ pub struct Slot {
     pub state: BindingState,
     /// Tied by the administrator.
     pub pinned: bool,
+    /// Whether a peer that the terminal has called has sent anything back since.
+    pub answered: bool,
     /// Index of the inside realm.
     pub inside: u16,
     /// The terminal.
@@ -51,8 +53,10 @@ pub struct Slots {
 
 // Cells of a slot. A writer makes the version odd, writes the rest, and makes it even again (a sequence lock); readers
 // that saw it change or odd read again.
-/// created:32 | version:16 | inside:12 | pinned:1 | state:3
+/// created:32 | version:16 | inside:12 | pinned:1 | answered:1 | state:2
 const HEAD: usize = 0;
+const STATE: u64 = 0b11;
+const ANSWERED: u64 = 1 << 2;
 const TERMINAL: usize = 1;
 const VIRTUAL_IP: usize = 3;
 /// callbacks:32 | last used:32
@@ -92,7 +96,7 @@ impl Slots {
                 std::hint::spin_loop(); // a writer is at it, and holds the pool's lock for some nanoseconds more
                 continue;
             }
-            let state = match head & 0b111 {
+            let state = match head & STATE {
                 0 => return None,
                 1 => BindingState::Active,
                 2 => BindingState::Dormant,
@@ -102,6 +106,7 @@ impl Slots {
                 version: low16(head >> 16),
                 state,
                 pinned: head >> 3 & 1 == 1,
+                answered: head & ANSWERED != 0,
                 inside: low16(head) >> 4,
                 terminal: load_address(cells, TERMINAL),
                 virtual_ip: load_address(cells, VIRTUAL_IP),
@@ -140,10 +145,18 @@ impl Slots {
             head |= u64::from(slot.created) << 32
                 | u64::from(slot.inside & MAX_INSIDE) << 4
                 | u64::from(slot.pinned) << 3
+                | if slot.answered { ANSWERED } else { 0 }
                 | state;
         }
         cells[HEAD].store(head, Ordering::Release);
         version
+    }
+
+    /// Notes that the binding of slot `index` was answered; its version stays. Only under the lock of the pool.
+    pub fn set_answered(&self, index: u32) {
+        if let Some(cells) = self.slot(index) {
+            cells[HEAD].fetch_or(ANSWERED, Ordering::Release);
+        }
     }
 
     /// Starts the counts of a new binding.
@@ -231,6 +244,7 @@ mod tests {
             version: 0,
             state: BindingState::Active,
             pinned: n % 2 == 1,
+            answered: n % 3 == 1,
             inside: MAX_INSIDE,
             terminal: Address::from_bits(n << 64 | n),
             virtual_ip: Address::from_bits(n << 64 | n),

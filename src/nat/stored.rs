@@ -1,7 +1,7 @@
 //! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
 
 use super::admin::BindingState;
-use super::contacts::Change;
+use super::contacts::{Change, Known};
 use super::event::EventKind;
 use super::ledger::Stamp;
 use super::settings::CallbackPolicy;
@@ -28,6 +28,8 @@ pub struct StoredBinding {
     pub state: BindingState,
     /// Tied by the administrator.
     pub pinned: bool,
+    /// Whether a peer that the terminal has called has ever sent anything back.
+    pub answered: bool,
     /// When it was made, in seconds since the Unix epoch.
     pub created: u32,
     /// When it was last used, in seconds since the Unix epoch.
@@ -51,6 +53,8 @@ pub struct StoredContact {
     pub peer: IpAddr,
     /// When it was last called, in seconds since the Unix epoch.
     pub last: u32,
+    /// Whether it has sent anything back since.
+    pub answered: bool,
 }
 
 /// A contact came, was used again or went.
@@ -64,6 +68,8 @@ pub struct ContactChange {
     pub peer: IpAddr,
     /// When it was last called; `None`: forgotten.
     pub last: Option<u32>,
+    /// Whether it has answered.
+    pub answered: bool,
 }
 
 /// What became of bindings that were put back.
@@ -143,7 +149,7 @@ impl Nat {
         self.all_found().filter_map(move |(number, found)| {
             let inside = Arc::clone(names.get(usize::from(found.slot.inside))?);
             let contacts = self.contacts.of(owner(number, &found)).into_iter();
-            let contacts = contacts.map(|(peer, last)| StoredContact { peer: peer.into(), last }).collect();
+            let contacts = contacts.map(StoredContact::from).collect();
             Some(StoredBinding { contacts, ..self.to_store(number, &found, inside) })
         })
     }
@@ -194,13 +200,14 @@ impl Nat {
     /// The contacts that came, were used again or went since the last call; where there were too many at once, the rest
     /// is told when it is used again.
     pub fn contact_changes(&self) -> Vec<ContactChange> {
-        let resolve = |Change { owner, peer, last }| {
+        let resolve = |Change { owner, peer, last, answered }| {
             let found = self.tables.get(usize::from(owner.table))?.at(owner.index)?;
             (found.slot.created == owner.created).then(|| ContactChange {
                 virtual_ip: found.slot.virtual_ip.into(),
                 created: owner.created,
                 peer: IpAddr::from(peer),
                 last,
+                answered,
             })
         };
         self.contacts.take_changes().into_iter().filter_map(resolve).collect()
@@ -236,6 +243,7 @@ impl Nat {
             virtual_ip: slot.virtual_ip.into(),
             state: slot.state,
             pinned: slot.pinned,
+            answered: slot.answered,
             created: slot.created,
             last_used: last_used.as_secs(),
             packets_out: usage.packets_out,
@@ -265,6 +273,8 @@ impl Restoring<'_> {
             version: 0,
             state: binding.state,
             pinned: binding.pinned,
+            // A contact is on record at once, the binding with its next use.
+            answered: binding.answered || binding.contacts.iter().any(|contact| contact.answered),
             inside,
             terminal: binding.terminal.into(),
             virtual_ip,
@@ -319,13 +329,25 @@ impl Restoring<'_> {
             self.nat.policies.set(owner, binding.callback);
         }
         if !binding.contacts.is_empty() {
-            let contacts = binding.contacts.iter().map(|contact| (Address::from(contact.peer), contact.last));
+            let contacts = binding.contacts.iter().map(|contact| Known::from(*contact));
             self.nat.contacts.put_back(owner, contacts, self.now.as_secs());
         }
     }
 
     fn misfit(&mut self, binding: StoredBinding, why: Unfit) {
         self.done.misfits.push(Misfit { binding: StoredBinding { contacts: Vec::new(), ..binding }, why });
+    }
+}
+
+impl From<Known> for StoredContact {
+    fn from(Known { peer, last, answered }: Known) -> Self {
+        Self { peer: peer.into(), last, answered }
+    }
+}
+
+impl From<StoredContact> for Known {
+    fn from(StoredContact { peer, last, answered }: StoredContact) -> Self {
+        Self { peer: peer.into(), last, answered }
     }
 }
 

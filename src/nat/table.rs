@@ -23,6 +23,9 @@ pub use restore::Misplaced;
 
 /// One slot in so many in use makes a table dense: most small pages have one of them by then.
 const DENSE: u64 = 64;
+/// How long a binding that nobody has answered stays reserved for its terminal, at most: who sends once and hears nothing is
+/// not held on to for days.
+const UNANSWERED_DORMANT: Duration = Duration::from_secs(3600);
 /// Terminals looked up side by side: as many as a processor has outstanding reads of memory.
 const SIDE_BY_SIDE: usize = 16;
 
@@ -180,7 +183,27 @@ impl Table {
         let slot = Slot { state: BindingState::Active, ..slot };
         let part = self.parts.of_slot(found.index)?.0;
         ledger.recount(part, Some(BindingState::Dormant), Some(BindingState::Active));
-        Some(self.put(&mut ledger, found.index, slot, now, self.lifetimes.hold))
+        Some(self.put(&mut ledger, found.index, slot, now, self.hold(&slot)))
+    }
+
+    /// Notes that a peer which the terminal has called has sent something back: from now on the binding is held for long.
+    /// False if that was known, or the binding is not what it was any more.
+    pub fn answered(&self, found: &Found) -> bool {
+        let _ledger = self.ledger.lock();
+        let slot = self.slots.read(found.index).filter(|slot| slot.version == found.slot.version);
+        let is_new = slot.is_some_and(|slot| !slot.answered && slot.state != BindingState::Quarantined);
+        if is_new {
+            // The reminder of the short hold stands, and finds the long one.
+            self.slots.set_answered(found.index);
+        }
+        is_new
+    }
+
+    /// How many virtual IPs can be given now.
+    pub fn free(&self) -> u64 {
+        let ledger = self.ledger.lock();
+        let of = |(number, part): (usize, &Part)| part.capacity().saturating_sub(ledger.counts(number).all());
+        self.parts.iter().enumerate().filter(|(_, part)| !part.is_draining()).map(of).sum()
     }
 
     /// Ties `terminal` to `virtual_ip`.
@@ -204,12 +227,12 @@ impl Table {
             self.quarantine(&mut ledger, moved, now);
         }
         let created = held.filter(|slot| slot.state != BindingState::Quarantined).map_or(now.as_secs(), |s| s.created);
-        let slot =
-            Slot { version: 0, state: BindingState::Active, pinned: true, inside, terminal, virtual_ip, created };
+        let (state, answered) = (BindingState::Active, true);
+        let slot = Slot { version: 0, state, pinned: true, answered, inside, terminal, virtual_ip, created };
         let found = if before.is_some() && moved.is_none() {
             let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
             ledger.recount(part, held.map(|slot| slot.state), Some(BindingState::Active));
-            self.put(&mut ledger, index, slot, now, self.lifetimes.hold)
+            self.put(&mut ledger, index, slot, now, self.hold(&slot))
         } else {
             if let (Some(slot), Some((part, _))) = (held, self.parts.of_slot(index)) {
                 ledger.recount(part, Some(slot.state), None);
@@ -336,7 +359,7 @@ impl Table {
             BindingState::Active => {
                 let mut ledger = self.ledger.lock();
                 let slot = self.slots.read(stamp.index).filter(|slot| slot.version == stamp.version)?;
-                let hold = seconds(self.lifetimes.hold);
+                let hold = seconds(self.hold(&slot));
                 let used = if slot.pinned { now.as_secs() } else { self.slots.last_used(stamp.index) };
                 let idle_at = used.saturating_add(hold);
                 if idle_at > now.as_secs() {
@@ -346,9 +369,9 @@ impl Table {
                 let part = self.parts.of_slot(stamp.index)?.0;
                 ledger.recount(part, Some(BindingState::Active), Some(BindingState::Dormant));
                 let slot = Slot { state: BindingState::Dormant, ..slot };
-                let found = self.put(&mut ledger, stamp.index, slot, now, self.lifetimes.dormant);
-                ledger.queue_dormant(found.stamp());
-                ledger.sweep_dormant(|stamp| self.is_current(*stamp));
+                let found = self.put(&mut ledger, stamp.index, slot, now, self.reserve(&slot));
+                ledger.queue_dormant(found.stamp(), slot.answered);
+                ledger.sweep_dormant(slot.answered, |stamp| self.is_current(*stamp));
                 Some(Aged::Dormant(found))
             }
             BindingState::Dormant => self.end(stamp, now).map(Aged::Released),
@@ -363,13 +386,23 @@ impl Table {
         }
     }
 
-    /// The dormant binding to end because the pool is full; none while enough addresses are in quarantine already.
+    /// The dormant binding to end because the pool is full; none while enough addresses are in quarantine already. Those
+    /// that were never answered go first, and more of them at a time.
     fn retire(&self, ledger: &mut Ledger) -> Option<Stamp> {
-        let enough = (u64::from(self.len()) / 64).max(1);
-        if ledger.quarantined() >= enough {
-            return None;
-        }
-        ledger.oldest_dormant(|stamp| self.is_current(stamp))
+        let is_scarce = |share: u64| ledger.quarantined() < (u64::from(self.len()) / share).max(1);
+        let (few, fewer) = (is_scarce(8), is_scarce(64));
+        let mut oldest = |answered| ledger.oldest_dormant(answered, |stamp| self.is_current(stamp));
+        few.then(|| oldest(false)).flatten().or_else(|| fewer.then(|| oldest(true)).flatten())
+    }
+
+    /// How long a binding is held while it is idle.
+    fn hold(&self, slot: &Slot) -> Duration {
+        if slot.answered { self.lifetimes.hold } else { self.lifetimes.unanswered.min(self.lifetimes.hold) }
+    }
+
+    /// How long it is reserved for its terminal after that.
+    fn reserve(&self, slot: &Slot) -> Duration {
+        if slot.answered { self.lifetimes.dormant } else { self.lifetimes.dormant.min(UNANSWERED_DORMANT) }
     }
 
     fn is_current(&self, stamp: Stamp) -> bool {
@@ -382,7 +415,7 @@ impl Table {
         self.slots.start_usage(index, now.as_secs());
         let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
         ledger.recount(part, None, Some(slot.state));
-        self.put(ledger, index, slot, now, self.lifetimes.hold)
+        self.put(ledger, index, slot, now, self.hold(&slot))
     }
 
     fn quarantine(&self, ledger: &mut Ledger, found: Found, now: Time) {
@@ -428,7 +461,7 @@ impl Table {
     fn new_slot(&self, index: u32, hash: u64, inside: u16, terminal: Address, now: Time) -> Option<Slot> {
         let virtual_ip = self.parts.address(index, hash)?;
         let (state, created) = (BindingState::Active, now.as_secs());
-        Some(Slot { version: 0, state, pinned: false, inside, terminal, virtual_ip, created })
+        Some(Slot { version: 0, state, pinned: false, answered: false, inside, terminal, virtual_ip, created })
     }
 
     fn first_choice(&self, hash: u64) -> u32 {

@@ -3,6 +3,7 @@ use crate::wire::{Headers, Packet};
 use etherparse::{PacketBuilder, SlicedPacket};
 use std::time::Duration;
 
+mod answers;
 mod differential;
 mod explain;
 mod leaks;
@@ -72,8 +73,15 @@ impl Gateway {
         self.translator.translate(&mut Packet::new(bytes), realm, self.now)
     }
 
-    /// The virtual IP a terminal is given when it calls `peer`.
+    /// The virtual IP a terminal is given when it calls `peer`, which answers if it hears of it.
     fn call(&mut self, terminal: &str, peer: &str) -> Result<IpAddr, DropReason> {
+        let virtual_ip = self.call_in_vain(terminal, peer)?;
+        self.send(&mut tcp(peer, &virtual_ip.to_string(), Flags::SynAck), Realm::Outside);
+        Ok(virtual_ip)
+    }
+
+    /// The same for a peer that does not answer.
+    fn call_in_vain(&mut self, terminal: &str, peer: &str) -> Result<IpAddr, DropReason> {
         let mut packet = tcp(terminal, peer, Flags::Syn);
         match self.send(&mut packet, INSIDE) {
             Verdict::Forward { to: Realm::Outside, .. } => Ok(Headers::parse(&packet).unwrap().source.into()),
@@ -106,6 +114,7 @@ const INSIDE: Realm = Realm::Inside(0);
 
 enum Flags {
     Syn,
+    SynAck,
     Ack,
 }
 
@@ -117,6 +126,7 @@ fn tcp(source: &str, destination: &str, flags: Flags) -> Vec<u8> {
     };
     let builder = match flags {
         Flags::Syn => builder.tcp(40_000, 443, 7, 1024).syn(),
+        Flags::SynAck => builder.tcp(40_000, 443, 7, 1024).syn().ack(9),
         Flags::Ack => builder.tcp(40_000, 443, 7, 1024).ack(9),
     };
     let mut bytes = Vec::new();
@@ -170,7 +180,7 @@ fn n5_a_contacted_peer_calls_back_and_others_do_not() {
     assert_eq!((view.contacts, view.callbacks), (1, 0)); // counted, not yet noted
     gateway.translator.flush(gateway.now);
     let view = &gateway.nat.find(virtual_ip, gateway.now)[0];
-    assert_eq!((view.packets_out, view.packets_in, view.callbacks), (1, 1, 1));
+    assert_eq!((view.packets_out, view.packets_in, view.callbacks), (1, 2, 1)); // a call, its answer, a callback
 }
 
 #[test]

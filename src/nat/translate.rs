@@ -178,13 +178,13 @@ impl Translator {
         epoch: u64,
         now: Time,
     ) -> Result<(Hit, Option<Event>), DropReason> {
-        let Decision { flow, event } = match realm {
+        let Decision { flow, event, is_once } = match realm {
             Realm::Inside(inside) => self.nat.outbound(headers, inside, now, Run::Real)?,
-            Realm::Outside => self.nat.inbound(headers, now)?,
+            Realm::Outside => self.nat.inbound(headers, now, Run::Real)?,
         };
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.
-        if event.is_some_and(|event| event.kind.is_owed()) && self.nat.is_recording() {
+        if is_once || (event.is_some_and(|event| event.kind.is_owed()) && self.nat.is_recording()) {
             self.nat.note(Tally::of_one(&flow, opens), now);
             return Ok((Hit::new(headers, &flow), event));
         }
@@ -239,7 +239,10 @@ impl Translator {
             }
             return Verdict::Drop(reason);
         };
-        if !matches!(reason, DropReason::PoolExhausted | DropReason::CreationRate | DropReason::Quota) {
+        if !matches!(
+            reason,
+            DropReason::PoolExhausted | DropReason::CreationRate | DropReason::Quota | DropReason::Unanswered
+        ) {
             return Verdict::Drop(reason);
         }
         let pool = self.nat.selection.for_peer(headers.destination).and_then(|table| self.nat.table(table).ok());

@@ -135,6 +135,8 @@ drop_reasons! {
     CreationRate = "creation_rate",
     /// The terminal's prefix, or the gateway, holds as many bindings as it may.
     Quota = "quota",
+    /// Half of what the pool has left, or as many as may be, is held by terminals of this inside that nobody has answered yet.
+    Unanswered = "unanswered",
     /// An address that prefix translation cannot map (RFC 6296 §3.4, §3.5).
     PrefixUnmappable = "prefix_unmappable",
     /// The source is in none of the inside prefixes.

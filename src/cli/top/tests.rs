@@ -48,6 +48,7 @@ fn binding(number: u8, seconds: u64) -> BindingView {
         pool: "198.18.0.0/24".into(),
         state: if number == 3 { BindingState::Dormant } else { BindingState::Active },
         pinned: false,
+        answered: true,
         created: Time::from_secs(1),
         last_used: Time::from_secs(100 - u64::from(number)),
         contacts: number.into(),

@@ -9,11 +9,21 @@ struct Entry {
     index: u32,
     created: u32,
     table: u16,
-    /// Its contacts are in a list; the fields below mean nothing.
-    is_listed: bool,
+    kind: EntryKind,
     untold: u8,
     last: u32,
     peer: Peer,
+}
+
+/// What an entry says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EntryKind {
+    /// One contact, which has not answered.
+    Called,
+    /// One contact, which has.
+    Answered,
+    /// Its contacts are in a list; the fields behind mean nothing.
+    Listed,
 }
 
 const _: () = assert!(size_of::<Entry>() == 32, "two entries are a cache line");
@@ -41,15 +51,19 @@ impl Shard {
     /// What a binding has.
     pub fn held(&mut self, owner: Owner) -> Option<Held<'_>> {
         let entry = self.entries.get(self.number(owner)?).filter(|entry| entry.created == owner.created)?;
-        if entry.is_listed { self.lists.get_mut(&key(owner)).map(Held::Several) } else { Some(Held::One(entry.only())) }
+        if entry.is_listed() {
+            self.lists.get_mut(&key(owner)).map(Held::Several)
+        } else {
+            Some(Held::One(entry.only()))
+        }
     }
 
     /// All contacts of a binding.
     pub fn contacts(&self, owner: Owner) -> impl Iterator<Item = Contact> {
         let entry = self.number(owner).and_then(|number| self.entries.get(number));
         let entry = entry.filter(|entry| entry.created == owner.created);
-        let list = entry.filter(|entry| entry.is_listed).and_then(|_| self.lists.get(&key(owner)));
-        let only = entry.filter(|entry| !entry.is_listed).map(Entry::only);
+        let list = entry.filter(|entry| entry.is_listed()).and_then(|_| self.lists.get(&key(owner)));
+        let only = entry.filter(|entry| !entry.is_listed()).map(Entry::only);
         only.into_iter().chain(list.into_iter().flatten().copied())
     }
 
@@ -59,7 +73,7 @@ impl Shard {
             [] => self.remove(owner),
             [contact] => self.replace_one(owner, *contact),
             [first, ..] => {
-                self.put(Entry { is_listed: true, ..Entry::new(owner, *first) });
+                self.put(Entry { kind: EntryKind::Listed, ..Entry::new(owner, *first) });
                 self.lists.insert(key(owner), contacts);
             }
         }
@@ -75,7 +89,7 @@ impl Shard {
         let Some(place) = self.place(owner) else { return };
         let number = self.at(place) - 1;
         self.vacate(place);
-        if self.entries.swap_remove(number as usize).is_listed {
+        if self.entries.swap_remove(number as usize).is_listed() {
             self.lists.remove(&key(owner));
         }
         // The last entry has taken its number.
@@ -90,7 +104,7 @@ impl Shard {
 
     fn put(&mut self, entry: Entry) {
         if let Some(known) = self.number(entry.owner()).and_then(|number| self.entries.get_mut(number)) {
-            if known.is_listed && !entry.is_listed {
+            if known.is_listed() && !entry.is_listed() {
                 self.lists.remove(&(entry.table, entry.index));
             }
             *known = entry;
@@ -178,12 +192,17 @@ impl Shard {
 impl Entry {
     fn new(owner: Owner, contact: Contact) -> Self {
         let Owner { table, index, created } = owner;
-        let Contact { peer, last, untold } = contact;
-        Self { index, created, table, is_listed: false, untold, last, peer }
+        let Contact { peer, last, untold, answered } = contact;
+        let kind = if answered { EntryKind::Answered } else { EntryKind::Called };
+        Self { index, created, table, kind, untold, last, peer }
     }
 
     fn only(&self) -> Contact {
-        Contact { peer: self.peer, last: self.last, untold: self.untold }
+        Contact { peer: self.peer, last: self.last, untold: self.untold, answered: self.kind == EntryKind::Answered }
+    }
+
+    fn is_listed(&self) -> bool {
+        self.kind == EntryKind::Listed
     }
 
     fn owner(&self) -> Owner {
@@ -211,7 +230,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn contact(n: u64) -> Contact {
-        Contact { peer: Peer(0, n), last: 1, untold: 0 }
+        Contact { peer: Peer(0, n), last: 1, untold: 0, answered: n % 2 == 1 }
     }
 
     proptest! {

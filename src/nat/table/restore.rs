@@ -36,11 +36,10 @@ impl Table {
         self.slots.start_usage(index, last_used);
         self.slots.add_usage(index, usage);
         let idle = Time::from_secs(last_used.into());
-        let lifetimes = &self.lifetimes;
         let left = match slot.state {
-            BindingState::Active => idle + lifetimes.hold - now,
-            BindingState::Dormant => idle + lifetimes.hold + lifetimes.dormant - now,
-            BindingState::Quarantined => lifetimes.quarantine,
+            BindingState::Active => idle + self.hold(&slot) - now,
+            BindingState::Dormant => idle + self.hold(&slot) + self.reserve(&slot) - now,
+            BindingState::Quarantined => self.lifetimes.quarantine,
         };
         ledger.recount(self.parts.of_slot(index).map_or(0, |(part, _)| part), None, Some(slot.state));
         let found = self.put(&mut ledger, index, slot, now, left);
@@ -53,7 +52,10 @@ impl Table {
     /// Notes dormant bindings that were restored, the oldest first.
     pub fn queue(&self, dormant: impl Iterator<Item = Stamp>) {
         let mut ledger = self.ledger.lock();
-        dormant.for_each(|stamp| ledger.queue_dormant(stamp));
+        for stamp in dormant {
+            let answered = self.slots.read(stamp.index).is_none_or(|slot| slot.answered);
+            ledger.queue_dormant(stamp, answered);
+        }
     }
 
     /// Keeps a virtual IP from being given: it is that of a terminal whose inside is not served today.

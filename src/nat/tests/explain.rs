@@ -95,7 +95,7 @@ fn a_callback_is_explained_by_policy_and_contact() {
     assert!(said.contains("10.0.0.1 has not called 192.0.2.7."), "{said}");
     let peer = ask(&gateway, Realm::Outside, "192.0.2.9", &virtual_ip, true);
     let said = peer.steps.join("\n");
-    assert!(said.contains("10.0.0.1 last called 192.0.2.9 3m ago; a contact lasts 1day."), "{said}");
+    assert!(said.contains("10.0.0.1 last called 192.0.2.9 3m ago, it has answered; a contact lasts 1day."), "{said}");
     assert_eq!((peer.to.as_deref(), peer.destination), (Some("inside"), "10.0.0.1".parse().ok()));
     gateway.tick(Duration::from_secs(23 * 3600));
     gateway.tick(Duration::from_secs(2 * 3600));

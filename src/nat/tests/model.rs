@@ -159,6 +159,7 @@ impl Pair {
                 prop_assert!(self.model.free.remove(&found.slot.virtual_ip), "{found:?} was not free");
                 self.model.rows.push(row_of(&found, now.as_secs()));
                 prop_assert_eq!(self.table.create(inside, terminal, now).0, Some((found, false)));
+                prop_assert!(self.table.answered(&found) && !self.table.answered(&found));
             }
             None => {
                 prop_assert!(self.model.free.is_empty(), "refused with addresses left");

@@ -29,8 +29,7 @@ fn nat(range: &str) -> Arc<Nat> {
         burst: u32::MAX,
         prefix_v4: 8,
         prefix_v6: 32,
-        per_prefix: None,
-        total: None,
+        ..CreationLimit::default()
     };
     Nat::new(settings).unwrap()
 }
@@ -130,8 +129,7 @@ fn s_calls_releases_pins_and_ageing_at_once_leave_a_table_that_agrees_with_itsel
         burst: u32::MAX,
         prefix_v4: 8,
         prefix_v6: 32,
-        per_prefix: None,
-        total: None,
+        ..CreationLimit::default()
     };
     let nat = Nat::new(settings).unwrap();
     let rounds = 4_000_u32;

@@ -52,6 +52,7 @@ fn c8_a_restored_binding_has_what_was_left_of_its_time_and_a_quarantine_starts_a
 #[test]
 fn c11_restored_dormant_bindings_make_room_in_their_order() {
     let stored = |n: u8, last_used| StoredBinding {
+        answered: true,
         inside: "inside".into(),
         terminal: IpAddr::from([10, 0, 0, n]),
         virtual_ip: IpAddr::from([198, 18, 0, n]),
@@ -150,12 +151,12 @@ fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
         let changes = gateway.nat.contact_changes();
         changes.iter().map(|change| (change.peer.to_string(), change.last.is_some())).collect::<Vec<_>>()
     };
-    gateway.call("10.0.0.1", "192.0.2.1").unwrap();
-    gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
+    gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
     assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), true)]);
     gateway.now = START + Duration::from_secs(61);
-    gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
     assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), true)]);
-    gateway.call("10.0.0.1", "192.0.2.2").unwrap();
+    gateway.call_in_vain("10.0.0.1", "192.0.2.2").unwrap();
     assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), false), ("192.0.2.2".to_owned(), true)]);
 }

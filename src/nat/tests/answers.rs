@@ -1,0 +1,156 @@
+//! Answers: how long a binding is held that nobody has answered, and how many there may be.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const PEER: &str = "192.0.2.1";
+
+fn terminal(n: u32) -> String {
+    IpAddr::from(std::net::Ipv4Addr::from_bits(10 << 24 | n)).to_string()
+}
+
+fn v4(source: &str, destination: &str) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    PacketBuilder::ipv4(octets(source), octets(destination), 64)
+}
+
+fn udp(source: &str, destination: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    v4(source, destination).udp(4000, 514).write(&mut bytes, b"datagram").unwrap();
+    bytes
+}
+
+fn echo(is_request: bool, source: &str, destination: &str) -> Vec<u8> {
+    let builder = v4(source, destination);
+    let builder = if is_request { builder.icmpv4_echo_request(1, 1) } else { builder.icmpv4_echo_reply(1, 1) };
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, b"ping").unwrap();
+    bytes
+}
+
+fn state(gateway: &Gateway, terminal: &str) -> Option<BindingState> {
+    gateway.nat.find(terminal.parse().unwrap(), gateway.now).first().map(|view| view.state)
+}
+
+#[test]
+fn s_a_binding_that_nobody_answers_is_held_for_a_short_time_and_an_answered_one_for_long() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.call_in_vain("10.0.0.5", PEER).unwrap();
+    let answered = gateway.call("10.0.0.6", PEER).unwrap();
+    assert_eq!(gateway.tick(299 * SECOND), []);
+    assert_eq!(gateway.tick(2 * SECOND), [EventKind::Dormant]);
+    assert_eq!(
+        (state(&gateway, "10.0.0.5"), state(&gateway, "10.0.0.6")),
+        (Some(BindingState::Dormant), Some(BindingState::Active))
+    );
+    assert_eq!(gateway.tick(23 * 3600 * SECOND), [EventKind::Released], "and not reserved for days");
+    assert_eq!(gateway.callback(PEER, answered), Ok("10.0.0.6".parse().unwrap()));
+}
+
+#[test]
+fn s_every_first_answer_counts_whatever_its_protocol_and_no_call_does() {
+    let syn_ack = |virtual_ip: &str| tcp(PEER, virtual_ip, Flags::SynAck);
+    let datagram = |virtual_ip: &str| udp(PEER, virtual_ip);
+    let reply = |virtual_ip: &str| echo(false, PEER, virtual_ip);
+    let callback = |virtual_ip: &str| tcp(PEER, virtual_ip, Flags::Syn);
+    let ping = |virtual_ip: &str| echo(true, PEER, virtual_ip);
+    let stranger = |virtual_ip: &str| udp("192.0.2.99", virtual_ip);
+    type Make<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+    for (number, packet, expected) in [
+        (1, &syn_ack as Make<'_>, true),
+        (2, &datagram, true),
+        (3, &reply, true),
+        (4, &callback, false),
+        (5, &ping, false),
+        (6, &stranger, false),
+    ] {
+        let callback = CallbackPolicy::Anyone;
+        let mut gateway = Gateway::new(Settings { callback, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+        let virtual_ip = gateway.call_in_vain("10.0.0.5", PEER).unwrap().to_string();
+        let verdict = gateway.send(&mut packet(&virtual_ip), Realm::Outside);
+        assert!(matches!(verdict, Verdict::Forward { .. }), "{number}: {verdict:?}");
+        gateway.tick(SECOND);
+        let view = gateway.nat.find("10.0.0.5".parse().unwrap(), gateway.now).remove(0);
+        assert_eq!(view.answered, expected, "{number}");
+    }
+}
+
+#[test]
+fn s_an_answer_behind_a_callback_is_seen_though_the_flow_is_known() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call_in_vain("10.0.0.5", PEER).unwrap();
+    gateway.callback(PEER, virtual_ip).unwrap();
+    gateway.send(&mut tcp(PEER, &virtual_ip.to_string(), Flags::Ack), Realm::Outside);
+    assert!(gateway.nat.find(virtual_ip, gateway.now)[0].answered);
+}
+
+#[test]
+fn s_who_only_sends_keeps_its_binding_for_as_long_as_it_does() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let send = |gateway: &mut Gateway| {
+        let mut packet = udp("10.0.0.5", PEER);
+        assert!(matches!(gateway.send(&mut packet, INSIDE), Verdict::Forward { .. }));
+        IpAddr::from(Headers::parse(&packet).unwrap().source)
+    };
+    let virtual_ip = send(&mut gateway);
+    for _ in 0..10 {
+        assert_eq!(gateway.tick(200 * SECOND), []);
+        assert_eq!(send(&mut gateway), virtual_ip);
+    }
+    // And after a pause it is the same one that wakes.
+    assert_eq!(gateway.tick(310 * SECOND), [EventKind::Dormant]);
+    assert_eq!(send(&mut gateway), virtual_ip);
+}
+
+#[test]
+fn s_spoofed_packets_take_half_of_a_pool_and_give_it_back() {
+    let mut settings = settings(vec![pool("198.18.0.0/24", &[])]);
+    settings.creation.unanswered = Some(16_384);
+    let mut gateway = Gateway::new(settings);
+    let honest: Vec<IpAddr> = (1..=6).map(|n| gateway.call(&terminal(n), PEER).unwrap()).collect();
+    let taken = (1000..2000).filter(|n| gateway.call_in_vain(&terminal(*n), PEER).is_ok()).count();
+    assert_eq!(taken, 125, "half of what is left");
+    assert_eq!(gateway.nat.status().drops["unanswered"], 875);
+    assert_eq!(gateway.call_in_vain(&terminal(7), PEER), Err(DropReason::Unanswered));
+    for (n, virtual_ip) in (1..).zip(honest) {
+        assert_eq!(gateway.call(&terminal(n), PEER), Ok(virtual_ip));
+    }
+    gateway.tick(301 * SECOND);
+    assert!(gateway.call(&terminal(7), PEER).is_ok(), "once they are silent");
+}
+
+#[test]
+fn s_a_pool_that_spoofed_packets_fill_gives_way_in_minutes_and_none_that_was_answered_goes_for_it() {
+    let mut settings = settings(vec![pool("198.18.0.0/25", &[])]);
+    settings.creation.unanswered = Some(16_384);
+    let mut gateway = Gateway::new(settings);
+    let early = gateway.call(&terminal(1), PEER).unwrap();
+    gateway.tick(25 * 3600 * SECOND); // asleep for longer than they will be
+    let mut filled = 0;
+    for round in 1..6 {
+        filled += (1000..1100).filter(|n| gateway.call_in_vain(&terminal(round * 1000 + n), PEER).is_ok()).count();
+        gateway.tick(301 * SECOND);
+    }
+    assert_eq!(filled, 127);
+    let newcomers: Vec<String> = (2..12).map(terminal).collect();
+    for newcomer in &newcomers {
+        let _ = gateway.call(newcomer, PEER);
+    }
+    gateway.tick(120 * SECOND);
+    assert!(newcomers.iter().all(|newcomer| gateway.call(newcomer, PEER).is_ok()), "ten at once");
+    assert_eq!(gateway.call(&terminal(1), PEER), Ok(early));
+}
+
+#[test]
+fn s_answers_outlive_a_restart() {
+    let mut before = Gateway::with_pool("198.18.0.0/24");
+    before.call("10.0.0.5", PEER).unwrap();
+    before.call_in_vain("10.0.0.6", PEER).unwrap();
+    let mut after = Gateway::with_pool("198.18.0.0/24");
+    after.nat.restore(before.nat.stored_bindings(), START);
+    assert_eq!(after.tick(301 * SECOND), [EventKind::Dormant]);
+    assert_eq!(
+        (state(&after, "10.0.0.5"), state(&after, "10.0.0.6")),
+        (Some(BindingState::Active), Some(BindingState::Dormant))
+    );
+}
