@@ -8,6 +8,7 @@ use crate::traffic::{Echo, Web, ask_udp, curl, curl_in_vain};
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::{MutableIpv4Packet, checksum};
 use pnet::transport::{TransportChannelType, transport_channel};
+use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -218,4 +219,33 @@ fn c6_an_exempt_peer_hears_the_gateways_errors() {
     let ran = friend.run(&format!("ping -n -c 3 -i 0.2 -W 2 -M do -s 1400 {}", terminal.v4));
     let said = ran.stdout + &ran.stderr;
     assert!(["mtu = 1280", "mtu=1280"].iter().any(|words| said.contains(words)), "{said}");
+}
+
+#[test]
+fn s_a_flood_of_made_up_sources_leaves_half_of_the_pool_and_one_command_ends_what_it_made() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2));
+    let gateway = lab.start_with(1, &["--pool", "198.18.1.0/25"]);
+    let (honest, newcomer, server) = (lab.terminal(1), lab.terminal(2), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let given = curl(&honest, server.v4.into(), 80);
+    let [a, b, c, _] = honest.v4.octets();
+    for n in 100..200 {
+        forge(&honest, Ipv4Addr::new(a, b, c, n), server.v4, b"nobody");
+    }
+    let waits = |binding: &&Value| binding["answered"] == false && binding["state"] == "active";
+    let unanswered = || gateway.bindings().iter().filter(waits).count();
+    wait_until("the flood to be over", || unanswered() as u64 + gateway.dropped("unanswered") == 100);
+    assert_eq!(unanswered(), 63, "half of the 127 that were left");
+    assert_eq!(curl(&honest, server.v4.into(), 80), given, "who was there before goes on");
+
+    let many = format!("bindings release --prefix {a}.{b}.{c}.0/24 --unanswered");
+    assert_eq!(gateway.ask(&many).ok(), "63 bindings would be released; --yes does it\n");
+    assert_eq!(gateway.ask(&format!("{many} --older-than 1h --yes")).ok(), "0 bindings released\n");
+    assert_eq!(gateway.ask(&format!("{many} --yes --json")).ok(), "{\"bindings\":63,\"released\":true}\n");
+    assert_eq!(unanswered(), 0);
+    curl(&newcomer, server.v4.into(), 80);
+    assert_eq!(curl(&honest, server.v4.into(), 80), given);
+    assert!(
+        !gateway.ask("bindings release").succeeded() && !gateway.ask("bindings release --limit 9 --yes").succeeded()
+    );
 }

@@ -2,14 +2,15 @@
 
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
-use crate::control::{Client, ClientError, Filter};
+use crate::control::{Client, ClientError, Filter, parse_prefix};
 use crate::nat::{BindingState, BindingView, Named};
 use crate::time::Time;
 use anstyle::AnsiColor;
 use clap::{Args, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -24,7 +25,7 @@ pub struct Arguments {
     action: Option<Action>,
 }
 
-/// What to list; it means nothing to a subcommand.
+/// Which bindings; to a subcommand other than `release` it means nothing.
 #[derive(Args)]
 struct Filters {
     /// Only those in this state
@@ -33,6 +34,15 @@ struct Filters {
     /// Only those of the pool with this name
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
+    /// Only those whose terminal or virtual IP is in this prefix
+    #[arg(long, value_name = "CIDR", value_parser = parse_prefix)]
+    prefix: Option<IpNet>,
+    /// Only those made at least so long ago (1h)
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+    /// Only those that nobody has answered yet
+    #[arg(long)]
+    unanswered: bool,
     /// So many at most
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -68,10 +78,18 @@ enum Action {
         #[arg(value_name = "contacted|anyone|pool|CIDR,…", value_delimiter = ',', required = true)]
         policy: Vec<String>,
     },
-    /// End the bindings with this terminal or virtual IP; the virtual IP is quarantined
+    /// End the bindings with this terminal or virtual IP, or all that the options name but those pinned; the virtual IPs are
+    /// quarantined
     Release {
         /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
-        address: Named,
+        #[arg(required_unless_present_any = ["state", "pool", "prefix", "older_than", "unanswered"],
+              conflicts_with_all = ["state", "pool", "prefix", "older_than", "unanswered", "limit"])]
+        address: Option<Named>,
+        #[command(flatten)]
+        filter: Filters,
+        /// Release all that the options name; without it, only say how many those are
+        #[arg(long, conflicts_with = "address")]
+        yes: bool,
     },
 }
 
@@ -81,7 +99,9 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let json = arguments.json;
     let filter = arguments.filter.filter();
     if arguments.action.is_some() && filter != Filter::default() {
-        return Err(CliError::Usage("--state, --pool and --limit are for the list, not for a subcommand"));
+        return Err(CliError::Usage(
+            "what is to be listed is not for a subcommand; `release` has its options behind it",
+        ));
     }
     match arguments.action {
         None if json => copy(&client, &filter),
@@ -100,9 +120,21 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
                 views.iter().try_for_each(|view| writeln!(out, "who may call {}: {words}", view.virtual_ip))
             })
         }
-        Some(Action::Release { address }) => print(&client.release(&address)?, json, |views, out| {
-            views.iter().try_for_each(|view| writeln!(out, "released: {} was {}", view.terminal, view.virtual_ip))
-        }),
+        Some(Action::Release { address: None, filter, yes }) => {
+            let done = client.release_all(&filter.filter(), !yes)?;
+            let mut out = std::io::stdout().lock();
+            if json {
+                return Ok(writeln!(out, "{}", serde_json::to_string(&done).map_err(std::io::Error::from)?)?);
+            }
+            let what = if done.bindings == 1 { "binding" } else { "bindings" };
+            let did = if yes { "released" } else { "would be released; --yes does it" };
+            Ok(writeln!(out, "{} {what} {did}", done.bindings)?)
+        }
+        Some(Action::Release { address: Some(address), .. }) => {
+            print(&client.release(&address)?, json, |views, out| {
+                views.iter().try_for_each(|view| writeln!(out, "released: {} was {}", view.terminal, view.virtual_ip))
+            })
+        }
     }
 }
 
@@ -113,7 +145,8 @@ impl Filters {
             State::Dormant => BindingState::Dormant,
             State::Quarantined => BindingState::Quarantined,
         });
-        Filter { state, pool: self.pool, limit: self.limit }
+        let Self { pool, prefix, older_than, unanswered, limit, .. } = self;
+        Filter { state, pool, prefix, older_than, unanswered, limit }
     }
 }
 

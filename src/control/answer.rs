@@ -3,9 +3,9 @@
 use super::query::{Filter, Query};
 use super::server::Patience;
 use super::watch::{Format, Watch};
-use super::{Admin, Failure, Pin, Policy, Status, metrics, watch};
+use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
-use crate::nat::{AdminError, BindingView, Event, Named};
+use crate::nat::{AdminError, BindingView, Choice, Event, Named};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -27,6 +27,8 @@ const LARGEST_BODY: usize = 64 * 1024;
 const LARGEST_DRAINED: u64 = 1024 * 1024;
 /// Bytes of an answer in pieces that are sent at once.
 pub const CHUNK: usize = 64 * 1024;
+/// Bindings released at one time where there are many.
+const RELEASED_AT_ONCE: usize = 10_000;
 /// Such pieces that wait for a slow reader.
 pub const CHUNKS: usize = 4;
 
@@ -107,6 +109,12 @@ pub async fn answer(
             let done = tokio::task::spawn_blocking(move || admin.reload(dry_run)).await;
             let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
             json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
+        }
+        Query::ReleaseAll { filter, dry_run } => {
+            let admin = Arc::clone(admin);
+            let done = tokio::task::spawn_blocking(move || release_all(&filter, dry_run, &*admin)).await;
+            let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
+            json(&done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))?)
         }
         Query::Release(address) => {
             settle(admin).await;
@@ -213,13 +221,12 @@ fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) 
     text.push(b'[');
     let mut before: &[u8] = b"\n";
     let mut taken = true;
+    let now = admin.now();
     let mut each = |binding: BindingView| {
         if left == 0 {
             return false;
         }
-        if filter.state.is_some_and(|state| state != binding.state)
-            || filter.pool.as_ref().is_some_and(|pool| *pool != binding.pool)
-        {
+        if !filter.lets_pass(&binding, now) {
             return true;
         }
         left -= 1;
@@ -235,10 +242,42 @@ fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) 
     };
     // Not held: whoever reads slowly must not keep a reload waiting.
     let nat = Arc::clone(&admin.nat());
-    nat.for_each_binding(admin.now(), &mut each);
+    nat.for_each_binding(now, &mut each);
     if taken {
         text.extend_from_slice(if before == b"\n" { b"]\n" } else { b"\n]\n" });
         let _ = pieces.blocking_send(text.into());
+    }
+}
+
+/// Releases what the filter lets pass, some at a time, so that others come to their turn between; or only counts it.
+fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin) -> Result<ReleasedAll, String> {
+    admin.settle();
+    let most = filter.limit.unwrap_or(u64::MAX);
+    let mut bindings = 0;
+    loop {
+        let now = admin.now();
+        let mut some = 0;
+        let events = admin.nat().release_where(now, &mut |binding| {
+            // Who pins one means it: it has a release of its own.
+            if binding.pinned || !filter.lets_pass(binding, now) {
+                return Choice::Keep;
+            }
+            if bindings == most || some == RELEASED_AT_ONCE {
+                return Choice::Stop;
+            }
+            bindings += 1;
+            if dry_run {
+                return Choice::Keep;
+            }
+            some += 1;
+            Choice::Release
+        });
+        let virtual_ips: Vec<IpAddr> = events.iter().map(|event| event.virtual_ip.into()).collect();
+        events.into_iter().for_each(|event| admin.changed(event));
+        if virtual_ips.is_empty() {
+            return Ok(ReleasedAll { bindings, released: !dry_run });
+        }
+        admin.record(&virtual_ips)?;
     }
 }
 

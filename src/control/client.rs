@@ -1,7 +1,7 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{ExplainRequest, Failure, Pin, Policy, Reloaded, Status, Watch};
+use super::{ExplainRequest, Failure, Pin, Policy, ReleasedAll, Reloaded, Status, Watch};
 use crate::nat::{BindingView, Explanation, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -132,6 +132,12 @@ impl Client {
     /// Releases the bindings with this address; gives them as they were.
     pub fn release(&self, which: &Named) -> Result<Vec<BindingView>, ClientError> {
         self.ask(Method::DELETE, &binding_path(which), None)
+    }
+
+    /// Ends all bindings that the filter lets pass, or only says how many those are.
+    pub fn release_all(&self, filter: &Filter, dry_run: bool) -> Result<ReleasedAll, ClientError> {
+        let dry_run = if dry_run { "&dry-run" } else { "" };
+        self.ask(Method::DELETE, &format!("{}{dry_run}", list_path(filter)), None)
     }
 
     /// Packets as they pass, a [`Line`](super::Line) each, until `stop` is set or the gateway stops; `begun` is called when the

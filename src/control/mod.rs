@@ -38,7 +38,7 @@ pub use client::{Client, ClientError};
 pub use explain::{ExplainRequest, protocol_number};
 pub use lock::LockFile;
 pub use peer::group_number;
-pub use query::Filter;
+pub use query::{Filter, parse_prefix};
 pub use server::{Door, Listener, Server};
 pub use socket::ControlError;
 pub use tap::{Seen, Taps};
@@ -195,6 +195,15 @@ pub struct Reloaded {
     pub moved: usize,
     /// Whether the new configuration is in force.
     pub applied: bool,
+}
+
+/// Answer to a release of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedAll {
+    /// How many bindings.
+    pub bindings: u64,
+    /// Whether they are released; `false` where it was only asked.
+    pub released: bool,
 }
 
 /// Body of a pin.

@@ -3,8 +3,12 @@
 use super::answer::Refusal;
 use super::explain::ExplainRequest;
 use super::watch::Watch;
-use crate::nat::{BindingState, Named, ParseNamedError};
+use crate::nat::{BindingState, BindingView, Named, ParseNamedError};
+use crate::time::Time;
 use hyper::{Method, StatusCode};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,13 @@ pub enum Query {
     SetCallback(Named),
     /// `DELETE /v1/bindings/ADDRESS`
     Release(Named),
+    /// `DELETE /v1/bindings`
+    ReleaseAll {
+        /// Which.
+        filter: Filter,
+        /// Whether only to say how many those are.
+        dry_run: bool,
+    },
     /// `POST /v1/reload`
     Reload {
         /// Whether only to say what would change.
@@ -36,13 +47,19 @@ pub enum Query {
     },
 }
 
-/// Which bindings to list.
+/// Which bindings to list or to release.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// In this state.
     pub state: Option<BindingState>,
     /// Of this pool.
     pub pool: Option<String>,
+    /// Whose terminal or virtual IP is in this prefix.
+    pub prefix: Option<IpNet>,
+    /// Made at least so long ago.
+    pub older_than: Option<Duration>,
+    /// That nobody has answered yet.
+    pub unanswered: bool,
     /// So many at most.
     pub limit: Option<u64>,
 }
@@ -72,7 +89,11 @@ impl Query {
             "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
             "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
             "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
-            "/v1/bindings" => get(Self::List(Filter::parse(query.unwrap_or_default())?)),
+            "/v1/bindings" => match *method {
+                Method::GET => Ok(Self::List(Filter::parse(query.unwrap_or_default())?)),
+                Method::DELETE => release_all(query.unwrap_or_default()),
+                _ => Err(wrong_method("GET or DELETE")),
+            },
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
                     const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/explain, /v1/bindings, \
@@ -98,8 +119,21 @@ impl Filter {
         let state = self.state.map(|state| format!("state={}", name(state)));
         let pool = self.pool.as_ref().map(|pool| format!("pool={}", encode(pool)));
         let limit = self.limit.map(|limit| format!("limit={limit}"));
-        let all: Vec<String> = [state, pool, limit].into_iter().flatten().collect();
+        let prefix = self.prefix.map(|prefix| format!("prefix={prefix}"));
+        let older = |age| format!("older-than={}", encode(&humantime::format_duration(age).to_string()));
+        let unanswered = self.unanswered.then(|| "unanswered".to_owned());
+        let all: Vec<String> =
+            [state, pool, prefix, self.older_than.map(older), unanswered, limit].into_iter().flatten().collect();
         if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
+    }
+
+    /// Whether a binding is one of those; the limit is for who counts.
+    pub fn lets_pass(&self, binding: &BindingView, now: Time) -> bool {
+        self.state.is_none_or(|state| state == binding.state)
+            && self.pool.as_ref().is_none_or(|pool| *pool == binding.pool)
+            && self.prefix.is_none_or(|net| net.contains(&binding.terminal) || net.contains(&binding.virtual_ip))
+            && self.older_than.is_none_or(|age| now - binding.created >= age)
+            && !(self.unanswered && binding.answered)
     }
 
     fn parse(query: &str) -> Result<Self, Refusal> {
@@ -115,15 +149,40 @@ impl Filter {
                     })?);
                 }
                 "pool" => filter.pool = Some(value),
+                "prefix" => filter.prefix = Some(parse_prefix(&value).map_err(bad)?),
+                "older-than" => {
+                    let wrong = |_| bad(format!("older-than takes a time such as 1h, not '{value}'"));
+                    filter.older_than = Some(humantime::parse_duration(&value).map_err(wrong)?);
+                }
+                "unanswered" if matches!(value.as_str(), "" | "true") => filter.unanswered = true,
                 "limit" => {
                     filter.limit =
                         Some(value.parse().map_err(|_| bad(format!("limit takes a number, not '{value}'")))?);
                 }
-                _ => return Err(bad(format!("no parameter '{key}'; there are state, pool and limit"))),
+                _ => {
+                    const KEYS: &str = "state, pool, prefix, older-than, unanswered and limit";
+                    return Err(bad(format!("no parameter '{key}' with '{value}'; there are {KEYS}")));
+                }
             }
         }
         Ok(filter)
     }
+}
+
+/// A prefix, or an address as one.
+pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    let prefix = text.parse().ok().or_else(address).map(|net: IpNet| net.trunc());
+    prefix.ok_or_else(|| format!("'{text}' is no prefix; write it like 10.0.0.0/24"))
+}
+
+fn release_all(query: &str) -> Result<Query, Refusal> {
+    let (dry, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| *pair == "dry-run");
+    let filter = Filter::parse(&rest.join("&"))?;
+    if (Filter { limit: None, ..filter.clone() }) == Filter::default() {
+        return Err(bad("say which bindings: state, pool, prefix, older-than or unanswered".to_owned()));
+    }
+    Ok(Query::ReleaseAll { filter, dry_run: !dry.is_empty() })
 }
 
 /// A state as it is written in JSON.
@@ -203,8 +262,24 @@ mod tests {
         assert_eq!(get("/v1/bindings?"), Ok(Query::List(Filter::default())));
         assert_eq!(get("/v1/bindings/2001:db8::1"), Ok(Query::Show("2001:db8::1".parse().unwrap())));
         assert_eq!(get("/v1/bindings/2001%3Adb8%3a%3A1"), get("/v1/bindings/2001:db8::1"));
-        let filter = Filter { state: Some(BindingState::Dormant), pool: Some("a b/ü&=".into()), limit: Some(7) };
-        assert_eq!(get(&format!("/v1/bindings{}", filter.to_query())), Ok(Query::List(filter)));
+        let filter = Filter {
+            state: Some(BindingState::Dormant),
+            pool: Some("a b/ü&=".into()),
+            prefix: Some("10.0.0.0/24".parse().unwrap()),
+            older_than: Some(Duration::from_secs(5400)),
+            unanswered: true,
+            limit: Some(7),
+        };
+        let path = format!("/v1/bindings{}", filter.to_query());
+        assert_eq!(get(&path), Ok(Query::List(filter.clone())));
+        let delete = |query: &str| Query::parse(&Method::DELETE, "/v1/bindings", Some(query)).map_err(|no| no.error);
+        for (query, dry_run) in [("prefix=10.0.0.9", false), ("dry-run&prefix=10.0.0.9/32", true)] {
+            let filter = Filter { prefix: Some("10.0.0.9/32".parse().unwrap()), ..Filter::default() };
+            assert_eq!(delete(query), Ok(Query::ReleaseAll { filter, dry_run }));
+        }
+        for query in ["", "dry-run", "limit=9", "&"] {
+            assert!(delete(query).unwrap_err().starts_with("say which bindings"), "{query}");
+        }
         let address: Named = "192.0.2.1".parse().unwrap();
         assert_eq!(Query::parse(&Method::PUT, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Pin(address.clone())));
         assert_eq!(Query::parse(&Method::DELETE, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Release(address)));
@@ -220,6 +295,10 @@ mod tests {
             "/v1/bindings/%ff",
             "/v1/bindings?state=busy",
             "/v1/bindings?limit=-1",
+            "/v1/bindings?prefix=10.0.0.0/33",
+            "/v1/bindings?older-than=long",
+            "/v1/bindings?unanswered=no",
+            "/v1/bindings?dry-run",
             "/v1/bindings?colour=red",
             "/v1/bindings?pool=%1",
             "/v1/status?limit=1",
@@ -230,7 +309,7 @@ mod tests {
             assert_eq!(get(path), Err(StatusCode::NOT_FOUND), "{path}");
         }
         for (method, path) in
-            [(Method::POST, "/v1/status"), (Method::DELETE, "/v1/bindings"), (Method::HEAD, "/v1/bindings/::1")]
+            [(Method::POST, "/v1/status"), (Method::PUT, "/v1/bindings"), (Method::HEAD, "/v1/bindings/::1")]
         {
             let status = Query::parse(&method, path, None).unwrap_err().status;
             assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

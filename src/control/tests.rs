@@ -5,8 +5,10 @@ use super::*;
 use crate::fuzzed::{Fuzzed, cases};
 use crate::nat::{
     BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
-    PoolSettings, Settings,
+    PoolSettings, Realm, Settings,
 };
+use crate::wire::Packet;
+use etherparse::PacketBuilder;
 use parking_lot::{Mutex, RwLock};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -220,6 +222,33 @@ fn bindings_are_pinned_listed_shown_and_released() {
     assert_eq!((code, &released[0]["terminal"]), (200, &"10.0.0.11".into()));
     assert!(scene.stub.events.lock().contains(&EventKind::Pinned), "the log hears of it");
     assert!(scene.stub.events.lock().contains(&EventKind::Released));
+}
+
+#[test]
+fn many_bindings_are_counted_and_released_at_once_but_none_that_is_pinned() {
+    let scene = Scene::new();
+    let client = scene.client();
+    scene.pin(999);
+    for n in 0..300_u32 {
+        let mut bytes = Vec::new();
+        let terminal = (10 << 24 | n).to_be_bytes();
+        PacketBuilder::ipv4(terminal, [192, 0, 2, 1], 64).udp(1, 2).write(&mut bytes, b"").unwrap();
+        let mut translator = scene.stub.nat().translator();
+        translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), scene.stub.now());
+    }
+    let filter = |prefix: &str| Filter { prefix: Some(prefix.parse().unwrap()), ..Filter::default() };
+    let many = Filter { unanswered: true, older_than: Some(Duration::from_secs(3600)), ..filter("10.0.0.0/25") };
+    assert_eq!(client.release_all(&many, true).unwrap().bindings, 0, "none is so old");
+    let many = Filter { older_than: None, ..many };
+    assert_eq!(client.bindings(&many).unwrap().len(), 128);
+    let (asked, done) = (client.release_all(&many, true).unwrap(), client.release_all(&many, false).unwrap());
+    assert_eq!((asked.bindings, asked.released, done.bindings, done.released), (128, false, 128, true));
+    assert_eq!(scene.stub.recorded.lock().len(), 128, "on disk before it is answered");
+    let few = Filter { limit: Some(20), ..filter("10.0.0.0/8") };
+    assert_eq!(client.release_all(&few, false).unwrap().bindings, 20);
+    assert_eq!(client.release_all(&filter("10.0.0.0/8"), false).unwrap().bindings, 300 - 128 - 20);
+    assert_eq!(client.bindings(&Filter { state: Some(BindingState::Active), ..Filter::default() }).unwrap().len(), 1);
+    assert_eq!(scene.ask("DELETE", "/v1/bindings", "").0, 400);
 }
 
 #[test]

@@ -44,6 +44,17 @@ pub struct BindingView {
     pub callbacks: u32,
 }
 
+/// What is to become of a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It stays.
+    Keep,
+    /// It ends.
+    Release,
+    /// It stays, and so do all that follow.
+    Stop,
+}
+
 /// Where in its life a binding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -263,6 +274,31 @@ impl Nat {
             events.push(self.event(EventKind::Released, number, &ended));
         }
         if views.is_empty() { Err(AdminError::NotFound(address)) } else { Ok((views, events)) }
+    }
+
+    /// Releases the bindings that `choose` chooses, in the order of [`Nat::for_each_binding`], until it says stop. Returns what
+    /// happened to each. Workers heed it before this returns.
+    pub fn release_where(&self, now: Time, choose: &mut dyn FnMut(&BindingView) -> Choice) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (number, table) in self.tables.iter().enumerate() {
+            let mut next = 0;
+            while let Some(found) = table.next_at(next) {
+                next = found.index.saturating_add(1);
+                if found.slot.state == BindingState::Quarantined {
+                    continue;
+                }
+                match choose(&self.view(number, &found, now)) {
+                    Choice::Keep => continue,
+                    Choice::Release => {}
+                    Choice::Stop => return events,
+                }
+                if let Some(ended) = table.end(found.stamp(), now) {
+                    self.ended(number, &ended);
+                    events.push(self.event(EventKind::Released, number, &ended));
+                }
+            }
+        }
+        events
     }
 
     /// Gives the bindings in which an address is the terminal or the virtual IP a callback policy of their own, or (`None`)

@@ -54,7 +54,7 @@ mod unsolicited;
 mod vacancy;
 mod verdict;
 
-pub use admin::{AdminError, BindingState, BindingView, PoolView, StatusView, TrafficView};
+pub use admin::{AdminError, BindingState, BindingView, Choice, PoolView, StatusView, TrafficView};
 pub use counters::Counter;
 pub use event::{Event, EventKind};
 pub use explain::{Explanation, Question};
