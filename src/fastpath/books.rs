@@ -32,13 +32,15 @@ pub struct Books {
     serial: u64,
     hits: u64,
     closed: bool,
+    /// Whether the log has been told of a flow that stays: there may be as many as packets.
+    complained: bool,
 }
 
 impl Books {
     /// Nothing in them.
     pub fn new(flows: Flows) -> Self {
         let (entries, of_binding, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
-        Self { flows, entries, of_binding, round, serial: 0, hits: 0, closed: false }
+        Self { flows, entries, of_binding, round, serial: 0, hits: 0, closed: false, complained: false }
     }
 
     /// Whether they are to enter no flow from now on; returns whether it was so before.
@@ -153,7 +155,9 @@ impl Books {
 
     fn take_out(&mut self, (from, source, destination): Key) {
         self.entries.remove(&(from, source, destination));
-        if let Err(error) = self.flows.remove(from, source, destination) {
+        if let Err(error) = self.flows.remove(from, source, destination)
+            && !std::mem::replace(&mut self.complained, true)
+        {
             log::error!("a flow of {source} cannot be taken out of the kernel: {error}");
         }
     }

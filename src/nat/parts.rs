@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 /// Slots of a pool that is larger than memory: 2^24, as many as an IPv4 /8 has.
 const SPARSE_SLOTS: u32 = 1 << 24;
 
+/// Slots of such a pool that are given first: those of few bindings lie close together, and each does not take pages of memory
+/// of its own. Which address a slot stands for is drawn from all (see [`Parts::address`]).
+const FIRST_SLOTS: u32 = 1 << 16;
+
 /// One pool, as part of a table.
 #[derive(Debug)]
 pub struct Part {
@@ -86,6 +90,17 @@ impl Parts {
         let part = self.parts.iter().find(|part| part.range.contains(virtual_ip))?;
         let offset = virtual_ip.bits() - part.range.first().bits();
         Some((part.first_slot + u32::try_from(offset % u128::from(part.slots)).ok()?, part))
+    }
+
+    /// The slot to give to the terminal with hash `hash`, if it is vacant.
+    pub fn first_choice(&self, hash: u64) -> u32 {
+        let index = u32::try_from((u128::from(hash) * u128::from(self.len)) >> 64).unwrap_or_default();
+        match self.of_slot(index) {
+            Some((_, part)) if part.range.size() > u128::from(SPARSE_SLOTS) => {
+                part.first_slot + (index - part.first_slot) % FIRST_SLOTS
+            }
+            _ => index,
+        }
     }
 
     /// The virtual IP to give with slot `index` to the terminal with hash `hash`.
@@ -198,6 +213,18 @@ mod tests {
         assert_eq!(sparse.slot_of(address("fd00::7700:0")).unwrap().0, slot);
         assert!(part.is_reserved(address("fd00::")) && part.is_reserved(address("fd00::7700:0")));
         assert!(!part.is_reserved(address("fd00::7700:1")));
+    }
+
+    #[test]
+    fn the_first_slots_of_a_sparse_pool_lie_close_together_and_their_addresses_far_apart() {
+        let parts = parts(&["198.18.0.0/24", "fd00::/64"]);
+        let hashes = (1..4000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let chosen: Vec<(u32, u64)> = hashes.map(|hash| (parts.first_choice(hash), hash)).collect();
+        assert!(chosen.iter().all(|(slot, _)| *slot < 256 + FIRST_SLOTS));
+        let slots: std::collections::BTreeSet<u32> = chosen.iter().map(|(slot, _)| *slot).collect();
+        assert!(slots.len() > 3800, "{}", slots.len());
+        let upper = chosen.iter().map(|(slot, hash)| parts.address(*slot, *hash).unwrap().bits() >> 24);
+        assert!(upper.collect::<std::collections::BTreeSet<u128>>().len() > 3800);
     }
 
     #[test]

@@ -446,7 +446,7 @@ impl Table {
 
     /// A slot to give: the hash's own choice, or the next one that is vacant, in a pool that is not draining.
     fn vacant(&self, ledger: &Ledger, hash: u64) -> Option<u32> {
-        let mut from = self.first_choice(hash);
+        let mut from = self.parts.first_choice(hash);
         for _ in 0..=self.parts.iter().count() {
             let index = ledger.vacancy.next(from)?;
             let (_, part) = self.parts.of_slot(index)?;
@@ -462,10 +462,6 @@ impl Table {
         let virtual_ip = self.parts.address(index, hash)?;
         let (state, created) = (BindingState::Active, now.as_secs());
         Some(Slot { version: 0, state, pinned: false, answered: false, inside, terminal, virtual_ip, created })
-    }
-
-    fn first_choice(&self, hash: u64) -> u32 {
-        u32::try_from((u128::from(hash) * u128::from(self.parts.len())) >> 64).unwrap_or_default()
     }
 
     fn hash(&self, inside: u16, terminal: Address) -> u64 {
