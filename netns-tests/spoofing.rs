@@ -249,3 +249,37 @@ fn s_a_flood_of_made_up_sources_leaves_half_of_the_pool_and_one_command_ends_wha
         !gateway.ask("bindings release").succeeded() && !gateway.ask("bindings release --limit 9 --yes").succeeded()
     );
 }
+
+/// A neighbour sends one packet in a terminal's name: whom the terminal has not called itself may call it under `contacted`,
+/// and not before an answer under `answered`.
+#[test]
+fn s_one_packet_in_a_neighbours_name_opens_it_to_nobody_under_answered() {
+    for (policy, opens) in [("contacted", true), ("answered", false)] {
+        let lab = Lab::new(Plan::gateways(1).terminals(2));
+        let pool = Lab::pool_v4(1);
+        let start = || lab.start_with(1, &["--pool", &pool, "--callback", policy]);
+        let gateway = start();
+        let (neighbour, terminal, server) = (lab.terminal(1), lab.terminal(2), lab.server(1));
+        let (_web, _back) = (Web::start(&server, 80), Web::start(&terminal, 8080));
+        forge(&neighbour, terminal.v4, server.v4, b"in another's name");
+        wait_until("the binding", || gateway.knows(terminal.v4.into()));
+        let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+        if opens {
+            curl(&server, virtual_ip, 8080);
+            continue;
+        }
+        curl_in_vain(&server, virtual_ip, 8080);
+        assert!(gateway.dropped("not_answered") > 0);
+        let asked = gateway.ask(&format!("explain {} {virtual_ip} tcp/8080", server.v4));
+        assert!(asked.stdout.contains("has not answered yet"), "{}", asked.stdout);
+        // Its own call is answered; from then on the peer may call, also after a restart.
+        curl(&terminal, server.v4.into(), 80);
+        curl(&server, virtual_ip, 8080);
+        let view = gateway.ask(&format!("bindings show {virtual_ip}")).ok();
+        assert!(view.contains("1, 1 of them have answered") && view.contains("have answered it (as all)"), "{view}");
+        gateway.stop();
+        let gateway = start();
+        curl(&server, virtual_ip, 8080);
+        drop(gateway);
+    }
+}

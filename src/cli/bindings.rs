@@ -75,7 +75,7 @@ enum Action {
         /// Address of a terminal (ADDRESS@INSIDE where several insides have it), or a virtual IP
         address: Named,
         /// Who may call; `pool`: whoever the pool lets
-        #[arg(value_name = "contacted|anyone|pool|CIDR,…", value_delimiter = ',', required = true)]
+        #[arg(value_name = "contacted|answered|anyone|pool|CIDR,…", value_delimiter = ',', required = true)]
         policy: Vec<String>,
     },
     /// End the bindings with this terminal or virtual IP, or all that the options name but those pinned; the virtual IPs are
@@ -234,7 +234,8 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
             ("state", format!("{}{pinned}{unanswered}", state_name(view.state))),
             ("created", format!("{} ({} ago)", point(view.created), show::span(now - view.created))),
             ("last used", format!("{} ({} ago)", point(view.last_used), show::span(now - view.last_used))),
-            ("contacts", view.contacts.to_string()),
+            ("contacts", format!("{}, {} of them have answered", view.contacts, view.contacts_answered)),
+            ("may call", view.callback.clone().unwrap_or_default()),
             ("packets out", view.packets_out.to_string()),
             ("packets in", view.packets_in.to_string()),
             ("callbacks", view.callbacks.to_string()),

@@ -22,9 +22,10 @@ pub struct Arguments {
     /// Destinations that terminals reach under their own addresses, untranslated, and that may call them there; repeatable
     #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
     exempt: Vec<String>,
-    /// Who may call a virtual IP: `contacted` (only peers that its terminal has called), `anyone`, or prefixes that may
+    /// Who may call a virtual IP: `contacted` (only peers that its terminal has called), `answered`
+    /// (only those of them that have answered it), `anyone`, or prefixes that may
     /// besides those
-    #[arg(long, value_name = "contacted|anyone|CIDR,…", value_delimiter = ',')]
+    #[arg(long, value_name = "contacted|answered|anyone|CIDR,…", value_delimiter = ',')]
     callback: Vec<String>,
     /// Look into the text of this application, which carries addresses: `ftp`, or with a port `ftp:2121`; repeatable
     #[arg(long, value_name = "ftp[:PORT],…", value_delimiter = ',')]

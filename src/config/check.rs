@@ -419,6 +419,7 @@ fn prefix(text: &str) -> Result<IpNet, Wrong> {
 pub fn policy(words: &[String]) -> Result<CallbackPolicy, Wrong> {
     match words {
         [word] if word == "contacted" => Ok(CallbackPolicy::Contacted),
+        [word] if word == "answered" => Ok(CallbackPolicy::Answered),
         [word] if word == "anyone" => Ok(CallbackPolicy::Anyone),
         [] => Err(Wrong::Callback(String::new())),
         _ => words

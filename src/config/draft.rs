@@ -451,7 +451,7 @@ struct FileCreation {
 }
 
 #[derive(Clone, Deserialize)]
-#[serde(untagged, expecting = "\"contacted\", \"anyone\" or a list of prefixes")]
+#[serde(untagged, expecting = "\"contacted\", \"answered\", \"anyone\" or a list of prefixes")]
 enum Policy {
     Word(String),
     Prefixes(Vec<String>),

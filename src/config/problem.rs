@@ -155,7 +155,7 @@ pub enum Wrong {
     #[error("exempt prefix {0} is everybody; nothing would be translated")]
     ExemptAll(String),
     /// A policy that cannot be read.
-    #[error("callback '{0}' is neither contacted, anyone nor a list of prefixes")]
+    #[error("callback '{0}' is neither contacted, answered, anyone nor a list of prefixes")]
     Callback(String),
     /// An application that nobody knows.
     #[error("alg '{0}' is unknown; it can be ftp, alone or with a port, such as ftp:2121")]

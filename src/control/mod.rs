@@ -218,7 +218,7 @@ pub struct Pin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// `["contacted"]`, `["anyone"]` or prefixes; `null`: as the pool has it.
+    /// `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes; `null`: as the pool has it.
     pub callback: Option<Vec<String>>,
 }
 

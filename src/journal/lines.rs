@@ -14,7 +14,7 @@
 //! | `answered` | whether a peer has ever answered the terminal; left out: yes |
 //! | `created`, `last_used` | seconds since the Unix epoch |
 //! | `packets_out`, `packets_in`, `callbacks` | counted so far |
-//! | `callback` | a policy of its own: `["contacted"]`, `["anyone"]` or prefixes |
+//! | `callback` | a policy of its own: `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes |
 //! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
 
 use super::row::policy_words;

@@ -58,6 +58,7 @@ pub fn policy_text(policy: &CallbackPolicy) -> String {
 pub fn policy_words(policy: &CallbackPolicy) -> Vec<String> {
     match policy {
         CallbackPolicy::Contacted => vec!["contacted".to_owned()],
+        CallbackPolicy::Answered => vec!["answered".to_owned()],
         CallbackPolicy::Anyone => vec!["anyone".to_owned()],
         CallbackPolicy::Prefixes(prefixes) => prefixes.iter().map(ToString::to_string).collect(),
     }

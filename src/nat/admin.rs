@@ -1,6 +1,7 @@
 //! Looking at bindings and changing them by hand.
 
 use super::counters::{Counters, Traffic};
+use super::decide::Bound;
 use super::event::{Event, EventKind};
 use super::settings::{CallbackPolicy, PoolKind};
 use super::table::{Found, PinError, Pinned};
@@ -34,8 +35,13 @@ pub struct BindingView {
     pub created: Time,
     /// When a packet last used it, to within a few seconds (milliseconds since the Unix epoch).
     pub last_used: Time,
-    /// How many peers the terminal has called that may still call back.
+    /// How many peers the terminal has called within the time for which that counts.
     pub contacts: u32,
+    /// How many of them have answered.
+    pub contacts_answered: u32,
+    /// Who may call, in words; only where one binding is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<String>,
     /// Packets from the terminal.
     pub packets_out: u64,
     /// Packets to the terminal.
@@ -183,7 +189,11 @@ impl Nat {
     /// The same, in one inside.
     pub fn find_named(&self, which: &Named, now: Time) -> Vec<BindingView> {
         let found = self.named(which).unwrap_or_default();
-        found.iter().map(|(table, found)| self.view(*table, found, now)).collect()
+        let full = |(table, found): &(usize, Found)| {
+            let callback = Some(self.policy_in_words(*table, found));
+            BindingView { callback, ..self.view(*table, found, now) }
+        };
+        found.iter().map(full).collect()
     }
 
     /// Ties `terminal` to `virtual_ip` for good (until released): such a binding never goes dormant. An existing binding
@@ -388,6 +398,15 @@ impl Nat {
         }
     }
 
+    fn policy_in_words(&self, table: usize, found: &Found) -> String {
+        let bound = Bound { table: u16::try_from(table).unwrap_or(u16::MAX), found: *found };
+        match (self.policies.of(bound.owner()), self.policy_of_pool(&bound)) {
+            (Some(policy), _) => format!("{policy} (its own)"),
+            (None, Some(policy)) => format!("{policy} (the pool's)"),
+            (None, None) => format!("{} (as all)", self.callback),
+        }
+    }
+
     fn inside_number(&self, name: &str) -> Result<u16, AdminError> {
         let number = self.insides.iter().position(|have| have == name).and_then(|number| u16::try_from(number).ok());
         number.ok_or_else(|| AdminError::NoInside(name.to_owned()))
@@ -414,6 +433,7 @@ impl Nat {
         let (usage, last_used) = self.tables.get(table).map_or_else(Default::default, |table| table.usage(found.index));
         let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
         let slot = &found.slot;
+        let (contacts, contacts_answered) = self.contacts.count(owner(table, found), now.as_secs());
         BindingView {
             terminal: slot.terminal.into(),
             realm: self.inside_name(slot.inside).to_owned(),
@@ -424,7 +444,9 @@ impl Nat {
             answered: slot.answered,
             created: Time::from_secs(slot.created.into()),
             last_used,
-            contacts: self.contacts.count(owner(table, found), now.as_secs()),
+            contacts,
+            contacts_answered,
+            callback: None,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,
             callbacks: usage.callbacks,

@@ -1,11 +1,15 @@
 //! Who may call back though the terminal has not called.
 
-use super::contacts::Owner;
+use super::contacts::{Known, Owner};
 use super::settings::CallbackPolicy;
+use super::verdict::DropReason;
 use crate::wire::Address;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::net::IpAddr;
+
+/// Whether a packet is let in, or why not.
+type Admitted = Result<(), DropReason>;
 
 /// Policies that the administrator gave to single bindings.
 #[derive(Default)]
@@ -14,11 +18,11 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Whether the binding's own policy lets `peer` in without having been called; `None` if it has none.
-    pub fn welcomes(&self, owner: Owner, peer: Address) -> Option<bool> {
+    /// What the binding's own policy says of a packet from `peer`; `None` if it has none.
+    pub fn admit(&self, owner: Owner, peer: Address, contact: Option<Known>, calls: bool) -> Option<Admitted> {
         let by_slot = self.by_slot.read();
         let (created, policy) = by_slot.get(&(owner.table, owner.index))?;
-        (*created == owner.created).then(|| policy.welcomes(peer))
+        (*created == owner.created).then(|| policy.admit(peer, contact, calls))
     }
 
     /// The binding goes on as `to`.
@@ -49,15 +53,23 @@ impl Policies {
 }
 
 impl CallbackPolicy {
-    /// Whether `peer` may call without having been called.
-    pub(super) fn welcomes(&self, peer: Address) -> bool {
-        match self {
-            CallbackPolicy::Contacted => false,
+    /// Whether a packet from `peer`, which `calls` or may be an answer, is let in; `contact`: the terminal has called it.
+    pub(super) fn admit(&self, peer: Address, contact: Option<Known>, calls: bool) -> Admitted {
+        let is_welcome = match self {
+            CallbackPolicy::Contacted | CallbackPolicy::Answered => false,
             CallbackPolicy::Anyone => true,
             CallbackPolicy::Prefixes(prefixes) => {
                 let peer = IpAddr::from(peer);
                 prefixes.iter().any(|prefix| prefix.contains(&peer))
             }
+        };
+        match contact {
+            _ if is_welcome => Ok(()),
+            None => Err(DropReason::NotContacted),
+            Some(Known { answered: false, .. }) if calls && *self == CallbackPolicy::Answered => {
+                Err(DropReason::NotAnswered)
+            }
+            Some(_) => Ok(()),
         }
     }
 }

@@ -212,11 +212,11 @@ impl Contacts {
         Duration::from_secs(self.idle.into())
     }
 
-    /// How many peers may call back as contacts.
-    pub fn count(&self, owner: Owner, now: u32) -> u32 {
+    /// How many peers the terminal has called within the idle time, and how many of those have answered.
+    pub fn count(&self, owner: Owner, now: u32) -> (u32, u32) {
         let shard = self.shard(owner).lock();
-        let live = shard.contacts(owner).filter(|contact| self.is_live(contact.last, now)).count();
-        u32::try_from(live).unwrap_or(u32::MAX)
+        let live = shard.contacts(owner).filter(|contact| self.is_live(contact.last, now));
+        live.fold((0, 0), |(all, answered), contact| (all + 1, answered + u32::from(contact.answered)))
     }
 
     /// The binding goes on as `to`.
@@ -343,7 +343,7 @@ mod tests {
         }
         let live: Vec<u8> = (0..10).filter(|n| has(&contacts, OWNER, *n, 106)).collect();
         assert_eq!(live, [0, 3, 9]);
-        assert_eq!(contacts.count(OWNER, 106), 3);
+        assert_eq!(contacts.count(OWNER, 106), (3, 0));
     }
 
     #[test]
@@ -355,6 +355,6 @@ mod tests {
         contacts.note(later, peer(2), 300);
         assert!(!has(&contacts, later, 1, 301) && has(&contacts, later, 2, 301));
         contacts.forget(later);
-        assert_eq!(contacts.count(later, 301), 0);
+        assert_eq!(contacts.count(later, 301), (0, 0));
     }
 }

@@ -89,7 +89,7 @@ impl Nat {
             return Err(DropReason::InsideGone);
         }
         self.is_peer(peer, slot.inside)?;
-        let contact = self.may_call(&callee, peer, now)?;
+        let contact = self.may_call(&callee, peer, calls(headers.kind), now)?;
         let is_once = self.heard(&callee, contact, headers.kind, run);
         let flow = Flow {
             rewrite: Rewrite::destination(callee.found.slot.terminal),
@@ -114,7 +114,7 @@ impl Nat {
         let mut is_once = false;
         if !is_itself {
             let contact = match self.hairpin {
-                Hairpin::Policy => self.may_call(&callee, shown, now)?,
+                Hairpin::Policy => self.may_call(&callee, shown, calls(headers.kind), now)?,
                 _ => self.contacts.live(callee.owner(), shown, now.as_secs()),
             };
             is_once = self.heard(&callee, contact, headers.kind, run);
@@ -181,19 +181,23 @@ impl Nat {
         Ok(())
     }
 
-    /// Whether `peer` may send anything to the binding; what is known of it if the terminal has called it.
-    pub(super) fn may_call(&self, callee: &Bound, peer: Address, now: Time) -> Result<Option<Known>, DropReason> {
+    /// Whether a packet of `peer`, which `calls` or may be an answer, may reach the binding; what is known of the peer if the
+    /// terminal has called it.
+    pub(super) fn may_call(
+        &self,
+        callee: &Bound,
+        peer: Address,
+        calls: bool,
+        now: Time,
+    ) -> Result<Option<Known>, DropReason> {
         if self.selection.for_peer(peer) != Some(callee.table) {
             return Err(DropReason::WrongPool);
         }
         let owner = callee.owner();
-        let of_pool = self.policy_of_pool(callee).unwrap_or(&self.callback);
-        let welcome = match self.policies.welcomes(owner, peer) {
-            Some(welcome) => welcome,
-            None => of_pool.welcomes(peer),
-        };
         let contact = self.contacts.live(owner, peer, now.as_secs());
-        if welcome || contact.is_some() { Ok(contact) } else { Err(DropReason::NotContacted) }
+        let of_pool = || self.policy_of_pool(callee).unwrap_or(&self.callback).admit(peer, contact, calls);
+        self.policies.admit(owner, peer, contact, calls).unwrap_or_else(of_pool)?;
+        Ok(contact)
     }
 
     /// A peer sends to a binding. If the terminal has called it and it has not answered before, this may be the answer.
@@ -301,6 +305,11 @@ impl Bound {
     pub(super) fn slot(&self) -> SlotRef {
         SlotRef::new(self.table, self.found.index)
     }
+}
+
+/// Whether a packet asks for something new of its receiver, rather than answering.
+pub(super) fn calls(kind: Kind) -> bool {
+    matches!(kind, Kind::TcpSyn | Kind::IcmpQuery)
 }
 
 /// Why no packet of this kind is ever translated.

@@ -269,6 +269,9 @@ const fn hint(reason: DropReason) -> Option<&'static str> {
         DropReason::NotContacted => {
             "The terminal must call this peer first; or let it in: kamei bindings callback TERMINAL anyone|PREFIX"
         }
+        DropReason::NotAnswered => {
+            "The peer must answer the terminal first; or let it in: kamei bindings callback TERMINAL contacted|anyone|PREFIX"
+        }
         DropReason::NotAFirstPacket => "A connection begun before the binding was lost must be opened anew",
         DropReason::PoolExhausted => {
             "Give a larger pool or a second one, shorten [lifetimes] dormant, or release bindings"
@@ -294,6 +297,9 @@ impl fmt::Display for CallbackPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CallbackPolicy::Contacted => f.write_str("only peers that the terminal has called"),
+            CallbackPolicy::Answered => {
+                f.write_str("only peers that the terminal has called and that have answered it")
+            }
             CallbackPolicy::Anyone => f.write_str("anyone"),
             CallbackPolicy::Prefixes(prefixes) => {
                 f.write_str("peers that the terminal has called, and")?;

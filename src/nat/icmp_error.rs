@@ -71,7 +71,7 @@ impl Nat {
             return self.error_by_hairpin(headers, quote, None);
         }
         let peer = quote.headers.destination;
-        self.may_call(&callee, peer, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
+        self.may_call(&callee, peer, false, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
         let Bound { table, found } = callee;
         self.table(table)?.used(found.index, Usage { packets_in: 1, ..Usage::default() });
         let terminal = found.slot.terminal;
@@ -135,7 +135,7 @@ impl Nat {
             let table = self.table(number)?;
             let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
             for found in insides.filter_map(|inside| table.of_terminal(inside, terminal)) {
-                let called = self.may_call(&Bound { table: number, found }, peer, now).is_ok();
+                let called = self.may_call(&Bound { table: number, found }, peer, false, now).is_ok();
                 if called || candidate.is_none() {
                     candidate = Some(found.slot.virtual_ip);
                 }

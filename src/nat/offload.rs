@@ -174,7 +174,7 @@ impl Nat {
                     && callee.slot() == offer.binding
                     && self.is_peer(offer.source, callee.found.slot.inside).is_ok()
                     // A first answer is seen here.
-                    && self.may_call(&callee, offer.source, now).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
+                    && self.may_call(&callee, offer.source, false, now).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
             }),
         }
     }

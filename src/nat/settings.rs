@@ -161,6 +161,9 @@ pub enum CallbackPolicy {
     /// Only a peer that this terminal has called (address-dependent filtering).
     #[default]
     Contacted,
+    /// Only a peer that this terminal has called and that has answered it: TCP that is no connection request, a datagram, an
+    /// ICMP reply.
+    Answered,
     /// Every peer (endpoint-independent filtering).
     Anyone,
     /// Peers in these prefixes, and those that this terminal has called.

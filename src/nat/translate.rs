@@ -234,7 +234,8 @@ impl Translator {
         now: Time,
     ) -> Verdict {
         let Realm::Inside(inside) = realm else {
-            if headers.kind == Kind::TcpSyn && matches!(reason, DropReason::NotContacted | DropReason::NoBinding) {
+            let is_vain = matches!(reason, DropReason::NotContacted | DropReason::NotAnswered | DropReason::NoBinding);
+            if headers.kind == Kind::TcpSyn && is_vain {
                 self.waiting.remember(self.nat.unsolicited, packet.bytes, headers, now);
             }
             return Verdict::Drop(reason);

@@ -43,8 +43,9 @@ impl Waiting {
         while self.0.front().is_some_and(|call| call.due <= now) {
             let call = self.0.pop_front()?;
             let Ok(headers) = Headers::parse_quoted(&call.packet) else { continue };
-            let through =
-                nat.callee(headers.destination).is_ok_and(|callee| nat.may_call(&callee, headers.source, now).is_ok());
+            let through = nat
+                .callee(headers.destination)
+                .is_ok_and(|callee| nat.may_call(&callee, headers.source, true, now).is_ok());
             if through {
                 continue;
             }

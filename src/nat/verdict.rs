@@ -121,6 +121,8 @@ drop_reasons! {
     InsideGone = "inside_gone",
     /// The peer may not call this virtual IP.
     NotContacted = "not_contacted",
+    /// The peer may call only once it has answered the terminal, and it has not.
+    NotAnswered = "not_answered",
     /// The destination is not a virtual IP.
     NotVirtual = "not_virtual",
     /// A packet that cannot make a binding (a TCP segment that is no SYN, a non-first fragment, an ICMP reply) from a terminal that has none.

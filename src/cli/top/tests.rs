@@ -52,6 +52,8 @@ fn binding(number: u8, seconds: u64) -> BindingView {
         created: Time::from_secs(1),
         last_used: Time::from_secs(100 - u64::from(number)),
         contacts: number.into(),
+        contacts_answered: 0,
+        callback: None,
         packets_out: u64::from(number) * 100 * seconds,
         packets_in: 0,
         callbacks: (9 - number).into(),

@@ -154,3 +154,62 @@ fn s_answers_outlive_a_restart() {
         (Some(BindingState::Active), Some(BindingState::Dormant))
     );
 }
+
+fn under(callback: CallbackPolicy) -> Gateway {
+    Gateway::new(Settings { callback, ..settings(vec![pool("198.18.0.0/24", &[])]) })
+}
+
+#[test]
+fn s_under_answered_a_peer_calls_once_it_has_answered_and_not_before() {
+    let answers: [fn(&str) -> Vec<u8>; 3] =
+        [|to| tcp(PEER, to, Flags::SynAck), |to| udp(PEER, to), |to| echo(false, PEER, to)];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let mut gateway = under(CallbackPolicy::Answered);
+        let virtual_ip = gateway.call_in_vain("10.0.0.5", PEER).unwrap();
+        assert_eq!(gateway.callback(PEER, virtual_ip), Err(DropReason::NotAnswered), "{number}");
+        let ping = gateway.send(&mut echo(true, PEER, &virtual_ip.to_string()), Realm::Outside);
+        assert_eq!(ping, Verdict::Drop(DropReason::NotAnswered), "{number}");
+        let verdict = gateway.send(&mut answer(&virtual_ip.to_string()), Realm::Outside);
+        assert!(matches!(verdict, Verdict::Forward { .. }), "{number}: {verdict:?}");
+        assert_eq!(gateway.callback(PEER, virtual_ip), Ok("10.0.0.5".parse().unwrap()), "{number}");
+        assert_eq!(gateway.callback("192.0.2.2", virtual_ip), Err(DropReason::NotContacted), "{number}");
+        // Another peer has answered nothing, though the binding is answered.
+        gateway.call_in_vain("10.0.0.5", "192.0.2.3").unwrap();
+        assert_eq!(gateway.callback("192.0.2.3", virtual_ip), Err(DropReason::NotAnswered), "{number}");
+    }
+}
+
+#[test]
+fn s_who_has_answered_is_remembered_across_restarts_and_reloads_and_told_to_who_asks() {
+    let mut gateway = under(CallbackPolicy::Contacted);
+    let virtual_ip = gateway.call("10.0.0.5", PEER).unwrap();
+    gateway.call_in_vain("10.0.0.5", "192.0.2.3").unwrap();
+    let answered = Settings { callback: CallbackPolicy::Answered, ..settings(vec![pool("198.18.0.0/24", &[])]) };
+    let mut restarted = Gateway::new(answered.clone());
+    restarted.nat.restore(gateway.nat.stored_bindings(), START);
+    let (reloaded, _) = gateway.nat.succeed(answered, START).unwrap().commit();
+    gateway.translator.succeed(Arc::clone(&reloaded));
+    gateway.nat = reloaded;
+    for gateway in [&mut restarted, &mut gateway] {
+        assert_eq!(gateway.callback(PEER, virtual_ip), Ok("10.0.0.5".parse().unwrap()));
+        assert_eq!(gateway.callback("192.0.2.3", virtual_ip), Err(DropReason::NotAnswered));
+        let view = gateway.nat.find(virtual_ip, START).remove(0);
+        assert_eq!((view.contacts, view.contacts_answered), (2, 1));
+        let policy = "only peers that the terminal has called and that have answered it (as all)";
+        assert_eq!(view.callback.as_deref(), Some(policy));
+    }
+}
+
+#[test]
+fn s_one_binding_or_one_pool_can_ask_for_answers() {
+    let strict = PoolSettings { callback: Some(CallbackPolicy::Answered), ..pool("198.18.0.0/24", &[]) };
+    let mut gateway = Gateway::new(settings(vec![strict]));
+    let virtual_ip = gateway.call_in_vain("10.0.0.5", PEER).unwrap();
+    assert_eq!(gateway.callback(PEER, virtual_ip), Err(DropReason::NotAnswered));
+    gateway.nat.set_callback(&virtual_ip.into(), Some(&CallbackPolicy::Contacted), START).unwrap();
+    assert!(gateway.callback(PEER, virtual_ip).is_ok());
+    let mut gateway = under(CallbackPolicy::Anyone);
+    let virtual_ip = gateway.call_in_vain("10.0.0.5", PEER).unwrap();
+    gateway.nat.set_callback(&virtual_ip.into(), Some(&CallbackPolicy::Answered), START).unwrap();
+    assert_eq!(gateway.callback(PEER, virtual_ip), Err(DropReason::NotAnswered));
+}

@@ -220,6 +220,7 @@ fn s_the_real_translator_does_as_the_reference_does() {
     let config = Config { cases: cases(400), max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() };
     let callback = prop_oneof![
         2 => Just(CallbackPolicy::Contacted),
+        2 => Just(CallbackPolicy::Answered),
         1 => Just(CallbackPolicy::Anyone),
         1 => Just(CallbackPolicy::Prefixes(vec!["192.0.2.0/31".parse().unwrap(), "2001:db8::/64".parse().unwrap()])),
     ];

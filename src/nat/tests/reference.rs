@@ -22,6 +22,7 @@ pub struct Reference {
     own_inside: Vec<IpAddr>,
     bindings: Vec<Binding>,
     contacts: Vec<(usize, IpAddr)>,
+    answered: Vec<(usize, IpAddr)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,7 @@ type Judged = Result<(Realm, Vec<u8>, Vec<usize>), DropReason>;
 
 impl Reference {
     pub fn new(settings: Settings, own_inside: Vec<IpAddr>) -> Self {
-        Self { settings, own_inside, bindings: Vec::new(), contacts: Vec::new() }
+        Self { settings, own_inside, bindings: Vec::new(), contacts: Vec::new(), answered: Vec::new() }
     }
 
     /// Judges a packet. `chosen` is the virtual IP that the real one has given to a new terminal: which one is not for the
@@ -80,15 +81,17 @@ impl Reference {
                 58 if !is_v4 => icmp == Some(Icmp::Query),
                 _ => true,
             };
+        let is_query = icmp == Some(Icmp::Query);
+        let calls = look.fragment < 2 && (is_query || look.protocol == 6 && opens);
         let mut out = bytes.to_vec();
         let to = match realm {
             Realm::Inside(inside) => {
-                let (source, destination, to) = self.outbound(&look, inside, opens, chosen)?;
+                let (source, destination, to) = self.outbound(&look, inside, opens, calls, chosen)?;
                 write(&mut out, &look, source, destination);
                 to
             }
             Realm::Outside => {
-                let (destination, to) = self.inbound(&look)?;
+                let (destination, to) = self.inbound(&look, calls)?;
                 write(&mut out, &look, None, Some(destination));
                 to
             }
@@ -102,6 +105,7 @@ impl Reference {
         look: &Look,
         inside: u16,
         opens: bool,
+        calls: bool,
         chosen: Option<IpAddr>,
     ) -> Result<(Option<IpAddr>, Option<IpAddr>, Realm), DropReason> {
         if !is_unicast(look.destination) {
@@ -117,14 +121,17 @@ impl Reference {
         let callee = self.callee(look.destination)?;
         let caller = self.caller(look, inside, opens, chosen)?;
         let shown = self.bindings[caller].virtual_ip;
-        if self.settings.hairpin == Hairpin::Policy {
-            self.may_call(callee, shown)?;
+        if caller != callee {
+            if self.settings.hairpin == Hairpin::Policy {
+                self.may_call(callee, shown, calls)?;
+            }
+            self.hear(callee, shown, look.fragment < 2 && !calls);
         }
         let Binding { terminal, inside, .. } = self.bindings[callee];
         Ok((Some(shown), Some(terminal), Realm::Inside(inside)))
     }
 
-    fn inbound(&self, look: &Look) -> Result<(IpAddr, Realm), DropReason> {
+    fn inbound(&mut self, look: &Look, calls: bool) -> Result<(IpAddr, Realm), DropReason> {
         let callee = self.callee(look.destination)?;
         let Binding { terminal, inside, .. } = self.bindings[callee];
         let inside_address =
@@ -132,7 +139,8 @@ impl Reference {
         if !is_unicast(look.source) || self.pool_of(look.source).is_some() || inside_address {
             return Err(DropReason::SpoofedSource);
         }
-        self.may_call(callee, look.source)?;
+        self.may_call(callee, look.source, calls)?;
+        self.hear(callee, look.source, look.fragment < 2 && !calls);
         Ok((terminal, Realm::Inside(inside)))
     }
 
@@ -173,16 +181,27 @@ impl Reference {
         self.bindings.iter().position(|b| b.virtual_ip == virtual_ip).ok_or(DropReason::NoBinding)
     }
 
-    fn may_call(&self, callee: usize, peer: IpAddr) -> Result<(), DropReason> {
+    /// A peer that was called has sent something.
+    fn hear(&mut self, callee: usize, peer: IpAddr, answers: bool) {
+        if answers && self.contacts.contains(&(callee, peer)) {
+            self.answered.push((callee, peer));
+        }
+    }
+
+    fn may_call(&self, callee: usize, peer: IpAddr, calls: bool) -> Result<(), DropReason> {
         if self.group_for(peer) != Some(self.bindings[callee].group) {
             return Err(DropReason::WrongPool);
         }
         let welcome = match &self.settings.callback {
-            CallbackPolicy::Contacted => false,
+            CallbackPolicy::Contacted | CallbackPolicy::Answered => false,
             CallbackPolicy::Anyone => true,
             CallbackPolicy::Prefixes(prefixes) => prefixes.iter().any(|prefix| prefix.contains(&peer)),
         };
-        if welcome || self.contacts.contains(&(callee, peer)) { Ok(()) } else { Err(DropReason::NotContacted) }
+        if !welcome && !self.contacts.contains(&(callee, peer)) {
+            return Err(DropReason::NotContacted);
+        }
+        let waits = self.settings.callback == CallbackPolicy::Answered && !self.answered.contains(&(callee, peer));
+        if calls && waits { Err(DropReason::NotAnswered) } else { Ok(()) }
     }
 
     /// The first pool with the same destinations and family stands for its group.
@@ -303,7 +322,7 @@ impl Reference {
                 if from_kernel && self.is_hidden(quote.destination) {
                     return by_hairpin(None);
                 }
-                self.may_call(callee, quote.destination).map_err(|_| DropReason::IcmpErrorUnrelated)?;
+                self.may_call(callee, quote.destination, false).map_err(|_| DropReason::IcmpErrorUnrelated)?;
                 let Binding { terminal, inside, .. } = self.bindings[callee];
                 Ok((Realm::Inside(inside), (None, Some(terminal)), (Some(terminal), None)))
             }
@@ -326,7 +345,7 @@ impl Reference {
                         .position(|b| Some(b.group) == group && b.inside == *inside && b.terminal == quote.destination)
                 };
                 let candidates: Vec<usize> = insides().filter_map(|inside| of_terminal(&inside)).collect();
-                let called = candidates.iter().find(|b| self.may_call(**b, look.destination).is_ok());
+                let called = candidates.iter().find(|b| self.may_call(**b, look.destination, false).is_ok());
                 match called.or(candidates.first()) {
                     Some(_) if own_outside.is_none() && self.is_hidden(look.source) => Err(DropReason::NoOwnAddress),
                     Some(binding) => {
