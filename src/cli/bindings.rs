@@ -227,6 +227,10 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
         }
         let pinned = if view.pinned { ", pinned" } else { "" };
         let unanswered = if view.answered { "" } else { ", not answered yet" };
+        let forgotten = match view.contacts_forgotten {
+            0 => String::new(),
+            number => format!("; {number} more are forgotten (contacts-per-binding)"),
+        };
         for (name, value) in [
             ("terminal", format!("{} ({})", view.terminal, view.realm)),
             ("virtual IP", view.virtual_ip.to_string()),
@@ -234,7 +238,7 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
             ("state", format!("{}{pinned}{unanswered}", state_name(view.state))),
             ("created", format!("{} ({} ago)", point(view.created), show::span(now - view.created))),
             ("last used", format!("{} ({} ago)", point(view.last_used), show::span(now - view.last_used))),
-            ("contacts", format!("{}, {} of them have answered", view.contacts, view.contacts_answered)),
+            ("contacts", format!("{}, {} of them have answered{forgotten}", view.contacts, view.contacts_answered)),
             ("may call", view.callback.clone().unwrap_or_default()),
             ("packets out", view.packets_out.to_string()),
             ("packets in", view.packets_in.to_string()),

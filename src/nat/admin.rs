@@ -39,6 +39,8 @@ pub struct BindingView {
     pub contacts: u32,
     /// How many of them have answered.
     pub contacts_answered: u32,
+    /// How many peers that could still call have been forgotten, because the terminal has called too many others.
+    pub contacts_forgotten: u64,
     /// Who may call, in words; only where one binding is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<String>,
@@ -446,6 +448,7 @@ impl Nat {
             last_used,
             contacts,
             contacts_answered,
+            contacts_forgotten: self.contacts.forgotten(owner(table, found)),
             callback: None,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,

@@ -2,15 +2,24 @@
 
 use super::settings::Lifetimes;
 use crate::wire::Address;
+use list::List;
 use parking_lot::Mutex;
 use shard::{Held, Shard};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod list;
 mod shard;
 
 /// Shards: more than any number of workers, so that two rarely meet.
 const SHARDS: usize = 256;
+/// Seconds within which an answer may come (RFC 4787 REQ-5, RFC 5382 REQ-5): who was called in these makes no room.
+const ANSWER_TIME: u32 = 240;
+/// Contacts that bindings with several of them have in a shard, unless each may have half as many: 8.4 million in all, of 24
+/// bytes. Only in what is left of these can a binding have more than it is allowed, to wait for their answers.
+const MOST_IN_A_SHARD: usize = 32_768;
+/// So many a binding may have even if there is no room left.
+const FEW: usize = 16;
 /// Changes that wait for the journal at one time; what is more is told when it is used again.
 const MOST_CHANGES: usize = 65_536;
 /// A contact in use is told to the journal again after this many seconds.
@@ -123,13 +132,16 @@ impl Contacts {
         let mut contacts: Vec<Contact> =
             contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
         contacts.sort_unstable_by_key(|contact| std::cmp::Reverse(contact.last));
-        contacts.truncate(self.most);
+        let kept = contacts.iter().enumerate();
+        let kept = kept.take_while(|(n, contact)| *n < self.most || now.saturating_sub(contact.last) < ANSWER_TIME);
+        contacts.truncate(kept.count().min(self.room()));
         contacts.sort_unstable_by_key(|contact| contact.peer);
         contacts.dedup_by_key(|contact| contact.peer);
         self.shard(owner).lock().replace(owner, contacts);
     }
 
-    /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one.
+    /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one, if its answer has had
+    /// time to come.
     pub fn note(&self, owner: Owner, peer: Address, now: u32) {
         let new = || {
             let told = self.tell(Change { owner, peer, last: Some(now), answered: false });
@@ -151,21 +163,13 @@ impl Contacts {
                 both.sort_unstable_by_key(|contact| contact.peer);
                 shard.replace(owner, both);
             }
-            Some(Held::Several(list)) => match list.binary_search_by_key(&peer.into(), |contact| contact.peer) {
-                Ok(at) => {
-                    if let Some(contact) = list.get_mut(at) {
-                        self.use_again(owner, contact, now);
-                    }
+            Some(Held::Several(list)) => match list.get_mut(peer.into()) {
+                Some(contact) => {
+                    self.use_again(owner, contact, now);
                 }
-                Err(mut at) => {
-                    if list.len() >= self.most
-                        && let Some((oldest, _)) = list.iter().enumerate().min_by_key(|(_, contact)| contact.last)
-                    {
-                        let forgotten = list.remove(oldest).peer.into();
-                        self.tell(Change { owner, peer: forgotten, last: None, answered: false });
-                        at -= usize::from(oldest < at);
-                    }
-                    list.insert(at, new());
+                None => {
+                    self.make_room(&mut shard, owner, now);
+                    shard.insert(owner, new());
                 }
             },
             None => shard.replace_one(owner, new()),
@@ -182,10 +186,7 @@ impl Contacts {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner)? {
             Held::One(contact) => (contact.peer == peer.into()).then(|| contact.into()),
-            Held::Several(list) => {
-                let at = list.binary_search_by_key(&peer.into(), |contact| contact.peer).ok()?;
-                list.get(at).map(|contact| (*contact).into())
-            }
+            Held::Several(list) => list.get_mut(peer.into()).map(|contact| (*contact).into()),
         }
     }
 
@@ -198,8 +199,7 @@ impl Contacts {
                 shard.replace_one(owner, contact);
             }
             Some(Held::Several(list)) => {
-                let at = list.binary_search_by_key(&peer.into(), |contact| contact.peer);
-                if let Some(contact) = at.ok().and_then(|at| list.get_mut(at)) {
+                if let Some(contact) = list.get_mut(peer.into()) {
                     self.answer(owner, contact);
                 }
             }
@@ -221,20 +221,66 @@ impl Contacts {
 
     /// The binding goes on as `to`.
     pub fn hand_over(&self, from: Owner, to: Owner) {
-        let contacts: Vec<Contact> = {
+        let (contacts, list) = {
             let mut shard = self.shard(from).lock();
-            let contacts = shard.contacts(from).collect();
-            shard.remove(from);
-            contacts
+            let contacts: Vec<Contact> = shard.contacts(from).collect();
+            (contacts, shard.remove(from))
         };
-        if !contacts.is_empty() {
-            self.shard(to).lock().replace(to, contacts);
+        let mut shard = self.shard(to).lock();
+        match (list, contacts.as_slice()) {
+            (_, []) => {}
+            (Some(list), _) => shard.put_list(to, list),
+            (None, _) => shard.replace(to, contacts),
         }
+    }
+
+    /// How many peers that could still call have been forgotten, because there were others.
+    pub fn forgotten(&self, owner: Owner) -> u64 {
+        self.shard(owner).lock().list(owner).map_or(0, List::lost)
+    }
+
+    /// Whether a peer is one of those, as far as can be told.
+    pub fn has_forgotten(&self, owner: Owner, peer: Address) -> bool {
+        self.shard(owner).lock().list(owner).is_some_and(|list| list.has_forgotten(peer.into()))
     }
 
     /// The binding ended.
     pub fn forget(&self, owner: Owner) {
         self.shard(owner).lock().remove(owner);
+    }
+
+    /// Forgets old contacts of a binding that is to get one more, if it has as many as it may: those beyond the limit whose
+    /// answer has had its time; where there is no room at all, others too.
+    fn make_room(&self, shard: &mut Shard, owner: Owner, now: u32) {
+        let before = now.saturating_sub(ANSWER_TIME - 1);
+        if shard.listed() >= self.room() {
+            for other in shard.long_lists(self.most, now) {
+                let excess = shard.list(other).map_or(0, List::len).saturating_sub(self.most);
+                self.forget_oldest(shard, other, excess, before, now);
+            }
+        }
+        let Some(len) = shard.list(owner).map(List::len) else { return };
+        // Some at a time: each look for the oldest is one at all.
+        let some = |len: usize| (len / 64).max(1);
+        if len >= self.most && shard.list(owner).is_some_and(|list| list.may_be_older(before)) {
+            self.forget_oldest(shard, owner, len - self.most + some(self.most), before, now);
+        }
+        let is_full = shard.listed() >= self.room() && len >= FEW.min(self.most);
+        if is_full {
+            self.forget_oldest(shard, owner, some(len), u32::MAX, now);
+        }
+    }
+
+    fn forget_oldest(&self, shard: &mut Shard, owner: Owner, count: usize, before: u32, now: u32) {
+        let forget = |contact: Contact| {
+            self.tell(Change { owner, peer: contact.peer.into(), last: None, answered: false });
+        };
+        shard.forget_oldest(owner, count, before, |last| self.is_live(last, now), forget);
+    }
+
+    /// Contacts that a shard has room for.
+    fn room(&self) -> usize {
+        MOST_IN_A_SHARD.max(2 * self.most)
     }
 
     fn answer(&self, owner: Owner, contact: &mut Contact) {
@@ -337,13 +383,48 @@ mod tests {
 
     #[test]
     fn the_oldest_contact_makes_room() {
-        let contacts = contacts(3);
-        for (peer_number, now) in [(3, 100), (1, 101), (2, 102), (3, 103), (9, 104), (0, 105)] {
+        let contacts = Contacts::new(&Lifetimes { contacts_per_binding: 3, ..Lifetimes::default() });
+        for (peer_number, now) in [(3, 1000), (1, 1001), (2, 1002), (3, 1003), (9, 2004), (0, 2005)] {
             contacts.note(OWNER, peer(peer_number), now);
         }
-        let live: Vec<u8> = (0..10).filter(|n| has(&contacts, OWNER, *n, 106)).collect();
+        let live: Vec<u8> = (0..10).filter(|n| has(&contacts, OWNER, *n, 2006)).collect();
         assert_eq!(live, [0, 3, 9]);
-        assert_eq!(contacts.count(OWNER, 106), (3, 0));
+        assert_eq!((contacts.count(OWNER, 2006), contacts.forgotten(OWNER)), ((3, 0), 2));
+        assert!(contacts.has_forgotten(OWNER, peer(1)) && !contacts.has_forgotten(OWNER, peer(3)));
+    }
+
+    #[test]
+    fn none_makes_room_before_its_answer_has_had_its_time() {
+        let contacts = Contacts::new(&Lifetimes { contacts_per_binding: 3, ..Lifetimes::default() });
+        for n in 0..100 {
+            contacts.note(OWNER, peer(n), 1000 + u32::from(n));
+        }
+        assert_eq!((contacts.count(OWNER, 1100), contacts.forgotten(OWNER)), ((100, 0), 0));
+        contacts.note(OWNER, peer(200), 1000 + ANSWER_TIME);
+        assert_eq!(contacts.count(OWNER, 1240), (100, 0), "the first is forgotten, for it is over the limit and old");
+        contacts.note(OWNER, peer(201), 2000);
+        assert_eq!(contacts.count(OWNER, 2000), (3, 0));
+    }
+
+    #[test]
+    fn c5_however_many_peers_are_called_there_is_a_bound_and_the_others_keep_their_own() {
+        let contacts = Contacts::new(&Lifetimes::default());
+        let address = |n: u32| Address::from_v4(n.to_be_bytes());
+        // In the same shard: an idle one with many, one with few, one that calls as many as it can.
+        let [idle, other, hostile] =
+            [1, 2, 3].map(|n| Owner { table: 0, index: n * u32::try_from(SHARDS).unwrap(), created: 100 });
+        (0..20_000).for_each(|n| contacts.note(idle, address(n), 1000));
+        (0..10).for_each(|n| contacts.note(other, address(n), 1000));
+        (0..100_000).for_each(|n| contacts.note(hostile, address(n), 1100));
+        let count = |owner| contacts.count(owner, 1100).0;
+        let all = count(idle) + count(other) + count(hostile);
+        assert!((32_000..=32_768).contains(&all), "{all}");
+        assert_eq!((count(idle), count(other)), (20_000, 10), "their answers have not had their time");
+        (0..10_000).for_each(|n| contacts.note(hostile, address(1 << 24 | n), 1300));
+        assert_eq!((count(idle), count(other)), (1024, 10), "what was over the limit and old is forgotten");
+        assert!(count(hostile) > 10_000);
+        (20..40).for_each(|n| contacts.note(other, address(n), 1301));
+        assert!(count(other) >= 16);
     }
 
     #[test]

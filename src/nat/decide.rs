@@ -196,8 +196,13 @@ impl Nat {
         let owner = callee.owner();
         let contact = self.contacts.live(owner, peer, now.as_secs());
         let of_pool = || self.policy_of_pool(callee).unwrap_or(&self.callback).admit(peer, contact, calls);
-        self.policies.admit(owner, peer, contact, calls).unwrap_or_else(of_pool)?;
-        Ok(contact)
+        match self.policies.admit(owner, peer, contact, calls).unwrap_or_else(of_pool) {
+            Ok(()) => Ok(contact),
+            Err(DropReason::NotContacted) if contact.is_none() && self.contacts.has_forgotten(owner, peer) => {
+                Err(DropReason::ContactForgotten)
+            }
+            Err(reason) => Err(reason),
+        }
     }
 
     /// A peer sends to a binding. If the terminal has called it and it has not answered before, this may be the answer.

@@ -207,6 +207,9 @@ impl Nat {
                 let answered = if known.answered { "it has answered" } else { "it has not answered yet" };
                 steps.say(format_args!("{terminal} last called {peer} {called}, {answered}; a contact lasts {lasts}."));
             }
+            None if self.contacts.has_forgotten(owner, peer) => {
+                steps.say(format_args!("{terminal} has called {peer}, and too many others since to remember it."));
+            }
             None => steps.say(format_args!("{terminal} has not called {peer}.")),
         }
     }
@@ -268,6 +271,9 @@ const fn hint(reason: DropReason) -> Option<&'static str> {
         }
         DropReason::NotContacted => {
             "The terminal must call this peer first; or let it in: kamei bindings callback TERMINAL anyone|PREFIX"
+        }
+        DropReason::ContactForgotten => {
+            "Raise [lifetimes] contacts-per-binding; or let it in: kamei bindings callback TERMINAL anyone|PREFIX"
         }
         DropReason::NotAnswered => {
             "The peer must answer the terminal first; or let it in: kamei bindings callback TERMINAL contacted|anyone|PREFIX"

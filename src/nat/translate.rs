@@ -234,8 +234,7 @@ impl Translator {
         now: Time,
     ) -> Verdict {
         let Realm::Inside(inside) = realm else {
-            let is_vain = matches!(reason, DropReason::NotContacted | DropReason::NotAnswered | DropReason::NoBinding);
-            if headers.kind == Kind::TcpSyn && is_vain {
+            if headers.kind == Kind::TcpSyn && is_vain(reason) {
                 self.waiting.remember(self.nat.unsolicited, packet.bytes, headers, now);
             }
             return Verdict::Drop(reason);
@@ -307,6 +306,14 @@ impl Translator {
             self.counters.created.add(1);
         }
     }
+}
+
+/// Whether a call reached nobody for this reason, and its peer may hear so.
+fn is_vain(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::NoBinding | DropReason::NotContacted | DropReason::ContactForgotten | DropReason::NotAnswered
+    )
 }
 
 /// Whether a packet comes from inside and goes back inside (hairpin).

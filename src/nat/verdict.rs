@@ -121,6 +121,8 @@ drop_reasons! {
     InsideGone = "inside_gone",
     /// The peer may not call this virtual IP.
     NotContacted = "not_contacted",
+    /// The terminal has called this peer, and since then so many others that the peer is forgotten.
+    ContactForgotten = "contact_forgotten",
     /// The peer may call only once it has answered the terminal, and it has not.
     NotAnswered = "not_answered",
     /// The destination is not a virtual IP.

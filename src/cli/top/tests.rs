@@ -53,6 +53,7 @@ fn binding(number: u8, seconds: u64) -> BindingView {
         last_used: Time::from_secs(100 - u64::from(number)),
         contacts: number.into(),
         contacts_answered: 0,
+        contacts_forgotten: 0,
         callback: None,
         packets_out: u64::from(number) * 100 * seconds,
         packets_in: 0,

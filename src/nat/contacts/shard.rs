@@ -1,6 +1,7 @@
 //! The contacts of some bindings, in little memory: most terminals call one peer, and what is known of such a binding are
 //! 32 bytes that lie close to those of others, found by open addressing over their numbers.
 
+use super::list::List;
 use super::{Contact, Owner, Peer};
 use std::collections::HashMap;
 
@@ -36,7 +37,11 @@ pub struct Shard {
     /// As many as a power of two, a quarter of them vacant.
     places: Vec<u32>,
     /// Where there are several, sorted by peer.
-    lists: HashMap<(u16, u32), Vec<Contact>>,
+    lists: HashMap<(u16, u32), List>,
+    /// When the lists were last looked through.
+    swept: u32,
+    /// Contacts in all of them.
+    listed: usize,
 }
 
 /// The contacts that a binding has.
@@ -44,7 +49,7 @@ pub enum Held<'a> {
     /// Just this.
     One(Contact),
     /// These, sorted by peer.
-    Several(&'a mut Vec<Contact>),
+    Several(&'a mut List),
 }
 
 impl Shard {
@@ -64,17 +69,17 @@ impl Shard {
         let entry = entry.filter(|entry| entry.created == owner.created);
         let list = entry.filter(|entry| entry.is_listed()).and_then(|_| self.lists.get(&key(owner)));
         let only = entry.filter(|entry| !entry.is_listed()).map(Entry::only);
-        only.into_iter().chain(list.into_iter().flatten().copied())
+        only.into_iter().chain(list.into_iter().flat_map(List::iter).copied())
     }
 
     /// Gives a binding these contacts, sorted by peer, and no others.
     pub fn replace(&mut self, owner: Owner, contacts: Vec<Contact>) {
         match contacts.as_slice() {
-            [] => self.remove(owner),
+            [] => drop(self.remove(owner)),
             [contact] => self.replace_one(owner, *contact),
-            [first, ..] => {
-                self.put(Entry { kind: EntryKind::Listed, ..Entry::new(owner, *first) });
-                self.lists.insert(key(owner), contacts);
+            _ => {
+                self.drop_list(key(owner));
+                self.put_list(owner, List::new(contacts));
             }
         }
     }
@@ -84,14 +89,59 @@ impl Shard {
         self.put(Entry::new(owner, contact));
     }
 
-    /// Forgets what is known of a slot.
-    pub fn remove(&mut self, owner: Owner) {
-        let Some(place) = self.place(owner) else { return };
+    /// The list of a binding that has one.
+    pub fn list(&self, owner: Owner) -> Option<&List> {
+        let entry = self.entries.get(self.number(owner)?).filter(|entry| entry.created == owner.created)?;
+        entry.is_listed().then(|| self.lists.get(&key(owner))).flatten()
+    }
+
+    /// How many contacts there are in lists.
+    pub fn listed(&self) -> usize {
+        self.listed
+    }
+
+    /// Adds to the list of a binding.
+    pub fn insert(&mut self, owner: Owner, contact: Contact) {
+        if let Some(list) = self.lists.get_mut(&key(owner)) {
+            list.insert(contact);
+            self.listed += 1;
+        }
+    }
+
+    /// Forgets contacts of a list; see [`List::forget_oldest`].
+    pub fn forget_oldest(
+        &mut self,
+        owner: Owner,
+        count: usize,
+        since: u32,
+        live: impl Fn(u32) -> bool,
+        forget: impl FnMut(Contact),
+    ) {
+        if let Some(list) = self.lists.get_mut(&key(owner)) {
+            let before = list.len();
+            list.forget_oldest(count, since, live, forget);
+            self.listed -= before - list.len();
+        }
+    }
+
+    /// The bindings with more contacts than `most`; none if that was asked in this second already.
+    pub fn long_lists(&mut self, most: usize, now: u32) -> Vec<Owner> {
+        if std::mem::replace(&mut self.swept, now) == now {
+            return Vec::new();
+        }
+        let long = |entry: &&Entry| {
+            entry.is_listed() && self.lists.get(&(entry.table, entry.index)).is_some_and(|list| list.len() > most)
+        };
+        self.entries.iter().filter(long).map(Entry::owner).collect()
+    }
+
+    /// Forgets what is known of a slot; hands back its list.
+    pub fn remove(&mut self, owner: Owner) -> Option<List> {
+        let place = self.place(owner)?;
         let number = self.at(place) - 1;
         self.vacate(place);
-        if self.entries.swap_remove(number as usize).is_listed() {
-            self.lists.remove(&key(owner));
-        }
+        let list =
+            if self.entries.swap_remove(number as usize).is_listed() { self.drop_list(key(owner)) } else { None };
         // The last entry has taken its number.
         let last = u32::try_from(self.entries.len()).unwrap_or(u32::MAX) + 1;
         if let Some(moved) = self.entries.get(number as usize) {
@@ -100,14 +150,32 @@ impl Shard {
                 *place = number + 1;
             }
         }
+        list
+    }
+
+    /// Gives a binding what another had.
+    pub fn put_list(&mut self, owner: Owner, list: List) {
+        if let Some(first) = list.iter().next() {
+            self.put(Entry { kind: EntryKind::Listed, ..Entry::new(owner, *first) });
+            self.listed += list.len();
+            self.lists.insert(key(owner), list);
+        }
+    }
+
+    fn drop_list(&mut self, key: (u16, u32)) -> Option<List> {
+        let list = self.lists.remove(&key)?;
+        self.listed -= list.len();
+        Some(list)
     }
 
     fn put(&mut self, entry: Entry) {
         if let Some(known) = self.number(entry.owner()).and_then(|number| self.entries.get_mut(number)) {
-            if known.is_listed() && !entry.is_listed() {
-                self.lists.remove(&(entry.table, entry.index));
-            }
+            let goes = known.is_listed() && !entry.is_listed();
+            let key = (entry.table, entry.index);
             *known = entry;
+            if goes {
+                self.drop_list(key);
+            }
             return;
         }
         if (self.entries.len() + 1) * 4 > self.places.len() * 3 {
@@ -252,6 +320,7 @@ mod tests {
             }
             let lists = model.values().filter(|contacts| contacts.len() > 1).count();
             prop_assert_eq!(shard.lists.len(), lists);
+            prop_assert_eq!(shard.listed(), model.values().map(Vec::len).filter(|len| *len > 1).sum::<usize>());
         }
     }
 }

@@ -213,3 +213,34 @@ fn s_one_binding_or_one_pool_can_ask_for_answers() {
     gateway.nat.set_callback(&virtual_ip.into(), Some(&CallbackPolicy::Answered), START).unwrap();
     assert_eq!(gateway.callback(PEER, virtual_ip), Err(DropReason::NotAnswered));
 }
+
+#[test]
+fn r8_five_thousand_peers_answer_late_and_none_is_unsolicited() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let peer = |n: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(192 << 24 | 1 << 16 | n)).to_string();
+    let mut virtual_ip = None;
+    for n in 0..5000 {
+        let mut packet = udp("10.0.0.5", &peer(n));
+        assert!(matches!(gateway.send(&mut packet, INSIDE), Verdict::Forward { .. }));
+        virtual_ip = Some(IpAddr::from(Headers::parse(&packet).unwrap().source));
+        gateway.now = gateway.now + Duration::from_millis(10);
+    }
+    let virtual_ip = virtual_ip.unwrap();
+    gateway.tick(120 * SECOND);
+    let answer = |gateway: &mut Gateway, n| gateway.send(&mut udp(&peer(n), &virtual_ip.to_string()), Realm::Outside);
+    for n in 0..5000 {
+        let verdict = answer(&mut gateway, n);
+        assert!(matches!(verdict, Verdict::Forward { .. }), "{n}: {verdict:?}");
+    }
+    // Later the limit holds, and what it costs has a name.
+    gateway.tick(240 * SECOND);
+    gateway.send(&mut udp("10.0.0.5", &peer(9999)), INSIDE);
+    let view = gateway.nat.find(virtual_ip, gateway.now).remove(0);
+    assert!((1000..=1024).contains(&view.contacts), "{}", view.contacts);
+    assert_eq!(u64::from(view.contacts) + view.contacts_forgotten, 5001);
+    assert_eq!(answer(&mut gateway, 3000), Verdict::Drop(DropReason::ContactForgotten));
+    assert!(matches!(answer(&mut gateway, 4990), Verdict::Forward { .. }), "the youngest stay");
+    let stranger = gateway.send(&mut udp("192.0.2.77", &virtual_ip.to_string()), Realm::Outside);
+    assert_eq!(stranger, Verdict::Drop(DropReason::NotContacted));
+    assert_eq!(gateway.nat.status().drops["contact_forgotten"], 1);
+}
