@@ -1,6 +1,7 @@
 //! What pretends to be somebody else, what is exempt from translation, and the gateway's own services between them.
 
 use crate::capture::Capture;
+use crate::crafted::{Ip, Line};
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Plan, wait_until};
 use crate::privacy::router;
@@ -282,4 +283,21 @@ fn s_one_packet_in_a_neighbours_name_opens_it_to_nobody_under_answered() {
         curl(&server, virtual_ip, 8080);
         drop(gateway);
     }
+}
+
+/// Each of the first thousand has its line, then twenty a second; of the others there is a sum while they still come.
+#[test]
+fn s_a_flood_of_bindings_has_a_bounded_log() {
+    let lab = Lab::new(Plan::gateways(1));
+    let file = "inside = [\"gi\"]\noutside = [\"go\"]\ninside-prefixes = [\"10.9.0.0/16\"]\npool = [{ range = \"198.18.0.0/16\" }]";
+    let gateway = lab.start_from_file(1, file);
+    let (sender, server) = (lab.terminal(1), lab.server(1));
+    let mut line = Line::new(&sender, "eth0", &gateway.host, "gi");
+    for n in 0..1500_u16 {
+        let [third, fourth] = n.to_be_bytes();
+        line.send(&Ip::udp([10, 9, third, fourth].into(), server.v4.into(), (4000, 5000), b"nobody").bytes());
+    }
+    let made = || gateway.log().matches("binding made").count();
+    wait_until("the sum", || gateway.log().contains("and, too many for a line each, in the last second:"));
+    assert!((1..=1200).contains(&made()), "{}", made());
 }
