@@ -23,11 +23,6 @@ fn known_again_after(end: impl Fn(Gateway)) {
             known.push((own, gateway.virtual_ip(own), family));
         }
     }
-    // Contacts are written within the sync interval.
-    let told = || gateway.status()["state_file"].clone();
-    let before = told()["commits"].as_u64().unwrap();
-    wait_until("the contacts to be written", || before > 4 || told()["commits"].as_u64() > Some(before));
-    wait_until("the disk to have them", || told()["commits"] == told()["synced"]);
     end(gateway);
 
     let gateway = lab.start(1);
@@ -100,6 +95,70 @@ fn n3_whoever_was_seen_outside_has_the_same_virtual_ip_after_kill_9_in_the_middl
     }
     let holders: std::collections::BTreeSet<_> = known.values().collect();
     assert_eq!(holders.len(), known.len(), "no virtual IP has two terminals");
+}
+
+#[test]
+fn n6_no_contact_is_lost_to_kill_9_right_after_its_first_packet() {
+    const KILLS: u8 = 5;
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let (host, server) = (lab.terminal(1), lab.server(1));
+    let terminals = many_terminals(&host);
+    let [a, b, c, _] = server.v4.octets();
+    let peers: Vec<IpAddr> = (0..KILLS).map(|kill| IpAddr::from([a, b, c, 200 + kill])).collect();
+    for peer in &peers {
+        server.run(&format!("ip address add {peer}/24 dev eth0")).ok();
+    }
+    let open = |host: &Host, addresses: &[IpAddr]| -> Vec<std::net::UdpSocket> {
+        let socket = |address: &IpAddr| {
+            let socket = std::net::UdpSocket::bind((*address, 5300)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        host.inside(|| addresses.iter().map(socket).collect())
+    };
+    let (callers, called) = (open(&host, &terminals), open(&server, &peers));
+    let mut count = 0;
+    let mut gateway = lab.start_with(1, &["--pool", "198.18.0.0/16"]);
+    for (kill, peer) in called.iter().enumerate() {
+        // The first kill hits first contacts, each later one a few of them and many new contacts of known terminals.
+        let who = usize::from(TERMINALS) * (kill + 1) / usize::from(KILLS);
+        for (socket, terminal) in callers.iter().zip(&terminals).take(who) {
+            let _ = socket.send_to(terminal.to_string().as_bytes(), (peers[kill], 5300));
+        }
+        let mut seen: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
+        let mut text = [0; 64];
+        let mut look = |seen: &mut BTreeMap<IpAddr, IpAddr>| {
+            while let Ok((length, from)) = peer.recv_from(&mut text) {
+                seen.insert(std::str::from_utf8(&text[..length]).unwrap().parse().unwrap(), from.ip());
+            }
+        };
+        wait_until("somebody to be heard", || {
+            look(&mut seen);
+            seen.len() > kill
+        });
+        gateway.kill();
+        look(&mut seen);
+        gateway = lab.start_with(1, &["--pool", "198.18.0.0/16"]);
+        count += seen.len();
+        // Whoever was heard is answered, and hears that.
+        let mut unanswered: std::collections::BTreeSet<IpAddr> = seen.keys().copied().collect();
+        wait_until("the answers to all who were heard", || {
+            for terminal in &unanswered {
+                let _ = peer.send_to(b"answer", (seen[terminal], 5300));
+            }
+            let hears = |socket: &std::net::UdpSocket| {
+                socket.recv_from(&mut [0; 64]).is_ok_and(|(_, from)| from.ip() == peers[kill])
+            };
+            for (socket, terminal) in callers.iter().zip(&terminals) {
+                while hears(socket) {
+                    unanswered.remove(terminal);
+                }
+            }
+            unanswered.is_empty()
+        });
+        assert_eq!(gateway.dropped("not_contacted"), 0);
+    }
+    println!("{count} contacts");
 }
 
 /// A line of shell that gives the gateway a state directory on a small disk of its own.

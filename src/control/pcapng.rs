@@ -75,6 +75,8 @@ fn said(event: &Event) -> &'static str {
     match event.kind {
         EventKind::Created => "binding made",
         EventKind::Woken => "binding woken",
+        EventKind::Unrecorded => "binding not on record yet",
+        EventKind::Contacted => "contact not on record yet",
         _ => "binding refused",
     }
 }

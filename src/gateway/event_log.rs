@@ -93,7 +93,7 @@ impl EventLog {
                 let made = point(event.made);
                 record!(info, "released", "binding released: {said} ({realm}) was {virtual_ip} ({pool}) since {made}");
             }
-            EventKind::Unrecorded => {}
+            EventKind::Unrecorded | EventKind::Contacted => {}
             EventKind::Freed => log::debug!("virtual IP free: {virtual_ip} ({pool})"),
             EventKind::Refused(reason) => {
                 let why = reason.explain();
@@ -139,7 +139,7 @@ impl EventLog {
                 &mut self.unsaid.refused
             }
             // By hand, or for who debugs.
-            EventKind::Pinned | EventKind::Unrecorded | EventKind::Freed => return true,
+            EventKind::Pinned | EventKind::Unrecorded | EventKind::Contacted | EventKind::Freed => return true,
         };
         if !has_place {
             *unsaid += 1;

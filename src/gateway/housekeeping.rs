@@ -102,11 +102,8 @@ impl Housekeeping {
         self.kernel
     }
 
-    /// A worker did something to a binding; one that is new it has recorded itself.
+    /// A worker did something to a binding, and has recorded it itself.
     fn heard(&mut self, event: Event) {
-        if event.kind == EventKind::Woken {
-            self.journal.mark(event.virtual_ip.into());
-        }
         self.log.lock().write(&self.nat, event, self.clock.now());
     }
 

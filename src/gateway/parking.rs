@@ -1,5 +1,5 @@
-//! Packets of bindings that are not on record yet wait here, in their order: until the end of the worker's turn, or
-//! (`durability = "strict"`) until the binding is on disk.
+//! Packets of bindings that are not on record yet, or not as they are now, wait here, in their order: until the end of the
+//! worker's turn, or (`durability = "strict"`) until a new binding is on disk.
 
 use crate::journal::{Journal, NotRecorded, Recorded};
 use std::collections::VecDeque;
@@ -23,6 +23,8 @@ pub struct Parking {
 
 /// A packet that waits.
 pub struct Parked {
+    /// Whether its binding is not on record at all.
+    pub is_of_a_new_binding: bool,
     /// The number of the device that takes it.
     pub device: usize,
     /// The frame, virtio header and all.
@@ -53,25 +55,33 @@ impl Parking {
         refused
     }
 
-    /// Records what was parked in this turn. Gives the packets that may leave now, or says how many never may.
-    pub fn record(&mut self) -> Result<Vec<Parked>, u64> {
+    /// Records what was parked in this turn. Gives the packets that may leave now, and says how many never may.
+    pub fn record(&mut self) -> (Vec<Parked>, u64) {
         if self.virtual_ips.is_empty() {
-            return Ok(Vec::new());
+            return (Vec::new(), 0);
         }
         let packets = std::mem::take(&mut self.packets);
         let result = self.journal.record(&self.virtual_ips);
         self.virtual_ips.clear();
         match result {
-            Ok(recorded) if self.journal.is_strict() => {
-                self.held += packets.len();
-                self.waiting.push_back((recorded, packets));
-                Ok(self.release())
+            Ok(mut recorded) if self.journal.is_strict() => {
+                self.journal.settle(&recorded.take_known());
+                let (new, mut leave) = divide(packets);
+                if !new.is_empty() {
+                    self.held += new.len();
+                    self.waiting.push_back((recorded, new));
+                }
+                leave.extend(self.release());
+                (leave, 0)
             }
             Ok(recorded) => {
                 self.journal.settle(&recorded);
-                Ok(packets)
+                (packets, 0)
             }
-            Err(NotRecorded) => Err(packets.len() as u64),
+            Err(NotRecorded) => {
+                let (new, leave) = divide(packets);
+                (leave, new.len() as u64)
+            }
         }
     }
 
@@ -87,4 +97,9 @@ impl Parking {
         }
         packets
     }
+}
+
+/// Packets of new bindings, and the others.
+fn divide(packets: Vec<Parked>) -> (Vec<Parked>, Vec<Parked>) {
+    packets.into_iter().partition(|packet| packet.is_of_a_new_binding)
 }

@@ -386,10 +386,9 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         }
-        match self.parking.record() {
-            Ok(packets) => self.leave(packets),
-            Err(lost) => self.translator.lost(DropReason::CannotRecord, lost),
-        }
+        let (packets, lost) = self.parking.record();
+        self.leave(packets);
+        self.translator.lost(DropReason::CannotRecord, lost);
         self.count(|load| &load.reads, reads);
         if reads == TURN {
             self.count(|load| &load.full_turns, 1);
@@ -418,8 +417,7 @@ impl Worker {
                 let device = self.address(buffer, origin, to);
                 match event.filter(|event| self.tell(*event)) {
                     Some(event) => {
-                        let packet = Parked { device, frame: buffer.as_read().into() };
-                        self.park(event, std::iter::once(packet));
+                        self.park(event, device, std::iter::once(buffer.as_read().into()));
                     }
                     None => self.write(device, buffer.as_read()),
                 }
@@ -431,7 +429,7 @@ impl Worker {
             Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
             Verdict::Refuse(refused) => {
                 if self.tell(refused.event) {
-                    self.park(refused.event, std::iter::empty());
+                    self.park(refused.event, 0, std::iter::empty());
                 }
                 if let Some(answer) = refused.answer {
                     self.write_own(realm, &answer);
@@ -475,7 +473,7 @@ impl Worker {
         let frame = |packet: Box<[u8]>| Some(self.own().get(device)?.frame(&packet, way));
         let frames: Vec<_> = packets.into_iter().filter_map(frame).collect();
         match event.filter(|event| self.tell(*event)) {
-            Some(event) => self.park(event, frames.into_iter().map(|frame| Parked { device, frame })),
+            Some(event) => self.park(event, device, frames.into_iter()),
             None => frames.iter().for_each(|frame| self.write(device, frame)),
         }
         if let Some(answer) = answer {
@@ -514,14 +512,17 @@ impl Worker {
             EventKind::Created | EventKind::Woken => self.neighbours.announce(event.virtual_ip.into()),
             _ => {}
         }
+        let is_said = !matches!(event.kind, EventKind::Unrecorded | EventKind::Contacted);
         // A full channel means that housekeeping is behind by thousands of lines: lose a line, not a packet.
-        if self.events.try_send(event).is_err() {
+        if is_said && self.events.try_send(event).is_err() {
             self.shared.events_lost.fetch_add(1, Ordering::Relaxed);
         }
         event.kind.is_owed()
     }
 
-    fn park(&mut self, event: Event, packets: impl Iterator<Item = Parked>) {
+    fn park(&mut self, event: Event, device: usize, frames: impl Iterator<Item = Box<[u8]>>) {
+        let is_of_a_new_binding = event.kind.is_of_a_new_binding();
+        let packets = frames.map(|frame| Parked { is_of_a_new_binding, device, frame });
         let refused = self.parking.park(event.virtual_ip.into(), packets);
         self.translator.lost(DropReason::CannotRecord, refused);
     }
@@ -533,7 +534,7 @@ impl Worker {
     }
 
     fn leave(&self, packets: Vec<Parked>) {
-        for Parked { device, frame } in packets {
+        for Parked { device, frame, .. } in packets {
             self.write(device, &frame);
         }
     }

@@ -1,7 +1,7 @@
 //! The keeper: one thread that syncs, and writes what can wait.
 
 use super::{Journal, JournalError, store::Store, store::Write};
-use crate::nat::{ContactChange, StoredBinding};
+use crate::nat::{ContactKey, StoredBinding};
 use crate::time::Time;
 use std::fs::File;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ struct Round {
     now: Box<dyn Fn() -> Time + Send>,
     on_news: Box<dyn Fn() + Send>,
     contact: Duration,
-    /// Changes that are not written yet.
-    contacts: Vec<ContactChange>,
+    /// Contacts whose rows are to be written.
+    contacts: Vec<ContactKey>,
     uses_from: Time,
     next_uses: Time,
     next_forget: Time,
@@ -188,11 +188,16 @@ impl Round {
     /// What cannot be written is kept for the next turn: a disk that is still full must not look well for want of work.
     fn write_contacts(&mut self) -> Result<(), JournalError> {
         if self.contacts.is_empty() {
-            self.contacts = self.journal.nat.read().contact_changes();
+            self.contacts = self.journal.nat.read().changed_contacts();
         }
         let mut done = 0;
         let result = self.contacts.chunks(USES_AT_ONCE).try_for_each(|some| {
-            self.journal.with_store(|store| store.write(&[], some))?;
+            let nat = Arc::clone(&self.journal.nat.read());
+            // Under the lock, and as they are now: a worker may have recorded one meanwhile.
+            self.journal.with_store(|store| {
+                let now: Vec<_> = some.iter().filter_map(|key| nat.contact_now(key)).collect();
+                store.write(&[], &now)
+            })?;
             self.journal.written.fetch_add(1, Ordering::AcqRel);
             done += some.len();
             Ok(())

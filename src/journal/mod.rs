@@ -13,8 +13,8 @@
 //! The table is the truth, the file follows: a change is recorded by reading what the table says *now* about a virtual IP
 //! and writing that, under one lock. So it does not matter in which order threads bring their changes.
 //!
-//! A worker records new bindings before it writes their packets. Everything else (last use, contacts, what housekeeping
-//! changes) is marked and written by the keeper within the sync interval.
+//! A worker records new bindings, their waking and new contacts before it writes the packets that made them. Everything
+//! else (last use, what housekeeping changes) is marked and written by the keeper within the sync interval.
 
 mod anew;
 mod keeper;
@@ -148,6 +148,14 @@ pub struct Recorded {
     receipts: Vec<Receipt>,
 }
 
+impl Recorded {
+    /// Takes out what is about bindings that were on record before: they wait for no disk.
+    pub fn take_known(&mut self) -> Self {
+        let known = self.receipts.extract_if(.., |receipt| !receipt.is_of_a_new_binding()).collect();
+        Self { commit: self.commit, receipts: known }
+    }
+}
+
 /// How the journal is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalStatus {
@@ -188,10 +196,11 @@ impl Journal {
         self.settings.durability == Durability::Strict
     }
 
-    /// Records bindings as they are now. When this returns, the system has them, and they outlive this process.
+    /// Records bindings as they are now, and those of their contacts that packets wait for. When this returns, the system
+    /// has them, and they outlive this process.
     ///
     /// # Errors
-    /// Nothing could be written: the packets must not leave. (Where new bindings are allowed all the same, there is no
+    /// Nothing could be written: packets of new bindings must not leave. (Where those are allowed all the same, there is no
     /// such error.)
     pub fn record(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, NotRecorded> {
         match self.write(virtual_ips) {
@@ -199,6 +208,8 @@ impl Journal {
             Err(error) => {
                 self.fail(&error);
                 self.marked.lock().extend(virtual_ips);
+                let nat = self.nat.read();
+                virtual_ips.iter().for_each(|virtual_ip| nat.let_go(*virtual_ip));
                 match self.settings.when_disk_fails {
                     WhenDiskFails::Refuse => Err(NotRecorded),
                     WhenDiskFails::Allow => Ok(Recorded { commit: 0, receipts: Vec::new() }),
@@ -242,7 +253,7 @@ impl Journal {
     /// The packets of these bindings may leave from now on.
     pub fn settle(&self, recorded: &Recorded) {
         let nat = self.nat.read();
-        recorded.receipts.iter().for_each(|receipt| nat.recorded(*receipt));
+        recorded.receipts.iter().for_each(|receipt| nat.recorded(receipt));
     }
 
     /// How it is.
@@ -283,12 +294,13 @@ impl Journal {
 
     fn write(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, JournalError> {
         let nat = Arc::clone(&self.nat.read());
-        let mut receipts = Vec::with_capacity(virtual_ips.len());
+        let (mut receipts, mut contacts) = (Vec::with_capacity(virtual_ips.len()), Vec::new());
         let commit = self.with_store(|store| {
             let writes: Vec<Write> = virtual_ips
                 .iter()
                 .filter_map(|virtual_ip| match nat.stored(*virtual_ip) {
-                    Some((binding, receipt)) => {
+                    Some((binding, mut receipt)) => {
+                        contacts.extend(nat.owed_contacts(*virtual_ip, &mut receipt));
                         receipts.push(receipt);
                         Some(Write::Put(binding))
                     }
@@ -296,7 +308,7 @@ impl Journal {
                     None => nat.is_in_a_pool(*virtual_ip).then_some(Write::Remove(*virtual_ip)),
                 })
                 .collect();
-            store.write(&writes, &[])?;
+            store.write(&writes, &contacts)?;
             Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
         })?;
         if self.is_strict() {

@@ -24,6 +24,8 @@ const FEW: usize = 16;
 const MOST_CHANGES: usize = 65_536;
 /// A contact in use is told to the journal again after this many seconds.
 const TELL_AGAIN: u8 = 60;
+/// Stands in [`Contact::untold`] for a contact that is to be on record before a packet to the peer leaves, and is not.
+const OWED: u8 = u8::MAX;
 
 /// Names a binding for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +48,13 @@ pub struct Contacts {
     changes: Arc<Mutex<Option<Vec<Change>>>>,
 }
 
-/// What the journal has not been told yet.
+/// A contact of which the journal has not been told all: it came, was used again, has answered or went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Whose contact.
     pub owner: Owner,
     /// The peer.
     pub peer: Address,
-    /// The second in which it was last called; `None`: forgotten.
-    pub last: Option<u32>,
-    /// Whether it has answered.
-    pub answered: bool,
 }
 
 /// What is known of a peer that a terminal has called.
@@ -141,21 +139,23 @@ impl Contacts {
     }
 
     /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one, if its answer has had
-    /// time to come.
-    pub fn note(&self, owner: Owner, peer: Address, now: u32) {
+    /// time to come. Says whether the packet has to wait until the contact is on record: one that the journal does not know
+    /// does if `waits` says so.
+    pub fn note(&self, owner: Owner, peer: Address, now: u32, waits: bool) -> bool {
         let new = || {
-            let told = self.tell(Change { owner, peer, last: Some(now), answered: false });
-            Contact { peer: peer.into(), last: now, untold: if told { 0 } else { TELL_AGAIN }, answered: false }
+            let untold = || if self.tell(owner, peer) { 0 } else { TELL_AGAIN };
+            Contact { peer: peer.into(), last: now, untold: if waits { OWED } else { untold() }, answered: false }
         };
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
             Some(Held::One(mut contact)) if contact.peer == peer.into() => {
-                if self.use_again(owner, &mut contact, now) {
+                if self.use_again(owner, &mut contact, now, waits) {
                     shard.replace_one(owner, contact);
                 }
+                return contact.untold == OWED;
             }
             Some(Held::One(contact)) if self.most == 1 => {
-                self.tell(Change { owner, peer: contact.peer.into(), last: None, answered: false });
+                self.tell(owner, contact.peer.into());
                 shard.replace_one(owner, new());
             }
             Some(Held::One(contact)) => {
@@ -165,7 +165,8 @@ impl Contacts {
             }
             Some(Held::Several(list)) => match list.get_mut(peer.into()) {
                 Some(contact) => {
-                    self.use_again(owner, contact, now);
+                    self.use_again(owner, contact, now, waits);
+                    return contact.untold == OWED;
                 }
                 None => {
                     self.make_room(&mut shard, owner, now);
@@ -173,6 +174,41 @@ impl Contacts {
                 }
             },
             None => shard.replace_one(owner, new()),
+        }
+        waits
+    }
+
+    /// The contacts that packets wait for.
+    pub fn owed(&self, owner: Owner) -> Vec<Known> {
+        let shard = self.shard(owner).lock();
+        shard.contacts(owner).filter(|contact| contact.untold == OWED).map(Known::from).collect()
+    }
+
+    /// These are on record: packets need not wait for them.
+    pub fn recorded(&self, owner: Owner, peers: &[Address]) {
+        self.settle(owner, |contact| {
+            if peers.contains(&contact.peer.into()) {
+                contact.untold = 0;
+            }
+        });
+    }
+
+    /// No packet waits for a contact of this binding any more, on record or not; the journal hears of them when it can.
+    pub fn let_go(&self, owner: Owner) {
+        self.settle(owner, |contact| {
+            contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
+        });
+    }
+
+    fn settle(&self, owner: Owner, mut owed: impl FnMut(&mut Contact)) {
+        let mut shard = self.shard(owner).lock();
+        match shard.held(owner) {
+            Some(Held::One(mut contact)) if contact.untold == OWED => {
+                owed(&mut contact);
+                shard.replace_one(owner, contact);
+            }
+            Some(Held::Several(list)) => list.iter_mut().filter(|contact| contact.untold == OWED).for_each(owed),
+            _ => {}
         }
     }
 
@@ -273,7 +309,7 @@ impl Contacts {
 
     fn forget_oldest(&self, shard: &mut Shard, owner: Owner, count: usize, before: u32, now: u32) {
         let forget = |contact: Contact| {
-            self.tell(Change { owner, peer: contact.peer.into(), last: None, answered: false });
+            self.tell(owner, contact.peer.into());
         };
         shard.forget_oldest(owner, count, before, |last| self.is_live(last, now), forget);
     }
@@ -285,24 +321,26 @@ impl Contacts {
 
     fn answer(&self, owner: Owner, contact: &mut Contact) {
         contact.answered = true;
-        let Known { peer, last, answered } = (*contact).into();
-        let told = self.tell(Change { owner, peer, last: Some(last), answered });
-        contact.untold = if told { 0 } else { TELL_AGAIN };
+        if contact.untold != OWED {
+            contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
+        }
     }
 
-    /// Notes that a contact was used; false if nothing about it is new.
-    fn use_again(&self, owner: Owner, contact: &mut Contact, now: u32) -> bool {
+    /// Notes that a contact was used; false if nothing about it is new. One that is too old on record to count there is as
+    /// good as none.
+    fn use_again(&self, owner: Owner, contact: &mut Contact, now: u32, waits: bool) -> bool {
         let Some(later) = now.checked_sub(contact.last) else { return false };
         contact.last = now;
-        contact.untold =
-            u8::try_from(later.saturating_add(contact.untold.into())).unwrap_or(TELL_AGAIN).min(TELL_AGAIN);
-        let tells = contact.untold == TELL_AGAIN
-            && self.tell(Change {
-                owner,
-                peer: contact.peer.into(),
-                last: Some(contact.last),
-                answered: contact.answered,
-            });
+        if contact.untold == OWED {
+            return later > 0;
+        }
+        let untold = later.saturating_add(contact.untold.into());
+        if waits && untold >= self.idle {
+            contact.untold = OWED;
+            return true;
+        }
+        contact.untold = u8::try_from(untold).unwrap_or(TELL_AGAIN).min(TELL_AGAIN);
+        let tells = contact.untold == TELL_AGAIN && self.tell(owner, contact.peer.into());
         if tells {
             contact.untold = 0;
         }
@@ -310,10 +348,10 @@ impl Contacts {
     }
 
     /// Keeps a change for the journal; false if it has no place, or nobody wants it.
-    fn tell(&self, change: Change) -> bool {
+    fn tell(&self, owner: Owner, peer: Address) -> bool {
         match &mut *self.changes.lock() {
             Some(changes) if changes.len() < MOST_CHANGES => {
-                changes.push(change);
+                changes.push(Change { owner, peer });
                 true
             }
             _ => false,
@@ -374,8 +412,8 @@ mod tests {
     #[test]
     fn r8_a_contact_lasts_for_its_idle_time_after_the_last_packet() {
         let contacts = contacts(8);
-        contacts.note(OWNER, peer(1), 100);
-        contacts.note(OWNER, peer(1), 130);
+        contacts.note(OWNER, peer(1), 100, false);
+        contacts.note(OWNER, peer(1), 130, false);
         assert!(has(&contacts, OWNER, 1, 189));
         assert!(!has(&contacts, OWNER, 1, 190));
         assert!(!has(&contacts, OWNER, 2, 130));
@@ -385,7 +423,7 @@ mod tests {
     fn the_oldest_contact_makes_room() {
         let contacts = Contacts::new(&Lifetimes { contacts_per_binding: 3, ..Lifetimes::default() });
         for (peer_number, now) in [(3, 1000), (1, 1001), (2, 1002), (3, 1003), (9, 2004), (0, 2005)] {
-            contacts.note(OWNER, peer(peer_number), now);
+            contacts.note(OWNER, peer(peer_number), now, false);
         }
         let live: Vec<u8> = (0..10).filter(|n| has(&contacts, OWNER, *n, 2006)).collect();
         assert_eq!(live, [0, 3, 9]);
@@ -397,43 +435,45 @@ mod tests {
     fn none_makes_room_before_its_answer_has_had_its_time() {
         let contacts = Contacts::new(&Lifetimes { contacts_per_binding: 3, ..Lifetimes::default() });
         for n in 0..100 {
-            contacts.note(OWNER, peer(n), 1000 + u32::from(n));
+            contacts.note(OWNER, peer(n), 1000 + u32::from(n), false);
         }
         assert_eq!((contacts.count(OWNER, 1100), contacts.forgotten(OWNER)), ((100, 0), 0));
-        contacts.note(OWNER, peer(200), 1000 + ANSWER_TIME);
+        contacts.note(OWNER, peer(200), 1000 + ANSWER_TIME, false);
         assert_eq!(contacts.count(OWNER, 1240), (100, 0), "the first is forgotten, for it is over the limit and old");
-        contacts.note(OWNER, peer(201), 2000);
+        contacts.note(OWNER, peer(201), 2000, false);
         assert_eq!(contacts.count(OWNER, 2000), (3, 0));
     }
 
     #[test]
     fn c5_however_many_peers_are_called_there_is_a_bound_and_the_others_keep_their_own() {
         let contacts = Contacts::new(&Lifetimes::default());
-        let address = |n: u32| Address::from_v4(n.to_be_bytes());
+        let note = |owner, n: u32, now| {
+            contacts.note(owner, Address::from_v4(n.to_be_bytes()), now, false);
+        };
         // In the same shard: an idle one with many, one with few, one that calls as many as it can.
         let [idle, other, hostile] =
             [1, 2, 3].map(|n| Owner { table: 0, index: n * u32::try_from(SHARDS).unwrap(), created: 100 });
-        (0..20_000).for_each(|n| contacts.note(idle, address(n), 1000));
-        (0..10).for_each(|n| contacts.note(other, address(n), 1000));
-        (0..100_000).for_each(|n| contacts.note(hostile, address(n), 1100));
+        (0..20_000).for_each(|n| note(idle, n, 1000));
+        (0..10).for_each(|n| note(other, n, 1000));
+        (0..100_000).for_each(|n| note(hostile, n, 1100));
         let count = |owner| contacts.count(owner, 1100).0;
         let all = count(idle) + count(other) + count(hostile);
         assert!((32_000..=32_768).contains(&all), "{all}");
         assert_eq!((count(idle), count(other)), (20_000, 10), "their answers have not had their time");
-        (0..10_000).for_each(|n| contacts.note(hostile, address(1 << 24 | n), 1300));
+        (0..10_000).for_each(|n| note(hostile, 1 << 24 | n, 1300));
         assert_eq!((count(idle), count(other)), (1024, 10), "what was over the limit and old is forgotten");
         assert!(count(hostile) > 10_000);
-        (20..40).for_each(|n| contacts.note(other, address(n), 1301));
+        (20..40).for_each(|n| note(other, n, 1301));
         assert!(count(other) >= 16);
     }
 
     #[test]
     fn a_later_binding_in_the_same_slot_inherits_no_contact() {
         let contacts = contacts(3);
-        contacts.note(OWNER, peer(1), 100);
+        contacts.note(OWNER, peer(1), 100, false);
         let later = Owner { created: 300, ..OWNER };
         assert!(!has(&contacts, later, 1, 120));
-        contacts.note(later, peer(2), 300);
+        contacts.note(later, peer(2), 300, false);
         assert!(!has(&contacts, later, 1, 301) && has(&contacts, later, 2, 301));
         contacts.forget(later);
         assert_eq!(contacts.count(later, 301), (0, 0));

@@ -1,5 +1,6 @@
 //! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
 
+use super::Nat;
 use super::admin::BindingState;
 use super::contacts::{Known, Owner};
 use super::event::{Event, EventKind};
@@ -7,7 +8,6 @@ use super::flows::{Flow, SlotRef, Tally};
 use super::settings::{CallbackPolicy, Hairpin, Inbound};
 use super::table::{Found, Table};
 use super::verdict::{DropReason, Realm};
-use super::{Nat, owner};
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};
 use std::sync::Arc;
@@ -148,17 +148,21 @@ impl Nat {
             Some(found) => {
                 // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
                 table.touch(found.index, now);
-                let (found, event) = self.wake(number, table, found, now);
-                // Another worker made it and may not have recorded it yet: this packet must not overtake.
-                let owed = self.is_owed(number, found.index);
-                (found, if owed { Some(self.event(EventKind::Unrecorded, number.into(), &found)) } else { event })
+                let (found, woken) = self.wake(number, table, found, now);
+                // Another worker made or woke it and may not have recorded that yet: this packet must not overtake.
+                let owed = self.owes(number, found.index).map(|kind| self.event(kind, number.into(), &found));
+                (found, if owed.is_some_and(|owed| owed.kind.is_of_a_new_binding()) { owed } else { woken.or(owed) })
             }
             None => self.create(number, table, headers, inside, now, run)?,
         };
-        if run == Run::Real {
-            self.contacts.note(owner(number.into(), &found), peer, now.as_secs());
+        let bound = Bound { table: number, found };
+        if run == Run::Dry {
+            return Ok((bound, event));
         }
-        Ok((Bound { table: number, found }, event))
+        let waits = self.is_recording() && !self.cannot_record.load(Ordering::Acquire);
+        let is_owed = self.contacts.note(bound.owner(), peer, now.as_secs(), waits);
+        let contacted = || is_owed.then(|| self.event(EventKind::Contacted, number.into(), &found));
+        Ok((bound, event.or_else(contacted)))
     }
 
     /// The binding of a virtual IP that can be called.
@@ -288,8 +292,7 @@ impl Nat {
         let Some((found, true)) = made else {
             self.limiter.leave(inside, terminal);
             self.limiter.answered(inside, now.as_secs());
-            let owed = |found| self.is_owed(number, found).then_some(EventKind::Unrecorded);
-            let event = |found: &Found| Some(self.event(owed(found.index)?, number.into(), found));
+            let event = |found: &Found| Some(self.event(self.owes(number, found.index)?, number.into(), found));
             return made.map(|(found, _)| (found, event(&found))).ok_or(DropReason::PoolExhausted);
         };
         Ok((found, Some(self.event(EventKind::Created, number.into(), &found))))

@@ -28,8 +28,11 @@ pub enum EventKind {
     Created,
     /// A binding that is not on record yet was used again; its packet must wait like the first.
     Unrecorded,
-    /// A dormant binding is in use again.
+    /// A dormant binding is in use again; its packet must wait until that is on record.
     Woken,
+    /// A terminal with a binding calls a peer that is not on record as its contact, or its waking is not yet; its packet
+    /// must wait until all that is.
+    Contacted,
     /// An idle binding went dormant; the virtual IP stays reserved.
     Dormant,
     /// The binding ended; its virtual IP is quarantined.

@@ -65,7 +65,9 @@ pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,
     PoolSettings, Settings, Unsolicited,
 };
-pub use stored::{ContactChange, Misfit, Receipt, Restored, Restoring, StoredBinding, StoredContact, Unfit};
+pub use stored::{
+    ContactChange, ContactKey, Misfit, Receipt, Restored, Restoring, StoredBinding, StoredContact, Unfit,
+};
 pub use succession::Succession;
 pub use translate::Translator;
 pub use verdict::{DropReason, Realm, Refused, Replaced, Verdict};

@@ -165,7 +165,7 @@ impl Nat {
                 });
                 let Some(found) = found else { return false };
                 if moved {
-                    self.contacts.note(owner(table.into(), &found), offer.destination, now.as_secs());
+                    self.contacts.note(owner(table.into(), &found), offer.destination, now.as_secs(), false);
                 }
                 true
             }

@@ -1,7 +1,7 @@
 //! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
 
 use super::admin::BindingState;
-use super::contacts::{Change, Known};
+use super::contacts::{Change, Known, Owner};
 use super::event::EventKind;
 use super::ledger::Stamp;
 use super::settings::CallbackPolicy;
@@ -57,7 +57,18 @@ pub struct StoredContact {
     pub answered: bool,
 }
 
-/// A contact came, was used again or went.
+/// Names a contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContactKey {
+    /// The virtual IP of the terminal.
+    pub virtual_ip: IpAddr,
+    /// When its binding was made, in seconds since the Unix epoch.
+    pub created: u32,
+    /// The peer.
+    pub peer: IpAddr,
+}
+
+/// A contact as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContactChange {
     /// The virtual IP of the terminal.
@@ -106,11 +117,14 @@ pub enum Unfit {
     NoInside,
 }
 
-/// Says which binding was stored in which version; see [`Nat::recorded`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Says which binding was stored in which version, and which contacts of it; see [`Nat::recorded`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     table: u16,
     stamp: Stamp,
+    created: u32,
+    is_new: bool,
+    contacts: Vec<Address>,
 }
 
 /// Bindings on their way back into the tables; see [`Nat::restoring`].
@@ -170,7 +184,24 @@ impl Nat {
         let number = self.selection.of_virtual_ip(address)?;
         let found = self.tables.get(usize::from(number))?.of_virtual_ip(address)?;
         let binding = self.to_store(number.into(), &found, Arc::from(self.inside_name(found.slot.inside)));
-        Some((binding, Receipt { table: number, stamp: found.stamp() }))
+        let is_new = self.tables.get(usize::from(number))?.is_owed(found.index);
+        let (stamp, created) = (found.stamp(), found.slot.created);
+        Some((binding, Receipt { table: number, stamp, created, is_new, contacts: Vec::new() }))
+    }
+
+    /// The contacts that packets of the binding wait for; the receipt is for them too from now on.
+    pub fn owed_contacts(&self, virtual_ip: IpAddr, receipt: &mut Receipt) -> Vec<ContactChange> {
+        let owed = self.contacts.owed(receipt.owner());
+        receipt.contacts = owed.iter().map(|known| known.peer).collect();
+        let created = receipt.created;
+        let change = |Known { peer, last, answered }: Known| ContactChange {
+            virtual_ip,
+            created,
+            peer: peer.into(),
+            last: Some(last),
+            answered,
+        };
+        owed.into_iter().map(change).collect()
     }
 
     /// Whether a pool has this virtual IP.
@@ -178,17 +209,31 @@ impl Nat {
         self.selection.of_virtual_ip(virtual_ip.into()).is_some()
     }
 
-    /// From now on every new binding is to be recorded before its first packet leaves: until [`Nat::recorded`] is told,
-    /// each of its packets comes with an event.
+    /// From now on every new binding is to be recorded before its first packet leaves, and so are its waking and each new
+    /// contact: until [`Nat::recorded`] is told, each packet concerned comes with an event.
     pub fn start_recording(&self) {
         self.contacts.keep_changes();
         self.is_recording.store(true, Ordering::Release);
     }
 
-    /// A binding is on record as [`Nat::stored`] showed it.
-    pub fn recorded(&self, receipt: Receipt) {
+    /// A binding is on record as [`Nat::stored`] showed it, and so are the contacts of [`Nat::owed_contacts`].
+    pub fn recorded(&self, receipt: &Receipt) {
         if let Some(table) = self.tables.get(usize::from(receipt.table)) {
             table.recorded(receipt.stamp);
+        }
+        if !receipt.contacts.is_empty() {
+            self.contacts.recorded(receipt.owner(), &receipt.contacts);
+        }
+    }
+
+    /// What is new about this binding cannot be recorded now. If the binding itself is on record, packets wait no more.
+    pub fn let_go(&self, virtual_ip: IpAddr) {
+        let Ok(bound) = self.callee(virtual_ip.into()) else { return };
+        if let Ok(table) = self.table(bound.table)
+            && !table.is_owed(bound.found.index)
+        {
+            table.let_go(bound.found.index);
+            self.contacts.let_go(bound.owner());
         }
     }
 
@@ -197,25 +242,38 @@ impl Nat {
         self.cannot_record.store(refuse, Ordering::Release);
     }
 
-    /// The contacts that came, were used again or went since the last call; where there were too many at once, the rest
-    /// is told when it is used again.
-    pub fn contact_changes(&self) -> Vec<ContactChange> {
-        let resolve = |Change { owner, peer, last, answered }| {
+    /// The contacts that came without being waited for, were used again, have answered or went since the last call; where
+    /// there were too many at once, the rest is told when it is used again.
+    pub fn changed_contacts(&self) -> Vec<ContactKey> {
+        let resolve = |Change { owner, peer }| {
             let found = self.tables.get(usize::from(owner.table))?.at(owner.index)?;
-            (found.slot.created == owner.created).then(|| ContactChange {
+            (found.slot.created == owner.created).then(|| ContactKey {
                 virtual_ip: found.slot.virtual_ip.into(),
                 created: owner.created,
                 peer: IpAddr::from(peer),
-                last,
-                answered,
             })
         };
         self.contacts.take_changes().into_iter().filter_map(resolve).collect()
     }
 
-    /// Whether a binding's packets must wait for the journal.
-    pub(super) fn is_owed(&self, table: u16, index: u32) -> bool {
-        self.is_recording() && self.tables.get(usize::from(table)).is_some_and(|table| table.is_owed(index))
+    /// A contact as it is now; `None` if its binding has ended.
+    pub fn contact_now(&self, key: &ContactKey) -> Option<ContactChange> {
+        let ContactKey { virtual_ip, created, peer } = *key;
+        let address = Address::from(virtual_ip);
+        let table = self.selection.of_virtual_ip(address)?;
+        let found = self.tables.get(usize::from(table))?.of_virtual_ip(address)?;
+        let known = self.contacts.known(owner(table.into(), &found), peer.into());
+        let (last, answered) = (known.map(|known| known.last), known.is_some_and(|known| known.answered));
+        (found.slot.created == created).then_some(ContactChange { virtual_ip, created, peer, last, answered })
+    }
+
+    /// What a packet of the binding has to wait for, whichever peer it is for.
+    pub(super) fn owes(&self, table: u16, index: u32) -> Option<EventKind> {
+        let table = self.tables.get(usize::from(table)).filter(|_| self.is_recording())?;
+        if table.is_owed(index) {
+            return Some(EventKind::Unrecorded);
+        }
+        table.is_woken(index).then_some(EventKind::Contacted)
     }
 
     pub(super) fn is_recording(&self) -> bool {
@@ -252,6 +310,17 @@ impl Nat {
             callback: self.policies.of(owner(number, found)),
             contacts: Vec::new(),
         }
+    }
+}
+
+impl Receipt {
+    /// Whether nothing of the binding was on record before.
+    pub fn is_of_a_new_binding(&self) -> bool {
+        self.is_new
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { table: self.table, index: self.stamp.index, created: self.created }
     }
 }
 
@@ -352,8 +421,13 @@ impl From<StoredContact> for Known {
 }
 
 impl EventKind {
-    /// Whether the binding must be recorded before the packet that comes with the event leaves.
+    /// Whether what is new about the binding must be recorded before the packet that comes with the event leaves.
     pub fn is_owed(self) -> bool {
+        self.is_of_a_new_binding() || matches!(self, EventKind::Woken | EventKind::Contacted)
+    }
+
+    /// Whether that is all of the binding.
+    pub fn is_of_a_new_binding(self) -> bool {
         matches!(self, EventKind::Created | EventKind::Unrecorded)
     }
 }

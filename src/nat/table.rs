@@ -34,6 +34,7 @@ pub struct Table {
     parts: Parts,
     slots: Slots,
     owed: Owed,
+    woken: Owed,
     index: Index,
     ledger: Mutex<Ledger>,
     hasher: SipHasher13,
@@ -96,6 +97,7 @@ impl Table {
         Ok(Self {
             slots: Slots::new(len).ok_or(TooLarge)?,
             owed: Owed::new(len).ok_or(TooLarge)?,
+            woken: Owed::new(len).ok_or(TooLarge)?,
             index: Index::new(len).ok_or(TooLarge)?,
             ledger: Mutex::new(ledger),
             hasher: SipHasher13::new_with_key(hash_key),
@@ -180,6 +182,7 @@ impl Table {
             return None;
         }
         self.slots.touch(found.index, now.as_secs());
+        self.woken.set(found.index);
         let slot = Slot { state: BindingState::Active, ..slot };
         let part = self.parts.of_slot(found.index)?.0;
         ledger.recount(part, Some(BindingState::Dormant), Some(BindingState::Active));

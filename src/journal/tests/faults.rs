@@ -142,7 +142,9 @@ fn a_full_disk_refuses_new_bindings_until_there_is_room() {
 fn contacts_that_cannot_be_written_are_written_later() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
-    scene.record(1);
+    let virtual_ip = scene.record(1);
+    assert_eq!(scene.try_call_peer(1, 2), Some(virtual_ip));
+    scene.nat.let_go(virtual_ip);
     let journal = Arc::clone(&scene.journal);
     let (taken, looks) = (Arc::new(Mutex::new(None)), AtomicU64::new(0));
     let now = {
@@ -163,7 +165,7 @@ fn contacts_that_cannot_be_written_are_written_later() {
     keeper.stop();
     assert_eq!(journal.status().failing, None);
     drop((scene, journal));
-    assert_eq!(Scene::on(directory.path()).bindings()[0].contacts.len(), 1);
+    assert_eq!(Scene::on(directory.path()).bindings()[0].contacts.len(), 2);
 }
 
 /// A sound file of some size, with everything in it and no log beside it.

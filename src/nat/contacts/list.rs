@@ -42,6 +42,11 @@ impl List {
         self.contacts.iter()
     }
 
+    /// In the order of the peers, which stay what they are.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Contact> {
+        self.contacts.iter_mut()
+    }
+
     /// That of a peer.
     pub fn get_mut(&mut self, peer: Peer) -> Option<&mut Contact> {
         let at = self.contacts.binary_search_by_key(&peer, |contact| contact.peer).ok()?;

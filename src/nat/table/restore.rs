@@ -70,11 +70,22 @@ impl Table {
         self.owed.contains(index)
     }
 
+    /// Whether what is on record of a slot's binding says that it is dormant, and it is not.
+    pub fn is_woken(&self, index: u32) -> bool {
+        self.woken.contains(index)
+    }
+
+    /// No packet waits any more until the binding's waking is on record.
+    pub fn let_go(&self, index: u32) {
+        self.woken.clear(index);
+    }
+
     /// What the slot said at `stamp` is on record.
     pub fn recorded(&self, stamp: Stamp) {
         let _ledger = self.ledger.lock();
         if self.is_current(stamp) {
             self.owed.clear(stamp.index);
+            self.woken.clear(stamp.index);
         }
     }
 }

@@ -113,21 +113,82 @@ fn n3_every_packet_of_a_binding_asks_to_be_recorded_until_it_is() {
     let mut gateway = Gateway::with_pool("198.18.0.0/24");
     gateway.nat.start_recording();
     let mut second = gateway.nat.translator();
-    let kinds = |translator: &mut Translator| {
-        let mut packet = tcp("10.0.0.5", "192.0.2.1", Flags::Syn);
-        match translator.translate(&mut Packet::new(&mut packet), INSIDE, START) {
-            Verdict::Forward { event, .. } => event.map(|event| event.kind),
-            other => panic!("{other:?}"),
-        }
-    };
+    let kinds = |translator: &mut Translator| kind_of_call(translator, "192.0.2.1", START);
     assert_eq!(kinds(&mut gateway.translator), Some(EventKind::Created));
     assert_eq!(kinds(&mut gateway.translator), Some(EventKind::Unrecorded));
     assert_eq!(kinds(&mut second), Some(EventKind::Unrecorded), "another worker overtakes neither");
     let virtual_ip = gateway.nat.find("10.0.0.5".parse().unwrap(), START)[0].virtual_ip;
     let (stored, receipt) = gateway.nat.stored(virtual_ip).unwrap();
     assert_eq!(stored.terminal, "10.0.0.5".parse::<IpAddr>().unwrap());
-    gateway.nat.recorded(receipt);
+    gateway.nat.recorded(&receipt);
+    assert_eq!(kinds(&mut gateway.translator), Some(EventKind::Contacted), "its contact is not on record");
+    assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.1"]);
     assert_eq!((kinds(&mut gateway.translator), kinds(&mut second)), (None, None));
+}
+
+/// What comes with a call of 10.0.0.5.
+fn kind_of_call(translator: &mut Translator, peer: &str, now: Time) -> Option<EventKind> {
+    let mut packet = tcp("10.0.0.5", peer, Flags::Syn);
+    match translator.translate(&mut Packet::new(&mut packet), INSIDE, now) {
+        Verdict::Forward { event, .. } => event.map(|event| event.kind),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A binding is on record, with the contacts that are owed: these.
+fn record(nat: &Nat, virtual_ip: IpAddr) -> Vec<String> {
+    let (_, mut receipt) = nat.stored(virtual_ip).unwrap();
+    let contacts = nat.owed_contacts(virtual_ip, &mut receipt);
+    nat.recorded(&receipt);
+    contacts.iter().map(|contact| contact.peer.to_string()).collect()
+}
+
+#[test]
+fn n6_a_new_contact_and_a_waking_ask_to_be_recorded_before_a_packet_leaves() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.nat.start_recording();
+    let mut second = gateway.nat.translator();
+    let first = &mut gateway.translator;
+    assert_eq!(kind_of_call(first, "192.0.2.1", START), Some(EventKind::Created));
+    let virtual_ip = gateway.nat.find("10.0.0.5".parse().unwrap(), START)[0].virtual_ip;
+    assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.1"]);
+
+    for _ in 0..2 {
+        assert_eq!(kind_of_call(first, "192.0.2.2", START), Some(EventKind::Contacted));
+        assert_eq!(kind_of_call(&mut second, "192.0.2.2", START), Some(EventKind::Contacted));
+    }
+    assert_eq!(kind_of_call(first, "192.0.2.1", START), None, "other flows of the terminal go on");
+    assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.2"]);
+    assert_eq!(kind_of_call(first, "192.0.2.2", START), None);
+    assert_eq!(gateway.nat.changed_contacts(), [], "nothing is left for later");
+
+    // On record they are too old to count by then.
+    let later = START + Duration::from_secs(25 * 3600);
+    gateway.nat.tick(later, &mut |_| ());
+    assert_eq!(kind_of_call(first, "192.0.2.1", later), Some(EventKind::Woken));
+    assert_eq!(kind_of_call(&mut second, "192.0.2.2", later), Some(EventKind::Contacted));
+    assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(kind_of_call(&mut second, "192.0.2.1", later), None);
+    assert_eq!(kind_of_call(first, "192.0.2.2", later), None);
+}
+
+#[test]
+fn what_cannot_be_recorded_of_a_known_binding_is_told_later_and_no_packet_waits() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.nat.start_recording();
+    let first = &mut gateway.translator;
+    kind_of_call(first, "192.0.2.1", START);
+    let virtual_ip = gateway.nat.find("10.0.0.5".parse().unwrap(), START)[0].virtual_ip;
+    gateway.nat.let_go(virtual_ip);
+    assert_eq!(kind_of_call(first, "192.0.2.1", START), Some(EventKind::Unrecorded), "a new one is not let go");
+    record(&gateway.nat, virtual_ip);
+    assert_eq!(kind_of_call(first, "192.0.2.2", START), Some(EventKind::Contacted));
+    gateway.nat.let_go(virtual_ip);
+    assert_eq!(kind_of_call(first, "192.0.2.2", START), None);
+    gateway.nat.refuse_unrecorded(true);
+    assert_eq!(kind_of_call(first, "192.0.2.3", START), None);
+    let told: Vec<String> = gateway.nat.changed_contacts().iter().map(|key| key.peer.to_string()).collect();
+    assert_eq!(told, ["192.0.2.2", "192.0.2.3"]);
 }
 
 #[test]
@@ -148,15 +209,24 @@ fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
     let mut gateway = Gateway::new(few);
     gateway.nat.start_recording();
     let last = |gateway: &Gateway| {
-        let changes = gateway.nat.contact_changes();
-        changes.iter().map(|change| (change.peer.to_string(), change.last.is_some())).collect::<Vec<_>>()
+        let changes = gateway.nat.changed_contacts();
+        let now = changes.iter().filter_map(|key| gateway.nat.contact_now(key));
+        now.map(|change| (change.peer.to_string(), change.last.is_some())).collect::<Vec<_>>()
     };
+    let virtual_ip = gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
     gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
-    gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
-    assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), true)]);
+    assert_eq!((record(&gateway.nat, virtual_ip), last(&gateway)), (vec!["192.0.2.1".to_owned()], Vec::new()));
     gateway.now = START + Duration::from_secs(61);
     gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
     assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), true)]);
     gateway.call_in_vain("10.0.0.1", "192.0.2.2").unwrap();
-    assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), false), ("192.0.2.2".to_owned(), true)]);
+    assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), false)]);
+    assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.2"]);
+    // One that goes and comes back before the journal has been told.
+    for peer in ["192.0.2.1", "192.0.2.2"] {
+        gateway.now = gateway.now + Duration::from_secs(5);
+        gateway.call_in_vain("10.0.0.1", peer).unwrap();
+        assert_eq!(record(&gateway.nat, virtual_ip), [peer]);
+    }
+    assert_eq!(last(&gateway), [("192.0.2.2".to_owned(), true), ("192.0.2.1".to_owned(), false)]);
 }
