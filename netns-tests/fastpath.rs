@@ -3,7 +3,7 @@
 use crate::bulk::exchange_blocks;
 use crate::crossing::Crossing;
 use crate::gateway::{Gateway, KAMEI};
-use crate::lab::{Family, Lab, Plan, wait_until};
+use crate::lab::{Family, Host, Lab, Plan, wait_until};
 use crate::seeing::watch;
 use crate::traffic::{Web, accept, connect, curl, curl_in_vain, listen};
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ pub fn flows(gateway: &Gateway) -> u64 {
 /// Asks until both directions of the flow are in the kernel.
 pub fn warm_up(lab: &Lab, gateway: &Gateway, family: Family) {
     let (terminal, server) = (lab.terminal(1), lab.server(1));
-    let before = flows(gateway);
     wait_until("both directions to be in the kernel", || {
-        terminal.run(&format!("ping -n -c 5 -i 0.01 -W 5 {}", server.address(family))).ok();
-        flows(gateway) >= before + 2
+        let before = hits(gateway);
+        terminal.run(&format!("ping -n -c 1 -W 5 {}", server.address(family))).ok();
+        hits(gateway) >= before + 2
     });
 }
 
@@ -61,6 +61,25 @@ fn calls_and_callbacks_are_carried_by_the_kernel() {
 #[test]
 fn calls_and_callbacks_are_carried_by_the_kernel_v6() {
     call_and_callback(Plan::gateways(1), Family::V6);
+}
+
+#[test]
+fn a_flow_whose_packets_come_singly_is_carried_by_the_kernel_and_one_of_a_single_packet_is_not() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let gateway = lab.start(1);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let ping = |host: &Host| terminal.run(&format!("ping -n -c 1 -W 5 {}", host.v4)).ok();
+    ping(&lab.server(2));
+    let is_noted = |packets: u64| gateway.binding(terminal.v4.into())["packets_out"].as_u64() == Some(packets);
+    // Each is noted before the next is sent: no two ever meet.
+    for sent in 2..=4 {
+        wait_until("the packet before to be noted", || is_noted(sent - 1));
+        ping(&server);
+    }
+    wait_until("the kernel to have both directions of it", || flows(&gateway) == 2);
+    let before = hits(&gateway);
+    ping(&server);
+    wait_until("the kernel to carry it", || hits(&gateway) == before + 2);
 }
 
 fn bulk(plan: Plan, family: Family) {

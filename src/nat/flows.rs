@@ -20,6 +20,9 @@ const WAYS: usize = 8;
 /// How long a decision stands before it is made again (milliseconds). Bounds how stale a last-used time, a contact or a
 /// counter can be.
 const STANDS: u64 = 4_000;
+/// A flow goes on as long as less than this lies between its packets (milliseconds): nobody who carries flows elsewhere
+/// keeps an idle one for longer.
+const GOES_ON: u64 = 120_000;
 
 /// The decision about a flow: all packets between two addresses in one direction.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +101,8 @@ struct Set {
 pub struct Flows {
     sets: Box<[Set]>,
     entries: Vec<Entry>,
+    /// For each entry, whether packets of its flow have been noted before: it goes on.
+    go_on: Vec<bool>,
     /// Entries that have something to note.
     dirty: Vec<u32>,
     key: [u64; 4],
@@ -110,6 +115,7 @@ pub struct Tally {
     callee: Option<SlotRef>,
     packets: u32,
     opened: u32,
+    goes_on: bool,
 }
 
 impl Hit {
@@ -122,20 +128,20 @@ impl Hit {
 impl Tally {
     /// One packet of a flow that is not remembered.
     pub fn of_one(flow: &Flow, opened: bool) -> Self {
-        Self { caller: flow.caller, callee: flow.callee, packets: 1, opened: opened.into() }
+        Self { caller: flow.caller, callee: flow.callee, packets: 1, opened: opened.into(), goes_on: false }
     }
 
     /// What somebody else has carried of a flow from `from`.
     pub fn carried(from: Realm, binding: SlotRef, packets: u32, opened: u32) -> Self {
         match from {
-            Realm::Inside(_) => Self { caller: Some(binding), callee: None, packets, opened },
-            Realm::Outside => Self { caller: None, callee: Some(binding), packets, opened },
+            Realm::Inside(_) => Self { caller: Some(binding), callee: None, packets, opened, goes_on: true },
+            Realm::Outside => Self { caller: None, callee: Some(binding), packets, opened, goes_on: true },
         }
     }
 
-    /// Whether there was more than one packet.
+    /// Whether there was more than one packet, now or before: of a question and its answer there is one each way.
     pub fn is_in_use(&self) -> bool {
-        self.packets > 1
+        self.packets > 1 || self.goes_on
     }
 
     /// What to add to which binding.
@@ -154,7 +160,13 @@ impl Flows {
         let key = [0, 1, 2, 3].map(|part: u64| hasher.hash(&(worker << 2 | part).to_le_bytes()));
         // Untouched until used; no machine that runs a worker has no address space for it.
         let sets = <[Set]>::new_box_zeroed_with_elems(SETS).unwrap_or_default();
-        Self { sets, entries: Vec::with_capacity(SETS * WAYS), dirty: Vec::with_capacity(SETS * WAYS), key }
+        Self {
+            sets,
+            entries: Vec::with_capacity(SETS * WAYS),
+            go_on: Vec::with_capacity(SETS * WAYS),
+            dirty: Vec::with_capacity(SETS * WAYS),
+            key,
+        }
     }
 
     /// What to do with a packet, if a decision about its flow still stands; counts the packet.
@@ -206,13 +218,18 @@ impl Flows {
             *place = tag;
             self.dirty.push(*number);
             self.entries.push(new);
+            self.go_on.push(false);
             return (hit, None);
         }
         *place = tag;
         let Some(entry) = self.entries.get_mut(*number as usize) else { return (hit, None) };
-        let before = (entry.packets > 0).then(|| entry.tally());
+        let before = (entry.packets > 0).then(|| entry.tally(false));
         if before.is_none() {
             self.dirty.push(*number);
+        }
+        if let Some(goes_on) = self.go_on.get_mut(*number as usize) {
+            let age = now.as_millis().saturating_sub(entry.decided.as_millis());
+            *goes_on = (*goes_on || before.is_some()) && entry.is_of(from, headers) && age < STANDS + GOES_ON;
         }
         *entry = new;
         (hit, before)
@@ -221,11 +238,12 @@ impl Flows {
     /// Hands over what is not yet noted, of up to `most` flows, with the decision if somebody else may keep it.
     pub fn drain(&mut self, most: usize, mut note: impl FnMut(Tally, Option<Offer>)) {
         for number in self.dirty.drain(self.dirty.len().saturating_sub(most)..) {
-            if let Some(entry) = self.entries.get_mut(number as usize)
+            if let Some((entry, goes_on)) =
+                self.entries.get_mut(number as usize).zip(self.go_on.get_mut(number as usize))
                 && entry.packets > 0
             {
-                note(entry.tally(), entry.offer());
-                (entry.packets, entry.opened) = (0, 0);
+                note(entry.tally(*goes_on), entry.offer());
+                (entry.packets, entry.opened, *goes_on) = (0, 0, true);
             }
         }
     }
@@ -304,8 +322,9 @@ impl Entry {
         Some(Offer { from, source, destination, address, to, binding, epoch })
     }
 
-    fn tally(&self) -> Tally {
-        Tally { caller: self.caller, callee: self.callee, packets: self.packets, opened: self.opened }
+    fn tally(&self, goes_on: bool) -> Tally {
+        let Self { caller, callee, packets, opened, .. } = *self;
+        Tally { caller, callee, packets, opened, goes_on }
     }
 }
 
@@ -350,6 +369,25 @@ mod tests {
         flows.drain(usize::MAX, |tally, _| noted += u64::from(tally.packets));
         assert_eq!(noted + u64::from(left), 100_000 + known as u64);
         assert!(!flows.is_dirty());
+    }
+
+    #[test]
+    fn a_flow_is_in_use_from_its_second_packet_on_however_far_apart_they_are() {
+        for pause in [1, 1_000, STANDS, 60_000, GOES_ON + STANDS] {
+            let mut flows = Flows::new(&[7; 16], 0);
+            let mut in_use = |n: u32, now: u64| {
+                let now = Time::from_millis(NOW.as_millis() + now);
+                if flows.hit(Realm::Inside(0), &headers(n), 1, now, false).is_none() {
+                    flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, now, false);
+                }
+                let mut in_use = Vec::new();
+                flows.drain(usize::MAX, |tally, _| in_use.push(tally.is_in_use()));
+                in_use
+            };
+            assert_eq!(in_use(1, 0), [false]);
+            assert_eq!(in_use(2, 0), [false], "another flow");
+            assert_eq!(in_use(1, pause), [pause < GOES_ON + STANDS], "{pause}");
+        }
     }
 
     #[test]
