@@ -33,6 +33,7 @@ mod life;
 mod links;
 mod many;
 mod neighbourhood;
+mod next_hops;
 mod one_view;
 mod outside_lan;
 mod pairs;

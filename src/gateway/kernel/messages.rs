@@ -1,5 +1,6 @@
 //! Rules and routes as plain values, and as the netlink messages that make, remove and list them.
 
+use super::next_hops::NextHops;
 use ipnet::IpNet;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteProtocol, RouteScope,
@@ -109,7 +110,24 @@ pub(super) struct Hops {
     scope: RouteScope,
     on_link: bool,
     attributes: Vec<RouteAttribute>,
+    /// Where its next-hop object leads, if the route itself does not say.
+    resolved: Resolved,
 }
+
+/// What is known of a route by its next-hop object. The object may change, the route stays the same.
+#[derive(Clone, Debug, Default)]
+struct Resolved {
+    devices: Vec<u32>,
+    gateways: Vec<IpAddr>,
+}
+
+impl PartialEq for Resolved {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Resolved {}
 
 impl Rule {
     /// The message that adds or removes the rule.
@@ -301,13 +319,14 @@ impl Hops {
         attributes.extend(source.map(|a| RouteAttribute::PrefSource(a.into())));
         // IPv6 has no scopes of routes; the kernel always reports "universe" there.
         let scope = if destination.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-        Self { scope, on_link: false, attributes }
+        Self { scope, on_link: false, attributes, resolved: Resolved::default() }
     }
 
     fn read(message: &RouteMessage) -> Self {
         let mut attributes: Vec<_> = message.attributes.iter().filter_map(kept).collect();
         attributes.sort_by_key(netlink_packet_core::Nla::kind);
-        Self { scope: message.header.scope, on_link: message.header.flags.contains(RouteFlags::Onlink), attributes }
+        let on_link = message.header.flags.contains(RouteFlags::Onlink);
+        Self { scope: message.header.scope, on_link, attributes, resolved: Resolved::default() }
     }
 
     /// What the kernel has to be told. A next-hop object says it all; the kernel refuses both at once.
@@ -320,6 +339,20 @@ impl Hops {
         self.attributes.iter().filter(move |a| !(object && said_by_object(a))).cloned()
     }
 
+    /// The next-hop object that alone says where the route leads.
+    pub(super) fn unresolved(&self) -> Option<u32> {
+        let said = |a: &RouteAttribute| matches!(a, RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_));
+        let object = |a: &RouteAttribute| if let RouteAttribute::NhId(id) = a { Some(*id) } else { None };
+        if self.attributes.iter().any(said) { None } else { self.attributes.iter().find_map(object) }
+    }
+
+    /// Takes over where that object leads.
+    pub(super) fn resolve(&mut self, objects: &NextHops) {
+        if let Some(id) = self.unresolved() {
+            self.resolved = Resolved { devices: objects.devices(id), gateways: objects.gateways(id) };
+        }
+    }
+
     /// The interfaces the route leaves by.
     pub(super) fn devices(&self) -> Vec<u32> {
         self.attributes
@@ -329,6 +362,7 @@ impl Hops {
                 RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
                 _ => Vec::new(),
             })
+            .chain(self.resolved.devices.iter().copied())
             .collect()
     }
 
@@ -345,7 +379,9 @@ impl Hops {
                 })
                 .collect()
         }
-        of(&self.attributes)
+        let mut all = of(&self.attributes);
+        all.extend_from_slice(&self.resolved.gateways);
+        all
     }
 }
 

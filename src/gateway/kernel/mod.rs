@@ -48,6 +48,7 @@ mod messages;
 mod neighbours;
 mod netlink;
 mod news;
+mod next_hops;
 mod roster;
 mod survey;
 mod sysctl;

@@ -16,8 +16,14 @@ const BUFFER: usize = 64 * 1024;
 /// How often a dump that was interrupted by a change starts again before its last result is taken as it is.
 const DUMP_ATTEMPTS: usize = 8;
 
-/// `RTMGRP_*` bits (linux/rtnetlink.h): links, traffic control; addresses, routes and rules of both families.
-const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
+/// `RTMGRP_*` bits (linux/rtnetlink.h): links, traffic control; addresses, routes and rules of both families; next-hop
+/// objects (`RTNLGRP_NEXTHOP`, group 32).
+const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x8000_0000;
+
+/// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`, `RTM_GETNEXTHOP` (linux/rtnetlink.h).
+const NEW_NEXT_HOP: u16 = 104;
+const NEXT_HOP: [u16; 2] = [NEW_NEXT_HOP, 105];
+const GET_NEXT_HOP: u16 = 106;
 
 /// What the kernel answered: the error, and its own words where it gives any.
 #[derive(Debug)]
@@ -104,6 +110,35 @@ impl Netlink {
         }
     }
 
+    /// The next-hop objects, each as the bytes behind its header. None before Linux 5.3.
+    pub(super) fn dump_next_hops(&mut self) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        // struct nlmsghdr and an empty struct nhmsg (linux/nexthop.h).
+        let mut request = 24_u32.to_ne_bytes().to_vec();
+        request.extend(GET_NEXT_HOP.to_ne_bytes());
+        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        request.extend(self.sequence.to_ne_bytes());
+        request.resize(24, 0);
+        self.socket.send(&request, 0)?;
+        let mut found = Vec::new();
+        loop {
+            self.receive()?;
+            let mut rest = &self.buffer[..];
+            while let Some((message, behind)) = split(rest) {
+                rest = behind;
+                if word(message, 8) != Some(self.sequence) {
+                    continue;
+                }
+                match kind(message) {
+                    Some(NEW_NEXT_HOP) => found.extend(message.get(16..).map(<[u8]>::to_vec)),
+                    // NLMSG_DONE; NLMSG_ERROR: this kernel knows no such objects.
+                    Some(2 | 3) => return Ok(found),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn dump_once(&mut self, message: RouteNetlinkMessage) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
         let sequence = self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
         let (mut found, mut interrupted) = (Vec::new(), false);
@@ -163,7 +198,8 @@ impl Monitor {
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Hands every waiting notification to `each`. `true` if some were lost.
+    /// Hands every waiting notification to `each`. `true` if some were lost, or are of a kind that is not read: next-hop
+    /// objects.
     pub(super) fn drain(&mut self, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<bool> {
         let mut lost = false;
         loop {
@@ -176,7 +212,8 @@ impl Monitor {
                 }
                 Err(e) => return Err(e),
             }
-            for (_, payload) in Messages(&self.buffer) {
+            for (header, payload) in Messages(&self.buffer) {
+                lost |= NEXT_HOP.contains(&header.message_type);
                 if let Some(NetlinkPayload::InnerMessage(inner)) = payload {
                     each(inner);
                 }
@@ -209,20 +246,31 @@ impl Iterator for Messages<'_> {
     type Item = (NetlinkHeader, Option<NetlinkPayload<RouteNetlinkMessage>>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // struct nlmsghdr (RFC 3549 §2.2): length, type, flags, sequence, port; host byte order.
-        let length = usize::try_from(word(self.0, 0)?).ok()?;
-        let message = self.0.get(..length).filter(|m| m.len() >= 16)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        let (message, rest) = split(self.0)?;
+        self.0 = rest;
         Some(match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
             Ok(decoded) => (decoded.header, Some(decoded.payload)),
             Err(error) => {
                 log::debug!("a netlink message of this kernel cannot be decoded: {error}");
                 let mut header = NetlinkHeader::default();
                 header.sequence_number = word(message, 8)?;
+                header.message_type = kind(message)?;
                 (header, None)
             }
         })
     }
+}
+
+/// The first message and what is behind it. struct nlmsghdr (RFC 3549 §2.2): length, type, flags, sequence, port; host byte
+/// order.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = usize::try_from(word(bytes, 0)?).ok()?;
+    let message = bytes.get(..length).filter(|message| message.len() >= 16)?;
+    Some((message, bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
+}
+
+fn kind(message: &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

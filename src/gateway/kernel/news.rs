@@ -26,7 +26,7 @@ pub(super) fn matter(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) ->
                 let mut interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces);
                 interfaces.any(|name| host.index(name) == Some(*index))
             };
-            table == MAIN && devices_of(route).iter().any(inside) || change_outward(plan, host, message)
+            table == MAIN && leads(route, |index| inside(&index)) || change_outward(plan, host, message)
         }
         RouteNetlinkMessage::NewRule(rule) => Rule::ours(rule).is_none(),
         RouteNetlinkMessage::DelRule(_) => true,
@@ -40,7 +40,7 @@ pub(super) fn change_outward(plan: &Plan, host: &Host, message: &RouteNetlinkMes
     let is_outside = |index: u32| plan.outsides.iter().any(|name| host.index(name) == Some(index));
     match message {
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            let is_outward = devices_of(route).into_iter().any(is_outside);
+            let is_outward = leads(route, is_outside);
             let is_within =
                 || messages::Route::read(route).is_some_and(|route| host.is_of_an_inside(&route.destination));
             table_of(route) == MAIN && is_outward && is_within()
@@ -63,9 +63,10 @@ fn table_of(route: &RouteMessage) -> u32 {
     said.unwrap_or_else(|| u32::from(route.header.table))
 }
 
-fn devices_of(route: &RouteMessage) -> Vec<u32> {
-    messages::Route::read(route).map_or_else(Vec::new, |route| match route.to {
-        messages::To::Hops(hops) => hops.devices(),
-        _ => Vec::new(),
+/// Whether the route may leave by one of these: of one by a next-hop object the message need not say more.
+fn leads(route: &RouteMessage, by: impl Fn(u32) -> bool) -> bool {
+    messages::Route::read(route).is_some_and(|route| match route.to {
+        messages::To::Hops(hops) => hops.unresolved().is_some() || hops.devices().into_iter().any(by),
+        _ => false,
     })
 }

@@ -4,6 +4,7 @@ use super::{Framing, MAIN, Outward, is_link_local};
 use crate::fastpath::Ethernet;
 use crate::gateway::kernel::messages::{Family, PROTOCOL, Route, Rule, To};
 use crate::gateway::kernel::netlink::Netlink;
+use crate::gateway::kernel::next_hops::NextHops;
 use crate::gateway::kernel::{KernelError, Plan};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -343,7 +344,7 @@ fn routes(netlink: &mut Netlink, filter: RouteMessage) -> Result<Vec<Route>, Ker
         Err(e) if e.is(Errno::NOENT) || e.is(Errno::AFNOSUPPORT) || e.is(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         other => other.map_err(|source| KernelError::netlink("list the routes", source))?,
     };
-    Ok(messages
+    let mut found: Vec<Route> = messages
         .iter()
         .filter_map(|message| match message {
             RouteNetlinkMessage::NewRoute(route)
@@ -354,7 +355,16 @@ fn routes(netlink: &mut Netlink, filter: RouteMessage) -> Result<Vec<Route>, Ker
             }
             _ => None,
         })
-        .collect())
+        .collect();
+    if found.iter().any(|route| matches!(&route.to, To::Hops(hops) if hops.unresolved().is_some())) {
+        let objects = NextHops::read(netlink).map_err(|source| KernelError::netlink("list the next hops", source))?;
+        for route in &mut found {
+            if let To::Hops(hops) = &mut route.to {
+                hops.resolve(&objects);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn dump(
