@@ -52,6 +52,11 @@ impl Line {
     }
 }
 
+/// The Ethernet address of a host's interface.
+pub fn mac(host: &Host, interface: &str) -> MacAddr {
+    host.inside(|| interface_named(interface)).mac.unwrap()
+}
+
 fn interface_named(name: &str) -> NetworkInterface {
     let found = datalink::interfaces().into_iter().find(|interface| interface.name == name);
     found.unwrap_or_else(|| panic!("no interface {name}"))

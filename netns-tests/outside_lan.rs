@@ -1,12 +1,13 @@
 //! A pool in the network of the outside interface: who is answered for there, how, and for how long.
 
 use crate::capture::Capture;
-use crate::crafted::{Ip, Line};
+use crate::crafted::{Ip, Line, Raw, mac};
 use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Host, Lab, Plan, wait_until};
 use crate::life::Snapshot;
 use crate::one_view::{BOTH, ping};
-use std::net::IpAddr;
+use pnet::datalink::MacAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 const POOLS: [&str; 4] = ["--pool", "203.0.113.128/25", "--pool", "2001:db8:113::a000/116"];
 
@@ -165,4 +166,93 @@ fn n8_arp_outside_names_no_inside_address() {
         host.run(&format!("ip neigh show {} dev go", scene.server.v4)).ok().contains("lladdr")
     });
     wire.finish().assert_hidden(&[inside.into()]);
+}
+
+/// An ARP request, from the server to all.
+fn arp_request(hardware: MacAddr, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let hardware = hardware.octets();
+    let ethernet = [&[0xff; 6][..], &hardware, &[0x08, 0x06]].concat();
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &hardware, &sender.octets(), &[0; 6], &target.octets()].concat();
+    [ethernet, arp].concat()
+}
+
+/// What the gateway's outside interface says in ARP (2: a reply) of an address that it answers for.
+fn arp_of(host: &Host, operation: u8, address: Ipv4Addr) -> Vec<u8> {
+    [&[0, 1, 8, 0, 6, 4, 0, operation][..], &mac(host, "go").octets(), &address.octets()].concat()
+}
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address}"),
+    }
+}
+
+/// RFC 5227 §2.1.1, RFC 4862 §5.4: whoever is about to use an address asks whether somebody has it.
+#[test]
+fn s_a_probe_for_a_virtual_ip_in_use_is_answered() {
+    let scene = Scene::new();
+    let (server, [v4_in_use, v6_in_use]) = (&scene.server, scene.virtual_ips());
+    let wire = Capture::start(server, "eth0");
+    let mut raw = Raw::open(server, "eth0");
+    let hardware = mac(server, "eth0");
+    let free = Ipv4Addr::new(203, 0, 113, 130);
+    let free = if v4(v4_in_use) == free { Ipv4Addr::new(203, 0, 113, 131) } else { free };
+    for target in [free, v4(v4_in_use)] {
+        raw.send_frame(&arp_request(hardware, Ipv4Addr::UNSPECIFIED, target));
+    }
+    let answer = |address| arp_of(&scene.gateway.host, 2, address);
+    wait_until("the answer to the probe", || wire.packets().has_bytes(&answer(v4(v4_in_use))));
+    assert!(!wire.finish().has_bytes(&answer(free)), "nobody has that one");
+
+    server.set_sysctl("net.ipv6.conf.eth0.accept_dad", "1");
+    server.run(&format!("ip address add {v6_in_use}/128 dev eth0")).ok();
+    wait_until("the duplicate to be noticed", || server.run("ip -6 address show dev eth0").ok().contains("dadfailed"));
+}
+
+/// Without a packet of anybody's: a host that calls back sends to where the virtual IP was before.
+#[test]
+fn s_hosts_of_the_outside_lan_hear_of_new_bindings_and_of_a_gateway_that_takes_over() {
+    let scene = Scene::new();
+    let virtual_ips = scene.virtual_ips();
+    let Scene { gateway, lab, server, terminal } = scene;
+    let host = gateway.host.clone();
+    gateway.kill();
+    let knows_of = |address: IpAddr| {
+        let known = server.run(&format!("ip neigh show {address} dev eth0")).ok();
+        known.contains(&mac(&host, "go").to_string())
+    };
+    let forget = |address: IpAddr| {
+        server.run(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:99 nud stale dev eth0")).ok();
+        assert!(!knows_of(address));
+    };
+    virtual_ips.into_iter().for_each(forget);
+    let gateway = lab.start_with(1, &POOLS);
+    for address in virtual_ips {
+        wait_until("the neighbour to be known anew", || knows_of(address));
+    }
+    let pinned = ["203.0.113.200", "2001:db8:113::a077"].map(|text| text.parse::<IpAddr>().unwrap());
+    pinned.into_iter().for_each(forget);
+    gateway.ask("bindings pin 10.77.143.99 203.0.113.200").ok();
+    gateway.ask("bindings pin fd5a:77e1:9c0d::b0:63 2001:db8:113::a077").ok();
+    for address in pinned {
+        wait_until("the new one to be known", || knows_of(address));
+    }
+    drop(terminal);
+}
+
+#[test]
+fn s_whoever_claims_a_virtual_ip_in_use_is_named_and_hears_whose_it_is() {
+    let scene = Scene::new();
+    let (server, address) = (&scene.server, v4(scene.virtual_ips()[0]));
+    let wire = Capture::start(server, "eth0");
+    let mut raw = Raw::open(server, "eth0");
+    let hardware = mac(server, "eth0");
+    for _ in 0..3 {
+        raw.send_frame(&arp_request(hardware, address, address));
+    }
+    wait_until("the defence", || wire.packets().has_bytes(&arp_of(&scene.gateway.host, 1, address)));
+    let said = format!("{hardware} on 'go' says that it has {address}");
+    wait_until("it to be said", || scene.gateway.log().contains(&said));
+    assert_eq!(scene.gateway.log().matches(&said).count(), 1, "once, however often it is claimed");
 }

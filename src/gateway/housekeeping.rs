@@ -136,6 +136,7 @@ impl Housekeeping {
         huge_pages::lay_out(&self.nat);
         self.watchdog.beat(&self.shared, now);
         self.follow_host();
+        self.neighbours.beat();
         self.kernel.tell();
         self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
         self.fast.look(&self.nat, now);

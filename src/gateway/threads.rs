@@ -198,8 +198,11 @@ impl Running {
     }
 }
 
-/// Starts a thread that tells whenever something of the host's network or of its firewall changes. It ends with the
-/// process.
+/// The event of [`watch_host`] that is about a LAN.
+const LAN: u64 = 2;
+
+/// Starts a thread that hears what hosts of outside LANs say of virtual IPs, and that tells whenever something of the host's
+/// network or of its firewall changes. It ends with the process.
 fn watch_host(kernel: &Kernel) -> io::Result<Receiver<()>> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let once = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -210,15 +213,27 @@ fn watch_host(kernel: &Kernel) -> io::Result<Receiver<()>> {
     if let Some(ruleset) = &ruleset {
         epoll::add(&epoll, ruleset, epoll::EventData::new_u64(1), once)?;
     }
+    let neighbours = kernel.neighbours();
+    let lan = neighbours.descriptor();
+    if let Some(lan) = &lan {
+        epoll::add(&epoll, lan, epoll::EventData::new_u64(LAN), epoll::EventFlags::IN)?;
+    }
     let (tell, changes) = crossbeam_channel::bounded(1);
     std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
-        let _network = network;
-        let mut ready = Vec::with_capacity(2);
+        let _open = (network, lan);
+        let is_of_lan = |event: &epoll::Event| { event.data }.u64() == LAN;
+        let mut ready = Vec::with_capacity(3);
         loop {
             ready.clear();
             let waited = epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), None);
             if !matches!(waited, Ok(_) | Err(Errno::INTR)) {
                 return;
+            }
+            if ready.iter().any(is_of_lan) {
+                neighbours.hear();
+            }
+            if ready.iter().all(is_of_lan) {
+                continue;
             }
             let _ = ruleset.as_mut().map(RulesetMonitor::drain); // whatever it says, something has changed
             if let Err(TrySendError::Disconnected(())) = tell.try_send(()) {

@@ -49,6 +49,7 @@ mod neighbours;
 mod netlink;
 mod news;
 mod next_hops;
+mod packet_socket;
 mod roster;
 mod survey;
 mod sysctl;

@@ -1,11 +1,13 @@
 //! Proxy neighbour entries: each virtual IP that somebody has, and that lies on an outside LAN, is answered for there. No
-//! other address is: a whole prefix (`proxy_arp`) would show what else this machine has routes for.
+//! other address is: a whole prefix (`proxy_arp`) would show what else this machine has routes for. Beside the kernel's
+//! answers, the LAN hears of each when it is new, so that nobody goes on to send to a gateway before this one.
 
 use super::claim::Claim;
 use super::messages::{Family, PROTOCOL};
 use super::netlink::{Netlink, NetlinkError};
+use super::packet_socket::{Heard, PacketSocket};
 use super::roster::Roster;
-use super::{Host, KernelError, Lan};
+use super::{Framing, Host, KernelError, Lan};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{
@@ -13,13 +15,28 @@ use netlink_packet_route::neighbour::{
 };
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Announcements in a second: switches let ARP through to their processors at a few hundred.
+const SPOKEN: u32 = 100;
+/// Each is made so often, a second apart: any may be lost (RFC 5227 §2.3, RFC 4861 §7.2.6).
+const TIMES: u8 = 2;
+/// Announcements that wait; a peer that missed one asks in the end.
+const MOST_DUE: usize = 65_536;
+/// ARP packets looked at before others get a turn.
+const HEARD_AT_ONCE: usize = 64;
+/// An address is defended at most so often (RFC 5227 §2.4), and its conflict said.
+const DEFEND: Duration = Duration::from_secs(10);
+/// Conflicts remembered at one time; more are neither said nor defended.
+const MOST_CONFLICTS: usize = 256;
 
 /// Makes virtual IPs that lie on an outside LAN answer there. Cheap to clone; for every worker.
 ///
-/// A probe before an address is used (RFC 5227: an ARP request from 0.0.0.0) is not answered: the kernel answers those for
+/// A probe before an address is used (RFC 5227: an ARP request from 0.0.0.0) is answered here: the kernel answers those for
 /// addresses of its own alone (`arp_process`, net/ipv4/arp.c).
 #[derive(Clone)]
 pub struct Neighbours {
@@ -34,6 +51,15 @@ struct Shared {
     has_another: bool,
     /// A kernel that refuses one refuses them all; it is said once.
     complained: bool,
+    /// `None`: it was not to be had.
+    socket: Option<PacketSocket>,
+    /// The Ethernet addresses of this machine, by interface.
+    hardware: BTreeMap<u32, [u8; 6]>,
+    /// What the LANs are still to hear of, and how often.
+    due: VecDeque<(IpAddr, u8)>,
+    /// What may still be said in this second.
+    left: u32,
+    conflicts: BTreeMap<Ipv4Addr, Instant>,
 }
 
 impl Neighbours {
@@ -45,6 +71,11 @@ impl Neighbours {
             announced: BTreeSet::new(),
             has_another: false,
             complained: false,
+            socket: open_socket(!host.lans.is_empty()),
+            hardware: hardware(host),
+            due: VecDeque::new(),
+            left: SPOKEN,
+            conflicts: BTreeMap::new(),
         };
         Ok(Self { shared: Arc::new(Mutex::new(shared)) })
     }
@@ -54,6 +85,7 @@ impl Neighbours {
         let mut shared = self.shared.lock();
         if shared.on_lan(virtual_ip) && shared.announced.insert(virtual_ip) {
             shared.add(virtual_ip);
+            shared.tell(virtual_ip, TIMES);
         }
     }
 
@@ -69,6 +101,7 @@ impl Neighbours {
     /// down, and have lost its entries even if it is up again.
     pub(super) fn follow(&self, host: &Host, fallen: bool) {
         let mut shared = self.shared.lock();
+        shared.hardware = hardware(host);
         if host.lans == shared.lans && !fallen {
             return;
         }
@@ -82,7 +115,39 @@ impl Neighbours {
         }
         for address in all {
             shared.add(address);
+            shared.tell(address, TIMES);
         }
+    }
+
+    /// Says what is due, as much as may be said in a second. To be called every second.
+    pub fn beat(&self) {
+        let mut shared = self.shared.lock();
+        shared.left = SPOKEN;
+        for _ in 0..shared.due.len() {
+            if shared.left == 0 {
+                break;
+            }
+            let Some((address, times)) = shared.due.pop_front() else { break };
+            if shared.announced.contains(&address) {
+                shared.tell(address, times);
+            }
+        }
+    }
+
+    /// Hears what is said about virtual IPs. To be called when [`Neighbours::descriptor`] is readable, by level.
+    pub fn hear(&self) {
+        let mut shared = self.shared.lock();
+        for _ in 0..HEARD_AT_ONCE {
+            let Some(heard) = shared.socket.as_ref().and_then(PacketSocket::hear) else { return };
+            if let Some(heard) = heard {
+                shared.heard(&heard);
+            }
+        }
+    }
+
+    /// What [`Neighbours::hear`] reads; `None` if nothing can be heard.
+    pub fn descriptor(&self) -> Option<OwnedFd> {
+        self.shared.lock().socket.as_ref()?.as_fd().try_clone_to_owned().ok()
     }
 
     /// Whether all virtual IPs that can be called have to be announced again: a LAN has come. Says so once.
@@ -118,6 +183,73 @@ impl Shared {
                 );
             }
         }
+    }
+
+    /// Tells the LANs of `address` now, if so much may still be said, and `times` in all.
+    fn tell(&mut self, address: IpAddr, times: u8) {
+        let mut times = times;
+        if self.left > 0 {
+            self.left -= 1;
+            times -= 1;
+            self.speak(address);
+        }
+        if times > 0 && self.socket.is_some() && self.due.len() < MOST_DUE {
+            self.due.push_back((address, times));
+        }
+    }
+
+    fn speak(&self, address: IpAddr) {
+        let Some(socket) = &self.socket else { return };
+        for lan in self.lans.iter().filter(|lan| lan.network.contains(&address)) {
+            let Some(hardware) = self.hardware.get(&lan.index) else { continue };
+            if let Err(error) = socket.announce(lan.index, *hardware, address) {
+                log::debug!("cannot tell '{}' of {address}: {error}", lan.interface);
+            }
+        }
+    }
+
+    fn heard(&mut self, heard: &Heard) {
+        let is_here = |lan: &Lan, address| lan.index == heard.index && lan.network.contains(&IpAddr::V4(address));
+        let is_ours = |address| {
+            self.announced.contains(&IpAddr::V4(address)) && self.lans.iter().any(|lan| is_here(lan, address))
+        };
+        if self.hardware.values().any(|own| *own == heard.hardware) {
+            return;
+        }
+        if is_ours(heard.sender) {
+            self.defend(heard);
+        } else if heard.is_request
+            && heard.sender.is_unspecified()
+            && is_ours(heard.target)
+            && self.left > 0
+            && let (Some(socket), Some(hardware)) = (&self.socket, self.hardware.get(&heard.index))
+        {
+            self.left -= 1;
+            if let Err(error) = socket.answer(heard, *hardware, heard.target) {
+                log::debug!("cannot answer a probe for {}: {error}", heard.target);
+            }
+        }
+    }
+
+    /// Another host says that it has a virtual IP that is in use here: it hears once that it is not so (RFC 5227 §2.4 b, c).
+    fn defend(&mut self, heard: &Heard) {
+        let now = Instant::now();
+        let address = heard.sender;
+        if self.conflicts.len() >= MOST_CONFLICTS {
+            self.conflicts.retain(|_, at| now.duration_since(*at) < DEFEND);
+        }
+        let is_new = self.conflicts.get(&address).is_none_or(|at| now.duration_since(*at) >= DEFEND);
+        if !is_new || self.conflicts.len() >= MOST_CONFLICTS {
+            return;
+        }
+        self.conflicts.insert(address, now);
+        let hardware = heard.hardware.map(|byte| format!("{byte:02x}")).join(":");
+        let name = self.lans.iter().find(|lan| lan.index == heard.index).map_or("?", |lan| &lan.interface);
+        log::warn!(
+            "{hardware} on '{name}' says that it has {address}, which a terminal has: no other machine there may use \
+             addresses of the pool; take it out of the pool, or the machine off it"
+        );
+        self.speak(address.into());
     }
 
     fn remove(&mut self, address: IpAddr) {
@@ -173,6 +305,27 @@ fn left(netlink: &mut Netlink, family: Family) -> Result<Vec<(u32, IpAddr)>, Ker
         address.filter(|_| is_ours).map(|address| (message.header.ifindex, address))
     });
     Ok(ours.collect())
+}
+
+/// A packet socket, or one line about what is missed without one.
+fn open_socket(is_needed: bool) -> Option<PacketSocket> {
+    let level = if is_needed { log::Level::Warn } else { log::Level::Debug };
+    let opened = PacketSocket::open().inspect_err(|error| {
+        log::log!(
+            level,
+            "no packet socket ({error}; it needs CAP_NET_RAW at the start): hosts of an outside LAN that has virtual IPs \
+             are not told of new ones, and their probes are not answered"
+        );
+    });
+    opened.ok()
+}
+
+fn hardware(host: &Host) -> BTreeMap<u32, [u8; 6]> {
+    let ethernet = |(index, framing): (&u32, &Framing)| match framing {
+        Framing::Ethernet(ethernet) => Some((*index, ethernet.hardware)),
+        _ => None,
+    };
+    host.framing.iter().filter_map(ethernet).collect()
 }
 
 fn entry(index: u32, address: IpAddr) -> NeighbourMessage {
