@@ -84,6 +84,38 @@ fn s_sources_that_cannot_be_inside_do_not_leave() {
     assert_eq!(gateway.bindings().len(), 1, "and none made a binding");
 }
 
+/// Whatever interface of the gateway an address stands on, and the one that all routers of an IPv6 network have.
+#[test]
+fn s_a_terminal_that_pretends_to_be_the_gateway_gets_no_binding() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (host, terminal, server) = (router(&lab), lab.terminal(1), lab.server(1));
+    host.run(
+        "ip link add third type bridge && ip link set third up && ip address add 10.77.143.200/32 dev third && \
+              ip address add fd5a:77e1:9c0d::b0:c8/128 dev third",
+    )
+    .ok();
+    let gateway = lab.start(1);
+    let wire = Capture::start(&server, "eth0");
+    let (inside_v4, inside_v6) = lab.gateway_inside(1);
+    let anycast = "fd5a:77e1:9c0d::".parse().unwrap();
+    let third = ["10.77.143.200", "fd5a:77e1:9c0d::b0:c8"].map(|text| text.parse::<IpAddr>().unwrap());
+    let own = [inside_v4.into(), inside_v6.into(), host.v4.into(), host.v6.into(), anycast];
+    let mut line = Line::new(&terminal, "eth0", &host, "gi");
+    let mut send = |from: IpAddr, text: &[u8]| {
+        let to = if from.is_ipv4() { IpAddr::from(server.v4) } else { server.v6.into() };
+        line.send(&Ip::udp(from, to, (4000, 5000), text).bytes());
+    };
+    for from in own.into_iter().chain(third) {
+        send(from, b"forged");
+    }
+    for from in [IpAddr::from(terminal.v4), terminal.v6.into()] {
+        send(from, format!("honest {from}").as_bytes());
+        wait_until("the honest one", || wire.packets().has_bytes(format!("honest {from}").as_bytes()));
+    }
+    assert!(!wire.finish().has_bytes(b"forged"), "a forged source left");
+    assert_eq!(gateway.bindings().len(), 2, "one a family: {:?}", gateway.bindings());
+}
+
 /// Two servers that know each other only through the gateway, which forwards between them.
 #[test]
 fn s_inside_sources_from_outside_are_not_forwarded() {

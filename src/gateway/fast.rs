@@ -92,7 +92,7 @@ fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
         others: kernel.others(),
         prefixes: prefixes(kernel),
         exempt: kernel.plan().exempt.iter().map(IpNet::trunc).collect(),
-        own_v6: own_v6.collect(),
+        own_v6: own_v6.chain(kernel.host().anycast().iter().copied()).collect(),
         ruled_v4,
         ruled_v6,
     })

@@ -17,7 +17,7 @@ use crate::fastpath::Ethernet;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The address our devices carry so that the reverse-path filter takes them for IPv4 devices (RFC 7600 §4.8).
 pub(super) const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -39,6 +39,8 @@ pub struct Host {
     pub(super) outside_networks: Vec<IpNet>,
     /// Every address of this machine.
     pub(super) own: Vec<IpAddr>,
+    /// The addresses that its IPv6 networks have for all their routers (RFC 4291 §2.6.1).
+    pub(super) anycast: Vec<Ipv6Addr>,
     pub(super) own_inside: Vec<IpAddr>,
     pub(super) reserved: Vec<IpAddr>,
     /// Outside networks that contain virtual IPs.
@@ -140,6 +142,11 @@ impl Host {
     /// Every address of this machine.
     pub fn own(&self) -> &[IpAddr] {
         &self.own
+    }
+
+    /// The addresses of all routers in the IPv6 networks that it is in: nobody else's either.
+    pub fn anycast(&self) -> &[Ipv6Addr] {
+        &self.anycast
     }
 
     /// Whether routing rules of others, beside the gateway's and the kernel's own, say where packets go: IPv4, IPv6.
@@ -260,6 +267,7 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
     judge_devices(plan, seen, stage)?;
     host.device = seen.index(&plan.device);
     host.own = seen.addresses.iter().map(|own| own.address).collect();
+    host.anycast = seen.addresses.iter().filter_map(anycast).collect();
     host.own_outside = plan.outsides.iter().flat_map(|name| usable(seen, name)).collect();
     let outside = plan.outsides.iter().flat_map(|name| seen.addresses_of(name)).filter(|own| own.usable);
     let network = |own: &OwnAddress| IpNet::new(own.address, own.network.prefix_len()).ok();
@@ -457,6 +465,14 @@ fn judge_inside_overlap(plan: &Plan, stage: Stage, host: &mut Host) -> Result<()
 
 fn usable(seen: &Seen, name: &str) -> Vec<IpAddr> {
     seen.addresses_of(name).filter(|a| a.usable).map(|a| a.address).collect()
+}
+
+/// The address of all routers in an IPv6 network; there is none in a /127 (RFC 6164) and a /128.
+fn anycast(own: &OwnAddress) -> Option<Ipv6Addr> {
+    match own.network {
+        IpNet::V6(net) if net.prefix_len() < 127 && !is_link_local(own.address) => Some(net.network()),
+        _ => None,
+    }
 }
 
 /// 169.254/16 (RFC 3927) counts as an ordinary network here: routers do use it between themselves.
