@@ -312,6 +312,30 @@ fn i4_errors_about_nothing_sent_here_are_dropped_by_name_v6() {
     unrelated_errors(Family::V6);
 }
 
+/// An error that says it comes from a terminal, or from a virtual IP: nobody outside has such an address.
+fn forged_errors(family: Family) {
+    let mut crossing = Crossing::new(family);
+    let (terminal, server, virtual_ip) = (crossing.out().0, crossing.out().1, crossing.virtual_ip);
+    let about = Ip::udp(virtual_ip, server, (40_000, 5000), b"on its way");
+    for sender in [terminal, virtual_ip] {
+        let before = crossing.gateway().dropped("spoofed_source");
+        crossing.outside.send(&error(sender, virtual_ip, &about, usize::MAX).bytes());
+        wait_until("it to be refused", || crossing.gateway().dropped("spoofed_source") == before + 1);
+    }
+    crossing.binding_stands();
+    assert!(!crossing.seen_anywhere(b"on its way")[1], "the terminal heard of it");
+}
+
+#[test]
+fn s_errors_from_outside_with_an_inside_source_reach_no_terminal() {
+    forged_errors(Family::V4);
+}
+
+#[test]
+fn s_errors_from_outside_with_an_inside_source_reach_no_terminal_v6() {
+    forged_errors(Family::V6);
+}
+
 /// Redirects and neighbour discovery are about one link, and never cross a gateway.
 #[test]
 fn i10_redirects_are_not_translated() {

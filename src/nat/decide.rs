@@ -329,11 +329,13 @@ pub(super) fn untranslatable(kind: Kind) -> Option<DropReason> {
     }
 }
 
-/// Whether packets to or from `address` cross routers at all (RFC 1812 §5.3.7, RFC 4291 §2.4, RFC 6890).
+/// Whether packets to or from `address` cross routers at all (RFC 1812 §5.3.7, RFC 4291 §2.4, RFC 6890). 240.0.0.0/4 is
+/// reserved, and Linux and clouds route it all the same; 0.0.0.0/8, which Linux routes too, other systems refuse.
 pub(super) fn is_unicast(address: Address) -> bool {
     if address.is_v4() {
         let [first, second, ..] = address.v4_octets();
-        !(first == 0 || first == 127 || first >= 224 || (first == 169 && second == 254))
+        let is_broadcast = address.v4_octets() == [255; 4];
+        !(first == 0 || first == 127 || first & 0xf0 == 224 || is_broadcast || (first == 169 && second == 254))
     } else {
         let bits = address.bits();
         bits > 1 && bits >> 120 != 0xff && bits >> 118 != 0x3fa

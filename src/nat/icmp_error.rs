@@ -1,11 +1,13 @@
 //! ICMP errors: the outer header is translated like any packet, the header they quote is restored to what its sender
 //! sent (RFC 5508 REQ-4, REQ-5). They neither make, refresh nor end a binding (REQ-6).
 
-use super::Nat;
 use super::admin::BindingState;
-use super::decide::Bound;
+use super::decide::{Bound, is_unicast};
+use super::flows::SlotRef;
 use super::slots::Usage;
+use super::strangers::Strangers;
 use super::verdict::{DropReason, Realm};
+use super::{Nat, owner};
 use crate::time::Time;
 use crate::wire::{self, Address, Fragment, Headers, Kind, Packet, Quote, Rewrite, Stored, Unreadable};
 
@@ -23,6 +25,7 @@ impl Nat {
         packet: &mut Packet<'_>,
         headers: &Headers,
         realm: Realm,
+        strangers: &mut Strangers,
         now: Time,
     ) -> Result<Realm, DropReason> {
         let stored = headers.stored(packet.checksum_start);
@@ -39,9 +42,17 @@ impl Nat {
             return Err(DropReason::IcmpErrorUnrelated);
         }
         let about_virtual_ip = self.selection.of_virtual_ip(headers.destination).is_some();
+        if realm == Realm::Outside && (about_virtual_ip || self.prefixes.of_virtual_ip(headers.destination).is_some()) {
+            self.may_report(headers)?;
+            if wire::told_mtu(packet.bytes, headers).is_some_and(|mtu| is_impossible(mtu, headers.source)) {
+                return Err(DropReason::IcmpErrorMtu);
+            }
+        }
         let restored = match realm {
-            _ if self.prefixes.concerns(headers, &quote.headers) => self.error_by_prefix(headers, &quote, realm)?,
-            Realm::Outside if about_virtual_ip => self.error_from_outside(headers, &quote, now)?,
+            _ if self.prefixes.concerns(headers, &quote.headers) => {
+                self.error_by_prefix(headers, &quote, realm, strangers, now)?
+            }
+            Realm::Outside if about_virtual_ip => self.error_from_outside(headers, &quote, strangers, now)?,
             Realm::Outside => match self.error_of_our_own(headers, &quote, now)? {
                 Some(restored) => restored,
                 None => return Ok(Realm::Outside),
@@ -60,8 +71,25 @@ impl Nat {
         Ok(restored.to)
     }
 
+    /// Whether the sender of an error can be a host outside: nobody there has a virtual IP or an inside address. What the
+    /// gateway's own kernel says comes from this machine's addresses, those inside as well.
+    fn may_report(&self, headers: &Headers) -> Result<(), DropReason> {
+        let sender = headers.source;
+        let surroundings = self.surroundings();
+        let is_virtual =
+            self.selection.of_virtual_ip(sender).is_some() || self.prefixes.of_virtual_ip(sender).is_some();
+        let is_fit = is_unicast(sender) && !is_virtual && !surroundings.is_hidden(sender);
+        if is_fit || surroundings.is_own(sender) { Ok(()) } else { Err(DropReason::SpoofedSource) }
+    }
+
     /// Somebody outside could not deliver what a terminal sent.
-    fn error_from_outside(&self, headers: &Headers, quote: &Quote, now: Time) -> Result<Restored, DropReason> {
+    fn error_from_outside(
+        &self,
+        headers: &Headers,
+        quote: &Quote,
+        strangers: &mut Strangers,
+        now: Time,
+    ) -> Result<Restored, DropReason> {
         let callee = self.callee(headers.destination)?;
         if quote.headers.source != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
@@ -73,6 +101,12 @@ impl Nat {
         let peer = quote.headers.destination;
         self.may_call(&callee, peer, false, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
         let Bound { table, found } = callee;
+        let is_known = headers.source == peer
+            || self.surroundings().is_own(headers.source)
+            || self.contacts.live(owner(table.into(), &found), headers.source, now.as_secs()).is_some();
+        if !is_known {
+            strangers.admit(callee.slot(), now)?;
+        }
         self.table(table)?.used(found.index, Usage { packets_in: 1, ..Usage::default() });
         let terminal = found.slot.terminal;
         Ok(Restored {
@@ -162,10 +196,20 @@ impl Nat {
     }
 
     /// An error about a packet that a prefix translation passed (RFC 6296 §6: the quote is translated as well).
-    fn error_by_prefix(&self, headers: &Headers, quote: &Quote, realm: Realm) -> Result<Restored, DropReason> {
+    fn error_by_prefix(
+        &self,
+        headers: &Headers,
+        quote: &Quote,
+        realm: Realm,
+        strangers: &mut Strangers,
+        now: Time,
+    ) -> Result<Restored, DropReason> {
         match realm {
             Realm::Outside => match self.prefixes.of_virtual_ip(headers.destination) {
                 Some(prefix) => {
+                    if headers.source != quote.headers.destination && !self.surroundings().is_own(headers.source) {
+                        strangers.admit(place_of(headers.destination), now)?;
+                    }
                     let terminal = prefix.inward(headers.destination)?;
                     let quoted = prefix.inward(quote.headers.source)?;
                     let to = Realm::Inside(prefix.inside);
@@ -198,6 +242,18 @@ impl Nat {
         let found = table.of_terminal(inside, address)?;
         (found.slot.state != BindingState::Quarantined).then_some(found.slot.virtual_ip)
     }
+}
+
+/// Whether no path has packets so small at most. An IPv4 router from before RFC 1191 says nothing, which is zero.
+fn is_impossible(mtu: u32, like: Address) -> bool {
+    if like.is_v4() { (1..68).contains(&mtu) } else { mtu < 1280 }
+}
+
+/// Stands for a terminal that has no slot.
+fn place_of(virtual_ip: Address) -> SlotRef {
+    let bits = virtual_ip.bits();
+    #[allow(clippy::cast_possible_truncation, reason = "any of its bits will do")]
+    SlotRef::new(u16::MAX, (bits ^ bits >> 64) as u32)
 }
 
 /// Writes the quoted addresses first, then mends the ICMP checksum for them, then the outer addresses.

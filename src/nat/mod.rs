@@ -18,7 +18,7 @@
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
 //! | `offload.rs` | flows that somebody faster carries |
-//! | `icmp_error.rs` | errors, with the packet they quote |
+//! | `icmp_error.rs`, `strangers.rs` | errors, with the packet they quote |
 //! | `succession.rs` | other settings, the same bindings |
 //! | `admin.rs`, `named.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
 
@@ -47,6 +47,7 @@ mod selection;
 mod settings;
 mod slots;
 mod stored;
+mod strangers;
 mod succession;
 mod table;
 mod translate;

@@ -6,6 +6,7 @@ use std::time::Duration;
 mod answers;
 mod differential;
 mod explain;
+mod from_outside;
 mod leaks;
 mod life;
 mod model;

@@ -7,6 +7,7 @@ use super::decide::{Decision, Run, untranslatable};
 use super::event::{Event, EventKind};
 use super::flows::{Flows, Hit, Tally};
 use super::settings::Exhausted;
+use super::strangers::Strangers;
 use super::unsolicited::Waiting;
 use super::verdict::{DropReason, Realm, Refused, Replaced, Verdict};
 use crate::time::Time;
@@ -23,12 +24,13 @@ pub struct Translator {
     counters: Arc<Counters>,
     flows: Flows,
     waiting: Waiting,
+    strangers: Strangers,
     answers: (u32, u32),
 }
 
 impl Translator {
     pub(super) fn new(nat: Arc<Nat>, counters: Arc<Counters>, flows: Flows) -> Self {
-        Self { nat, counters, flows, waiting: Waiting::default(), answers: (0, 0) }
+        Self { nat, counters, flows, waiting: Waiting::default(), strangers: Strangers::default(), answers: (0, 0) }
     }
 
     /// Decides what becomes of `packet`, which came from `realm` at `now`, and rewrites it in place.
@@ -213,7 +215,7 @@ impl Translator {
     }
 
     fn error(&mut self, packet: &mut Packet<'_>, headers: &Headers, realm: Realm, now: Time) -> Verdict {
-        match self.nat.error(packet, headers, realm, now) {
+        match self.nat.error(packet, headers, realm, &mut self.strangers, now) {
             Ok(to) => {
                 if self.nat.restore_hop && turns_back(realm, to) {
                     wire::give_back_hop(packet.bytes);

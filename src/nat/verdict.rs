@@ -151,6 +151,10 @@ drop_reasons! {
     IcmpErrorUnrelated = "icmp_error_unrelated",
     /// An ICMP error too short to say what it is about.
     IcmpErrorTruncated = "icmp_error_truncated",
+    /// More ICMP errors in a second from hosts outside that the terminal has not called than are let through (RFC 5927).
+    IcmpErrorRate = "icmp_error_rate",
+    /// An ICMP error from outside that tells of a path narrower than any may be (RFC 791 §3.2: 68 bytes, RFC 8201 §4: 1,280).
+    IcmpErrorMtu = "icmp_error_mtu",
     /// An ICMP error with a wrong checksum (RFC 5508 REQ-3).
     IcmpChecksum = "icmp_checksum",
     /// An ICMP error from an inside host without a virtual IP, and no address of the gateway's own is known to show instead.

@@ -54,6 +54,16 @@ pub fn is_intact(bytes: &[u8], headers: &Headers) -> bool {
     checksum(initial, message) == 0
 }
 
+/// What an ICMP error says that packets may be long at most: "fragmentation needed" (RFC 1191 §4), "packet too big"
+/// (RFC 4443 §3.2). `None`: it is another error.
+pub(crate) fn told_mtu(bytes: &[u8], headers: &Headers) -> Option<u32> {
+    match (headers.source.is_v4(), bytes.get(headers.transport..headers.transport + HEADER)?) {
+        (true, [3, 4, _, _, _, _, high, low]) => Some(u16::from_be_bytes([*high, *low]).into()),
+        (false, [2, _, _, _, a, b, c, d]) => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => None,
+    }
+}
+
 /// An ICMP "unreachable" about `original`, from `source` to its sender, with as much of it as may be quoted
 /// (IPv4: 576 bytes in all, RFC 1812 §4.3.2.3; IPv6: 1,280, RFC 4443 §3.1).
 pub fn unreachable(original: &[u8], headers: &Headers, source: Address, refusal: Refusal) -> Option<Box<[u8]>> {

@@ -16,6 +16,7 @@ pub use address::{Address, AddressRange, ParseRangeError};
 pub use checksum::{Delta, Stored, checksum, pseudo_header};
 pub(crate) use extensions::blank_interfaces;
 pub use headers::{Fragment, Headers, Kind, Unreadable, protocol};
+pub(crate) use icmp::told_mtu;
 pub use icmp::{Quote, Refusal, is_intact, reset, unreachable};
 pub(crate) use mss::clamp_mss;
 pub(crate) use patch::Patch;

@@ -265,6 +265,23 @@ impl Reference {
         if matches!(kind, Some(Icmp::Error | Icmp::Local)) {
             return Err(DropReason::IcmpErrorUnrelated);
         }
+        if realm == Realm::Outside && self.pool_of(look.destination).is_some() {
+            let is_own = self.settings.own_outside.contains(&look.source) || self.own_inside.contains(&look.source);
+            let is_fit = is_unicast(look.source) && self.pool_of(look.source).is_none() && !self.is_hidden(look.source);
+            if !is_fit && !is_own {
+                return Err(DropReason::SpoofedSource);
+            }
+            let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+            let told = word(look.transport + 4);
+            let is_narrow = match (look.source.is_ipv4(), bytes[look.transport], bytes[look.transport + 1]) {
+                (true, 3, 4) => (1..68).contains(&(told & 0xffff)),
+                (false, 2, _) => told < 1280,
+                _ => false,
+            };
+            if is_narrow {
+                return Err(DropReason::IcmpErrorMtu);
+            }
+        }
         // What to write: outer source, outer destination, quoted source, quoted destination.
         let (to, outer, quoted) = self.restore(&look, &quote, realm)?;
         if outer == (None, None) && quoted == (None, None) {
@@ -499,7 +516,7 @@ fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
             let first = a.octets()[0];
-            first != 0 && !a.is_loopback() && !a.is_link_local() && first < 224
+            first != 0 && !a.is_loopback() && !a.is_link_local() && !a.is_multicast() && !a.is_broadcast()
         }
         IpAddr::V6(a) => {
             !a.is_unspecified() && !a.is_loopback() && !a.is_multicast() && a.segments()[0] & 0xffc0 != 0xfe80
