@@ -47,6 +47,7 @@ pub fn nat(pools: &[&str]) -> Arc<Nat> {
         inbound_refresh: Default::default(),
         unsolicited: Default::default(),
         mss: None,
+        mptcp: Default::default(),
         alg: Default::default(),
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],

@@ -32,6 +32,7 @@ mod ledger;
 mod life;
 mod links;
 mod many;
+mod multipath;
 mod neighbourhood;
 mod next_hops;
 mod one_view;

@@ -110,6 +110,7 @@ impl Draft {
             },
             unsolicited: self.unsolicited.unwrap_or_default(),
             mss,
+            mptcp: self.mptcp.unwrap_or_default(),
             alg,
             control,
             metrics,

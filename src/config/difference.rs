@@ -29,6 +29,7 @@ impl Config {
             inbound_refresh,
             unsolicited,
             mss,
+            mptcp,
             alg,
             control,
             metrics,
@@ -88,6 +89,7 @@ impl Config {
             ("inbound-refresh", *inbound_refresh != other.inbound_refresh),
             ("unsolicited", *unsolicited != other.unsolicited),
             ("mss", *mss != other.mss),
+            ("mptcp", *mptcp != other.mptcp),
             ("alg", *alg != other.alg),
         ];
         let changed = live.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes"));

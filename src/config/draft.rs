@@ -4,7 +4,7 @@ use super::problem::{Place, Problem, Wrong};
 use super::{
     Durability, FastPathHook, FastPathMode, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails,
 };
-use crate::nat::{Exhausted, Hairpin, Unsolicited};
+use crate::nat::{Exhausted, Hairpin, Multipath, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -47,6 +47,8 @@ pub struct Draft {
     pub inbound_refresh: Option<bool>,
     /// Answer to a call that reaches nobody.
     pub unsolicited: Option<Unsolicited>,
+    /// Whether terminals and peers may agree on Multipath TCP.
+    pub mptcp: Option<Multipath>,
     /// Applications whose text is looked into.
     pub alg: Vec<Located<String>>,
     /// Control socket.
@@ -199,6 +201,7 @@ impl Draft {
             hairpin: file.hairpin,
             inbound_refresh: file.inbound_refresh,
             unsolicited: file.unsolicited,
+            mptcp: file.mptcp,
             alg: all(file.alg),
             control: file.control.map(one),
             metrics: file.metrics.map(one),
@@ -246,6 +249,7 @@ impl Draft {
             hairpin: flags.hairpin.or(self.hairpin),
             inbound_refresh: flags.inbound_refresh.or(self.inbound_refresh),
             unsolicited: flags.unsolicited.or(self.unsolicited),
+            mptcp: flags.mptcp.or(self.mptcp),
             alg: list(self.alg, flags.alg),
             control: flags.control.or(self.control),
             metrics: flags.metrics.or(self.metrics),
@@ -291,6 +295,7 @@ struct File {
     inbound_refresh: Option<bool>,
     unsolicited: Option<Unsolicited>,
     mss: Option<Spanned<i64>>,
+    mptcp: Option<Multipath>,
     #[serde(default)]
     alg: Vec<Spanned<String>>,
     control: Option<Spanned<String>>,

@@ -12,7 +12,8 @@ pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 
 use crate::nat::{
-    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, PoolSettings, Unsolicited,
+    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, Multipath, PoolSettings,
+    Unsolicited,
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -56,6 +57,8 @@ pub struct Config {
     pub unsolicited: Unsolicited,
     /// The largest TCP segment that both sides are told to send.
     pub mss: Option<u16>,
+    /// Whether terminals and peers may agree on Multipath TCP.
+    pub mptcp: Multipath,
     /// The applications whose text is looked into.
     pub alg: Vec<AlgSettings>,
     /// The control socket.

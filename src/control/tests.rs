@@ -103,6 +103,7 @@ impl Scene {
             inbound_refresh: Default::default(),
             unsolicited: Default::default(),
             mss: None,
+            mptcp: Default::default(),
             alg: Default::default(),
             own_outside: Vec::new(),
             hash_key: [7; 16],

@@ -28,7 +28,8 @@ struct door {
 	__u8 clamps; // whether TCP SYNs get another segment size
 	__u8 carries; // whether known flows are translated here
 	__u8 redirects; // whether they leave at once, whoever would look at them on the kernel's way
-	__u8 unused[2];
+	__u8 strips; // whether TCP SYNs lose the options of Multipath TCP
+	__u8 unused;
 };
 
 struct shared {
@@ -200,6 +201,32 @@ struct seen {
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+#define OPTION_END 0
+#define OPTION_NOTHING 1
+#define OPTION_MULTIPATH 30
+#define OPTIONS_READ 12 // of a SYN; a sender writes fewer
+
+// Whether a TCP header may have an option of Multipath TCP: user space takes it out.
+static __always_inline bool may_be_multipath(__u8 *transport, void *end)
+{
+	__u32 header = transport[12] >> 4 << 2, at = 20;
+
+	for (int i = 0; i < OPTIONS_READ; i++) {
+		__u8 *option = transport + (at & 63);
+
+		if (at + 1 >= header)
+			return false;
+		if ((void *)option + 2 > end)
+			return true;
+		if (option[0] == OPTION_MULTIPATH)
+			return true;
+		if (option[0] == OPTION_END)
+			return false;
+		at += option[0] == OPTION_NOTHING ? 1 : option[1] < 2 ? 64 : option[1];
+	}
+	return true;
+}
+
 // Looks at the transport header, of which `length` bytes are in the packet. MISS means that the flow may be looked up.
 static __always_inline enum why look(__u8 protocol, __u8 *transport, void *end, __u32 length, struct seen *seen)
 {
@@ -220,6 +247,8 @@ static __always_inline enum why look(__u8 protocol, __u8 *transport, void *end, 
 				return CONTROL;
 		}
 		if (door.clamps && transport[13] & TCP_SYN)
+			return CLAMPED;
+		if (door.strips && transport[13] & TCP_SYN && may_be_multipath(transport, end))
 			return CLAMPED;
 		seen->opens = (transport[13] & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 		seen->checksum = 16;

@@ -35,8 +35,10 @@ pub struct Door {
     pub carries: u8,
     /// Whether they leave at once, whoever would look at them on the kernel's way.
     pub redirects: u8,
+    /// Whether TCP SYNs lose the options of Multipath TCP.
+    pub strips: u8,
     /// So that no byte is left undefined.
-    pub unused: [u8; 2],
+    pub unused: u8,
 }
 
 /// What all programs of one gateway share, and those of its successors.

@@ -61,6 +61,8 @@ pub struct Common {
     pub control_ports: Vec<u16>,
     /// Whether TCP SYNs get another segment size.
     pub clamps: bool,
+    /// Whether they lose the options of Multipath TCP.
+    pub strips: bool,
     /// Whether known flows are translated in the kernel at all.
     pub carries: bool,
     /// Whether they leave at once, whoever would look at them in the kernel.

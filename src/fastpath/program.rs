@@ -210,7 +210,8 @@ impl Loader {
             clamps: u8::from(self.common.clamps),
             carries: u8::from(self.common.carries),
             redirects: u8::from(self.common.redirects),
-            unused: [0; 2],
+            strips: u8::from(self.common.strips),
+            unused: 0,
         })
     }
 

@@ -5,7 +5,7 @@ use super::kernel::{Framing, Kernel};
 use crate::config::{Config, FastPathMode};
 use crate::control::{FastPathStatus, Taps};
 use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, PrefixKind, Site};
-use crate::nat::{Nat, Realm};
+use crate::nat::{Multipath, Nat, Realm};
 use crate::time::Time;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -45,6 +45,7 @@ pub fn common(config: &Config) -> Common {
         flows: config.fast_path.flows,
         control_ports: config.alg.iter().map(|alg| alg.port).collect(),
         clamps: config.mss.is_some(),
+        strips: config.mptcp == Multipath::Strip,
         carries: config.fast_path.mode != FastPathMode::Off,
         redirects: matches!(config.fast_path.mode, FastPathMode::Redirect | FastPathMode::Xdp),
         xdp: config.fast_path.mode == FastPathMode::Xdp,

@@ -48,6 +48,7 @@ pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> 
         inbound_refresh: config.inbound_refresh,
         unsolicited: config.unsolicited,
         mss: config.mss,
+        mptcp: config.mptcp,
         alg: config.alg.clone(),
         own_outside: host.own_outside(),
         hash_key,

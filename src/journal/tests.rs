@@ -39,6 +39,7 @@ fn nat() -> Arc<Nat> {
         inbound_refresh: Default::default(),
         unsolicited: Default::default(),
         mss: None,
+        mptcp: Default::default(),
         alg: Vec::new(),
         own_outside: Vec::new(),
         hash_key: [7; 16],

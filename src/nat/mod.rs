@@ -63,8 +63,8 @@ pub use flows::SlotRef;
 pub use named::{Named, ParseNamedError};
 pub use offload::{Carried, Offer, Offload};
 pub use settings::{
-    Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, PoolKind,
-    PoolSettings, Settings, Unsolicited,
+    Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, Multipath,
+    PoolKind, PoolSettings, Settings, Unsolicited,
 };
 pub use stored::{
     ContactChange, ContactKey, Misfit, Receipt, Restored, Restoring, StoredBinding, StoredContact, Unfit,
@@ -111,6 +111,7 @@ pub struct Nat {
     inbound_refresh: Inbound,
     unsolicited: Unsolicited,
     mss: Option<u16>,
+    mptcp: Multipath,
     alg: Vec<AlgSettings>,
     helpers: Option<Arc<Helpers>>,
     exhausted: Exhausted,
@@ -217,6 +218,7 @@ impl Nat {
             inbound_refresh: settings.inbound_refresh,
             unsolicited: settings.unsolicited,
             mss: settings.mss,
+            mptcp: settings.mptcp,
             alg: settings.alg,
             helpers: inherited.helpers,
             exhausted: settings.exhausted,

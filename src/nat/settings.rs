@@ -25,6 +25,8 @@ pub struct Settings {
     pub unsolicited: Unsolicited,
     /// The largest TCP segment that both sides are told to send, in bytes (RFC 9293 §3.7.1); `None`: as they say.
     pub mss: Option<u16>,
+    /// Whether terminals and peers may agree on Multipath TCP.
+    pub mptcp: Multipath,
     /// The applications whose text is looked into, each with the port of its control connections; none by default.
     pub alg: Vec<AlgSettings>,
     /// How fast a group of terminals may ask for new bindings, and how many it may hold.
@@ -37,6 +39,17 @@ pub struct Settings {
     pub hash_key: [u8; 16],
     /// Whether a packet that comes from inside and goes back inside gets back one hop: the kernel forwards it twice.
     pub restore_hop: bool,
+}
+
+/// What becomes of Multipath TCP (RFC 8684), with which an end tells the other its further addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Multipath {
+    /// It is taken out of SYNs: the connection goes on as plain TCP, and no inside address is told.
+    #[default]
+    Strip,
+    /// It passes, and whatever addresses terminals tell in it.
+    Pass,
 }
 
 /// An application that carries addresses in its text (RFC 4787 REQ-10).

@@ -46,6 +46,7 @@ pub(crate) fn settings(pools: Vec<PoolSettings>) -> Settings {
         inbound_refresh: Inbound::default(),
         unsolicited: Unsolicited::default(),
         mss: None,
+        mptcp: Multipath::default(),
         alg: Vec::new(),
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],

@@ -6,7 +6,7 @@ use super::counters::Counters;
 use super::decide::{Decision, Run, untranslatable};
 use super::event::{Event, EventKind};
 use super::flows::{Flows, Hit, Tally};
-use super::settings::Exhausted;
+use super::settings::{Exhausted, Multipath};
 use super::strangers::Strangers;
 use super::unsolicited::Waiting;
 use super::verdict::{DropReason, Realm, Refused, Replaced, Verdict};
@@ -201,8 +201,15 @@ impl Translator {
     fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, from: Realm, hit: Hit) {
         let stored = headers.stored(packet.checksum_start);
         hit.patch.apply(packet.bytes, headers, stored, self.nat.restore_hop && turns_back(from, hit.to));
-        if let Some(most) = self.nat.mss.filter(|_| matches!(headers.kind, Kind::TcpSyn | Kind::Tcp)) {
-            wire::clamp_mss(packet.bytes, headers.transport..headers.end, stored, most);
+        if !matches!(headers.kind, Kind::TcpSyn | Kind::Tcp) {
+            return;
+        }
+        let segment = headers.transport..headers.end;
+        if let Some(most) = self.nat.mss {
+            wire::clamp_mss(packet.bytes, segment.clone(), stored, most);
+        }
+        if self.nat.mptcp == Multipath::Strip {
+            wire::strip_multipath(packet.bytes, segment, stored);
         }
     }
 

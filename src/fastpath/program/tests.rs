@@ -282,6 +282,7 @@ impl Programs {
             flows: 64,
             control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
             clamps: setup.clamps,
+            strips: true,
             carries: true,
             redirects,
             xdp: true,

@@ -451,6 +451,7 @@ fn settings(pool: AddressRange, sources: Vec<ipnet::IpNet>, own_outside: IpAddr)
         inbound_refresh: Default::default(),
         unsolicited: Default::default(),
         mss: None,
+        mptcp: Default::default(),
         alg: vec![crate::nat::AlgSettings { alg: crate::nat::Alg::Ftp, port: 21 }],
         own_outside: vec![own_outside],
         hash_key: [1; 16],
