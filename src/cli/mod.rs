@@ -222,7 +222,7 @@ impl CliError {
             | CliError::Output(_)
             | CliError::Unfit(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
-            CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_)) => 4,
+            CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_)) => 4,
             CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,
         }
     }

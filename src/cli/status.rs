@@ -34,7 +34,9 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let raw = loop {
         match client.status_text() {
             Ok(raw) => break raw,
-            Err(ClientError::NoGateway { .. } | ClientError::Starting(_)) if Instant::now() < deadline => {
+            Err(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_))
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(ASK_EVERY)
             }
             Err(error) => return Err(error.into()),

@@ -13,14 +13,16 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 
 /// Time for an answer to begin.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// Time for the queue in front of the gateway to have room.
+const QUEUE_TIME: Duration = Duration::from_secs(10);
 /// Time between two pieces of it.
 const PIECE_TIME: Duration = Duration::from_secs(60);
-/// How soon a signal ends watching.
+/// How soon a signal ends watching, and room in the queue is found.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a question has no answer.
@@ -37,6 +39,9 @@ pub enum ClientError {
     /// The gateway is not ready.
     #[error("the gateway on {0} is still starting; `kamei status --wait 10` waits for it")]
     Starting(PathBuf),
+    /// Others have all the places.
+    #[error("the gateway on {0} is busy: as many callers as it serves at once are there already; try again later")]
+    Busy(PathBuf),
     /// The socket is not for this user.
     #[error("not allowed to ask the gateway on {0}; run as root")]
     NotAllowed(PathBuf),
@@ -259,8 +264,21 @@ impl Client {
             .unwrap_or_else(|_| Err(self.garbled("no answer in 15 seconds")))
     }
 
+    /// A full queue is no reason to give up at once.
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let begin = Instant::now();
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < QUEUE_TIME => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                tried => return tried.map_err(|error| self.unreachable(error)),
+            }
+        }
+    }
+
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|error| self.unreachable(error))?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unfinished(error))?;
@@ -292,6 +310,7 @@ impl Client {
         }
         let error = serde_json::from_slice(&error).map_or_else(|_| status.to_string(), |Failure { error }| error);
         Err(match status {
+            StatusCode::SERVICE_UNAVAILABLE if error == "busy" => ClientError::Busy(self.path.clone()),
             StatusCode::SERVICE_UNAVAILABLE => ClientError::Starting(self.path.clone()),
             StatusCode::FORBIDDEN => ClientError::NotAllowed(self.path.clone()),
             status if status.is_client_error() => ClientError::Refused(error),
@@ -301,6 +320,7 @@ impl Client {
 
     fn unreachable(&self, error: io::Error) -> ClientError {
         match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Busy(self.path.clone()),
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.path.clone()),
             _ => ClientError::NoGateway { path: self.path.clone(), error },
         }

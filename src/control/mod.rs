@@ -19,7 +19,7 @@
 //!
 //! Times are milliseconds since the Unix epoch. An error is [`Failure`] with status 400 (cannot be read), 403 (not allowed),
 //! 404 (no such binding or path), 405, 408 (too slow), 409 (the virtual IP is taken or cannot be given), 413 (body too
-//! long), 431 (head too long) or 503 (the gateway is starting). One request a connection.
+//! long), 431 (head too long) or 503 (the gateway is starting, or as many callers as it serves at once are there already). One request a connection.
 
 mod answer;
 mod client;
@@ -28,6 +28,7 @@ mod lock;
 mod metrics;
 mod pcapng;
 mod peer;
+mod places;
 mod query;
 mod server;
 mod socket;

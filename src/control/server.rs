@@ -3,6 +3,7 @@
 use super::Admin;
 use super::answer::{self, AnswerBody, Refusal};
 use super::peer::{self, Access};
+use super::places::{Place, Places};
 use super::query::{self, Query};
 use super::socket::{ControlError, SocketFile};
 use hyper::body::Incoming;
@@ -11,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +21,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-/// Connections served at once; more wait their turn.
-const MOST_CONNECTIONS: u32 = 32;
+/// Callers of root and the gateway's own user that are served at once; more wait their turn.
+const MOST_OF_ROOT: u32 = 16;
+/// The same of everybody else on the control socket: these take no place from root.
+const MOST_READERS: u32 = 16;
 /// The same on the port of the metrics, which every user of this machine can reach.
-const MOST_SCRAPES: usize = 4;
+const MOST_SCRAPES: u32 = 16;
+/// Time until a port that cannot be had is tried again; doubles up to the other.
+const TRY_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Said to whom there is no place for.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\
+    connection: close\r\n\r\n{\"error\":\"busy\"}";
 /// Time that requests have to end when the gateway does.
 const FAREWELL_TIME: Duration = Duration::from_millis(500);
 /// Size of a request's head.
@@ -110,21 +119,20 @@ struct Running {
 }
 
 impl Listener {
-    /// Makes the socket, private from its first moment, and its directory if only that is missing; and listens on the
-    /// port of the metrics, if there is to be one. Everything that can fail does so here.
+    /// Makes the socket, private from its first moment, and its directory if only that is missing. Everything that can fail
+    /// does so here; not the port of the metrics, which anybody on this machine can take first: that is tried until it is had.
     pub fn bind(door: Door) -> Result<Self, ControlError> {
         let Door { path, readers, metrics, prepare, patience } = door;
         let (file, listener) = SocketFile::listen(&path, readers)?;
-        let port = metrics.map(listen).transpose()?;
+        let port = metrics.map(|address| (address, listen(address)));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(MOST_CONNECTIONS as usize)
+            .max_blocking_threads((MOST_OF_ROOT + MOST_READERS + MOST_SCRAPES) as usize)
             .build()
             .map_err(ControlError::Thread)?;
-        let (listener, port) = {
+        let listener = {
             let _inside = runtime.enter();
-            let port = port.map(TcpListener::from_std).transpose().map_err(ControlError::Thread)?;
-            (UnixListener::from_std(listener).map_err(ControlError::Thread)?, port)
+            UnixListener::from_std(listener).map_err(ControlError::Thread)?
         };
         let admin = Known::default();
         let (stop, stopped) = oneshot::channel();
@@ -133,8 +141,8 @@ impl Listener {
             .name("control".to_owned())
             .spawn(move || {
                 prepare();
-                if let Some(port) = port {
-                    runtime.spawn(serve_metrics(port, Arc::clone(&known), patience));
+                if let Some((address, port)) = port {
+                    runtime.spawn(serve_metrics(address, port, Arc::clone(&known), patience));
                 }
                 runtime.block_on(serve(listener, readers, known, stopped, patience));
                 runtime.shutdown_timeout(FAREWELL_TIME);
@@ -173,18 +181,21 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
     patience: Patience,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS as usize));
+    let of_root = Arc::new(Places::new(MOST_OF_ROOT));
+    let of_readers = Arc::new(Places::new(MOST_READERS));
     let accept = async {
         loop {
-            // Never closed.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let admin = Arc::clone(&admin);
+                    let access = access(&stream, readers);
+                    let places = if access == Access::All { &of_root } else { &of_readers };
+                    let (admin, places) = (Arc::clone(&admin), Arc::clone(places));
                     tokio::spawn(async move {
-                        let access = access(&stream, readers);
-                        converse(stream, access, admin, patience).await;
-                        drop(place);
+                        match places.enter(patience.head).await {
+                            Some(place) => converse(stream, access, &place, admin, patience).await,
+                            // As far as it goes: who does not take it is no worse off.
+                            None => drop(stream.try_write(BUSY)),
+                        }
                     });
                 }
                 Err(error) => {
@@ -203,21 +214,27 @@ async fn serve(
     if let Some(admin) = admin.get() {
         admin.taps().close();
     }
-    let _ = tokio::time::timeout(FAREWELL_TIME, places.acquire_many(MOST_CONNECTIONS)).await;
+    let _ =
+        tokio::time::timeout(FAREWELL_TIME, async { tokio::join!(of_root.all_free(), of_readers.all_free()) }).await;
 }
 
 /// One request a connection here too; ends with its runtime.
-async fn serve_metrics(port: TcpListener, admin: Known, patience: Patience) {
-    let places = Arc::new(Semaphore::new(MOST_SCRAPES));
+async fn serve_metrics(
+    address: SocketAddr,
+    tried: io::Result<std::net::TcpListener>,
+    admin: Known,
+    patience: Patience,
+) {
+    let places = Arc::new(Places::new(MOST_SCRAPES).hurried());
+    let port = have(address, tried).await;
     loop {
-        // Never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match port.accept().await {
             Ok((stream, _)) => {
-                let admin = Arc::clone(&admin);
+                let (admin, places) = (Arc::clone(&admin), Arc::clone(&places));
                 tokio::spawn(async move {
-                    converse(stream, Access::Metrics, admin, patience).await;
-                    drop(place);
+                    if let Some(place) = places.enter(patience.head).await {
+                        converse(stream, Access::Metrics, &place, admin, patience).await;
+                    }
                 });
             }
             Err(error) => {
@@ -228,20 +245,47 @@ async fn serve_metrics(port: TcpListener, admin: Known, patience: Patience) {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<std::net::TcpListener, ControlError> {
-    let failed = |error| ControlError::Metrics { address, error };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+/// The port, as soon as it can be had.
+async fn have(address: SocketAddr, mut tried: io::Result<std::net::TcpListener>) -> TcpListener {
+    let (mut pause, longest) = TRY_AGAIN;
+    let mut said = None;
+    loop {
+        match tried.and_then(TcpListener::from_std) {
+            Ok(port) => {
+                if said.is_some() {
+                    log::info!("metrics are told on {address} now");
+                }
+                return port;
+            }
+            Err(error) if said != Some(error.kind()) => {
+                log::warn!(
+                    "cannot tell metrics on {address}: {error}; trying again until it can be had: see who has it (`ss -ltnp`), \
+                     or choose another port"
+                );
+                said = Some(error.kind());
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = longest.min(2 * pause);
+        tried = listen(address);
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
 /// One connection, one request.
-async fn converse<S>(stream: S, access: Access, admin: Known, patience: Patience)
+async fn converse<S>(stream: S, access: Access, place: &Place, admin: Known, patience: Patience)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let progress = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
+        place.has_asked();
         let (admin, progress) = (Arc::clone(&admin), Arc::clone(&progress));
         async move {
             let answered = match (access, request.method()) {
@@ -268,6 +312,7 @@ where
             log::debug!("control socket: {error}");
         },
         () = stalled(&progress, patience.stall) => log::debug!("control socket: a caller stopped reading"),
+        () = place.is_wanted() => log::debug!("control socket: a caller makes room for another"),
     }
 }
 

@@ -4,13 +4,12 @@ use super::lock::LockFile;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Connections that wait to be taken.
-const BACKLOG: i32 = 64;
+/// Connections that wait to be taken: more than the members of the readers' group are likely to fill at once.
+const BACKLOG: i32 = 1024;
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -45,14 +44,6 @@ pub enum ControlError {
     Socket {
         /// Which.
         path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The port of the metrics cannot be had.
-    #[error("cannot tell metrics on {address}: {error}; choose another port with --metrics")]
-    Metrics {
-        /// Where.
-        address: SocketAddr,
         /// What the system said.
         error: io::Error,
     },

@@ -13,14 +13,17 @@ use parking_lot::{Mutex, RwLock};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+/// A user and a group that own nothing.
+const NOBODY: u32 = 65_534;
 
 /// A gateway without packets.
 struct Stub {
@@ -82,6 +85,10 @@ impl Scene {
     }
 
     fn with(patience: Patience) -> Self {
+        Self::behind(|door| door.with_patience(patience))
+    }
+
+    fn behind(make: impl FnOnce(Door) -> Door) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let pool = |name: &str, range: &str| PoolSettings {
             name: name.into(),
@@ -116,7 +123,7 @@ impl Scene {
             settled: AtomicUsize::new(0),
             taps: Arc::default(),
         });
-        let listener = Listener::bind(Door::at(&directory.path().join("sock")).with_patience(patience)).unwrap();
+        let listener = Listener::bind(make(Door::at(&directory.path().join("sock")))).unwrap();
         let server = Some(listener.serve(Arc::clone(&stub) as Arc<dyn Admin>));
         Self { directory, stub, server }
     }
@@ -346,10 +353,101 @@ fn forty_callers_at_once_are_all_served() {
             assert_eq!(caller.join().unwrap().unwrap().len(), 1);
         }
     });
-    // Idle ones take places, but not all of them.
-    let idle: Vec<UnixStream> = (0..31).map(|_| UnixStream::connect(scene.path()).unwrap()).collect();
+}
+
+#[test]
+fn callers_who_say_nothing_keep_nobody_out() {
+    let brief = Duration::from_secs(4);
+    let scene = Scene::with(Patience { head: brief, body: brief, ..Patience::default() });
+    let silent: Vec<UnixStream> = (0..70).map(|_| UnixStream::connect(scene.path()).unwrap()).collect();
     assert!(scene.client().status().is_ok());
-    drop(idle);
+    drop(silent);
+    // Those who have asked keep their places until they have their answers.
+    (0..8000).for_each(|number| scene.pin(number));
+    let ask = |_| {
+        let mut stream = UnixStream::connect(scene.path()).unwrap();
+        stream.write_all(b"GET /v1/bindings HTTP/1.1\r\n\r\n").unwrap();
+        let mut first = [0];
+        stream.read_exact(&mut first).unwrap();
+        stream
+    };
+    let slow: Vec<UnixStream> = (0..16).map(ask).collect();
+    let error = scene.client().status().unwrap_err();
+    assert!(matches!(error, ClientError::Busy(_)), "{error}");
+    drop(slow);
+    assert!(scene.client().status().is_ok());
+}
+
+#[test]
+fn readers_take_no_place_from_root() {
+    let scene = Scene::behind(|door| door.readable_by(Some(NOBODY)));
+    let path = scene.path();
+    // As nobody, in that group alone: 200 callers who say nothing, and 40 who ask for much and read nothing of it.
+    let program = format!(
+        "import socket, sys, time\n\
+         def call(text):\n    s = socket.socket(socket.AF_UNIX); s.settimeout(1)\n\
+         \x20   try: s.connect('{0}'); s.send(text)\n    except OSError: pass\n    return s\n\
+         kept = [call(b'GET /v1/bindings HTTP/1.1\\r\\n\\r\\n') for n in range(40)] + [call(b'') for n in range(200)]\n\
+         print('there', flush=True)\nsys.stdin.read()\n",
+        path.display()
+    );
+    std::fs::set_permissions(scene.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    (0..8000).for_each(|number| scene.pin(number));
+    let mut callers = Command::new("python3")
+        .args(["-c", &program])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut there = [0; 5];
+    callers.stdout.as_mut().unwrap().read_exact(&mut there).unwrap();
+    for _ in 0..20 {
+        scene.client().status().unwrap();
+    }
+    drop(callers.stdin.take());
+    assert!(callers.wait().unwrap().success());
+}
+
+#[test]
+fn slow_scrapes_keep_nobody_from_the_metrics() {
+    let port = free_port();
+    let scene = Scene::behind(|door| door.with_metrics(Some(port)));
+    let scrape = || {
+        let mut stream = TcpStream::connect(port).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    };
+    let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(port).unwrap()).collect();
+    assert!(scrape().unwrap().ends_with("# EOF\n"));
+    drop((silent, scene));
+}
+
+#[test]
+fn a_metrics_port_that_somebody_has_is_taken_when_it_is_free_and_keeps_nothing_from_its_work() {
+    let port = free_port();
+    let squatter = std::net::TcpListener::bind(port).unwrap();
+    let scene = Scene::behind(|door| door.with_metrics(Some(port)));
+    assert!(scene.client().status().is_ok());
+    drop(squatter);
+    let answers = || {
+        let mut text = String::new();
+        let mut stream = TcpStream::connect(port)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n")?;
+        stream.read_to_string(&mut text)
+    };
+    let begin = Instant::now();
+    while !answers().is_ok_and(|length| length > 100) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the port is free and not taken");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// One that nobody has just now.
+fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap()
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl Model {
         self.lost = Some(match error {
             ClientError::NoGateway { .. } => "no gateway answers; asking again".to_owned(),
             ClientError::Starting(_) => "the gateway is starting".to_owned(),
+            ClientError::Busy(_) => "the gateway is busy; asking again".to_owned(),
             other => other.to_string(),
         });
     }
