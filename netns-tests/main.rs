@@ -45,6 +45,7 @@ mod reload;
 mod rfc;
 mod rules;
 mod seeing;
+mod settings;
 mod spoofing;
 mod survive;
 mod transports;

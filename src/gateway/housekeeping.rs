@@ -136,6 +136,9 @@ impl Housekeeping {
         huge_pages::lay_out(&self.nat);
         self.watchdog.beat(&self.shared, now);
         self.follow_host();
+        if let Err(error) = self.kernel.watch_settings() {
+            log::error!("{error}");
+        }
         self.neighbours.beat();
         self.kernel.tell();
         self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);

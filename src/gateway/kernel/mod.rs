@@ -344,15 +344,18 @@ impl Kernel {
     pub fn poll(&mut self) -> Result<bool, KernelError> {
         let (plan, host) = (&self.plan, &self.host);
         let (mut stale, mut outward_stale, mut fallen) = (self.stale, self.outward_stale, self.fallen);
-        let lost = self.monitor.drain(|message| {
+        let heard = self.monitor.drain(|message| {
             stale = stale || news::matter(plan, host, &message);
             outward_stale = outward_stale || news::change_outward(plan, host, &message);
             fallen = fallen || news::are_of_a_lan(host, &message);
         });
-        let lost = lost.map_err(|e| KernelError::netlink("watch the network", e.into()))?;
-        self.stale = stale | lost;
-        self.outward_stale = outward_stale | lost;
-        self.fallen = fallen | lost;
+        let heard = heard.map_err(|e| KernelError::netlink("watch the network", e.into()))?;
+        self.stale = stale | heard.lost;
+        self.outward_stale = outward_stale | heard.lost;
+        self.fallen = fallen | heard.lost;
+        if heard.settings {
+            self.watch_settings()?;
+        }
         if !self.stale || self.looked.elapsed() < self.breath {
             return Ok(false);
         }
@@ -360,6 +363,15 @@ impl Kernel {
         let news = self.look_again();
         self.breath = BREATH.max(begun.elapsed() * PART);
         news
+    }
+
+    /// Sets again what others have changed of the settings without which packets are lost. To be called about once a second
+    /// too: of some settings the kernel tells nobody.
+    ///
+    /// # Errors
+    /// What the kernel refuses; the next call tries again.
+    pub fn watch_settings(&mut self) -> Result<(), KernelError> {
+        self.sysctls.watch(&self.plan, &self.host)
     }
 
     /// How long until [`Kernel::poll`] looks at what it has heard of; `None` if there is nothing.

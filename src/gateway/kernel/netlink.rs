@@ -17,8 +17,11 @@ const BUFFER: usize = 64 * 1024;
 const DUMP_ATTEMPTS: usize = 8;
 
 /// `RTMGRP_*` bits (linux/rtnetlink.h): links, traffic control; addresses, routes and rules of both families; next-hop
-/// objects (`RTNLGRP_NEXTHOP`, group 32).
-const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x8000_0000;
+/// objects (`RTNLGRP_NEXTHOP`, group 32); settings of both families (`RTNLGRP_IPV4_NETCONF`, group 24, and the next).
+const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 0x80_0000 | 0x100_0000 | 0x8000_0000;
+
+/// `RTM_NEWNETCONF` (linux/rtnetlink.h).
+const NEW_SETTING: u16 = 80;
 
 /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`, `RTM_GETNEXTHOP` (linux/rtnetlink.h).
 const NEW_NEXT_HOP: u16 = 104;
@@ -182,6 +185,15 @@ impl Netlink {
     }
 }
 
+/// What was heard beside what was handed on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heard {
+    /// Some notifications were lost, or are of a kind that is not read: next-hop objects.
+    pub(super) lost: bool,
+    /// A setting has changed.
+    pub(super) settings: bool,
+}
+
 /// A socket that hears of changes.
 pub(super) struct Monitor {
     socket: Socket,
@@ -198,22 +210,22 @@ impl Monitor {
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Hands every waiting notification to `each`. `true` if some were lost, or are of a kind that is not read: next-hop
-    /// objects.
-    pub(super) fn drain(&mut self, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<bool> {
-        let mut lost = false;
+    /// Hands every waiting notification to `each`.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<Heard> {
+        let mut heard = Heard::default();
         loop {
             match receive(&self.socket, &mut self.buffer) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
                 Err(e) if e.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    lost = true;
+                    heard = Heard { lost: true, settings: true };
                     continue;
                 }
                 Err(e) => return Err(e),
             }
             for (header, payload) in Messages(&self.buffer) {
-                lost |= NEXT_HOP.contains(&header.message_type);
+                heard.lost |= NEXT_HOP.contains(&header.message_type);
+                heard.settings |= header.message_type == NEW_SETTING;
                 if let Some(NetlinkPayload::InnerMessage(inner)) = payload {
                     each(inner);
                 }

@@ -1,4 +1,11 @@
 //! Kernel settings under /proc/sys: what the gateway needs, what was there before, and the way back.
+//!
+//! *The way back:* a setting is put back if it is as the gateway left it. What somebody else has asked for since stays, also if
+//! that is what the gateway had asked for: where any value but zero means yes, the gateway writes [`YES`], and others write 1.
+//!
+//! *Meanwhile:* a setting without which packets are lost ([`Key::is_vital`]) is looked at when the kernel says that one has
+//! changed, and once a second, and set again, with a warning; at last every five minutes, so that two programs that want
+//! different things do not fight without end. The others are made once: when they become needed, or their interface comes.
 
 use super::messages::Family;
 use super::undo::{Record, UndoFile};
@@ -10,6 +17,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 /// One setting of one interface (or of `all`, `default`); only those the gateway ever touches can be named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +36,11 @@ const PLACES: [(&str, &[&str]); 4] = [
     ("net/ipv4/neigh", &["proxy_delay"]),
     ("net/ipv6/neigh", &["proxy_delay"]),
 ];
+
+/// What the gateway writes where any value but zero means yes.
+const YES: &str = "2";
+/// Time after which a setting that somebody changes again and again is set again at the latest.
+const RARELY: Duration = Duration::from_mins(5);
 
 const V4: &str = "net/ipv4/conf";
 const V6: &str = "net/ipv6/conf";
@@ -49,11 +62,32 @@ impl Key {
         self.read().map_err(|source| KernelError::Sysctl { action: "read", key: self.to_string(), source })
     }
 
-    /// Writes the value unless it is there already: a read-only /proc/sys that is right as it is will do.
-    fn set(&self, value: &str) -> Result<(), KernelError> {
-        if self.get()? == value {
-            return Ok(());
+    /// Whether packets are lost without it.
+    fn is_vital(&self) -> bool {
+        matches!(self.name, "forwarding" | "proxy_ndp" | "rp_filter" | "accept_local" | "disable_ipv6")
+    }
+
+    /// Whether `now` does what `wanted` would.
+    fn is_served_by(&self, now: &str, wanted: &str) -> bool {
+        match self.name {
+            "forwarding" | "proxy_ndp" | "accept_local" => (now == "0") == (wanted == "0"),
+            // 0 is no check at all, 2 a loose one: neither keeps a translated packet back.
+            "rp_filter" => now == wanted || (wanted == "0" && now == "2"),
+            _ => now == wanted,
         }
+    }
+
+    /// Whether there is a value that does not do what `wanted` would.
+    fn is_refused(&self, wanted: &str) -> bool {
+        self.read().is_ok_and(|now| !self.is_served_by(&now, wanted))
+    }
+
+    /// Writes the value unless one is there that does the same: a read-only /proc/sys that is right as it is will do.
+    fn make(&self, value: &str) -> Result<(), KernelError> {
+        if self.is_served_by(&self.get()?, value) { Ok(()) } else { self.set(value) }
+    }
+
+    fn set(&self, value: &str) -> Result<(), KernelError> {
         log::debug!("{self} = {value}");
         fs::write(self.path(), value).map_err(|source| KernelError::Sysctl {
             action: "set",
@@ -95,9 +129,13 @@ pub(super) struct Sysctls {
     on_disk: bool,
     /// The interfaces as they were when their settings were made: one that was deleted and came back starts anew.
     seen: Vec<(String, u32)>,
-    /// What outside LANs have needed so far: a pool or a network that comes later brings settings to interfaces that are
-    /// known, once.
-    for_lans: BTreeSet<Key>,
+    /// What is needed, with its value where that is to be kept: what a pool or a network needs that comes later is made on
+    /// interfaces that are known too.
+    needed: BTreeMap<Key, Option<String>>,
+    /// Whether the machine checks strictly what came the right way.
+    strict: bool,
+    /// What somebody else has changed: how often it was set again, and when it may be the next time.
+    contested: BTreeMap<Key, (u32, Instant)>,
 }
 
 impl Sysctls {
@@ -107,7 +145,8 @@ impl Sysctls {
         let on_disk = !changes.is_empty();
         // A value that is no longer the one we set was changed by somebody else since: not ours to put back.
         changes.retain(|record| record.key.read().is_ok_and(|now| now == record.new));
-        Self { file, changes, on_disk, seen: Vec::new(), for_lans: BTreeSet::new() }
+        let (needed, contested) = (BTreeMap::new(), BTreeMap::new());
+        Self { file, changes, on_disk, seen: Vec::new(), needed, strict: false, contested }
     }
 
     /// Whether a predecessor left anything.
@@ -117,43 +156,45 @@ impl Sysctls {
 
     /// Settings of our own devices; they vanish with them, so nothing is remembered.
     pub(super) fn prepare_devices(plan: &Plan, host: &Host) -> Result<(), KernelError> {
-        let strict = Key::new(V4, "all", "rp_filter").get()? != "0";
-        for device in plan.devices() {
-            let set = |place, name, value: &str| Key::new(place, device, name).set(value);
-            set(V4, "forwarding", "1")?;
-            // The kernel takes the larger of "all" and the device's: 2 (loose) beats a strict 1.
-            set(V4, "rp_filter", if strict { "2" } else { "0" })?;
-            // The host's own ICMP errors come back from the translator with the host's address as source.
-            set(V4, "accept_local", "1")?;
-            set(V4, "send_redirects", "0")?;
-            if host.has_ipv6 {
-                set(V6, "addr_gen_mode", "1")?;
-                set(V6, "accept_ra", "0")?;
-                if plan.pools.iter().any(|pool| !pool.is_v4()) {
-                    set(V6, "disable_ipv6", "0")?;
+        device_settings(plan, host)?.into_iter().try_for_each(|(key, value)| key.make(value))
+    }
+
+    /// Makes every setting that the plan needs; forwarding last. Again later: what has become needed, what interfaces that
+    /// came (back) need, and what is vital and somebody has changed; leaves alone what else somebody has changed.
+    pub(super) fn apply(&mut self, plan: &Plan, host: &Host) -> Result<(), KernelError> {
+        let first = self.seen.is_empty();
+        if !first {
+            for (key, value) in device_settings(plan, host)? {
+                if key.is_vital() && key.is_refused(value) && self.may_contest(&key, value) {
+                    key.set(value)?;
                 }
             }
         }
-        Ok(())
-    }
-
-    /// Makes every setting that the plan needs; forwarding last. Again later: makes what interfaces that came (back)
-    /// need, and leaves alone what somebody has changed on the others.
-    pub(super) fn apply(&mut self, plan: &Plan, host: &Host) -> Result<(), KernelError> {
-        let first = self.seen.is_empty();
-        let known = |name: &str| {
-            matches!(name, "all" | "default")
-                || self.seen.iter().any(|(have, index)| have == name && host.index(name) == Some(*index))
-        };
-        let for_lans: BTreeSet<Key> = lan_settings(plan, host).into_iter().map(|(key, _)| key).collect();
-        let is_new = |key: &Key| for_lans.contains(key) && !self.for_lans.contains(key);
         let wants = self.wants(plan, host)?;
-        let fresh: Vec<Record> =
-            wants.into_iter().filter(|w| first || !known(&w.key.interface) || is_new(&w.key)).collect();
+        let value = |want: &Record| (!want.held).then(|| want.new.clone());
+        let needed = wants.iter().map(|want| (want.key.clone(), value(want))).collect();
+        let mut fresh = Vec::new();
+        for mut want in wants {
+            // An earlier version has written another yes.
+            let had = self.changes.iter().find(|had| had.key == want.key);
+            if let Some(had) = had.filter(|had| had.key.is_served_by(&had.new, &want.new)) {
+                want.new.clone_from(&had.new);
+            }
+            if first || !self.is_known(&want.key, host) || !self.needed.contains_key(&want.key) {
+                fresh.push(want);
+            } else if want.key.is_vital()
+                && !want.held
+                && want.key.is_refused(&want.new)
+                && self.may_contest(&want.key, &want.new)
+            {
+                want.old = want.key.get()?;
+                fresh.push(want);
+            }
+        }
         let mut kept = self.changes.clone();
         kept.retain(|old| !fresh.iter().any(|new| new.key == old.key));
         let dropped: Vec<Record> = if first { std::mem::take(&mut kept) } else { Vec::new() };
-        kept.extend(fresh.iter().filter(|w| w.old != w.new || w.held).cloned());
+        kept.extend(fresh.iter().filter(|w| w.held || !w.key.is_served_by(&w.old, &w.new)).cloned());
         let both: Vec<Record> = dropped.iter().chain(&kept).cloned().collect();
         if both != self.changes {
             self.file.save(&plan.tun, &both)?;
@@ -161,15 +202,52 @@ impl Sysctls {
         }
         self.changes = kept;
         for record in &fresh {
-            record.key.set(&record.new)?;
+            record.key.make(&record.new)?;
         }
         if !dropped.is_empty() {
             let _ = restore(dropped);
             self.file.save(&plan.tun, &self.changes)?;
         }
         self.seen.clone_from(&host.links);
-        self.for_lans.extend(for_lans);
+        (self.needed, self.strict) = (needed, is_strict()?);
         Ok(())
+    }
+
+    /// Sets again what is vital and somebody has changed; costs a look at a few files if there is nothing.
+    pub(super) fn watch(&mut self, plan: &Plan, host: &Host) -> Result<(), KernelError> {
+        let is_off = |key: &Key, wanted: &str| key.is_vital() && key.is_refused(wanted) && self.is_due(key);
+        let of_devices = device_settings(plan, host)?;
+        let disturbed = of_devices.iter().any(|(key, value)| is_off(key, value))
+            || self.needed.iter().any(|(key, value)| value.as_ref().is_some_and(|value| is_off(key, value)))
+            || self.strict != is_strict()?;
+        if disturbed { self.apply(plan, host) } else { Ok(()) }
+    }
+
+    /// Whether what somebody else has changed may be set again now; says so then.
+    fn may_contest(&mut self, key: &Key, wanted: &str) -> bool {
+        if !self.is_due(key) {
+            return false;
+        }
+        let now = Instant::now();
+        let (times, next) = self.contested.get(key).copied().unwrap_or((0, now));
+        let times = if now.duration_since(next) > RARELY { 1 } else { times + 1 };
+        let again = if times > 3 { "; that happens again and again: see what changes it (/etc/sysctl.d?)" } else { "" };
+        let value = key.read().unwrap_or_default();
+        log::warn!("{key} has become {value}, by which packets are lost; it is set to {wanted}{again}");
+        let pause = RARELY.min(Duration::from_millis(500) * 2_u32.saturating_pow(times));
+        self.contested.insert(key.clone(), (times, now + pause));
+        true
+    }
+
+    fn is_due(&self, key: &Key) -> bool {
+        self.contested.get(key).is_none_or(|(_, next)| Instant::now() >= *next)
+    }
+
+    /// Whether the interface is the one that was there before; `all` and `default` always are.
+    fn is_known(&self, key: &Key, host: &Host) -> bool {
+        let name = &key.interface;
+        let is_same = |(have, index): &(String, u32)| have == name && host.index(name) == Some(*index);
+        matches!(name.as_str(), "all" | "default") || self.seen.iter().any(is_same)
     }
 
     /// Interfaces were renamed: the kernel has taken their settings along, so the way back goes by the new names.
@@ -190,7 +268,7 @@ impl Sysctls {
             Some(interface) => Key { interface, ..key },
             None => key,
         };
-        self.for_lans = std::mem::take(&mut self.for_lans).into_iter().map(of_now).collect();
+        self.needed = std::mem::take(&mut self.needed).into_iter().map(|(key, value)| (of_now(key), value)).collect();
         if changed { self.file.save(tun, &self.changes) } else { Ok(()) }
     }
 
@@ -243,7 +321,7 @@ impl Sysctls {
         let exempt = |v4| plan.exempt.iter().any(|net| net.addr().is_ipv4() == v4);
         if plan.pools.iter().any(AddressRange::is_v4) || exempt(true) {
             for name in insides.iter().copied().chain(&plan.outsides).filter(present) {
-                want(Key::new(V4, name, "forwarding"), "1")?;
+                want(Key::new(V4, name, "forwarding"), YES)?;
             }
         }
         if host.has_ipv6 && (plan.pools.iter().any(|pool| !pool.is_v4()) || exempt(false)) {
@@ -276,7 +354,7 @@ impl Sysctls {
                 wants.push(Record { key: ra, old: "1".into(), new: "2".into(), held: false });
             }
             if !switched && (is_inside(name) || plan.outsides.contains(name)) {
-                wants.push(Record { old: self.original(&forwarding)?, new: "1".into(), held: false, key: forwarding });
+                wants.push(Record { old: self.original(&forwarding)?, new: YES.into(), held: false, key: forwarding });
             } else if switched {
                 held.push(forwarding);
             }
@@ -284,10 +362,37 @@ impl Sysctls {
         if switched {
             held.retain(|key| forwarded(key));
             wants.extend(held.into_iter().map(|key| Record { key, old: "1".into(), new: "1".into(), held: true }));
-            wants.push(Record { key: all, old: "0".into(), new: "1".into(), held: false });
+            wants.push(Record { key: all, old: "0".into(), new: YES.into(), held: false });
         }
         Ok(())
     }
+}
+
+/// What the gateway's own devices need, in the order in which it is made.
+fn device_settings(plan: &Plan, host: &Host) -> Result<Vec<(Key, &'static str)>, KernelError> {
+    // The kernel takes the larger of "all" and the device's: 2 (loose) beats a strict 1.
+    let loose = if is_strict()? { "2" } else { "0" };
+    let has_v6 = plan.pools.iter().any(|pool| !pool.is_v4());
+    let mut all = Vec::new();
+    for device in plan.devices() {
+        // The host's own ICMP errors come back from the translator with the host's address as source.
+        for (name, value) in [("forwarding", YES), ("rp_filter", loose), ("accept_local", "1"), ("send_redirects", "0")]
+        {
+            all.push((Key::new(V4, device, name), value));
+        }
+        if host.has_ipv6 {
+            all.extend([(Key::new(V6, device, "addr_gen_mode"), "1"), (Key::new(V6, device, "accept_ra"), "0")]);
+            if has_v6 {
+                all.push((Key::new(V6, device, "disable_ipv6"), "0"));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Whether the machine drops what did not come the way that leads back to its source.
+fn is_strict() -> Result<bool, KernelError> {
+    Ok(Key::new(V4, "all", "rp_filter").get()? != "0")
 }
 
 /// What it takes to answer for virtual IPs on an outside LAN, beside an entry for each ([`super::Neighbours`]).
@@ -302,10 +407,10 @@ fn lan_settings(plan: &Plan, host: &Host) -> Vec<(Key, &'static str)> {
         }
         if is_pooled(false) {
             all.push((Key::new("net/ipv6/neigh", &lan.interface, "proxy_delay"), "0"));
-            all.push((Key::new(V6, &lan.interface, "proxy_ndp"), "1"));
+            all.push((Key::new(V6, &lan.interface, "proxy_ndp"), YES));
             // Who asks a virtual IP directly is heard only by this one (ip6_forward, net/ipv6/ip6_output.c). It opens
             // nothing on other interfaces, which have no entries.
-            all.push((Key::new(V6, "all", "proxy_ndp"), "1"));
+            all.push((Key::new(V6, "all", "proxy_ndp"), YES));
         }
     }
     all
