@@ -16,12 +16,18 @@ use landlock::{
 use libc::c_long;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
 /// What is still needed: netlink and interfaces; the maps and programs of the fast path.
 const CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::BPF).union(CapabilitySet::PERFMON);
+
+/// Of these, what a worker needs: it announces virtual IPs, and reads and writes maps that are there.
+const WORKERS_CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::BPF);
 
 /// The newest Landlock whose rights are asked for; an older kernel grants what it knows (5.13 and later).
 const LANDLOCK: ABI = ABI::V6;
@@ -85,7 +91,7 @@ impl Confinement {
     pub fn enter(&self) -> Result<Option<&'static str>, ConfineError> {
         keep_capabilities().map_err(|error| ConfineError::Capabilities(error.into()))?;
         let lacking = self.close_directories()?;
-        filter(NEVER, SeccompAction::Allow, SeccompAction::KillProcess)?;
+        filter(all_of(NEVER), SeccompAction::Allow, SeccompAction::KillProcess)?;
         only(Role::Other)?;
         Ok(lacking)
     }
@@ -116,21 +122,42 @@ impl Confinement {
     }
 }
 
-/// Leaves this thread the system calls of its role; a role can be narrowed, never widened.
+/// Leaves this thread the system calls and capabilities of its role; a role can be narrowed, never widened.
 pub fn only(role: Role) -> Result<(), ConfineError> {
     let groups = match role {
-        Role::Worker => WORKER,
+        Role::Worker => {
+            hold(WORKERS_CAPABILITIES).map_err(|error| ConfineError::Capabilities(error.into()))?;
+            WORKER
+        }
         Role::Other => OTHER,
     };
-    let allowed: Vec<c_long> = groups.iter().flat_map(|group| group.iter().copied()).collect();
+    let mut allowed = all_of(groups.iter().copied().flatten());
+    if role == Role::Worker {
+        allowed.insert(libc::SYS_bpf, MAP_COMMANDS.iter().map(|command| first_is(*command)).collect::<Result<_, _>>()?);
+    }
     let unknown = SeccompAction::Errno(Errno::NOSYS.raw_os_error().unsigned_abs());
-    filter(&allowed, unknown, SeccompAction::Allow)
+    filter(allowed, unknown, SeccompAction::Allow)
 }
 
-fn filter(calls: &[c_long], otherwise: SeccompAction, then: SeccompAction) -> Result<(), ConfineError> {
+/// These, with whatever arguments.
+fn all_of<'a>(calls: impl IntoIterator<Item = &'a c_long>) -> BTreeMap<c_long, Vec<SeccompRule>> {
+    calls.into_iter().map(|call| (*call, Vec::new())).collect()
+}
+
+/// A call whose first argument is this.
+fn first_is(value: u32) -> Result<SeccompRule, ConfineError> {
+    SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(|error| ConfineError::Seccomp(error.to_string()))
+}
+
+fn filter(
+    rules: BTreeMap<c_long, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    then: SeccompAction,
+) -> Result<(), ConfineError> {
     let failed = |error: &dyn std::fmt::Display| ConfineError::Seccomp(error.to_string());
     let machine = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
-    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
     let filter = SeccompFilter::new(rules, otherwise, then, machine).map_err(|error| failed(&error))?;
     let program = seccompiler::BpfProgram::try_from(filter).map_err(|error| failed(&error))?;
     seccompiler::apply_filter(&program).map_err(|error| failed(&error))
@@ -148,11 +175,16 @@ fn keep_capabilities() -> Result<(), Errno> {
             }
         }
     }
-    let kept = have.permitted.intersection(CAPABILITIES);
     rustix::thread::clear_ambient_capability_set()?;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets)?;
+    hold(CAPABILITIES)?;
     rustix::thread::set_no_new_privs(true)
+}
+
+/// Of those this thread has, these.
+fn hold(capabilities: CapabilitySet) -> Result<(), Errno> {
+    let kept = rustix::thread::capabilities(None)?.permitted.intersection(capabilities);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)
 }
 
 /// The groups that a worker keeps.
@@ -213,6 +245,10 @@ const FILES: &[c_long] = &[
     #[cfg(target_arch = "x86_64")] libc::SYS_readlink,
     #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
 ];
+
+/// What a worker does with bpf(2): elements of maps, one or many (`enum bpf_cmd`, linux/bpf.h). It loads nothing, attaches
+/// nothing, and finds no object by its number or path.
+const MAP_COMMANDS: &[u32] = &[1, 2, 3, 4, 21, 24, 25, 26, 27];
 
 /// Maps and programs of the fast path.
 const FAST_PATH: &[c_long] = &[libc::SYS_bpf];
@@ -334,6 +370,28 @@ mod tests {
     }
 
     #[test]
+    #[allow(unsafe_code, reason = "bpf(2) is called as an intruder would")]
+    fn a_worker_reads_and_writes_maps_and_makes_nothing_with_bpf() {
+        let scratch = tempfile::tempdir().unwrap();
+        let errors = |role| {
+            confined(scratch.path(), role, || {
+                let mut attributes = [0_u8; 128];
+                [1_i64, 2, 0, 5, 7, 8, 12, 28].map(|command| {
+                    // SAFETY: the kernel reads at most the 128 bytes that are given, all zero, which name no map and no program.
+                    let done =
+                        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), attributes.len()) };
+                    assert_eq!(done, -1, "{command}");
+                    io::Error::last_os_error().raw_os_error().unwrap() == libc::ENOSYS
+                })
+            })
+        };
+        assert_eq!(errors(Role::Worker), [false, false, true, true, true, true, true, true]);
+        assert_eq!(errors(Role::Other), [false; 8]);
+        let held = confined(scratch.path(), Role::Worker, || rustix::thread::capabilities(None).unwrap().permitted);
+        assert!(!held.intersects(CapabilitySet::all().difference(WORKERS_CAPABILITIES)), "{held:?}");
+    }
+
+    #[test]
     fn nobody_calls_a_tcp_server_from_here() {
         let scratch = tempfile::tempdir().unwrap();
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -362,7 +420,7 @@ mod tests {
         let said = std::thread::scope(|scope| {
             let without = scope.spawn(|| {
                 let missing = SeccompAction::Errno(Errno::NOSYS.raw_os_error().unsigned_abs());
-                filter(&[libc::SYS_landlock_create_ruleset], SeccompAction::Allow, missing).unwrap();
+                filter(all_of(&[libc::SYS_landlock_create_ruleset]), SeccompAction::Allow, missing).unwrap();
                 let said = Confinement::new(vec![scratch.path().to_owned()], Vec::new()).enter().unwrap();
                 assert!(std::fs::read("/etc/passwd").is_ok(), "no directory is closed");
                 assert!(rustix::thread::no_new_privs().unwrap(), "but all else is given up");
