@@ -160,8 +160,9 @@ impl FastPath {
     /// be attached; these are returned, once each. What cannot be had but is only faster is among them.
     pub fn follow(&self, site: &Site) -> Vec<FastPathError> {
         let mut wrong: Vec<FastPathError> = self.loader.lock().restore().err().into_iter().collect();
-        let features = self.abilities.lock().as_mut().and_then(|abilities| abilities.xdp().ok()).unwrap_or_default();
-        let interfaces = self.interfaces(site, &features);
+        let features = self.features();
+        let took_frames = self.take_frames(site);
+        let mut interfaces = self.interfaces(site, &features);
         let told = self.tell(site, &interfaces);
         wrong.extend(told.err().map(FastPathError::from));
         let mut seats = self.seats.lock();
@@ -206,6 +207,13 @@ impl FastPath {
                 }
             }
         }
+        // Some drivers take frames from XDP only while a program sits on them.
+        let after = self.features();
+        if after != features {
+            interfaces = self.interfaces(site, &after);
+            wrong.extend(self.tell(site, &interfaces).err().map(FastPathError::from));
+        }
+        self.say_what_is_slower(site, &took_frames);
         let ways = ways(site, |index| seats.get(&index).is_some_and(|seats| !seats.contest.is_lost));
         drop(seats);
         let mut guard = self.guard.lock();
@@ -229,18 +237,34 @@ impl FastPath {
         surroundings.add_interfaces(interfaces)
     }
 
-    fn interfaces(&self, site: &Site, features: &BTreeMap<u32, XdpFeatures>) -> BTreeMap<u32, Interface> {
+    fn features(&self) -> BTreeMap<u32, XdpFeatures> {
+        self.abilities.lock().as_mut().and_then(|abilities| abilities.xdp().ok()).unwrap_or_default()
+    }
+
+    /// The interfaces that take frames from XDP, as the programs know it.
+    fn take_frames(&self, site: &Site) -> BTreeSet<u32> {
         let surroundings = self.surroundings.lock();
-        let has_xdp = self.loader.lock().common().xdp;
-        let takes_frames = |index| features.get(&index).is_some_and(|found| found.takes_frames());
+        let indices = site.entrances.iter().map(|entrance| entrance.index);
+        indices.filter(|index| surroundings.takes_frames(*index) == Some(true)).collect()
+    }
+
+    fn say_what_is_slower(&self, site: &Site, before: &BTreeSet<u32>) {
+        let now = self.take_frames(site);
+        if !self.loader.lock().common().xdp {
+            return;
+        }
         for Entrance { name, index, .. } in &site.entrances {
-            if has_xdp && !takes_frames(*index) && surroundings.takes_frames(*index) == Some(true) {
+            if before.contains(index) && !now.contains(index) {
                 log::warn!(
-                    "'{name}' takes no frames from XDP, what leaves by it goes the longer way; for a veth, \
-                     `ethtool -K INTERFACE gro on` at its other end mends that"
+                    "'{name}' takes no frames from XDP any more, what leaves by it goes the longer way: a veth takes them while \
+                     its other end has gro on (`ethtool -K`), another card while an XDP program sits on it"
                 );
             }
         }
+    }
+
+    fn interfaces(&self, site: &Site, features: &BTreeMap<u32, XdpFeatures>) -> BTreeMap<u32, Interface> {
+        let takes_frames = |index| features.get(&index).is_some_and(|found| found.takes_frames());
         let interface = |Entrance { index, realm, .. }: &Entrance| {
             (*index, Interface { realm: realm_number(*realm), takes_frames: takes_frames(*index).into() })
         };
