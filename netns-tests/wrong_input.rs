@@ -206,6 +206,9 @@ fn a_host_that_cannot_be_a_gateway() {
     bench.host.run("ip tuntap add mode tun name kamei-nat").ok();
     bench.gateway(right, FAILED, &["kamei-nat"]);
     bench.host.run("ip link delete kamei-nat").ok();
+    let state = format!("{right} --control {} --state-dir {}", control.display(), bench.lab.scratch().display());
+    bench.gateway(&state, FAILED, &["belongs to another user", "chown"]);
+    std::os::unix::fs::chown(bench.lab.scratch(), Some(0), None).unwrap();
     bench.gateway(
         &format!("{right} --control /nowhere/at/all.sock --state-dir {}", bench.lab.scratch().display()),
         FAILED,

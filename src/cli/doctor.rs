@@ -29,7 +29,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
             Grade::Note => show::paint("note ", AnsiColor::Yellow),
             Grade::Wrong => show::paint("WRONG", AnsiColor::Red),
         };
-        writeln!(out, "{word}  {text}")?;
+        writeln!(out, "{word}  {}", super::input::plain(text))?;
     }
     match findings.iter().filter(|finding| finding.grade == Grade::Wrong).count() {
         0 => Ok(()),

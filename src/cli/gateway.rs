@@ -95,7 +95,7 @@ fn whole(file: Option<&Path>, flags: Draft) -> Result<Draft, CliError> {
 
 /// Reads a configuration file.
 pub fn read(path: &Path) -> Result<Draft, CliError> {
-    let text = std::fs::read_to_string(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
+    let text = super::input::read_text(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
     Draft::parse(&text).map_err(|problem| CliError::Config { file: Some(path.to_owned()), problems: vec![problem] })
 }
 

@@ -19,7 +19,14 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     let mut builder = Builder::new();
     builder.filter_level(level).parse_default_env().format_timestamp_millis();
     match format {
-        LogFormat::Text => {}
+        LogFormat::Text => {
+            builder.format(|out, record| {
+                let style = out.default_level_style(record.level());
+                let (time, level) = (out.timestamp_millis(), record.level());
+                let message = super::input::plain(&record.args().to_string());
+                writeln!(out, "[{time} {style}{level:<5}{style:#} {}] {message}", record.target())
+            });
+        }
         LogFormat::Json => {
             builder.format(|out, record| writeln!(out, "{}", Json::Object(object(record))));
         }

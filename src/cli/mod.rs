@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod gateway;
 mod generate;
+mod input;
 mod logging;
 mod reload;
 mod show;
@@ -182,7 +183,7 @@ pub fn main() -> ExitCode {
 
 fn complain(lines: &str) {
     for line in lines.lines() {
-        let _ = writeln!(std::io::stderr(), "kamei: {line}");
+        let _ = writeln!(std::io::stderr(), "kamei: {}", input::plain(line));
     }
 }
 

@@ -5,7 +5,6 @@ use crate::config::{DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::journal::{self, Found, JournalError, StateFile};
 use crate::nat::{BindingState, StoredBinding};
 use clap::{Args, Subcommand};
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
 }
 
 fn import(directory: &Path, tun: &str, file: &Path) -> Result<(), CliError> {
-    let open = File::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
+    let open = super::input::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
     let bindings = journal::read_lines(&mut BufReader::new(open))
         .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
     StateFile::take(directory, tun)?.replace(&bindings)?;

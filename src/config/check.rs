@@ -486,7 +486,8 @@ fn is_interface_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'))
 }
 
-fn is_inside_name(name: &str) -> bool {
+/// Whether an inside can have this name.
+pub fn is_inside_name(name: &str) -> bool {
     (1..=MOST_INSIDE).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

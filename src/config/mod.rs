@@ -6,7 +6,7 @@ mod difference;
 mod draft;
 mod problem;
 
-pub use check::policy as parse_callback;
+pub use check::{is_inside_name, policy as parse_callback};
 pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};

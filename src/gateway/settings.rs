@@ -5,8 +5,10 @@ use super::kernel::Host;
 use crate::config::Config;
 use crate::nat::{CreationLimit, InsideSettings, PoolSettings, Settings};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -87,19 +89,35 @@ fn memory_of_this_machine() -> Option<u64> {
 
 /// Reads the key, or draws one on the first start.
 fn hash_key(state_dir: &Path) -> io::Result<[u8; 16]> {
-    std::fs::create_dir_all(state_dir)?;
     let path = state_dir.join(KEY_FILE);
     let mut key = [0; 16];
-    match File::open(&path) {
-        Ok(mut file) => match file.read_exact(&mut key) {
-            Ok(()) => return Ok(key),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                log::warn!("{}: too short to be a key; drawing a new one", path.display());
+    // Neither what a link leads to nor a pipe.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(file) => {
+            let mut file = File::from(file);
+            let about = file.metadata()?;
+            let me = rustix::process::geteuid().as_raw();
+            if !about.is_file() || ![0, me].contains(&about.uid()) || about.mode() & 0o077 != 0 {
+                return Err(unfit(
+                    &path,
+                    "is not a file that only the gateway's user can read and write: see who made it, and \
+                    remove it; another key is drawn then",
+                ));
             }
-            Err(error) => return Err(error),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+            match file.read_exact(&mut key) {
+                Ok(()) => return Ok(key),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    log::warn!("{}: too short to be a key; drawing a new one", path.display());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::NOENT) => {}
+        Err(Errno::LOOP) => {
+            return Err(unfit(&path, "is a link: see who made it, and remove it; another key is drawn then"));
+        }
+        Err(error) => return Err(error.into()),
     }
     getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
     // Whole or not at all: written beside, then renamed.
@@ -112,6 +130,10 @@ fn hash_key(state_dir: &Path) -> io::Result<[u8; 16]> {
     Ok(key)
 }
 
+fn unfit(path: &Path, what: &str) -> io::Error {
+    io::Error::other(format!("{} {what}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,11 +143,35 @@ mod tests {
     fn the_key_stays_the_same_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
         let first = hash_key(&state).unwrap();
         assert_ne!(first, [0; 16]);
         assert_eq!(hash_key(&state).unwrap(), first);
         assert_eq!(std::fs::metadata(state.join(KEY_FILE)).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(state.join(KEY_FILE), b"short").unwrap();
         assert_ne!(hash_key(&state).unwrap(), first);
+    }
+
+    #[test]
+    fn a_key_of_somebody_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let refused = |what: &str| {
+            let error = hash_key(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("remove it"), "{error}");
+            std::fs::remove_file(&path).unwrap();
+        };
+        std::fs::write(dir.path().join("elsewhere"), [7; 16]).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        refused("is a link");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        refused("is not a file");
+        std::fs::write(&path, [7; 16]).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        refused("only the gateway's user");
+        std::fs::write(&path, [7; 16]).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        refused("only the gateway's user");
     }
 }

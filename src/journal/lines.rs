@@ -18,7 +18,7 @@
 //! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
 
 use super::row::policy_words;
-use crate::config::parse_callback;
+use crate::config::{is_inside_name, parse_callback};
 use crate::nat::{BindingState, StoredBinding, StoredContact};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -168,6 +168,9 @@ fn binding(bytes: &[u8]) -> Result<StoredBinding, String> {
     })?;
     if line.terminal.is_ipv4() != line.virtual_ip.is_ipv4() {
         return Err(format!("{} and {} are of different address families", line.terminal, line.virtual_ip));
+    }
+    if !is_inside_name(&line.inside) {
+        return Err(format!("{:?} is not the name of an inside", line.inside));
     }
     let callback = line.callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| wrong.to_string())?;
     Ok(StoredBinding {

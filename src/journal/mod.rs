@@ -69,7 +69,9 @@ pub enum JournalError {
     #[error("there is no state file {0}; --state-dir and --tun say which")]
     Missing(PathBuf),
     /// Others could put files of theirs into the directory.
-    #[error("{0} can be written by others than its owner; the state directory must be private (chmod 700)")]
+    #[error(
+        "{0} belongs to another user, or can be written by others; the state directory must be private (chown, chmod 700)"
+    )]
     NotPrivate(PathBuf),
     /// Somebody has it open.
     #[error("{0} is in use by another process: a running gateway of that name, or `kamei state`")]

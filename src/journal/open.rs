@@ -44,7 +44,8 @@ impl StateFile {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
         made.map_err(|error| failed(state_dir, error))?;
         let metadata = std::fs::metadata(state_dir).map_err(|error| failed(state_dir, error))?;
-        if metadata.mode() & 0o022 != 0 {
+        let me = rustix::process::geteuid().as_raw();
+        if metadata.mode() & 0o022 != 0 || ![0, me].contains(&metadata.uid()) {
             return Err(JournalError::NotPrivate(state_dir.to_owned()));
         }
         let lock_path = state_dir.join(format!("{tun}.lock"));

@@ -1,6 +1,6 @@
 //! Rows as bytes and back. What comes from the file is believed only if its sum is right.
 
-use crate::config::parse_callback;
+use crate::config::{is_inside_name, parse_callback};
 use crate::nat::{BindingState, CallbackPolicy, StoredBinding, StoredContact};
 use rusqlite::Row;
 use siphasher::sip::SipHasher13;
@@ -111,6 +111,9 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
     let inside = match insides.iter().find(|known| &***known == name) {
         Some(known) => Arc::clone(known),
         None => {
+            if !is_inside_name(name) {
+                return Ok(None);
+            }
             let known: Arc<str> = Arc::from(name);
             insides.push(Arc::clone(&known));
             known
