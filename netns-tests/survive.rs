@@ -1,10 +1,11 @@
 //! Bindings survive: a restart, `kill -9`, a disk that takes nothing.
 
-use crate::gateway::Gateway;
-use crate::lab::{Family, Host, Lab, Plan, wait_until};
-use crate::traffic::{Web, curl, curl_in_vain};
+use crate::gateway::{Gateway, KAMEI};
+use crate::lab::{Family, Host, Lab, Plan, need, wait_until};
+use crate::traffic::{Web, curl, curl_in_vain, url};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Terminals of the flood: addresses of their own in one namespace.
 const TERMINALS: u8 = 100;
@@ -29,10 +30,7 @@ fn known_again_after(end: impl Fn(Gateway)) {
     for (own, virtual_ip, family) in known {
         assert_eq!(gateway.virtual_ip(own), virtual_ip);
         let server = lab.server(1).address(family);
-        let seen = lab
-            .server(1)
-            .run(&format!("exec curl -sS --max-time 20 {}", crate::traffic::url(virtual_ip, 8080, "me")))
-            .ok();
+        let seen = lab.server(1).run(&format!("exec curl -sS --max-time 20 {}", url(virtual_ip, 8080, "me"))).ok();
         assert_eq!(seen, own.to_string(), "{server} calls back {virtual_ip}");
         curl_in_vain(&lab.server(2), virtual_ip, 8080);
     }
@@ -46,6 +44,59 @@ fn n6_bindings_and_contacts_outlive_a_restart() {
 #[test]
 fn n6_bindings_and_contacts_outlive_a_gateway_that_was_killed() {
     known_again_after(Gateway::kill);
+}
+
+#[test]
+fn n6_a_clock_that_is_set_takes_no_binding_and_no_contact() {
+    need("faketime", "faketime");
+    let lab = Lab::new(Plan::gateways(1).servers(2).unwatched());
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let _back = Web::start(&terminal, 8080);
+    // How far the gateway's wall clock is from the right one.
+    let clock = lab.scratch().join("clock");
+    let set = |away: &str| std::fs::write(&clock, format!("{away}\n")).unwrap();
+    let (file, preload) = (
+        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+        format!("LD_PRELOAD=/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH),
+    );
+    let faked = ["env", &file, &preload, "FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"];
+    // A confined process may not open the file.
+    let config = lab.scratch().join("gateway.toml");
+    let text = "inside = [\"gi\"]\noutside = [\"go\"]\nhardening = \"off\"\n[[pool]]\nrange =";
+    std::fs::write(&config, format!("{text} \"{}\"\n", Lab::pool_v4(1))).unwrap();
+    let command = [&faked, &[KAMEI, "gateway", "--config", config.to_str().unwrap()][..]].concat();
+    let start = || lab.start_by(1, &command);
+    let own = terminal.address(Family::V4);
+    let made_ago = |gateway: &Gateway| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        now.abs_diff(gateway.binding(own)["created"].as_u64().unwrap() / 1000)
+    };
+
+    set("-20000d");
+    let gateway = start();
+    curl(&terminal, server.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(own);
+    assert!(made_ago(&gateway) > 19_999 * 86_400, "as its clock says");
+    set("+0d");
+    assert!(made_ago(&gateway) < 3600, "it was made when it was, now that this is known");
+    gateway.kill();
+    // Started again, and the clock set meanwhile: two days behind, right, ahead, and like new.
+    for (at_start, then) in [("+0d", "+0d"), ("-2d", "+0d"), ("+30d", "+0d"), ("-20000d", "+30d"), ("+0d", "-2d")] {
+        set(at_start);
+        let gateway = start();
+        let binding = gateway.binding(own);
+        assert_eq!((&binding["state"], &binding["contacts"]), (&"active".into(), &1.into()), "{at_start}");
+        set(then);
+        let seen = server.run(&format!("exec curl -sS --max-time 20 {}", url(virtual_ip, 8080, "me"))).ok();
+        assert_eq!(seen, own.to_string(), "the server calls back");
+        curl_in_vain(&lab.server(2), virtual_ip, 8080);
+        gateway.stop();
+    }
+    // As others are told.
+    set("+0d");
+    let gateway = start();
+    assert!(made_ago(&gateway) < 3600);
 }
 
 /// Gives a host further addresses: each stands for a terminal.
@@ -198,7 +249,7 @@ fn a_read_only_state_directory_is_said_at_the_start() {
     let ran = lab.gateway(1).run(&format!(
         "{} && exec {} gateway --inside gi --outside go --pool 198.18.1.0/24 --control {} --state-dir {}",
         small_disk(&lab, "ro"),
-        crate::gateway::KAMEI,
+        KAMEI,
         lab.control(1).display(),
         lab.scratch().join("state1").display()
     ));

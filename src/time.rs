@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time: milliseconds since the Unix epoch, as read once when the gateway started and
-/// advanced by the monotonic clock from there, so that steps of the wall clock do not move it.
+/// A point in time: milliseconds since the Unix epoch, as read once when the gateway first started and advanced by clocks
+/// that only go forward from there, so that steps of the wall clock do not move it. Who shows it adds what the wall clock
+/// is ahead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(u64);
@@ -24,6 +25,11 @@ impl Time {
     /// Milliseconds since the epoch.
     pub const fn as_millis(self) -> u64 {
         self.0
+    }
+
+    /// The point `millis` milliseconds later, or earlier.
+    pub const fn shifted(self, millis: i64) -> Self {
+        Self(self.0.saturating_add_signed(millis))
     }
 
     /// Whole seconds since the epoch, saturating in the year 2106.

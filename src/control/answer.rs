@@ -75,7 +75,9 @@ pub async fn answer(
         Query::Explain(request) => {
             settle(admin).await;
             let question = request.question(&admin.nat())?;
-            json(&admin.nat().explain(&question, admin.now()))
+            let mut explanation = admin.nat().explain(&question, admin.now());
+            explanation.binding = explanation.binding.map(|binding| binding.shown(admin.moment().seconds_ahead()));
+            json(&explanation)
         }
         Query::List(filter) => Ok(list(filter, admin, progress)),
         Query::Show(address) => {
@@ -91,7 +93,7 @@ pub async fn answer(
             settle(admin).await;
             let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, admin.now())?;
             tell(events, admin).await?;
-            json(&binding)
+            json(&binding.shown(admin.moment().seconds_ahead()))
         }
         Query::SetCallback(which) => {
             let body = whole(body, patience.body).await?;
@@ -102,7 +104,7 @@ pub async fn answer(
                 callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
             let bindings = admin.nat().set_callback(&which, policy.as_ref(), admin.now())?;
             record(bindings.iter().map(|binding| binding.virtual_ip).collect(), admin).await?;
-            json(&bindings)
+            shown(bindings, admin)
         }
         Query::Reload { dry_run } => {
             let admin = Arc::clone(admin);
@@ -120,7 +122,7 @@ pub async fn answer(
             settle(admin).await;
             let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
             tell(events, admin).await?;
-            json(&bindings)
+            shown(bindings, admin)
         }
     }
 }
@@ -166,7 +168,13 @@ async fn record(virtual_ips: Vec<IpAddr>, admin: &Arc<dyn Admin>) -> Result<(), 
 
 fn show(which: &Named, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
     let bindings = admin.nat().find_named(which, admin.now());
-    if bindings.is_empty() { Err(AdminError::NotFound(which.address).into()) } else { json(&bindings) }
+    if bindings.is_empty() { Err(AdminError::NotFound(which.address).into()) } else { shown(bindings, admin) }
+}
+
+/// With times of the wall clock.
+fn shown(bindings: Vec<BindingView>, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+    let ahead = admin.moment().seconds_ahead();
+    json(&bindings.into_iter().map(|binding| binding.shown(ahead)).collect::<Vec<_>>())
 }
 
 fn json(value: &impl Serialize) -> Result<Response<AnswerBody>, Refusal> {
@@ -221,7 +229,7 @@ fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) 
     text.push(b'[');
     let mut before: &[u8] = b"\n";
     let mut taken = true;
-    let now = admin.now();
+    let (now, ahead) = (admin.now(), admin.moment().seconds_ahead());
     let mut each = |binding: BindingView| {
         if left == 0 {
             return false;
@@ -233,7 +241,7 @@ fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) 
         text.extend_from_slice(before);
         before = b",\n";
         // Writing plain data into memory does not fail.
-        let _ = serde_json::to_writer(&mut text, &binding);
+        let _ = serde_json::to_writer(&mut text, &binding.shown(ahead));
         if text.len() >= CHUNK {
             let piece = std::mem::replace(&mut text, Vec::with_capacity(CHUNK + CHUNK / 8));
             taken = pieces.blocking_send(piece.into()).is_ok();

@@ -45,7 +45,7 @@ pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
 
-use crate::journal::JournalStatus;
+use crate::journal::{JournalStatus, Moment};
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
 use parking_lot::RwLockReadGuard;
@@ -60,6 +60,8 @@ pub trait Admin: Send + Sync + 'static {
     fn nat(&self) -> RwLockReadGuard<'_, Arc<Nat>>;
     /// The time now.
     fn now(&self) -> Time;
+    /// The same beside what the wall clock says.
+    fn moment(&self) -> Moment;
     /// Makes the counters of bindings true as of now; may take a moment.
     fn settle(&self);
     /// How the gateway itself is.

@@ -3,6 +3,7 @@
 use super::server::Patience;
 use super::*;
 use crate::fuzzed::{Fuzzed, cases};
+use crate::journal::Reading;
 use crate::nat::{
     BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
     PoolSettings, Realm, Settings,
@@ -45,6 +46,11 @@ impl Admin for Stub {
 
     fn now(&self) -> Time {
         Time::from_secs(1_700_000_000)
+    }
+
+    fn moment(&self) -> Moment {
+        let wall = Duration::from_secs(1_700_000_000 + 86_400);
+        Moment { time: self.now(), reading: Reading { boot: 1, since_boot: wall, wall, is_synchronised: true } }
     }
 
     fn taps(&self) -> &Arc<Taps> {
@@ -225,6 +231,7 @@ fn bindings_are_pinned_listed_shown_and_released() {
     assert_eq!(count(&Filter { state: Some(BindingState::Dormant), ..Filter::default() }), 0);
     assert_eq!(count(&Filter { state: Some(BindingState::Active), limit: Some(1), ..Filter::default() }), 1);
     assert_eq!(count(&Filter { limit: Some(0), ..Filter::default() }), 0);
+    assert_eq!(count(&Filter { older_than: Some(Duration::from_secs(3600)), ..Filter::default() }), 0);
 
     let (code, released) = scene.ask("DELETE", "/v1/bindings/198.18.0.9", "");
     assert_eq!((code, &released[0]["terminal"]), (200, &"10.0.0.11".into()));

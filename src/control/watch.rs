@@ -20,6 +20,8 @@ use tokio::time::MissedTickBehavior;
 
 /// How often what was seen is passed on.
 const BEAT: Duration = Duration::from_millis(100);
+/// A wall clock that is so many milliseconds further ahead was set.
+const STEP: u64 = 5;
 /// Lines a second; more no eye can follow.
 const LINES_A_SECOND: u32 = 1000;
 /// Packets a second in a capture.
@@ -178,7 +180,9 @@ pub fn start(
     if format == Format::Pcapng {
         pcapng::begin(&admin.nat(), settings.snap, &mut text);
     }
+    let ahead = admin.moment().ahead();
     let relay = Relay {
+        ahead,
         tap,
         format,
         admin: Arc::clone(admin),
@@ -197,6 +201,8 @@ struct Relay {
     tap: Tap,
     format: Format,
     admin: Arc<dyn Admin>,
+    /// By how many milliseconds the wall clock is ahead of the gateway's time.
+    ahead: i64,
     text: Vec<u8>,
     /// Packets still to be shown.
     left: u64,
@@ -212,10 +218,13 @@ impl Relay {
         while self.left > 0 {
             let due = tokio::select! {
                 seen = self.tap.next() => match seen {
-                    Some(seen) => self.write(&seen),
+                    Some(seen) => self.write(seen),
                     None => break,
                 },
-                _ = beat.tick() => true,
+                _ = beat.tick() => {
+                    self.follow_clock();
+                    true
+                }
             };
             if due && self.pass_on().await.is_err() {
                 return;
@@ -224,8 +233,17 @@ impl Relay {
         let _ = self.pass_on().await;
     }
 
+    /// Two readings of the same clocks need not be in step by a millisecond: packets stay in order.
+    fn follow_clock(&mut self) {
+        let ahead = self.admin.moment().ahead();
+        if ahead.abs_diff(self.ahead) > STEP {
+            self.ahead = ahead;
+        }
+    }
+
     /// Whether it is time to pass on what has been written.
-    fn write(&mut self, seen: &Sighting) -> bool {
+    fn write(&mut self, seen: Sighting) -> bool {
+        let seen = &Sighting { at: seen.at.shifted(self.ahead), ..seen };
         self.left -= 1;
         match self.format {
             Format::Lines => {

@@ -9,7 +9,7 @@ use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
 use crate::control::{Admin, DeviceStatus, GatewayStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
-use crate::journal::Journal;
+use crate::journal::{Journal, Moment};
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crossbeam_channel::Sender;
@@ -44,6 +44,10 @@ impl Admin for GatewayAdmin {
 
     fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    fn moment(&self) -> Moment {
+        self.clock.moment()
     }
 
     fn settle(&self) {

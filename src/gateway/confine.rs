@@ -284,7 +284,11 @@ const DIRECTORIES: &[c_long] = &[
 ];
 
 /// Looking at the own process, as a status report does.
-const LOOK: &[c_long] = &[libc::SYS_times, libc::SYS_sched_get_priority_max, libc::SYS_sched_get_priority_min];
+#[rustfmt::skip]
+const LOOK: &[c_long] = &[
+    libc::SYS_times, libc::SYS_sched_get_priority_max, libc::SYS_sched_get_priority_min,
+    libc::SYS_clock_adjtime, // whether the clock is right; setting it takes a capability
+];
 
 /// What only an intruder calls: other programs, other processes, other file systems, other kernels.
 #[rustfmt::skip]

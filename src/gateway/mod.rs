@@ -34,7 +34,7 @@ use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, ControlError, Door, Listener};
 use crate::device::tun::{self, TunError};
 use crate::fastpath::{self, FastPath, FastPathError};
-use crate::journal::{Journal, JournalError, JournalSettings, Keeper, StateFile};
+use crate::journal::{Journal, JournalError, JournalSettings, Keeper, Opened, StateFile};
 use crate::nat::{BindingState, Misfit, Nat, SettingsError};
 use crate::time::Time;
 use admin::GatewayAdmin;
@@ -112,7 +112,6 @@ pub enum GatewayError {
 /// comes from, if not from flags alone.
 pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), GatewayError> {
     let handed = handover::inherited();
-    let clock = Clock::start();
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
@@ -134,6 +133,8 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         None => make_devices(&config, &names, workers, &manager)?,
     };
     let is_first = !fastpath::has_left(&config.tun).unwrap_or(true);
+    let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
+    let clock = Clock::resume(&opened);
     let fast = fast::start(&config, clock.now()).inspect_err(|_| {
         if is_first {
             let _ = fastpath::remove(&config.tun); // the maps that it had made
@@ -141,7 +142,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     })?;
     let kernel = set_up(plan, &fast, is_first)?;
     tell_surroundings(&nat, kernel.host());
-    let journal = restore(&config, state, &nat, &kernel, clock, terminals)?;
+    let journal = restore(&config, opened, &nat, &kernel, clock, terminals)?;
     if config.fast_path.mode != FastPathMode::Off {
         nat.set_offload(Arc::clone(&fast) as _);
     }
@@ -167,7 +168,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
-    let keeper = Keeper::start(Arc::clone(&journal), contact, move || clock.now(), move || shared.wake())?;
+    let keeper = Keeper::start(Arc::clone(&journal), contact, move || clock.moment(), move || shared.wake())?;
     let admin = Arc::new(GatewayAdmin {
         live,
         requests: requests.clone(),
@@ -233,13 +234,12 @@ fn make_devices(
 /// Puts the bindings of the last run back, and says what became of them.
 fn restore(
     config: &Config,
-    state: StateFile,
+    opened: Opened,
     nat: &Arc<Nat>,
     kernel: &Kernel,
     clock: Clock,
     terminals: TerminalNames,
 ) -> Result<Arc<Journal>, GatewayError> {
-    let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
     let settings = JournalSettings {
         durability: config.durability,
         when_disk_fails: config.when_disk_fails,

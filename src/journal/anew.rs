@@ -43,6 +43,9 @@ impl Journal {
             }
         });
         write(&mut some)?;
+        if let Ok(Some(moment)) = old.moment() {
+            store.note(&moment)?;
+        }
         if salvaged != Salvaged::default() {
             log::error!("{}: some bindings that were kept aside cannot be read any more", self.path.display());
         }

@@ -1,6 +1,6 @@
 //! The keeper: one thread that syncs, and writes what can wait.
 
-use super::{Journal, JournalError, store::Store, store::Write};
+use super::{Journal, JournalError, Moment, store::Store, store::Write};
 use crate::nat::{ContactKey, StoredBinding};
 use crate::time::Time;
 use std::fs::File;
@@ -15,6 +15,8 @@ const ROUND: Duration = Duration::from_secs(60);
 const USES_A_SECOND: u64 = 1000;
 /// Rows of such a round in one transaction.
 const USES_AT_ONCE: usize = 500;
+/// How often the time is noted while the wall clock is not set.
+const NOTE: Duration = Duration::from_secs(60);
 /// How often contacts that are too old are removed.
 const FORGET: Duration = Duration::from_secs(3600);
 /// Time between two attempts while the disk takes nothing.
@@ -32,7 +34,7 @@ struct Round {
     journal: Arc<Journal>,
     /// `None` while there is no file to work on.
     side: Option<Side>,
-    now: Box<dyn Fn() -> Time + Send>,
+    now: Box<dyn Fn() -> Moment + Send>,
     on_news: Box<dyn Fn() + Send>,
     contact: Duration,
     /// Contacts whose rows are to be written.
@@ -40,6 +42,8 @@ struct Round {
     uses_from: Time,
     next_uses: Time,
     next_forget: Time,
+    /// When the time was noted.
+    noted: Option<Moment>,
 }
 
 /// The file as the keeper has it.
@@ -61,12 +65,12 @@ impl Keeper {
     pub fn start(
         journal: Arc<Journal>,
         contact: Duration,
-        now: impl Fn() -> Time + Send + 'static,
+        now: impl Fn() -> Moment + Send + 'static,
         on_news: impl Fn() + Send + 'static,
     ) -> Result<Self, JournalError> {
         let side = journal.with_store(|store| Side::of(store))?;
         let stopping = Arc::new(AtomicBool::new(false));
-        let begin = now();
+        let begin = now().time;
         let mut round = Round {
             journal: Arc::clone(&journal),
             side: Some(side),
@@ -77,6 +81,7 @@ impl Keeper {
             uses_from: begin,
             next_uses: begin + ROUND,
             next_forget: begin + FORGET,
+            noted: None,
         };
         let flag = Arc::clone(&stopping);
         let thread = std::thread::Builder::new()
@@ -132,7 +137,8 @@ impl Round {
         if is_doubted {
             self.replace()?;
         }
-        let now = (self.now)();
+        let moment = (self.now)();
+        let now = moment.time;
         self.journal.write_marked()?;
         self.write_contacts()?;
         if now >= self.next_uses || is_last {
@@ -145,8 +151,23 @@ impl Round {
             self.side()?.store.forget_contacts(before.as_secs())?;
             self.next_forget = now + FORGET;
         }
+        if is_last || self.is_news(&moment) {
+            // Not worth a sync: after a power cut an older one will do.
+            self.side()?.store.note(&moment)?;
+            self.noted = Some(moment);
+        }
         self.sync()?;
         self.side()?.store.shorten_log()
+    }
+
+    /// Whether the next process should know of it.
+    fn is_news(&self, moment: &Moment) -> bool {
+        self.noted.is_none_or(|noted| {
+            let is_set = noted.ahead().abs_diff(moment.ahead()) > 1000;
+            is_set
+                || noted.reading.is_synchronised != moment.reading.is_synchronised
+                || moment.time >= noted.time + NOTE
+        })
     }
 
     /// Has another file made in place of one for which a sync has failed. Whatever fails here, the next call goes on.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `store.rs` | the state file |
 //! | `row.rs` | its rows, each with a sum |
+//! | `moment.rs` | how time goes on from one process to the next |
 //! | `open.rs` | the lock, opening, what becomes of a damaged file |
 //! | `tail.rs` | whether all of its write-ahead log can be read |
 //! | `lines.rs` | bindings as text, to take them elsewhere |
@@ -19,6 +20,7 @@
 mod anew;
 mod keeper;
 mod lines;
+mod moment;
 mod open;
 mod row;
 mod store;
@@ -26,6 +28,7 @@ mod tail;
 
 pub use keeper::Keeper;
 pub use lines::{LineError, read as read_lines, write as write_lines};
+pub use moment::{Moment, Reading};
 pub use open::{Found, Opened, StateFile, look};
 
 use crate::nat::{Nat, Receipt, Restored, StoredBinding};
@@ -172,7 +175,7 @@ pub struct JournalStatus {
 impl Journal {
     /// Puts what the file says into `nat` and records from there on.
     pub fn start(opened: Opened, nat: Arc<Nat>, settings: JournalSettings, now: Time) -> (Arc<Self>, Restored) {
-        let Opened { store, file, bindings } = opened;
+        let Opened { store, file, bindings, .. } = opened;
         let restored = nat.restore(bindings, now);
         nat.start_recording();
         let journal = Self {

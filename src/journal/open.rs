@@ -2,9 +2,11 @@
 
 use super::JournalError;
 use super::anew::finish;
+use super::moment::{Moment, Reading};
 use super::store::{Salvaged, Store, Write, beside};
 use super::tail::torn;
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
+use crate::time::Time;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -24,11 +26,25 @@ pub struct Opened {
     pub(super) store: Store,
     pub(super) file: StateFile,
     pub(super) bindings: Vec<StoredBinding>,
+    /// What the last process has noted of the time.
+    last: Option<Moment>,
+}
+
+impl Opened {
+    /// The gateway's time now, when the clocks say `now`.
+    pub fn resumed(&self, now: Reading) -> Moment {
+        let times = |binding: &StoredBinding| {
+            let contacts = binding.contacts.iter().map(|contact| contact.last).max().unwrap_or(0);
+            binding.created.max(binding.last_used).max(contacts)
+        };
+        let newest = self.bindings.iter().map(times).max().unwrap_or(0);
+        Moment::resumed(self.last, Time::from_secs(newest.into()), now)
+    }
 }
 
 /// What a state file says.
 pub struct Found {
-    /// The bindings that can be read.
+    /// The bindings that can be read, with times of the wall clock, as it was last noted.
     pub bindings: Vec<StoredBinding>,
     /// Why there may have been more.
     pub damage: Option<JournalError>,
@@ -89,22 +105,25 @@ impl StateFile {
                 if torn.is_some() {
                     let _ = store.empty_log(); // so that it is said once; a full disk is met later
                 }
-                Ok(Opened { store, file: self, bindings })
+                Ok(Opened { last: store.moment()?, store, file: self, bindings })
             }
             Err(JournalError::Damaged { path, what }) => {
                 let aside = set_aside(&path, now)?;
                 complain(&format!("{} is damaged: {what}; it is now {}", path.display(), aside.display()));
-                let (bindings, Salvaged { bad_rows, .. }) = salvage(&aside);
+                let (bindings, last, Salvaged { bad_rows, .. }) = salvage(&aside);
                 let mut store = Store::open(&path)?;
                 for some in bindings.chunks(AT_ONCE) {
                     store.write_whole(some)?;
+                }
+                if let Some(last) = &last {
+                    store.note(last)?;
                 }
                 complain(&format!(
                     "{} bindings of it could be read and are kept, {bad_rows} rows could not; what else it held is unknown, \
                      and its virtual IPs may be given to other terminals",
                     bindings.len()
                 ));
-                Ok(Opened { store, file: self, bindings })
+                Ok(Opened { last, store, file: self, bindings })
             }
             Err(error) => Err(error),
         }
@@ -127,7 +146,9 @@ pub fn look(state_dir: &Path, tun: &str) -> Result<Found, JournalError> {
     // A running gateway has looked at its log when it started, and writes it now.
     let torn = if lock.is_some() { torn(&path) } else { Ok(None) };
     let torn = torn.map_err(|error| JournalError::File { path: path.clone(), error })?;
-    let (store, bindings) = read(&path)?;
+    let (store, mut bindings) = read(&path)?;
+    let ahead = store.moment()?.map_or(0, |moment| moment.seconds_ahead());
+    bindings.iter_mut().for_each(|binding| binding.shift(ahead));
     store.leave_log();
     Ok(Found { bindings, damage: torn.map(|torn| JournalError::Damaged { path, what: torn.to_string() }) })
 }
@@ -153,17 +174,21 @@ fn set_aside(path: &Path, now: jiff::Timestamp) -> Result<PathBuf, JournalError>
 }
 
 /// Every binding that can be read of a damaged file, and what could not.
-fn salvage(path: &Path) -> (Vec<StoredBinding>, Salvaged) {
+fn salvage(path: &Path) -> (Vec<StoredBinding>, Option<Moment>, Salvaged) {
     let mut bindings = Vec::new();
     let opened = Store::open_damaged(path);
-    let salvaged = opened.map(|store| store.salvage(|binding| bindings.push(binding))).unwrap_or_default();
+    let mut last = None;
+    let salvaged = opened.map(|store| {
+        last = store.moment().ok().flatten();
+        store.salvage(|binding| bindings.push(binding))
+    });
     bindings.sort_by_key(|binding| binding.virtual_ip);
     bindings.dedup_by_key(|binding| binding.virtual_ip);
-    (bindings, salvaged)
+    (bindings, last, salvaged.unwrap_or_default())
 }
 
 impl Store {
-    /// Puts `bindings` in place of all rows, in one transaction.
+    /// Puts `bindings`, with times of the wall clock, in place of all rows, in one transaction.
     fn replace(&mut self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
         let (writes, contacts) = whole(bindings);
         self.rewrite(&writes, &contacts)

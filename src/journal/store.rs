@@ -4,8 +4,10 @@
 //! have checksums, so that after a power cut the file is as it was after one of the last commits.
 
 use super::JournalError;
+use super::moment::{Moment, Reading, millis};
 use super::row::{self, ContactRow, key};
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
+use crate::time::Time;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags};
@@ -27,6 +29,9 @@ pub(super) const STEPS: &[&str] = &[
     // What was bound before it was asked for counts as answered.
     "ALTER TABLE bindings ADD COLUMN answered INTEGER NOT NULL DEFAULT 1",
     "ALTER TABLE contacts ADD COLUMN answered INTEGER NOT NULL DEFAULT 0",
+    // One row, or none: the times of all others are of the wall clock then.
+    "CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), time INTEGER NOT NULL, boot BLOB NOT NULL,
+        since_boot INTEGER NOT NULL, wall INTEGER NOT NULL, synchronised INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT",
 ];
 /// What [`row::read_binding`] reads.
 pub const BINDINGS: &str = "SELECT virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, \
@@ -294,11 +299,49 @@ impl Store {
     fn try_write(&mut self, anew: bool, writes: &[Write], contacts: &[ContactChange]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if anew {
-            transaction.execute_batch("DELETE FROM bindings; DELETE FROM contacts;")?;
+            transaction.execute_batch("DELETE FROM bindings; DELETE FROM contacts; DELETE FROM clock;")?;
         }
         put_bindings(&transaction, writes)?;
         put_contacts(&transaction, contacts)?;
         transaction.commit()
+    }
+
+    /// What the last process has noted of the time; `None` if nothing, or not what it wrote.
+    pub fn moment(&self) -> Result<Option<Moment>, JournalError> {
+        let select = "SELECT time, boot, since_boot, wall, synchronised, sum FROM clock";
+        let read = self.connection.query_row(select, [], |row| {
+            let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+            let reading = Reading {
+                boot: u128::from_be_bytes(row.get(1)?),
+                since_boot: Duration::from_millis(number(2)?),
+                wall: Duration::from_millis(number(3)?),
+                is_synchronised: row.get(4)?,
+            };
+            let moment = Moment { time: Time::from_millis(number(0)?), reading };
+            Ok((row.get::<_, i64>(5)? == moment.sum()).then_some(moment))
+        });
+        match read {
+            Ok(moment) => Ok(moment),
+            Err(rusqlite::Error::QueryReturnedNoRows | rusqlite::Error::FromSqlConversionFailure(..)) => Ok(None),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// Notes it for the next process.
+    pub fn note(&self, moment: &Moment) -> Result<(), JournalError> {
+        let Moment { time, reading } = moment;
+        let put = "INSERT OR REPLACE INTO clock VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)";
+        let done = self.connection.prepare_cached(put).and_then(|mut put| {
+            put.execute(params![
+                time.as_millis().cast_signed(),
+                reading.boot.to_be_bytes(),
+                millis(reading.since_boot).cast_signed(),
+                millis(reading.wall).cast_signed(),
+                reading.is_synchronised,
+                moment.sum()
+            ])
+        });
+        done.map(|_| ()).map_err(|error| self.explain(error))
     }
 
     /// The file may have no more pages than this.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 mod anew;
 mod faults;
+mod moment;
 mod tail;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
@@ -48,6 +49,12 @@ fn nat() -> Arc<Nat> {
     .unwrap()
 }
 
+/// On a machine whose clock is right.
+fn moment(time: Time) -> Moment {
+    let wall = Duration::from_millis(time.as_millis());
+    Moment { time, reading: Reading { boot: 1, since_boot: Duration::from_secs(100), wall, is_synchronised: true } }
+}
+
 /// A gateway without packets, on a state directory.
 struct Scene {
     nat: Arc<Nat>,
@@ -55,6 +62,8 @@ struct Scene {
     journal: Arc<Journal>,
     restored: Restored,
     said: Vec<String>,
+    now: Time,
+    reading: Reading,
 }
 
 impl Scene {
@@ -63,12 +72,22 @@ impl Scene {
     }
 
     fn try_on(directory: &Path) -> Result<Self, JournalError> {
+        Self::try_at(directory, moment(NOW).reading)
+    }
+
+    /// The same when the clocks say this.
+    fn at(directory: &Path, reading: Reading) -> Self {
+        Self::try_at(directory, reading).unwrap()
+    }
+
+    fn try_at(directory: &Path, reading: Reading) -> Result<Self, JournalError> {
         let mut said = Vec::new();
         let state = StateFile::take(directory, "kamei")?;
         let opened = state.open(jiff::Timestamp::UNIX_EPOCH, &mut |line| said.push(line.to_owned()))?;
         let nat = nat();
-        let (journal, restored) = Journal::start(opened, Arc::clone(&nat), SETTINGS, NOW);
-        Ok(Self { translator: nat.translator(), nat, journal, restored, said })
+        let now = opened.resumed(reading).time;
+        let (journal, restored) = Journal::start(opened, Arc::clone(&nat), SETTINGS, now);
+        Ok(Self { translator: nat.translator(), nat, journal, restored, said, now, reading })
     }
 
     fn call(&mut self, terminal: u32) -> IpAddr {
@@ -86,7 +105,7 @@ impl Scene {
         let mut bytes = Vec::new();
         let packet = etherparse::PacketBuilder::ipv4([10, b, c, d], [192, 0, 2, peer], 64).udp(5000, 53);
         packet.write(&mut bytes, b"question").unwrap();
-        match self.translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), NOW) {
+        match self.translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), self.now) {
             Verdict::Forward { event: Some(event), .. } if event.kind.is_owed() => Some(event.virtual_ip.into()),
             Verdict::Drop(DropReason::CannotRecord) => None,
             other => panic!("{other:?}"),
@@ -106,7 +125,8 @@ impl Scene {
     }
 
     fn try_keep(&self) -> Result<Keeper, JournalError> {
-        Keeper::start(Arc::clone(&self.journal), Duration::from_secs(3600), || NOW, || ())
+        let now = Moment { time: self.now, reading: self.reading };
+        Keeper::start(Arc::clone(&self.journal), Duration::from_secs(3600), move || now, || ())
     }
 
     fn bindings(&self) -> Vec<StoredBinding> {
@@ -203,7 +223,7 @@ fn a_link_in_place_of_the_state_file_is_not_followed() {
 fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_refused() {
     let columns =
         "virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, packets_in, callbacks, callback";
-    for version in 1..=4 {
+    for version in 1..=5 {
         let directory = private_directory();
         let path = directory.path().join("kamei.db");
         let mut scene = Scene::on(directory.path());
@@ -212,7 +232,7 @@ fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_
         drop(scene);
         let by_hand = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         // The same rows in the tables as they were.
-        by_hand("ALTER TABLE bindings RENAME TO later; DROP TABLE contacts");
+        by_hand("ALTER TABLE bindings RENAME TO later; DROP TABLE contacts; DROP TABLE clock");
         store::STEPS.iter().take(version).for_each(|step| by_hand(step));
         let sum = row::binding_sum(&binding, None);
         by_hand(&format!("INSERT INTO bindings ({columns}, sum) SELECT {columns}, {sum} FROM later; DROP TABLE later"));
@@ -234,7 +254,7 @@ fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_
     let path = directory.path().join("kamei.db");
     rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let said = Scene::try_on(directory.path()).err().unwrap().to_string();
-    assert!(said.contains("is of version 99, this kamei knows 4 at most"), "{said}");
+    assert!(said.contains("is of version 99, this kamei knows 5 at most"), "{said}");
 }
 
 #[test]

@@ -52,6 +52,14 @@ pub struct BindingView {
     pub callbacks: u32,
 }
 
+impl BindingView {
+    /// As it is shown where the wall clock is so many seconds ahead of the times in it.
+    pub fn shown(self, ahead: i64) -> Self {
+        let ahead = ahead.saturating_mul(1000);
+        Self { created: self.created.shifted(ahead), last_used: self.last_used.shifted(ahead), ..self }
+    }
+}
+
 /// What is to become of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

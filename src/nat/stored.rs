@@ -46,6 +46,16 @@ pub struct StoredBinding {
     pub contacts: Vec<StoredContact>,
 }
 
+impl StoredBinding {
+    /// Makes all its times so many seconds later, or earlier.
+    pub fn shift(&mut self, seconds: i64) {
+        let contacts = self.contacts.iter_mut().map(|contact| &mut contact.last);
+        for second in [&mut self.created, &mut self.last_used].into_iter().chain(contacts) {
+            *second = Time::from_secs((*second).into()).shifted(seconds.saturating_mul(1000)).as_secs();
+        }
+    }
+}
+
 /// A peer that a terminal has called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoredContact {

@@ -154,7 +154,7 @@ fn contacts_that_cannot_be_written_are_written_later() {
             if looks.fetch_add(1, Ordering::Relaxed) == 1 {
                 *taken.lock() = journal.store.lock().take();
             }
-            NOW
+            moment(NOW)
         }
     };
     let keeper = Keeper::start(Arc::clone(&journal), Duration::from_secs(3600), now, || ()).unwrap();
