@@ -396,6 +396,25 @@ mod tests {
     }
 
     #[test]
+    #[allow(unsafe_code, reason = "nobody wraps it")]
+    fn whether_the_clock_is_right_may_be_asked_but_it_is_not_set() {
+        let ask = |modes| {
+            let scratch = tempfile::tempdir().unwrap();
+            confined(scratch.path(), Role::Other, || {
+                // SAFETY: all zeros are a valid `timex`, a plain structure.
+                let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+                timex.modes = modes;
+                // SAFETY: the kernel writes one `timex` to where it is told, which is one.
+                let done = unsafe { libc::clock_adjtime(libc::CLOCK_REALTIME, &mut timex) };
+                if done < 0 { Err(io::Error::last_os_error().kind()) } else { Ok(()) }
+            })
+        };
+        assert_eq!(ask(0), Ok(()));
+        // Of no effect, were it let through: the clock is moved by nothing.
+        assert_eq!(ask(libc::ADJ_SETOFFSET), Err(ErrorKind::PermissionDenied));
+    }
+
+    #[test]
     fn nobody_calls_a_tcp_server_from_here() {
         let scratch = tempfile::tempdir().unwrap();
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
