@@ -2,6 +2,9 @@
 
 mod advice;
 mod firewall;
+mod fullness;
+mod managers;
+mod modules;
 mod ruleset;
 
 use super::confine::Confinement;
@@ -69,11 +72,14 @@ impl Finding {
 /// loads a program of two instructions, each for a moment; changes nothing else.
 pub fn examine(config: Option<&Config>) -> Vec<Finding> {
     let mut findings = vec![devices(), landlock(), sysctls()];
+    findings.extend(modules::examine());
     findings.extend(programs(config));
+    findings.extend(fullness::examine(Path::new("/proc")));
     if let Some(config) = config {
         let (found, sources) = network(config);
         findings.extend(found);
         findings.extend(links(config));
+        findings.extend(managers::examine(&config.tun));
         findings.push(state(&config.state_dir));
         findings.extend(firewall(config, &sources));
         findings.extend(ipsec(config, &sources));
