@@ -77,6 +77,41 @@ fn a_good_host_is_called_good_before_and_while_a_gateway_runs() {
 }
 
 #[test]
+fn after_kill_9_it_says_that_the_inside_is_blocked_until_the_gateway_is_back_or_cleared_away() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let host = lab.gateway(1);
+    let words = "the dead gateway --tun kamei keeps its interfaces closed";
+    lab.start(1).kill();
+    assert_wrong(&examine(&lab, CONFIG, ""), words);
+    let bare = host.run(&format!("{KAMEI} doctor"));
+    assert!(bare.code == Some(1) && bare.stdout.contains(words), "{}", bare.stdout);
+    let gateway = lab.start(1);
+    let running = examine(&lab, CONFIG, "");
+    assert_eq!(running.code, Some(0), "{}", running.stdout);
+    gateway.kill();
+    host.run(&format!("{KAMEI} cleanup")).ok();
+    let cleared = examine(&lab, CONFIG, "");
+    assert_eq!(cleared.code, Some(0), "{}", cleared.stdout);
+}
+
+#[test]
+fn a_file_of_networkd_that_would_take_the_devices_of_a_named_gateway_is_said() {
+    let lab = Lab::new(Plan::gateways(1));
+    let directory = lab.scratch().join("networkd");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("90-all.network"), "[Match]\nName=second* tun*\n[Network]\nDHCP=yes\n").unwrap();
+    let before = format!("mount --bind {} /etc/systemd/network &&", directory.display());
+    let words = "90-all.network makes systemd-networkd configure the gateway's own devices";
+    let named = format!("tun = \"second\"\n{CONFIG}");
+    let taken = examine(&lab, &named, &before);
+    assert!(taken.code == Some(0) && taken.stdout.contains(words), "{}{}", taken.stdout, taken.stderr);
+    assert!(!examine(&lab, CONFIG, &before).stdout.contains(words));
+    fs::write(directory.join("00-second.network"), "[Match]\nName=second-nat second-in*\n[Link]\nUnmanaged=yes\n")
+        .unwrap();
+    assert!(!examine(&lab, &named, &before).stdout.contains(words));
+}
+
+#[test]
 fn each_thing_wrong_is_named_with_what_to_do() {
     let lab = Lab::new(Plan::gateways(1));
     let host = lab.gateway(1);

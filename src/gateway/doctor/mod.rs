@@ -74,6 +74,7 @@ pub fn examine(config: Option<&Config>) -> Vec<Finding> {
     let mut findings = vec![devices(), landlock(), sysctls()];
     findings.extend(modules::examine());
     findings.extend(programs(config));
+    findings.extend(killed(config));
     findings.extend(fullness::examine(Path::new("/proc")));
     if let Some(config) = config {
         let (found, sources) = network(config);
@@ -113,6 +114,21 @@ fn sysctls() -> Finding {
             "/proc/sys/net cannot be written ({error}); run as root, and in a container mount /proc/sys writable"
         )),
     }
+}
+
+/// Gateways that were killed; of those that the configuration is not for, [`network`] tells.
+fn killed(config: Option<&Config>) -> Vec<Finding> {
+    let mut names = super::kernel::dead();
+    if let Some(config) = config {
+        names.retain(|name| *name == config.tun);
+    }
+    let say = |tun: String| {
+        Finding::wrong(format!(
+            "the dead gateway --tun {tun} keeps its interfaces closed: nothing from inside gets out; start it again, or \
+             clear it with: kamei cleanup --tun {tun}"
+        ))
+    };
+    names.into_iter().map(say).collect()
 }
 
 /// What translates: eBPF programs, and what they hold on to.

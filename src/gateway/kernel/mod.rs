@@ -62,7 +62,7 @@ pub use error::KernelError;
 pub use host::{Framing, Host};
 pub use neighbours::Neighbours;
 pub use netlink::NetlinkError;
-pub use survey::Survey;
+pub use survey::{Survey, dead};
 
 use self::claim::SetUpLock;
 use self::host::{Lan, Outward, Stage};

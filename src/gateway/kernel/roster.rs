@@ -79,6 +79,11 @@ impl Roster {
         self.entries.iter().filter(move |entry| entry.tun != tun)
     }
 
+    /// The names of those that were killed.
+    pub(super) fn dead(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|entry| !entry.alive).map(|entry| entry.tun.as_str())
+    }
+
     #[cfg(test)]
     pub(super) fn of(entries: Vec<Entry>) -> Self {
         Self { entries }

@@ -2,6 +2,7 @@
 
 use super::claim::Claim;
 use super::host::{self, Stage};
+use super::roster::Roster;
 use super::{KernelError, Plan};
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -51,6 +52,11 @@ impl Survey {
             used_elsewhere: neighbours.iter().filter_map(answers).filter(|(ip, _)| in_a_pool(*ip)).collect(),
         })
     }
+}
+
+/// The names of gateways of this namespace that were killed and have left it closed.
+pub fn dead() -> Vec<String> {
+    Roster::read(&Claim::is_taken).dead().map(str::to_owned).collect()
 }
 
 /// A neighbour that has answered.
