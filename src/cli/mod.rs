@@ -1,7 +1,8 @@
 //! The command line: one file a subcommand.
 //!
 //! Exit codes: 0 done, 1 this host cannot do it or it failed while running, 2 wrong usage or configuration (trying again
-//! will not help), 3 refused by the gateway (no such binding, for example), 4 no gateway answers on the control socket.
+//! will not help), 3 refused by the gateway (no such binding, for example), 4 no gateway answers on the control socket, 5
+//! this kernel cannot do it (trying again will not help either).
 
 #![allow(clippy::print_stdout, reason = "the command line is the one place that prints")]
 
@@ -43,7 +44,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done · 1 this host cannot do it, or it failed while running · 2 wrong usage or configuration · \
-3 refused by the gateway · 4 no gateway answers
+3 refused by the gateway · 4 no gateway answers · 5 this kernel cannot do it
 
 Example, on a router with the hidden hosts behind eth1 and the world behind eth0:
   kamei gateway --inside eth1 --outside eth0 --pool 198.18.0.0/16";
@@ -217,6 +218,7 @@ impl CliError {
             | CliError::File { .. }
             | CliError::Import { .. }
             | CliError::Usage(_) => 2,
+            CliError::Gateway(error) if error.is_final() => 5,
             CliError::Gateway(_)
             | CliError::Kernel(_)
             | CliError::Log(_)
@@ -244,5 +246,28 @@ fn more(file: &Option<PathBuf>, problems: usize) -> String {
         (0 | 1, _) => String::new(),
         (_, Some(file)) => format!(" ({} more: kamei check {})", problems - 1, file.display()),
         (_, None) => format!(" ({} more)", problems - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fastpath::FastPathError;
+    use crate::gateway::GatewayError;
+    use std::io;
+
+    /// The unit's RestartPreventExitStatus= goes by it.
+    #[test]
+    fn what_a_kernel_will_never_do_has_a_code_of_its_own() {
+        let code = |kind: io::ErrorKind| {
+            CliError::Gateway(GatewayError::FastPath(FastPathError::Abilities(kind.into()))).code()
+        };
+        assert_eq!((code(io::ErrorKind::NotFound), code(io::ErrorKind::OutOfMemory)), (5, 1));
+        for unit in [
+            include_str!("../../scripts/packaging/kamei.service"),
+            include_str!("../../scripts/packaging/kamei@.service"),
+        ] {
+            assert!(unit.lines().any(|line| line == "RestartPreventExitStatus=2 5"), "{unit}");
+        }
     }
 }

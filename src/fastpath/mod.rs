@@ -150,6 +150,13 @@ pub enum FastPathError {
     },
 }
 
+impl FastPathError {
+    /// Whether it is this kernel that lacks something: trying again will not help.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Abilities(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Why XDP cannot sit on an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NoXdp {

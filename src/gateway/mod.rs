@@ -105,6 +105,13 @@ pub enum GatewayError {
     WorkerEnded(String),
 }
 
+impl GatewayError {
+    /// Whether it is this kernel that lacks something: trying again will not help.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::FastPath(error) if error.is_final())
+    }
+}
+
 /// Runs the gateway until SIGTERM or SIGINT. On the way out, and on an error on the way in, the host's network is put
 /// back as it was.
 ///
