@@ -2,9 +2,11 @@
 
   peer.py echo ADDRESS PORT                   TCP and UDP: says by which address it was called, and all that it hears
   peer.py call ADDRESS PORT BYTES             over TCP: prints how the other end saw this one, and has BYTES echoed
-  peer.py count ADDRESS PORT RATE SECONDS     numbered datagrams to an echo: how many came back, and the longest silence
+  peer.py count ADDRESS PORT RATE             numbered datagrams to an echo until SIGTERM: how many came back, and the longest
+                                              silence; "begun" with the first that did
 """
 
+import signal
 import socket
 import sys
 import threading
@@ -51,12 +53,14 @@ def call(address, port, size):
         size -= len(chunk)
 
 
-def count(address, port, rate, seconds):
+def count(address, port, rate):
     peer = socket.socket(family(address), socket.SOCK_DGRAM)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     peer.connect((address, port))
     peer.settimeout(0.5)
-    heard, errors, silence, ended = set(), [], [time.monotonic(), 0.0], threading.Event()
+    heard, errors, silence = set(), [], [time.monotonic(), 0.0]
+    enough, ended = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: enough.set())
 
     def listen():
         while not ended.is_set():
@@ -70,21 +74,26 @@ def count(address, port, rate, seconds):
             now = time.monotonic()
             silence[:] = [now, max(silence[1], now - silence[0])]
             heard.add(int(data.split()[1]))
+            if len(heard) == 1:
+                print("begun", flush=True)
 
     listener = threading.Thread(target=listen)
     listener.start()
-    begin, number = time.monotonic(), int(rate * seconds)
-    for each in range(number):
-        time.sleep(max(0, begin + each / rate - time.monotonic()))
+    begin, sent = time.monotonic(), 0
+    while not enough.is_set():
+        time.sleep(max(0, begin + sent / rate - time.monotonic()))
         try:
-            peer.send(b"%d" % each)
+            peer.send(b"%d" % sent)
         except OSError as error:
             errors.append(str(error))
-    time.sleep(3)
+        sent += 1
+    deadline = time.monotonic() + 15
+    while len(heard) < sent and time.monotonic() < deadline:
+        time.sleep(0.1)
     ended.set()
     listener.join()
-    lost = sorted(set(range(number)) - heard)
-    print(f"sent {number}, lost {len(lost)} ({lost[:5]}), longest silence {silence[1]:.2f} s, errors {errors[:3]}")
+    lost = sorted(set(range(sent)) - heard)
+    print(f"sent {sent}, lost {len(lost)} ({lost[:5]}), longest silence {silence[1]:.2f} s, errors {errors[:3]}")
     sys.exit(1 if lost else 0)
 
 
