@@ -204,6 +204,9 @@ impl Translator {
         if !matches!(headers.kind, Kind::TcpSyn | Kind::Tcp) {
             return;
         }
+        if !packet.bytes.get(headers.transport..).is_some_and(wire::is_syn) {
+            return; // options that matter here are in SYNs alone
+        }
         let segment = headers.transport..headers.end;
         if let Some(most) = self.nat.mss {
             wire::clamp_mss(packet.bytes, segment.clone(), stored, most);

@@ -20,6 +20,7 @@ pub use headers::{Fragment, Headers, Kind, Unreadable, protocol};
 pub(crate) use icmp::told_mtu;
 pub use icmp::{Quote, Refusal, is_intact, reset, unreachable};
 pub(crate) use mss::clamp_mss;
+pub(crate) use mss::is_syn;
 pub(crate) use multipath::strip_multipath;
 pub(crate) use patch::Patch;
 pub use rewrite::{Packet, Rewrite};

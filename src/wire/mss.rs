@@ -8,12 +8,17 @@ const SYN: u8 = 2;
 /// Length of the TCP header without options.
 const FIXED: usize = 20;
 
+/// Whether a TCP segment is a SYN or SYN-ACK.
+pub(crate) fn is_syn(segment: &[u8]) -> bool {
+    segment.get(13).is_some_and(|flags| flags & SYN != 0)
+}
+
 /// Lowers the maximum segment size in a SYN or SYN-ACK to `most`, if it is higher, and mends the checksum. The TCP segment
 /// lies at `place`. (Not the headers: the packets that do not come here keep theirs in registers.)
 pub(crate) fn clamp_mss(bytes: &mut [u8], place: Range<usize>, stored: Stored, most: u16) {
     let transport = place.start;
     let Some(segment) = bytes.get_mut(place) else { return };
-    if segment.get(13).is_none_or(|flags| flags & SYN == 0) {
+    if !is_syn(segment) {
         return;
     }
     let length = segment.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4);

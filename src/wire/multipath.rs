@@ -1,11 +1,10 @@
 //! Multipath TCP (RFC 8684). Once two ends have agreed on it, each may tell the other more of its addresses (ADD_ADDR): an
 //! inside address, which no peer may see. Without its option in the SYN they speak plain TCP (§3.7), and tell none.
 
+use super::mss::is_syn;
 use super::{Delta, Stored};
 use std::ops::Range;
 
-/// Flag SYN in the fourteenth byte of the TCP header.
-const SYN: u8 = 2;
 /// Length of the TCP header without options.
 const FIXED: usize = 20;
 /// The option (RFC 8684 §3), "no operation" and "end of list" (RFC 9293 §3.1).
@@ -17,7 +16,7 @@ const END: u8 = 0;
 pub(crate) fn strip_multipath(bytes: &mut [u8], place: Range<usize>, stored: Stored) {
     let transport = place.start;
     let Some(segment) = bytes.get_mut(place) else { return };
-    if segment.get(13).is_none_or(|flags| flags & SYN == 0) {
+    if !is_syn(segment) {
         return;
     }
     let length = segment.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4);
