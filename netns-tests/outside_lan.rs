@@ -133,6 +133,35 @@ fn p3_settings_for_the_outside_lan_that_others_change_meanwhile_stay() {
     assert_eq!(host.run(settings).ok(), "1\n1\n");
 }
 
+#[test]
+fn s_a_virtual_ip_that_this_machine_takes_for_itself_ends_and_the_terminal_gets_another() {
+    let scene = Scene::new();
+    let host = &scene.gateway.host;
+    for (family, virtual_ip) in BOTH.into_iter().zip(scene.virtual_ips()) {
+        let own = scene.terminal.address(family);
+        let length = if virtual_ip.is_ipv4() { 24 } else { 64 };
+        host.run(&format!("ip address add {virtual_ip}/{length} dev go nodad")).ok();
+        wait_until("it to be said", || {
+            scene.gateway.log().contains(&format!("{virtual_ip} of a pool is an address of this machine"))
+        });
+        ping(&scene.terminal, scene.server.address(family), 1);
+        let another = scene.gateway.virtual_ip(own);
+        assert_ne!(another, virtual_ip);
+        ping(&scene.server, another, 1);
+        // It is this machine that answers by the first one now, and no other terminal is given it.
+        ping(&scene.server, virtual_ip, 1);
+        let other = if own.is_ipv4() { "10.77.143.99" } else { "fd5a:77e1:9c0d::99" };
+        let pinned = scene.gateway.ask(&format!("bindings pin {other} {virtual_ip}"));
+        assert!(!pinned.succeeded(), "{}", pinned.stdout);
+        host.run(&format!("ip address delete {virtual_ip}/{length} dev go")).ok();
+        wait_until("it to be free again", || {
+            scene.gateway.log().contains(&format!("{virtual_ip} of a pool is nobody else's any more"))
+        });
+        ping(&scene.terminal, scene.server.address(family), 1);
+        ping(&scene.server, another, 1);
+    }
+}
+
 /// Neighbour discovery is between neighbours: no terminal is one of a host outside.
 #[test]
 fn s_neighbour_discovery_from_outside_reaches_no_terminal_v6() {

@@ -15,6 +15,8 @@ use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crossbeam_channel::{Receiver, select};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub struct Housekeeping {
     pub fast: Arc<FastPath>,
     /// Tells the log what the kernel drops.
     pub noted: NotedLog,
+    /// Addresses of pools that are not given, for this machine or a router has them.
+    pub reserved: BTreeSet<IpAddr>,
     /// The clock of the process.
     pub clock: Clock,
     /// Events from the workers.
@@ -115,6 +119,7 @@ impl Housekeeping {
             Ok(false) => {}
             Err(error) => log::error!("{error}"),
         }
+        self.follow_reserved();
         if self.neighbours.have_another_lan() {
             super::announce(&self.nat, &self.neighbours, self.clock.now());
         }

@@ -133,6 +133,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let there = if adopted.is_some() { kernel::Devices::HandedOver } else { kernel::Devices::Missing };
     let host = kernel::inspect(&plan, there)?;
     let told = settings::settings(&config, &host)?;
+    let reserved = settings::reserved_in_pools(&config, &host);
     let terminals = TerminalNames::new(config.log_terminals, &told.hash_key);
     let nat = Nat::new(told)?;
     let (devices, offload) = match adopted {
@@ -171,6 +172,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         asked,
         log: Arc::clone(&log),
         fast: Arc::clone(&fast),
+        reserved,
     };
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
     let shared = Arc::clone(&running.shared);

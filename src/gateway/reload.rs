@@ -5,14 +5,15 @@
 //! once the workers rest, and they wake with the state after.
 
 use super::housekeeping::Housekeeping;
-use super::kernel::KernelError;
+use super::kernel::{KernelError, Plan};
 use super::{GatewayError, plan, settings, tell_surroundings};
 use crate::config::Config;
 use crate::control::Reloaded;
 use crate::journal::JournalError;
-use crate::nat::{BindingState, Nat, SettingsError, StoredBinding};
+use crate::nat::{BindingState, Nat, Settings, SettingsError, StoredBinding};
 use crossbeam_channel::Sender;
 use parking_lot::RwLock;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -85,11 +86,64 @@ impl Housekeeping {
             return Ok(reloaded);
         }
         let aside = if config.pools == self.config.pools { Vec::new() } else { self.journal.kept_aside()? };
+        self.change_over(config, &plan, settings, aside, &mut reloaded)?;
+        reloaded.applied = true;
+        Ok(reloaded)
+    }
+
+    /// This machine has come to an address of a pool, or left one, or a router of an outside network has: the address is not
+    /// given meanwhile, and who had it gets another. To be called when the host may have changed; tries again if the workers
+    /// are too busy.
+    pub fn follow_reserved(&mut self) {
+        let reserved = settings::reserved_in_pools(&self.config, self.kernel.host());
+        if reserved == self.reserved {
+            return;
+        }
+        let before = self.reserved.clone();
+        match self.change_reserved() {
+            Ok(ended) => {
+                for address in reserved.difference(&before) {
+                    let lost = if ended.contains(address) { "; who had it gets another" } else { "" };
+                    log::warn!(
+                        "{address} of a pool is an address of this machine, or of a router, now: it is not given{lost}"
+                    );
+                }
+                for address in before.difference(&reserved) {
+                    log::info!("{address} of a pool is nobody else's any more; it can be given");
+                }
+            }
+            Err(ReloadError::Busy) => {}
+            Err(error) => {
+                log::error!("addresses of pools that this machine has come to may be given all the same: {error}");
+                self.reserved = reserved;
+            }
+        }
+    }
+
+    /// The virtual IPs that ended by it.
+    fn change_reserved(&mut self) -> Result<BTreeSet<IpAddr>, ReloadError> {
+        let (config, plan) = (self.config.clone(), plan(&self.config));
+        let settings = settings::settings(&config, self.kernel.host())?;
+        let aside = self.journal.kept_aside()?;
+        let mut reloaded = Reloaded::default();
+        self.change_over(config, &plan, settings, aside, &mut reloaded)?;
+        Ok(reloaded.released.iter().map(|binding| binding.virtual_ip).collect())
+    }
+
+    fn change_over(
+        &mut self,
+        config: Config,
+        plan: &Plan,
+        settings: Settings,
+        aside: Vec<StoredBinding>,
+        reloaded: &mut Reloaded,
+    ) -> Result<(), ReloadError> {
+        let now = self.clock.now();
         let live = Arc::clone(&self.live);
         let mut live = live.write();
         let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
         let succession = self.nat.succeed(settings, now)?;
-        self.kernel.replan(&plan)?;
+        self.kernel.replan(plan)?;
         (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
         let before = Arc::clone(&self.nat);
         let (after, ended) = succession.commit();
@@ -107,8 +161,8 @@ impl Housekeeping {
             self.log.lock().write(&before, event, now);
         }
         self.config = config;
-        reloaded.applied = true;
-        Ok(reloaded)
+        self.reserved = settings::reserved_in_pools(&self.config, self.kernel.host());
+        Ok(())
     }
 
     /// Bindings that were kept aside are in force again if `nat` has a pool for them. Says how many.

@@ -6,8 +6,10 @@ use crate::config::Config;
 use crate::nat::{CreationLimit, InsideSettings, PoolSettings, Settings};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -21,6 +23,12 @@ const BYTES_A_SLOT: u64 = 88;
 const BYTES_ALONE: u64 = 8192;
 /// Slots of a pool, however large (`nat/parts.rs`).
 const SLOTS_AT_MOST: u64 = 1 << 24;
+
+/// What this machine and its routers have of the pools.
+pub fn reserved_in_pools(config: &Config, host: &Host) -> BTreeSet<IpAddr> {
+    let is_pooled = |address: &IpAddr| config.pools.iter().any(|pool| pool.range.contains((*address).into()));
+    host.reserved().into_iter().filter(is_pooled).collect()
+}
 
 /// The translator's settings.
 pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> {

@@ -21,7 +21,9 @@ use parking_lot::Mutex;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT};
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -43,6 +45,8 @@ pub struct Reload {
     pub log: Arc<Mutex<EventLog>>,
     /// Translation in the kernel.
     pub fast: Arc<FastPath>,
+    /// See [`Housekeeping`].
+    pub reserved: BTreeSet<IpAddr>,
 }
 
 /// The threads.
@@ -125,6 +129,7 @@ impl Running {
             noted: NotedLog::new(&reload.fast),
             fast: reload.fast,
             clock,
+            reserved: reload.reserved,
             events: received,
             neighbours,
             journal: Arc::clone(journal),
