@@ -179,6 +179,7 @@ impl FastPath {
             for entrance in all() {
                 let mut position = Position::AsLeft;
                 let mut contest = Contest::default();
+                let mut was_taken_off = false;
                 if let Some(seats) = seats.get_mut(&entrance.index) {
                     match seats.stance() {
                         Stance::First => {
@@ -191,16 +192,19 @@ impl FastPath {
                             }
                             position = Position::InFront;
                         }
-                        Stance::Gone => log::error!(
-                            "somebody has taken a program of the gateway off '{}'; it is put back",
-                            entrance.name
-                        ),
+                        Stance::Gone => was_taken_off = true,
                     }
                     contest = Contest { is_lost: false, ..seats.contest.clone() };
                 }
                 match self.sit(entrance, position, site, device.index, &features, &mut wrong) {
                     // What was left of the seats before goes only now.
-                    Ok(taken) => drop(seats.insert(entrance.index, Seats { contest, ..taken })),
+                    Ok(taken) => {
+                        drop(seats.insert(entrance.index, Seats { contest, ..taken }));
+                        if was_taken_off {
+                            let name = &entrance.name;
+                            log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
+                        }
+                    }
                     Err(why) => {
                         wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) });
                     }
