@@ -462,7 +462,8 @@ fn the_programs_and_the_translator_give_the_same_bytes() {
             Some(frame) => {
                 prop_assert!(!ruled.get(), "sent out past rules of others");
                 let mut alone = forwarded(bytes.clone());
-                alone.truncate(bytes.len() - padding);
+                // A damaged length leaves something behind it too.
+                alone.truncate(Headers::parse(&bytes).map_or(0, |headers| headers.end));
                 prop_assert_eq!(frame, alone, "as it is, without what is behind it");
                 count(&by_xdp);
             }
