@@ -50,6 +50,8 @@ pub struct Housekeeping {
     pub noted: NotedLog,
     /// Addresses of pools that are not given, for this machine or a router has them.
     pub reserved: BTreeSet<IpAddr>,
+    /// What was said when that could not be changed.
+    pub not_reserved: Option<String>,
     /// The clock of the process.
     pub clock: Clock,
     /// Events from the workers.

@@ -105,17 +105,22 @@ impl Housekeeping {
                 for address in reserved.difference(&before) {
                     let lost = if ended.contains(address) { "; who had it gets another" } else { "" };
                     log::warn!(
-                        "{address} of a pool is an address of this machine, or of a router, now: it is not given{lost}"
+                        "{address} of a pool is an address of this machine, of a router or of a network, now: it is not given{lost}"
                     );
                 }
                 for address in before.difference(&reserved) {
                     log::info!("{address} of a pool is nobody else's any more; it can be given");
                 }
+                self.not_reserved = None;
             }
             Err(ReloadError::Busy) => {}
             Err(error) => {
-                log::error!("addresses of pools that this machine has come to may be given all the same: {error}");
-                self.reserved = reserved;
+                let line =
+                    format!("addresses of pools that this machine has come to may be given all the same: {error}");
+                if self.not_reserved.as_ref() != Some(&line) {
+                    log::error!("{line}");
+                    self.not_reserved = Some(line);
+                }
             }
         }
     }

@@ -130,6 +130,7 @@ impl Running {
             fast: reload.fast,
             clock,
             reserved: reload.reserved,
+            not_reserved: None,
             events: received,
             neighbours,
             journal: Arc::clone(journal),
