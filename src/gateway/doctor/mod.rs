@@ -1,11 +1,9 @@
 //! What is wrong with a host, or would be for a gateway on it, in words, with what to do.
 
-mod advice;
 mod firewall;
 mod fullness;
 mod managers;
 mod modules;
-mod ruleset;
 
 use super::confine::Confinement;
 use super::kernel::{KernelError, Survey, filtered_at_ports};
