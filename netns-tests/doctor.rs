@@ -1,7 +1,8 @@
 //! `kamei doctor` on hosts with one thing wrong each, and beside an operator's own firewall.
 
 use crate::gateway::KAMEI;
-use crate::lab::{Family, Host, Lab, Plan, Ran};
+use crate::lab::{Family, Lab, Plan, Ran};
+use crate::one_view::nft;
 use crate::traffic::{Web, curl};
 use std::fs;
 
@@ -42,14 +43,8 @@ const CALLBACKS: usize = 2;
 
 const CONFIG: &str = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nrange = \"198.18.1.0/24\"\n[[pool]]\nrange = \"2001:db8:18:1::/64\"\n";
 
-fn nft(host: &Host, commands: &str) {
-    let file = host.dir.join("firewall.nft");
-    fs::write(&file, commands).unwrap();
-    host.run(&format!("nft -f {}", file.display())).ok();
-}
-
 /// Doctor's words about a gateway with this configuration, after `before` on the same shell line.
-fn examine(lab: &Lab, config: &str, before: &str) -> Ran {
+pub fn examine(lab: &Lab, config: &str, before: &str) -> Ran {
     let file = lab.scratch().join("doctor.toml");
     let state = format!("state-dir = \"{}\"\n", lab.scratch().join("state").display());
     fs::write(&file, state + config).unwrap();

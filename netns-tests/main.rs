@@ -21,6 +21,7 @@ mod confined;
 mod doctor;
 mod durable;
 mod fastpath;
+mod firewalls;
 mod flowtable;
 mod foremost;
 mod fragments;

@@ -80,7 +80,7 @@ pub fn examine(config: Option<&Config>) -> Vec<Finding> {
         findings.extend(links(config));
         findings.extend(managers::examine(&config.tun));
         findings.push(state(&config.state_dir));
-        findings.extend(firewall(config, &sources));
+        findings.extend(firewall::examine(config, &sources));
         findings.extend(ipsec(config, &sources));
     }
     findings
@@ -298,25 +298,6 @@ fn state(directory: &Path) -> Finding {
             nearest.display()
         )),
     }
-}
-
-fn firewall(config: &Config, sources: &[IpNet]) -> Vec<Finding> {
-    let legacy = ["ip_tables_names", "ip6_tables_names"].iter().any(|name| {
-        std::fs::read_to_string(Path::new("/proc/self/net").join(name)).is_ok_and(|tables| !tables.trim().is_empty())
-    });
-    let mut findings = Vec::new();
-    if legacy {
-        let what = "there are rules of the old iptables, which kamei doctor cannot read";
-        let must =
-            "they must let calls, answers and callbacks pass, with the terminals' own addresses (iptables-legacy -S)";
-        findings.push(Finding::note(format!("{what}; {must}")));
-    }
-    let Some(text) = ask("nft", &["-j", "list", "ruleset"]) else {
-        findings.push(Finding::note("nft cannot be asked, so firewall rules were not looked at"));
-        return findings;
-    };
-    findings.extend(firewall::judge(&text, config, sources));
-    findings
 }
 
 /// Outgoing IPsec policies come before translation.

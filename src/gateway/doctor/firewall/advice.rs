@@ -1,8 +1,12 @@
 //! Rules to add to a firewall, as commands to type.
 
+use super::gateway::Way;
 use super::ruleset::Chain;
 use crate::wire::AddressRange;
-use std::collections::BTreeSet;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const OWNED: &str = "only the program that has made it can change it";
 
 /// A rule that accepts.
 #[derive(Default)]
@@ -22,7 +26,12 @@ pub struct Rule<'a> {
 impl Rule<'_> {
     /// What puts it before all other rules of the chain.
     pub fn commands(&self, chain: &Chain) -> Vec<String> {
-        if is_of_iptables(chain) { self.by_iptables(chain) } else { vec![self.by_nft(chain)] }
+        match chain.family {
+            program if program.contains("tables") => self.by_iptables(program, chain),
+            "ip" if is_of_iptables(chain) => self.by_iptables("iptables", chain),
+            "ip6" if is_of_iptables(chain) => self.by_iptables("ip6tables", chain),
+            _ => vec![self.by_nft(chain)],
+        }
     }
 
     fn by_nft(&self, chain: &Chain) -> String {
@@ -44,8 +53,7 @@ impl Rule<'_> {
         rule + " accept"
     }
 
-    fn by_iptables(&self, chain: &Chain) -> Vec<String> {
-        let program = if chain.family == "ip" { "iptables" } else { "ip6tables" };
+    fn by_iptables(&self, program: &str, chain: &Chain) -> Vec<String> {
         let table = if chain.table == "filter" { String::new() } else { format!(" -t {}", chain.table) };
         let each = |option: &str, names: &BTreeSet<&str>| match names.is_empty() {
             true => vec![String::new()],
@@ -74,6 +82,78 @@ impl Rule<'_> {
     }
 }
 
+/// What lets packets go from interface to interface where ufw has the rules, which writes them anew at each reload. It lets
+/// answers pass by itself.
+pub fn by_ufw<'a>(passages: impl Iterator<Item = (Way, &'a str, &'a str)>) -> String {
+    let commands: Vec<String> =
+        passages.map(|(_, from, to)| format!("ufw route allow in on {from} out on {to}")).collect();
+    format!("type: {}", commands.join("; "))
+}
+
+/// What lets packets go from interface to interface where firewalld has the rules, which it writes anew at each reload, and
+/// which from its release 2.0 on nobody else may change.
+pub fn by_zones<'a>(
+    passages: impl Iterator<Item = (Way, &'a str, &'a str)> + Clone,
+    zones: &'a BTreeMap<String, String>,
+) -> String {
+    if let Some(first) = zoneless(passages.clone().flat_map(|(_, from, to)| [from, to]), zones) {
+        return first;
+    }
+    let pairs: BTreeSet<(Way, &String, &String)> =
+        passages.map(|(way, from, to)| (way, &zones[from], &zones[to])).collect();
+    let one = |(number, (way, from, to)): (usize, (Way, &String, &String))| {
+        if from == to {
+            return vec![format!("--zone={from} --add-forward")];
+        }
+        // Names of policies have 17 letters at most.
+        let what = if way == Way::Callback { "callbacks" } else { "calls" };
+        let policy = if number < 2 { format!("kamei-{what}") } else { format!("kamei-{what}-{number}") };
+        let settings =
+            [format!("--add-ingress-zone={from}"), format!("--add-egress-zone={to}"), "--set-target=ACCEPT".to_owned()];
+        let made = std::iter::once(format!("--new-policy={policy}"));
+        made.chain(settings.map(|setting| format!("--policy={policy} {setting}"))).collect()
+    };
+    by_firewalld(pairs.into_iter().enumerate().flat_map(one).collect())
+}
+
+/// What is to be done first with interfaces that have no zone of their own.
+fn zoneless<'a>(names: impl Iterator<Item = &'a str>, zones: &BTreeMap<String, String>) -> Option<String> {
+    let names: BTreeSet<&str> = names.filter(|name| !zones.contains_key(*name)).collect();
+    let listed = names.iter().copied().collect::<Vec<_>>().join(" and ");
+    (!names.is_empty()).then(|| {
+        format!(
+            "give {listed} a zone (firewall-cmd --permanent --zone=ZONE --change-interface=INTERFACE; firewall-cmd --reload), \
+             and ask kamei doctor again"
+        )
+    })
+}
+
+/// What keeps firewalld from hiding terminals where they leave.
+pub fn unmasked(exits: &BTreeSet<&str>, terminals: &[IpNet], zones: &BTreeMap<String, String>) -> String {
+    if let Some(first) = zoneless(exits.iter().copied(), zones) {
+        return first;
+    }
+    let zones: BTreeSet<&String> = exits.iter().map(|exit| &zones[*exit]).collect();
+    let of_zone = |zone: &String| {
+        let mut commands = vec![format!("--zone={zone} --remove-masquerade")];
+        // Others than these go on to be hidden. Of several, a rule each would hide those of the others.
+        if let [net] = terminals {
+            let family = if net.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+            let rule = format!("rule family=\"{family}\" source not address=\"{net}\" masquerade");
+            commands.push(format!("--zone={zone} --add-rich-rule='{rule}'"));
+        }
+        commands
+    };
+    by_firewalld(zones.into_iter().flat_map(of_zone).collect())
+}
+
+fn by_firewalld(mut commands: Vec<String>) -> String {
+    commands.dedup();
+    let commands: String =
+        commands.into_iter().map(|command| format!("firewall-cmd --permanent {command}; ")).collect();
+    format!("type: {commands}firewall-cmd --reload")
+}
+
 /// A chain that iptables has made, which would not list it any more with rules that it cannot write itself.
 fn is_of_iptables(chain: &Chain) -> bool {
     matches!(chain.family, "ip" | "ip6")
@@ -83,11 +163,23 @@ fn is_of_iptables(chain: &Chain) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ruleset::Maker;
     use super::*;
 
     fn chain(names: [&'static str; 3]) -> Chain<'static> {
         let [family, table, name] = names;
-        Chain { family, table, name, kind: "filter", hook: "forward", devices: Vec::new(), drops: true }
+        let (devices, priority) = (Vec::new(), 0);
+        Chain {
+            family,
+            table,
+            name,
+            kind: "filter",
+            hook: "forward",
+            devices,
+            priority,
+            drops: true,
+            maker: Maker::Any,
+        }
     }
 
     #[test]

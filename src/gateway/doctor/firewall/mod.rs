@@ -5,97 +5,151 @@
 
 mod advice;
 mod gateway;
+mod host;
+mod iptables;
 mod ruleset;
 
 #[cfg(test)]
 mod tests;
 
-use super::Finding;
-use crate::config::Config;
+use super::{Finding, ask};
+use crate::config::{Config, FastPathMode};
 use crate::nat::Hairpin;
 use crate::wire::AddressRange;
 use advice::Rule;
 use gateway::{Gateway, Passage, Way};
+use host::Host;
 use ipnet::IpNet;
-use ruleset::{Chain, Ends, Fate, Goal, Packets, Ruleset, State};
+use ruleset::{Chain, Ends, Fate, Goal, Maker, Packets, Ruleset, State};
 use std::collections::BTreeSet;
 
 /// Tables of gateways: what keeps inside packets from leaving by undeclared interfaces.
 const GUARD: &str = "kamei-guard-";
-/// The table of firewalld, which writes it anew whenever it reloads.
-const FIREWALLD: &str = "firewalld";
-const BY_POLICY: &str =
-    " (and for good, by firewall-cmd: a policy between the zones of these interfaces, with target ACCEPT)";
 /// Prefixes that a rule names; instead of more, it names their interfaces.
 const MOST_PREFIXES: usize = 16;
 
-/// Judges the output of `nft -j list ruleset`. `sources` are the prefixes of the insides.
-pub fn judge(text: &str, config: &Config, sources: &[IpNet]) -> Vec<Finding> {
-    let Some(ruleset) = Ruleset::parse(text) else {
+/// Asks the programs that list rules. `sources` are the prefixes of the insides.
+pub fn examine(config: &Config, sources: &[IpNet]) -> Vec<Finding> {
+    let Some(text) = ask("nft", &["-j", "list", "ruleset"]) else {
+        return vec![Finding::note("nft cannot be asked, so firewall rules were not looked at")];
+    };
+    let Some(mut ruleset) = Ruleset::parse(&text) else {
         return vec![Finding::note("nft said what cannot be read, so firewall rules were not looked at")];
     };
-    let gateway = Gateway::new(config, sources);
+    if ruleset.lacks_devices()
+        && let Some(text) = ask("nft", &["list", "chains", "netdev"])
+    {
+        ruleset.add_devices(&text);
+    }
+    let mut findings = Vec::new();
+    for (version, program) in [("ip", "iptables"), ("ip6", "ip6tables")] {
+        if let Some(text) = ask(&format!("{program}-nft-save"), &[]) {
+            ruleset.add_iptables(program, &text);
+        }
+        // Asked without need, it loads the module of the old rules.
+        let names = std::fs::read_to_string(format!("/proc/self/net/{version}_tables_names")).unwrap_or_default();
+        if names.trim().is_empty() {
+            continue;
+        }
+        let legacy = format!("{program}-legacy");
+        match ask(&format!("{legacy}-save"), &[]) {
+            Some(text) => ruleset.add_iptables(&legacy, &text),
+            None => findings.push(Finding::note(format!(
+                "there are rules of the old iptables, and no {legacy}-save to list them; they must let calls, answers and \
+                 callbacks pass, with the terminals' own addresses"
+            ))),
+        }
+    }
+    let host = Host::read(config, &ruleset);
+    findings.extend(judge(&ruleset, config, sources, &host));
+    findings
+}
+
+fn judge(ruleset: &Ruleset, config: &Config, sources: &[IpNet], host: &Host) -> Vec<Finding> {
+    let gateway = Gateway::new(config, host, sources, ruleset);
     if gateway.terminals.is_empty() {
         return vec![Finding::note("no prefix of an inside is known, so firewall rules were not looked at")];
     }
     let is_on_the_way = |chain: &Chain| {
-        let at_outside = chain.devices.is_empty() || chain.devices.iter().any(|name| gateway.has_outside(name));
-        matches!(chain.family, "ip" | "ip6" | "inet" | "netdev")
-            && match chain.hook {
-                "prerouting" | "forward" | "postrouting" => true,
-                "ingress" | "egress" => at_outside,
-                _ => false,
-            }
-            && !chain.table.starts_with(GUARD)
+        let hooks: &[&str] = match chain.family {
+            "arp" => &[],
+            "bridge" => &["prerouting", "input", "output", "postrouting"],
+            _ => &["ingress", "prerouting", "forward", "postrouting", "egress"],
+        };
+        let is_passed = || {
+            Way::ALL.iter().flat_map(|way| gateway.passages(*way)).any(|one| !gateway.packets(chain, one).is_empty())
+        };
+        hooks.contains(&chain.hook) && !chain.table.starts_with(GUARD) && is_passed()
     };
     let chains: Vec<Chain> = ruleset.base_chains().filter(is_on_the_way).collect();
     let mut findings: Vec<Finding> = Vec::new();
     for chain in &chains {
-        findings.extend(drops(&ruleset, chain, &gateway));
-        findings.extend(drops_hairpins(&ruleset, chain, &gateway));
-        findings.extend(masquerades(&ruleset, chain, &gateway));
+        findings.extend(drops(ruleset, chain, &gateway));
+        findings.extend(drops_invalid(ruleset, chain, &gateway));
+        findings.extend(drops_hairpins(ruleset, chain, &gateway));
+        findings.extend(masquerades(ruleset, chain, &gateway));
     }
     if findings.is_empty() {
         let what = "lets calls, answers and callbacks pass";
-        findings.push(Finding::fine(format!("nftables, with {} chains on the way, {what}", chains.len())));
+        findings.push(Finding::fine(format!("the firewall, with {} chains on the way, {what}", chains.len())));
     }
     findings
 }
 
 /// A chain that lets nothing of a way pass.
 fn drops(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding> {
-    if chain.kind != "filter" {
+    if chain.kind == "route" {
         return None;
     }
-    let ways: &[Way] = match chain.hook {
-        "prerouting" | "ingress" => &[Way::Callback],
-        "egress" => &[Way::Call],
-        _ => &[Way::Call, Way::Answer, Way::Callback],
-    };
-    let is_at = |passage: &Passage| {
-        chain.devices.is_empty() || chain.devices.iter().any(|name| [passage.from, passage.to].contains(name))
-    };
+    // Before connection tracking answers are like calls and callbacks.
+    let ways = Way::ALL.into_iter().filter(|way| chain.is_tracked() || *way != Way::Answer);
     let mut lost = Lost::default();
-    for passage in ways.iter().flat_map(|way| gateway.passages(*way)).filter(is_at) {
+    for passage in ways.flat_map(|way| gateway.passages(way)) {
         for packets in gateway.packets(chain, passage) {
-            lost.add(ruleset.follow(chain, &packets, Goal::Accept), passage, packets.is_v4);
+            lost.add(ruleset, chain, passage, &packets);
         }
     }
     if lost.passages.is_empty() {
         return None;
     }
     let knows_device = chain.family != "netdev" || !chain.devices.is_empty();
-    let add = lost.commands(chain, gateway);
+    let add = lost.advice(chain, gateway);
     let (name, words) = (full_name(chain), lost.words(chain));
     Some(if !lost.is_certain || !knows_device {
         Finding::note(format!(
-            "kamei doctor cannot read all that the firewall's chain `{name}` asks; unless it lets {words} pass, add: {add}"
+            "kamei doctor cannot read all that the firewall's chain `{name}` asks; unless it lets {words} pass, {add}"
         ))
     } else if chain.hook == "forward" {
-        Finding::wrong(format!("the firewall's chain `{name}` drops {words}; add: {add}"))
+        Finding::wrong(format!("the firewall's chain `{name}` drops {words}; {add}"))
     } else {
+        let address = if lost.is_below { "virtual IPs" } else { "the terminal's own address" };
+        Finding::wrong(format!("the firewall's chain `{name}` drops {words}: packets have {address} there; {add}"))
+    })
+}
+
+/// Where known flows are redirected, connection tracking sees one packet of thousands, and calls the next ones of a TCP
+/// connection invalid.
+fn drops_invalid(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding> {
+    let is_redirected = matches!(gateway.config.fast_path.mode, FastPathMode::Redirect | FastPathMode::Xdp);
+    if !is_redirected || gateway.host.is_liberal || !chain.is_tracked() || chain.kind != "filter" {
+        return None;
+    }
+    let follow = |packets: &[Packets], state: State| {
+        let (state, packets) = (Some(state), packets.first()?);
+        (packets.state == Some(State::New) || packets.state == Some(State::Established))
+            .then(|| ruleset.follow(chain, &Packets { state, ..packets.clone() }, Goal::Accept))
+    };
+    let is_dropped = |packets: &Vec<Packets>| {
+        follow(packets, State::Established) == Some(Fate::Reached)
+            && follow(packets, State::Invalid) == Some(Fate::Missed)
+    };
+    let mut passages = [Way::Answer, Way::Call].into_iter().flat_map(|way| gateway.passages(way));
+    passages.any(|passage| gateway.packets(chain, passage).iter().any(is_dropped)).then(|| {
         Finding::wrong(format!(
-            "the firewall's chain `{name}` drops {words}: packets have the terminal's own address there; add: {add}"
+            "the firewall's chain `{}` drops what connection tracking calls invalid, as it does with TCP of which it sees only \
+             a part: every few seconds a known flow loses packets; sysctl -w \
+             net.netfilter.nf_conntrack_tcp_be_liberal=1, or choose --fast-path tc",
+            full_name(chain)
         ))
     })
 }
@@ -104,34 +158,53 @@ fn drops(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding>
 #[derive(Default)]
 struct Lost<'g> {
     passages: BTreeSet<(Way, &'g str, &'g str)>,
+    /// Ways whose packets no rule for established connections lets pass.
+    untracked: BTreeSet<Way>,
     families: BTreeSet<bool>,
     is_certain: bool,
+    is_below: bool,
 }
 
 impl<'g> Lost<'g> {
-    fn add(&mut self, fate: Fate, passage: Passage<'g>, is_v4: bool) {
-        if fate == Fate::Reached {
+    /// Adds packets, which come by one of several ports, if they are lost by each.
+    fn add(&mut self, ruleset: &Ruleset, chain: &Chain, passage: Passage<'g>, packets: &[Packets]) {
+        let fates = || packets.iter().map(|packets| ruleset.follow(chain, packets, Goal::Accept));
+        let Some(first) = packets.first() else { return };
+        if fates().any(|fate| fate == Fate::Reached) {
             return;
         }
-        self.is_certain |= fate == Fate::Missed;
+        self.is_certain |= fates().all(|fate| fate == Fate::Missed);
+        self.is_below |= first.from != Some(passage.from) && first.to != Some(passage.to);
         self.passages.insert((passage.way, passage.from, passage.to));
-        self.families.insert(is_v4);
+        self.families.insert(first.is_v4);
+        if matches!(first.state, Some(State::New | State::Untracked)) && passage.way == Way::Answer {
+            self.untracked.insert(passage.way);
+        }
     }
 
     fn words(&self, chain: &Chain) -> String {
-        if matches!(chain.hook, "prerouting" | "ingress") {
-            return "answers and callbacks".to_owned();
-        }
+        let word = |way: Way| match way {
+            Way::Call if !chain.is_tracked() && chain.is_before_routing() => "what terminals send",
+            Way::Callback if !chain.is_tracked() => "answers and callbacks",
+            way => way.words(),
+        };
         let ways: BTreeSet<Way> = self.passages.iter().map(|(way, ..)| *way).collect();
-        let words: Vec<&str> = ways.iter().map(|way| way.words()).collect();
-        words.join(", ")
+        ways.into_iter().map(word).collect::<Vec<_>>().join(", ")
     }
 
     /// What adds the rules that the chain lacks.
-    fn commands(&self, chain: &Chain, gateway: &'g Gateway) -> String {
-        let rules = [Way::Call, Way::Answer, Way::Callback].into_iter().flat_map(|way| self.rules(way, chain, gateway));
-        let commands = rules.flat_map(|rule| rule.commands(chain)).collect::<Vec<_>>().join("; ");
-        if chain.table == FIREWALLD { commands + BY_POLICY } else { commands }
+    fn advice(&self, chain: &Chain, gateway: &'g Gateway) -> String {
+        let passages = self.passages.iter().filter(|(way, ..)| *way != Way::Answer).copied();
+        match chain.maker {
+            Maker::Firewalld if chain.hook == "forward" => return advice::by_zones(passages, &gateway.host.zones),
+            Maker::Ufw if chain.hook == "forward" => return advice::by_ufw(passages),
+            Maker::Owner => return advice::OWNED.to_owned(),
+            _ => {}
+        }
+        let rules = Way::ALL.into_iter().flat_map(|way| self.rules(way, chain, gateway));
+        let mut commands: Vec<String> = rules.flat_map(|rule| rule.commands(chain)).collect();
+        commands.dedup();
+        format!("add: {}", commands.join("; "))
     }
 
     fn rules(&self, way: Way, chain: &Chain, gateway: &'g Gateway) -> Vec<Rule<'g>> {
@@ -141,21 +214,30 @@ impl<'g> Lost<'g> {
         }
         let from = || of_way().map(|(_, from, _)| *from).collect();
         let to = || of_way().map(|(.., to)| *to).collect();
+        let is_by_state = chain.is_tracked() && way == Way::Answer && !self.untracked.contains(&way);
         match chain.hook {
-            "forward" | "postrouting" if way == Way::Answer => {
-                return vec![Rule { is_established: true, ..Rule::default() }];
-            }
+            _ if is_by_state => return vec![Rule { is_established: true, ..Rule::default() }],
             "forward" => return vec![Rule { from: from(), to: to(), ..Rule::default() }],
             _ => {}
         }
+        let is_inward = |way: Way| match way {
+            Way::Call => false,
+            Way::Callback => true,
+            Way::Answer => of_way().any(|(_, from, _)| gateway.has_outside(from)),
+        };
         let of_family = |is_v4: &bool| {
-            let terminals = gateway.terminals_of(*is_v4);
-            let (sources, destinations) =
-                if way == Way::Call { (terminals, Vec::new()) } else { (Vec::new(), terminals) };
+            let near = if self.is_below
+                && of_way().any(|(_, from, to)| gateway.has_outside(if chain.is_before_routing() { from } else { to }))
+            {
+                gateway.pools(*is_v4)
+            } else {
+                gateway.terminals_of(*is_v4)
+            };
+            let (sources, destinations) = if is_inward(way) { (Vec::new(), near) } else { (near, Vec::new()) };
             let mut rule = Rule { sources, destinations, ..Rule::default() };
             match chain.hook {
-                // It is at one interface alone.
-                _ if chain.family == "netdev" => {}
+                // It is at one interface alone, or below it.
+                _ if self.is_below || chain.family == "netdev" => {}
                 "prerouting" | "ingress" => rule.from = from(),
                 _ => rule.to = to(),
             }
@@ -170,32 +252,27 @@ fn drops_hairpins(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option
     if chain.hook != "forward" || chain.kind != "filter" || gateway.config.hairpin == Hairpin::Off {
         return None;
     }
-    let pools = |is_v4: bool| {
-        let ranges = gateway.config.pools.iter().map(|pool| pool.range);
-        Ends::These(ranges.filter(|range| range.is_v4() == is_v4).collect())
-    };
     let interfaces = gateway.config.insides.iter().flat_map(|inside| &inside.interfaces);
     let device = gateway.device.as_str();
     let mut lost = Lost::default();
     for interface in interfaces {
-        let state = State::New;
-        let out = Passage { way: Way::Call, from: interface, to: device, state };
-        for packets in gateway.packets(chain, out) {
-            let (terminals, pools) = (packets.destinations.clone(), pools(packets.is_v4));
+        let out = Passage { way: Way::Call, from: interface, to: device };
+        for packets in gateway.packets(chain, out).into_iter().flatten() {
+            let (terminals, pools) = (packets.destinations.clone(), Ends::These(gateway.pools(packets.is_v4)));
             let there = Packets { sources: terminals.clone(), destinations: pools.clone(), ..packets.clone() };
-            lost.add(ruleset.follow(chain, &there, Goal::Accept), out, packets.is_v4);
-            let back = Passage { way: Way::Callback, from: device, to: interface, state };
+            lost.add(ruleset, chain, out, &[there]);
+            let back = Passage { way: Way::Callback, from: device, to: interface };
             let here = Packets { from: Some(back.from), to: Some(back.to), sources: pools, ..packets };
-            lost.add(ruleset.follow(chain, &here, Goal::Accept), back, here.is_v4);
+            lost.add(ruleset, chain, back, &[here]);
         }
     }
     if !lost.is_certain {
         return None;
     }
     Some(Finding::note(format!(
-        "the firewall's chain `{}` drops what terminals send to each other's virtual IPs; if they are to, add: {}",
+        "the firewall's chain `{}` drops what terminals send to each other's virtual IPs; if they are to, {}",
         full_name(chain),
-        lost.commands(chain, gateway)
+        lost.advice(chain, gateway)
     )))
 }
 
@@ -209,10 +286,8 @@ fn masquerades(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Fi
     for terminals in &gateway.terminals {
         for passage in gateway.passages(Way::Call) {
             let is_v4 = terminals.addr().is_ipv4();
-            let Some(packets) = gateway.packets(chain, passage).into_iter().find(|packets| packets.is_v4 == is_v4)
-            else {
-                continue;
-            };
+            let mut seen = gateway.packets(chain, passage).into_iter().flatten();
+            let Some(packets) = seen.find(|packets| packets.is_v4 == is_v4) else { continue };
             let sources = Ends::These(vec![(*terminals).into()]);
             match ruleset.follow(chain, &Packets { sources, ..packets }, Goal::Masquerade) {
                 Fate::Missed => continue,
@@ -233,21 +308,27 @@ fn masquerades(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Fi
     };
     let rules = if hidden.len() > MOST_PREFIXES {
         let interfaces = gateway.config.insides.iter().flat_map(|inside| &inside.interfaces);
-        vec![Rule { from: interfaces.map(String::as_str).collect(), to: exits, ..Rule::default() }]
+        vec![Rule { from: interfaces.map(String::as_str).collect(), to: exits.clone(), ..Rule::default() }]
     } else {
         let sources = [true, false].into_iter().map(of_family).filter(|sources| !sources.is_empty());
         sources.map(|sources| Rule { sources, to: exits.clone(), ..Rule::default() }).collect()
     };
-    let add = rules.iter().flat_map(|rule| rule.commands(chain)).collect::<Vec<_>>().join("; ");
     let name = full_name(chain);
+    let advice = match chain.maker {
+        Maker::Firewalld => advice::unmasked(&exits, &hidden, &gateway.host.zones),
+        Maker::Owner => advice::OWNED.to_owned(),
+        Maker::Ufw | Maker::Any => {
+            format!("add: {}", rules.iter().flat_map(|rule| rule.commands(chain)).collect::<Vec<_>>().join("; "))
+        }
+    };
     Some(if is_certain {
         Finding::wrong(format!(
             "the firewall's chain `{name}` hides terminals behind this machine's own address before the gateway can give \
-             them virtual IPs, so nobody can call them back; add: {add}"
+             them virtual IPs, so nobody can call them back; {advice}"
         ))
     } else {
         Finding::note(format!(
-            "kamei doctor cannot read all that the firewall's chain `{name}` asks; if it masquerades terminals, add: {add}"
+            "kamei doctor cannot read all that the firewall's chain `{name}` asks; if it masquerades terminals, {advice}"
         ))
     })
 }

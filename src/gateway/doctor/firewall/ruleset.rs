@@ -1,10 +1,11 @@
-//! Follows packets through the chains that `nft -j list ruleset` tells of, as far as reading can tell.
+//! Follows packets through the chains that `nft -j list ruleset` and `iptables-save` tell of, as far as reading can tell.
 //!
 //! Nothing is sent. [`Packets`] are many packets at once: a condition is true for all of them, for some, for none, or
 //! cannot be judged.
 
+use super::iptables;
 use crate::wire::AddressRange;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 
 /// Jumps within jumps that the kernel takes (`NFT_JUMP_STACK_SIZE`, nf_tables.h).
@@ -12,9 +13,14 @@ const DEEPEST: usize = 16;
 /// Rules that are looked at for one answer: chains may be entered over and over.
 const MOST_RULES: u32 = 1 << 20;
 
+/// `NF_IP_PRI_CONNTRACK` (linux/netfilter_ipv4.h): chains with a larger priority are after connection tracking.
+pub const CONNTRACK: i64 = -200;
+
 /// A rule set.
 pub struct Ruleset {
     chains: Vec<Value>,
+    /// Tables that only the program which has made them can change, by family and name.
+    owned: Vec<[String; 2]>,
     /// And maps.
     sets: Vec<Value>,
     /// In order, by family, table and chain.
@@ -23,6 +29,7 @@ pub struct Ruleset {
 
 /// A base chain: the kernel enters it at a hook.
 pub struct Chain<'a> {
+    /// Of nft; for chains that iptables has made, the program that lists and changes them.
     pub family: &'a str,
     pub table: &'a str,
     pub name: &'a str,
@@ -31,8 +38,46 @@ pub struct Chain<'a> {
     pub hook: &'a str,
     /// The devices of a chain at `ingress` or `egress`; empty where nft does not tell.
     pub devices: Vec<&'a str>,
+    /// Chains of one hook are entered in the order of these.
+    pub priority: i64,
     /// Whether it drops what no rule of it accepts.
     pub drops: bool,
+    pub maker: Maker,
+}
+
+/// Who has made a chain, where a rule that others add to it does not stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    Firewalld,
+    Ufw,
+    /// Nobody else can change it.
+    Owner,
+    Any,
+}
+
+impl Chain<'_> {
+    pub fn has_family(&self, is_v4: bool) -> bool {
+        match self.family {
+            "ip" | "iptables" | "iptables-legacy" => is_v4,
+            "ip6" | "ip6tables" | "ip6tables-legacy" => !is_v4,
+            _ => true,
+        }
+    }
+
+    /// Whether where packets leave is not known there yet.
+    pub fn is_before_routing(&self) -> bool {
+        matches!(self.hook, "prerouting" | "ingress") || self.family == "bridge" && self.hook == "input"
+    }
+
+    /// Whether connection tracking has seen packets before.
+    pub fn is_tracked(&self) -> bool {
+        match self.hook {
+            _ if matches!(self.family, "bridge" | "netdev") => false,
+            "prerouting" => self.priority > CONNTRACK,
+            "forward" | "postrouting" => true,
+            _ => false,
+        }
+    }
 }
 
 /// TCP and UDP packets, of any ports, that no other NAT has changed and no IPsec policy takes.
@@ -53,6 +98,10 @@ pub struct Packets<'a> {
 pub enum State {
     New,
     Established,
+    /// TCP that is not where it was seen last.
+    Invalid,
+    /// A rule has kept them from it.
+    Untracked,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +117,8 @@ pub enum Goal {
     Accept,
     /// That some of them get another source.
     Masquerade,
+    /// That all of them are kept from connection tracking.
+    Untrack,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +145,7 @@ enum Verdict<'a> {
     Jump(&'a str),
     Goto(&'a str),
     Masquerade,
+    Untrack,
 }
 
 /// How a chain is left.
@@ -108,9 +160,12 @@ impl Ruleset {
     /// `None` if that is not JSON.
     pub fn parse(text: &str) -> Option<Self> {
         let document: Value = serde_json::from_str(text).ok()?;
-        let mut ruleset = Self { chains: Vec::new(), sets: Vec::new(), rules: HashMap::new() };
+        let mut ruleset = Self { chains: Vec::new(), owned: Vec::new(), sets: Vec::new(), rules: HashMap::new() };
         for (kind, what) in several(&document["nftables"]).filter_map(Value::as_object).flatten() {
             match kind.as_str() {
+                "table" if several(&what["flags"]).any(|flag| flag == "owner") => {
+                    ruleset.owned.push(["family", "name"].map(|key| word(what, key).to_owned()));
+                }
                 "chain" => ruleset.chains.push(what.clone()),
                 "set" | "map" => ruleset.sets.push(what.clone()),
                 "rule" => {
@@ -123,18 +178,85 @@ impl Ruleset {
         Some(ruleset)
     }
 
+    /// Whether nft left out where chains are (before its release 1.0.7); `nft list chains netdev` tells.
+    pub fn lacks_devices(&self) -> bool {
+        self.base_chains().any(|chain| chain.family == "netdev" && chain.devices.is_empty())
+    }
+
+    /// From what `nft list chains netdev` says.
+    pub fn add_devices(&mut self, text: &str) {
+        let (mut table, mut name) = ("", "");
+        for line in text.lines().map(str::trim) {
+            let second = |word: &str| line.strip_prefix(word)?.split_whitespace().next();
+            table = second("table netdev ").unwrap_or(table);
+            name = second("chain ").unwrap_or(name);
+            let Some((_, devices)) = line.split_once(" device").filter(|_| line.starts_with("type ")) else { continue };
+            // `device "a" priority`, or `devices = { "a", "b" } priority`.
+            let devices: Value = devices.split('"').skip(1).step_by(2).collect();
+            let is_it = |chain: &&mut Value| {
+                chain["family"] == "netdev"
+                    && chain["table"] == table
+                    && chain["name"] == name
+                    && chain["dev"].is_null()
+            };
+            if let Some(chain) = self.chains.iter_mut().find(is_it) {
+                chain["dev"] = devices;
+            }
+        }
+    }
+
+    /// What one of the programs `iptables-save`, `iptables-legacy-save` and so on says. nft tells the same tables, but not
+    /// what matches of iptables ask.
+    pub fn add_iptables(&mut self, program: &str, text: &str) {
+        let family = if program.starts_with("ip6") { "ip6" } else { "ip" };
+        for table in iptables::tables(text, family) {
+            if !program.ends_with("legacy") {
+                self.chains.retain(|chain| chain["family"] != family || chain["table"] != table.name);
+            }
+            for (name, policy) in table.base_chains {
+                let (kind, priority) = iptables::place(&table.name, &name);
+                self.chains.push(json!({
+                    "family": program, "table": table.name, "name": name, "type": kind,
+                    "hook": name.to_lowercase(), "prio": priority, "policy": policy.to_lowercase(),
+                }));
+            }
+            for (chain, expression) in table.rules {
+                let chain = [program.to_owned(), table.name.clone(), chain];
+                self.rules.entry(chain).or_default().push(Value::Array(expression));
+            }
+        }
+    }
+
     pub fn base_chains(&self) -> impl Iterator<Item = Chain<'_>> {
         self.chains.iter().filter_map(|chain| {
+            let (family, table) = (word(chain, "family"), word(chain, "table"));
             Some(Chain {
-                family: word(chain, "family"),
-                table: word(chain, "table"),
+                family,
+                table,
                 name: word(chain, "name"),
                 kind: chain["type"].as_str().unwrap_or("filter"),
                 hook: chain["hook"].as_str()?,
                 devices: several(&chain["dev"]).filter_map(Value::as_str).collect(),
+                priority: chain["prio"].as_i64().unwrap_or(0),
                 drops: chain["policy"] == "drop",
+                maker: self.maker(family, table),
             })
         })
+    }
+
+    fn maker(&self, family: &str, table: &str) -> Maker {
+        let is_of_ufw = |[its_family, its_table, name]: &[String; 3]| {
+            its_family == family && its_table == table && (name.starts_with("ufw-") || name.starts_with("ufw6-"))
+        };
+        if table == "firewalld" {
+            Maker::Firewalld
+        } else if self.owned.iter().any(|owned| *owned == [family, table]) {
+            Maker::Owner
+        } else if self.rules.keys().any(is_of_ufw) {
+            Maker::Ufw
+        } else {
+            Maker::Any
+        }
     }
 
     pub fn follow(&self, chain: &Chain, packets: &Packets, goal: Goal) -> Fate {
@@ -199,11 +321,16 @@ impl<'a> Walk<'a> {
     /// `None`: on to the next rule.
     fn obey(&mut self, share: Share, verdict: &Verdict<'a>, depth: usize) -> Option<Exit> {
         let is_goal = match self.goal {
-            Goal::Accept => matches!(verdict, Verdict::Accept),
+            Goal::Accept => matches!(verdict, Verdict::Accept | Verdict::Masquerade),
             Goal::Masquerade => matches!(verdict, Verdict::Masquerade),
+            Goal::Untrack => matches!(verdict, Verdict::Untrack),
         };
         let is_all = share == Share::All;
         match verdict {
+            // What others than these want.
+            _ if self.goal == Goal::Untrack && !is_all => {}
+            // The chain goes on behind it.
+            Verdict::Untrack if !is_goal => {}
             _ if is_goal && share == Share::Unknown => self.doubtful = true,
             _ if is_goal => return Some(Exit::Reached),
             Verdict::Accept | Verdict::Drop | Verdict::Masquerade if is_all => return Some(Exit::Ended),
@@ -222,17 +349,21 @@ impl<'a> Walk<'a> {
 
     /// The verdicts of a rule, each with the packets it is for.
     fn cases(&self, rule: &'a [Value]) -> Vec<(Share, Verdict<'a>)> {
-        let mut share = Share::All;
+        let (mut share, mut cases) = (Share::All, Vec::new());
         for statement in rule {
             share = share.and(self.statement(statement, rule));
-            if let Some(verdict) = verdict(statement) {
-                return vec![(share, verdict)];
-            }
             if let Some(map) = statement.get("vmap") {
-                return self.mapped(map, share);
+                cases.extend(self.mapped(map, share));
+                break;
+            }
+            let Some(verdict) = verdict(statement) else { continue };
+            let is_end = !matches!(verdict, Verdict::Untrack);
+            cases.push((share, verdict));
+            if is_end {
+                break;
             }
         }
-        Vec::new()
+        cases
     }
 
     fn mapped(&self, map: &'a Value, share: Share) -> Vec<(Share, Verdict<'a>)> {
@@ -272,6 +403,10 @@ impl<'a> Walk<'a> {
             "comment" => Share::All,
             "tcp" | "udp" | "multiport" | "limit" | "hashlimit" | "connlimit" => Share::Some,
             "icmp" | "icmp6" => Share::None,
+            // To drop or reject, it asks for INVALID mostly.
+            "conntrack" | "state" if rule.last().and_then(verdict).is_some_and(|end| matches!(end, Verdict::Drop)) => {
+                Share::Unknown
+            }
             // Hardly a firewall is without `-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT`.
             "conntrack" | "state" => match self.packets.state {
                 Some(State::Established) => Share::All,
@@ -325,8 +460,10 @@ impl<'a> Walk<'a> {
         }
         if let Some(payload) = left.get("payload") {
             return match word(payload, "field") {
-                "saddr" if payload["protocol"] != "ether" => self.packets.sources.share(elements),
-                "daddr" if payload["protocol"] != "ether" => self.packets.destinations.share(elements),
+                "saddr" if payload["protocol"] != "ether" => self.packets.sources.share(elements, self.packets.is_v4),
+                "daddr" if payload["protocol"] != "ether" => {
+                    self.packets.destinations.share(elements, self.packets.is_v4)
+                }
                 "protocol" | "nexthdr" => transports(elements),
                 "" => Share::Unknown,
                 _ => Share::Some,
@@ -337,6 +474,10 @@ impl<'a> Walk<'a> {
                 (_, None) => Share::Unknown,
                 ("state", Some(State::New)) => Share::of(any(&["new"])),
                 ("state", Some(State::Established)) => Share::of(any(&["established"])),
+                ("state", Some(State::Invalid)) => Share::of(any(&["invalid"])),
+                ("state", Some(State::Untracked)) => Share::of(any(&["untracked"])),
+                // There is no entry for them.
+                (_, Some(State::Invalid | State::Untracked)) => Share::None,
                 ("direction", Some(State::New)) => Share::of(any(&["original"])),
                 ("direction", Some(State::Established)) => Share::Some,
                 ("status", _) if !any(&["expected", "seen-reply", "assured", "confirmed"]) => Share::None,
@@ -424,10 +565,12 @@ impl Share {
 }
 
 impl Ends {
-    fn share(&self, elements: &[&Value]) -> Share {
-        let Some(ranges) = elements.iter().map(|element| range(element)).collect::<Option<Vec<_>>>() else {
+    fn share(&self, elements: &[&Value], is_v4: bool) -> Share {
+        let Some(mut ranges) = elements.iter().map(|element| range(element)).collect::<Option<Vec<_>>>() else {
             return Share::Unknown;
         };
+        // No packet has an IPv4-mapped address (firewalld's list of what has no way).
+        ranges.retain(|range| range.is_v4() == is_v4);
         let holds =
             |outer: &AddressRange, inner: &AddressRange| outer.contains(inner.first()) && outer.contains(inner.last());
         let is_everything = |range: &AddressRange| range.prefixes().iter().all(|net| net.prefix_len() == 0);
@@ -462,10 +605,12 @@ fn verdict(statement: &Value) -> Option<Verdict<'_>> {
         "jump" => Verdict::Jump(word(what, "target")),
         "goto" => Verdict::Goto(word(what, "target")),
         "masquerade" | "snat" => Verdict::Masquerade,
+        "notrack" => Verdict::Untrack,
         "xt" if what["type"] == "target" => match word(what, "name") {
             "MASQUERADE" | "SNAT" => Verdict::Masquerade,
             "REJECT" => Verdict::Drop,
             "NFQUEUE" => Verdict::Accept,
+            "NOTRACK" => Verdict::Untrack,
             _ => return None,
         },
         _ => return None,

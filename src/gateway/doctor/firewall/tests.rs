@@ -11,8 +11,13 @@ fn config() -> Config {
     Config::parse(text).unwrap()
 }
 
+fn of(text: &str, config: &Config, sources: &[IpNet], host: &Host) -> Vec<Finding> {
+    Ruleset::parse(text).map_or_else(Vec::new, |ruleset| judge(&ruleset, config, sources, host))
+}
+
 fn judged(entries: &[Value], grade: Grade) -> Vec<String> {
-    let findings = judge(&json!({"nftables": entries}).to_string(), &config(), &[INSIDE.parse().unwrap()]);
+    let findings =
+        of(&json!({"nftables": entries}).to_string(), &config(), &[INSIDE.parse().unwrap()], &Host::default());
     findings.into_iter().filter(|finding| finding.grade == grade).map(|finding| finding.text).collect()
 }
 
@@ -199,6 +204,151 @@ fn a_filter_of_private_addresses_must_let_terminals_pass() {
     assert_eq!(judged(&base(Value::Null), Grade::Note).len(), 1);
 }
 
+fn of_ruleset(ruleset: &Ruleset, config: &Config, host: &Host) -> Vec<Finding> {
+    judge(ruleset, config, &[INSIDE.parse().unwrap()], host)
+}
+
+#[test]
+fn where_an_older_nft_does_not_tell_the_devices_its_words_are_read() {
+    let private = json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}},
+        "right": {"prefix": {"addr": "10.0.0.0", "len": 8}}}});
+    let entries = |name: &str| {
+        let rule = json!({"family": "netdev", "table": "t", "chain": name, "expr": [private, {"drop": null}]});
+        let chain = json!({"family": "netdev", "table": "t", "name": name, "hook": "ingress"});
+        [json!({ "chain": chain }), json!({ "rule": rule })]
+    };
+    let entries = [entries("a"), entries("b")].concat();
+    let text = json!({ "nftables": entries }).to_string();
+    let mut ruleset = Ruleset::parse(&text).unwrap();
+    assert!(ruleset.lacks_devices());
+    let host = Host::default();
+    assert_eq!(of_ruleset(&ruleset, &config(), &host).iter().filter(|one| one.grade == Grade::Note).count(), 2);
+    ruleset.add_devices(
+        "table netdev t {\n\tchain a {\n\t\ttype filter hook ingress devices = { \"eth7\", \"eth0\" } priority 0; policy \
+         accept;\n\t}\n\tchain b {\n\t\ttype filter hook ingress device \"eth7\" priority 0; policy accept;\n\t}\n}\n",
+    );
+    assert!(!ruleset.lacks_devices());
+    let said = of_ruleset(&ruleset, &config(), &host);
+    assert!(said.len() == 1 && said[0].text.contains("netdev t a`"), "{said:?}");
+}
+
+/// A chain that drops what is for an address, at a hook of a family, with what is below the outside.
+fn below(family: &str, hook: &str, device: Value, field: &str, net: (&str, u8)) -> Vec<Finding> {
+    let condition = json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": field}},
+        "right": {"prefix": {"addr": net.0, "len": net.1}}}});
+    let base = json!({"family": family, "table": "t", "name": "c", "type": "filter", "hook": hook, "dev": device});
+    let rule = json!({"family": family, "table": "t", "chain": "c", "expr": [condition, {"drop": null}]});
+    let ruleset = Ruleset::parse(&json!({"nftables": [{"chain": base}, {"rule": rule}]}).to_string()).unwrap();
+    let ports = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+    let below = [("eth0".to_owned(), ports(["p0", "p1"])), ("eth1".to_owned(), ports(["p2", "p3"]))];
+    of_ruleset(&ruleset, &config(), &Host { below: below.into(), ..Host::default() })
+}
+
+#[test]
+fn below_the_outside_packets_have_virtual_ips_and_below_the_inside_their_own_addresses() {
+    let (pool, inside) = (("198.18.0.0", 15), ("10.0.0.0", 8));
+    let wrong = |findings: Vec<Finding>| {
+        let mut wrong = findings.into_iter().filter(|finding| finding.grade == Grade::Wrong);
+        wrong.next().map_or_else(String::new, |finding| finding.text)
+    };
+    let bond = || json!(["p0", "p1"]);
+    let said = wrong(below("netdev", "ingress", bond(), "daddr", pool));
+    assert!(said.contains("packets have virtual IPs there"), "{said}");
+    assert!(said.ends_with("nft insert rule netdev t c ip daddr 198.18.0.0/16 accept"), "{said}");
+    assert!(wrong(below("netdev", "egress", bond(), "saddr", pool)).contains("ip saddr 198.18.0.0/16 accept"));
+    assert_eq!(wrong(below("netdev", "ingress", bond(), "daddr", inside)), "");
+    assert_eq!(wrong(below("netdev", "ingress", json!("p0"), "daddr", pool)), "", "the other one of the bond has none");
+    for (hook, field) in [("prerouting", "daddr"), ("input", "daddr"), ("output", "saddr"), ("postrouting", "saddr")] {
+        let said = wrong(below("bridge", hook, Value::Null, field, pool));
+        assert!(said.ends_with(&format!("nft insert rule bridge t c ip {field} 198.18.0.0/16 accept")), "{said}");
+    }
+    let said = wrong(below("bridge", "postrouting", Value::Null, "daddr", inside));
+    assert!(said.ends_with("nft insert rule bridge t c ip daddr 10.0.0.0/24 accept"), "{said}");
+    assert_eq!(wrong(below("bridge", "forward", Value::Null, "daddr", inside)), "");
+}
+
+#[test]
+fn what_is_kept_from_connection_tracking_is_no_answer_for_it() {
+    let raw = |rule: Value| {
+        let base = json!({"family": "inet", "table": "raw", "name": "c", "type": "filter", "hook": "prerouting", "prio": -300});
+        let rule = json!({"family": "inet", "table": "raw", "chain": "c", "expr": rule});
+        let mut entries = chain("forward", "filter", "drop", &[established(), way("eth1", "eth0")]);
+        entries.extend([json!({ "chain": base }), json!({ "rule": rule })]);
+        judged(&entries, Grade::Wrong)
+    };
+    let untracked =
+        |said: &[String]| said.len() == 1 && said[0].contains("answers, callbacks") && !said[0].contains(ANSWERS);
+    assert!(untracked(&raw(json!([{"notrack": null}]))));
+    assert!(untracked(&raw(json!([is("iifname", "eth0"), {"notrack": null}, {"accept": null}]))));
+    assert!(untracked(&raw(json!([is("iifname", "eth1"), {"notrack": null}]))), "what they answer has not been seen");
+    let dns = json!({"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 53}});
+    assert_asks(&raw(json!([dns, {"notrack": null}])), &[CALLBACKS]);
+}
+
+#[test]
+fn a_table_that_only_its_maker_can_change_gets_no_rules() {
+    let mut entries = chain("forward", "filter", "drop", &[]);
+    entries.push(json!({"table": {"family": "inet", "name": "t", "flags": ["owner", "persist"]}}));
+    let said = judged(&entries, Grade::Wrong);
+    assert!(said[0].ends_with("only the program that has made it can change it"), "{said:?}");
+}
+
+#[test]
+fn ufw_is_told_by_its_own_program() {
+    let saved = "*filter\n:FORWARD DROP [0:0]\n:ufw-before-forward - [0:0]\n:ufw-user-forward - [0:0]\n-A FORWARD -j \
+                 ufw-before-forward\n-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A \
+                 ufw-before-forward -p icmp -m icmp --icmp-type 8 -j ACCEPT\n-A ufw-before-forward -j ufw-user-forward\n-A \
+                 ufw-user-forward -i eth1 -o eth0 -j ACCEPT\nCOMMIT\n";
+    let mut ruleset = Ruleset::parse("{}").unwrap();
+    ruleset.add_iptables("iptables", saved);
+    let said = of_ruleset(&ruleset, &config(), &Host::default());
+    let wrong = said.iter().find(|finding| finding.grade == Grade::Wrong).unwrap();
+    assert!(wrong.text.ends_with("drops callbacks; type: ufw route allow in on eth0 out on eth1"), "{said:?}");
+}
+
+#[test]
+fn firewalld_is_told_by_its_own_program() {
+    let firewalld = |kind: &str, hook: &str, rules: &[Value]| {
+        let mut entries = chain(hook, kind, "accept", rules);
+        for entry in &mut entries {
+            for (_, what) in entry.as_object_mut().unwrap() {
+                what["table"] = json!("firewalld");
+            }
+        }
+        Ruleset::parse(&json!({"nftables": entries}).to_string()).unwrap()
+    };
+    let zones = |pairs: &[(&str, &str)]| Host {
+        zones: pairs.iter().map(|(name, zone)| ((*name).to_owned(), (*zone).to_owned())).collect(),
+        ..Host::default()
+    };
+    let rejecting = firewalld("filter", "forward", &[established(), json!([{"reject": {"type": "icmpx"}}])]);
+    let said = |ruleset: &Ruleset, host: &Host| {
+        let findings = of_ruleset(ruleset, &config(), host);
+        findings.into_iter().find(|finding| finding.grade == Grade::Wrong).unwrap().text
+    };
+    let two = zones(&[("eth1", "internal"), ("eth0", "external")]);
+    let expected = "drops calls of terminals, callbacks; type: firewall-cmd --permanent --new-policy=kamei-calls; firewall-cmd \
+                    --permanent --policy=kamei-calls --add-ingress-zone=internal; firewall-cmd --permanent \
+                    --policy=kamei-calls --add-egress-zone=external; firewall-cmd --permanent --policy=kamei-calls \
+                    --set-target=ACCEPT; firewall-cmd --permanent --new-policy=kamei-callbacks; firewall-cmd --permanent \
+                    --policy=kamei-callbacks --add-ingress-zone=external; firewall-cmd --permanent \
+                    --policy=kamei-callbacks --add-egress-zone=internal; firewall-cmd --permanent \
+                    --policy=kamei-callbacks --set-target=ACCEPT; firewall-cmd --reload";
+    assert!(said(&rejecting, &two).ends_with(expected), "{}", said(&rejecting, &two));
+    let one = said(&rejecting, &zones(&[("eth1", "home"), ("eth0", "home")]));
+    assert!(one.ends_with("type: firewall-cmd --permanent --zone=home --add-forward; firewall-cmd --reload"), "{one}");
+    let none = said(&rejecting, &zones(&[("eth1", "home")]));
+    assert!(
+        none.contains("give eth0 a zone (firewall-cmd --permanent --zone=ZONE --change-interface=INTERFACE"),
+        "{none}"
+    );
+    let hiding = firewalld("nat", "postrouting", &[json!([is("oifname", "eth0"), {"masquerade": null}])]);
+    let unmasked = said(&hiding, &two);
+    let rule = "--zone=external --remove-masquerade; firewall-cmd --permanent --zone=external --add-rich-rule='rule \
+                family=\"ipv4\" source not address=\"10.0.0.0/24\" masquerade'; firewall-cmd --reload";
+    assert!(unmasked.ends_with(rule), "{unmasked}");
+}
+
 #[test]
 fn terminals_may_call_each_other_by_the_gateways_device() {
     let rules = chain("forward", "filter", "drop", &[established(), way("eth1", "eth0"), way("eth0", "eth1")]);
@@ -238,7 +388,7 @@ fn insides_with_equal_addresses_are_entered_by_their_devices() {
     let entries =
         chain("forward", "filter", "drop", &[established(), json!([is("oifname", "eth0"), {"accept": null}])]);
     let sources: IpNet = INSIDE.parse().unwrap();
-    let said = judge(&json!({"nftables": entries}).to_string(), &config, &[sources, sources]);
+    let said = of(&json!({"nftables": entries}).to_string(), &config, &[sources, sources], &Host::default());
     assert!(
         said[0].text.contains(r#"iifname { "eth0", "kamei-in0", "kamei-in1" } oifname { "eth1", "eth2" } accept"#),
         "{said:?}"
@@ -248,7 +398,7 @@ fn insides_with_equal_addresses_are_entered_by_their_devices() {
 proptest! {
     #[test]
     fn whatever_nft_says_it_is_judged(text in "\\PC{0,80}", hook in "(forward|postrouting)", expr in "\\PC{0,20}") {
-        judge(&text, &config(), &[INSIDE.parse().unwrap()]);
+        of(&text, &config(), &[INSIDE.parse().unwrap()], &Host::default());
         let odd = json!([{"match": {"left": {"meta": {"key": "oifname"}}, "right": expr}}, {"accept": null}]);
         judged(&chain(&hook, "filter", "drop", &[odd]), Grade::Wrong);
     }
