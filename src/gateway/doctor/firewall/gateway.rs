@@ -1,7 +1,8 @@
 //! A gateway as a firewall sees it: what comes from where, and goes where.
 
 use super::host::Host;
-use super::ruleset::{CONNTRACK, Chain, Ends, Fate, Goal, Packets, Ruleset, State};
+use super::ruleset::{CONNTRACK, Chain, Ruleset};
+use super::walk::{Ends, Fate, Goal, Packets, State};
 use crate::config::Config;
 use crate::wire::AddressRange;
 use ipnet::IpNet;

@@ -8,6 +8,7 @@ mod gateway;
 mod host;
 mod iptables;
 mod ruleset;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,9 @@ use advice::Rule;
 use gateway::{Gateway, Passage, Way};
 use host::Host;
 use ipnet::IpNet;
-use ruleset::{Chain, Ends, Fate, Goal, Maker, Packets, Ruleset, State};
+use ruleset::{Chain, Maker, Ruleset};
 use std::collections::BTreeSet;
+use walk::{Ends, Fate, Goal, Packets, State};
 
 /// Tables of gateways: what keeps inside packets from leaving by undeclared interfaces.
 const GUARD: &str = "kamei-guard-";
