@@ -23,6 +23,7 @@ use host::Host;
 use ipnet::IpNet;
 use ruleset::{Chain, Maker, Ruleset};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use walk::{Ends, Fate, Goal, Packets, State};
 
 /// Tables of gateways: what keeps inside packets from leaving by undeclared interfaces.
@@ -87,6 +88,7 @@ fn judge(ruleset: &Ruleset, config: &Config, sources: &[IpNet], host: &Host) -> 
     let mut findings: Vec<Finding> = Vec::new();
     for chain in &chains {
         findings.extend(drops(ruleset, chain, &gateway));
+        findings.extend(drops_single(ruleset, chain, &gateway));
         findings.extend(drops_invalid(ruleset, chain, &gateway));
         findings.extend(drops_hairpins(ruleset, chain, &gateway));
         findings.extend(masquerades(ruleset, chain, &gateway));
@@ -127,6 +129,46 @@ fn drops(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding>
         let address = if lost.is_below { "virtual IPs" } else { "the terminal's own address" };
         Finding::wrong(format!("the firewall's chain `{name}` drops {words}: packets have {address} there; {add}"))
     })
+}
+
+/// A chain before connection tracking that drops what comes for single terminals. Netfilter's own NAT gives packets their
+/// addresses after it.
+fn drops_single(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding> {
+    if chain.hook != "prerouting" || chain.is_tracked() {
+        return None;
+    }
+    let is_terminal = |address: &IpAddr| gateway.terminals.iter().any(|net| net.contains(address));
+    let named: BTreeSet<IpAddr> = ruleset.destinations(chain).filter(is_terminal).collect();
+    let callbacks = || gateway.passages(Way::Callback).into_iter();
+    let is_dropped = |address: &IpAddr, passage: Passage| {
+        let only = Ends::These(vec![IpNet::from(*address).into()]);
+        let seen = gateway.packets(chain, passage).into_iter().flatten();
+        let mut of_family = seen.filter(|packets| packets.is_v4 == address.is_ipv4());
+        of_family.next().is_some_and(|packets| {
+            let pass = ruleset.follow(chain, &packets, Goal::Accept) != Fate::Missed;
+            let one = Packets { destinations: only, ..packets };
+            pass && ruleset.follow(chain, &one, Goal::Accept) == Fate::Missed
+        })
+    };
+    let lost = named.into_iter().filter(|address| callbacks().any(|passage| is_dropped(address, passage)));
+    let lost: Vec<IpAddr> = lost.take(MOST_PREFIXES).collect();
+    if lost.is_empty() {
+        return None;
+    }
+    let of_family = |is_v4: bool| -> Vec<AddressRange> {
+        lost.iter().filter(|address| address.is_ipv4() == is_v4).map(|address| IpNet::from(*address).into()).collect()
+    };
+    let from: BTreeSet<&str> = callbacks().map(|passage| passage.from).collect();
+    let rules = [true, false].map(of_family).into_iter().filter(|destinations| !destinations.is_empty());
+    let rules = rules.map(|destinations| Rule { from: from.clone(), destinations, ..Rule::default() });
+    let listed: Vec<String> = lost.iter().map(ToString::to_string).collect();
+    Some(Finding::note(format!(
+        "the firewall's chain `{}` drops what comes from outside for {}, as Docker has it for containers that publish ports \
+         (not with its option allow-direct-routing); unless that is meant, add: {}",
+        full_name(chain),
+        listed.join(", "),
+        rules.flat_map(|rule| rule.commands(chain)).collect::<Vec<_>>().join("; ")
+    )))
 }
 
 /// Where known flows are redirected, connection tracking sees one packet of thousands, and calls the next ones of a TCP

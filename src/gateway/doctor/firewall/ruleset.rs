@@ -3,6 +3,7 @@
 use super::iptables;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::net::IpAddr;
 /// `NF_IP_PRI_CONNTRACK` (linux/netfilter_ipv4.h): chains with a larger priority are after connection tracking.
 pub const CONNTRACK: i64 = -200;
 
@@ -170,6 +171,15 @@ impl Ruleset {
         } else {
             Maker::Any
         }
+    }
+
+    /// Single addresses that rules of the chain compare destinations with.
+    pub fn destinations(&self, chain: &Chain) -> impl Iterator<Item = IpAddr> {
+        let conditions = self.rules(chain, chain.name).flatten().filter_map(|statement| statement.get("match"));
+        conditions.filter(|condition| condition["left"]["payload"]["field"] == "daddr").filter_map(|condition| {
+            let text = condition["right"].as_str()?;
+            text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(text).parse().ok()
+        })
     }
 
     /// A set or map of the chain's table.

@@ -294,6 +294,29 @@ fn a_table_that_only_its_maker_can_change_gets_no_rules() {
 }
 
 #[test]
+fn a_terminal_that_is_a_container_with_a_port_is_named() {
+    let mut ruleset = Ruleset::parse("{}").unwrap();
+    ruleset.add_iptables(
+        "iptables",
+        "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.0.0.7/32 ! -i eth1 -j DROP\n-A PREROUTING -d 172.17.0.2/32 ! -i \
+         docker0 -j DROP\n-A PREROUTING -d 10.0.0.8/32 -p tcp -m tcp --dport 80 -j DROP\nCOMMIT\n",
+    );
+    let said = of_ruleset(&ruleset, &config(), &Host::default());
+    let words = "drops what comes from outside for 10.0.0.7, as Docker";
+    let rule = "add: iptables -t raw -I PREROUTING -i eth0 -d 10.0.0.7/32 -j ACCEPT";
+    assert!(said.len() == 1 && said[0].text.contains(words) && said[0].text.ends_with(rule), "{said:?}");
+    assert_eq!(said[0].grade, Grade::Note);
+}
+
+#[test]
+fn a_comparison_with_several_bits_at_once_is_never_true() {
+    let bits =
+        json!({"match": {"op": "!=", "left": {"ct": {"key": "state"}}, "right": {"|": ["established", "related"]}}});
+    let rules = chain("forward", "filter", "accept", &[json!([bits, {"drop": null}])]);
+    assert_asks(&judged(&rules, Grade::Wrong), &[CALLS, ANSWERS, CALLBACKS]);
+}
+
+#[test]
 fn ufw_is_told_by_its_own_program() {
     let saved = "*filter\n:FORWARD DROP [0:0]\n:ufw-before-forward - [0:0]\n:ufw-user-forward - [0:0]\n-A FORWARD -j \
                  ufw-before-forward\n-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A \

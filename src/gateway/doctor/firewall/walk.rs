@@ -241,8 +241,14 @@ impl<'a> Walk<'a> {
         if self.lack(left) {
             return Share::None;
         }
-        let Some(elements) = self.elements(&condition["right"]) else { return Share::Unknown };
-        let share = self.compare(left, &elements);
+        let right = &condition["right"];
+        let share = if right["|"].as_array().is_some_and(|bits| bits.len() > 1) {
+            // One number of several bits (`ct state != established,related`): no packet has that.
+            Share::None
+        } else {
+            let Some(elements) = self.elements(right) else { return Share::Unknown };
+            self.compare(left, &elements)
+        };
         match condition["op"].as_str() {
             Some("==" | "in") | None => share,
             Some("!=") => share.inverted(),
