@@ -3,7 +3,7 @@
   peer.py echo ADDRESS PORT                   TCP and UDP: says by which address it was called, and all that it hears
   peer.py call ADDRESS PORT BYTES             over TCP: prints how the other end saw this one, and has BYTES echoed
   peer.py count ADDRESS PORT RATE             numbered datagrams to an echo until SIGTERM: how many came back, and the longest
-                                              silence; "begun" with the first that did
+                                              silence; "heard N" with each RATE that did
 """
 
 import signal
@@ -74,8 +74,8 @@ def count(address, port, rate):
             now = time.monotonic()
             silence[:] = [now, max(silence[1], now - silence[0])]
             heard.add(int(data.split()[1]))
-            if len(heard) == 1:
-                print("begun", flush=True)
+            if len(heard) % rate == 0:
+                print("heard", len(heard), flush=True)
 
     listener = threading.Thread(target=listen)
     listener.start()
