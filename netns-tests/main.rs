@@ -36,6 +36,7 @@ mod many;
 mod multipath;
 mod neighbourhood;
 mod next_hops;
+mod occupied;
 mod one_view;
 mod outside_lan;
 mod pairs;

@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
-use crate::control::{Client, ClientError, Status};
+use crate::control::{Client, ClientError, GatewayStatus, Status};
 use crate::fastpath;
 use crate::nat::{DropReason, PoolView};
 use anstyle::AnsiColor;
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How often `--wait` asks.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Addresses of other hosts that are named.
+const OCCUPIED: usize = 8;
 /// Length of the bar that shows how full a pool is.
 const BAR: usize = 20;
 
@@ -85,6 +87,9 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
         let failing = show::paint("cannot be written", AnsiColor::Red);
         writeln!(out, "state file {failing}: {why}\n")?;
     }
+    if !gateway.occupied.is_empty() {
+        writeln!(out, "not given  {}\n", occupied(gateway))?;
+    }
     let mut pools = Table::new(["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
     for pool in &nat.pools {
         pools.row([
@@ -119,6 +124,23 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     }
     writeln!(out)?;
     Ok(drops.write(show::colours(), out)?)
+}
+
+/// Addresses of pools that other hosts have.
+fn occupied(gateway: &GatewayStatus) -> String {
+    let all = &gateway.occupied;
+    let named = all
+        .iter()
+        .take(OCCUPIED)
+        .map(|host| format!("{} (in use by {} on '{}')", host.address, host.hardware, host.interface));
+    let mut text = named.collect::<Vec<_>>().join(", ");
+    if all.len() > OCCUPIED {
+        text += &format!(", {} more", all.len() - OCCUPIED);
+    }
+    match gateway.claims_passed_over {
+        0 => text,
+        more => format!("{text}; {} further claims not heeded", show::count(more)),
+    }
 }
 
 fn bar(pool: &PoolView) -> Cell {

@@ -111,6 +111,23 @@ pub struct GatewayStatus {
     pub write_errors: u64,
     /// The fast path.
     pub fast_path: FastPathStatus,
+    /// Addresses of pools that are not given, for other hosts have them.
+    #[serde(default)]
+    pub occupied: Vec<OccupiedStatus>,
+    /// Claims of other hosts to addresses of pools that were not believed, for there were too many.
+    #[serde(default)]
+    pub claims_passed_over: u64,
+}
+
+/// An address of a pool that another host of an outside network has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OccupiedStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// The host's Ethernet address.
+    pub hardware: String,
+    /// The interface that it is behind.
+    pub interface: String,
 }
 
 /// How the fast path is.

@@ -3,11 +3,11 @@
 use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast;
-use super::kernel::Neighbours;
+use super::kernel::{Neighbours, OccupiedAddress};
 use super::reload::{Live, Request};
 use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
-use crate::control::{Admin, DeviceStatus, GatewayStatus, Reloaded, Taps};
+use crate::control::{Admin, DeviceStatus, GatewayStatus, OccupiedStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
 use crate::journal::{Journal, Moment};
 use crate::nat::{Event, EventKind, Nat};
@@ -61,7 +61,7 @@ impl Admin for GatewayAdmin {
 
     fn changed(&self, event: Event) {
         match event.kind {
-            EventKind::Pinned => self.neighbours.announce(event.virtual_ip.into()),
+            EventKind::Pinned => self.neighbours.give(event.virtual_ip.into()),
             EventKind::Released => self.neighbours.withdraw(event.virtual_ip.into()),
             _ => {}
         }
@@ -91,10 +91,16 @@ impl Admin for GatewayAdmin {
             state_file: self.journal.status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
             fast_path,
+            occupied: self.neighbours.occupied().into_iter().map(status_of).collect(),
+            claims_passed_over: self.neighbours.passed_over(),
             write_errors: self.shared.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()
         }
     }
+}
+
+fn status_of(OccupiedAddress { address, hardware, interface }: OccupiedAddress) -> OccupiedStatus {
+    OccupiedStatus { address, hardware, interface }
 }
 
 /// What does not change while the gateway runs.

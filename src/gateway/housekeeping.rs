@@ -6,6 +6,7 @@ use super::fast::NotedLog;
 use super::huge_pages;
 use super::kernel::{Kernel, Neighbours};
 use super::notify::Manager;
+use super::quota::Quota;
 use super::reload::{Live, Request, Source};
 use super::worker::Shared;
 use crate::config::Config;
@@ -15,7 +16,7 @@ use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crossbeam_channel::{Receiver, select};
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,6 +53,10 @@ pub struct Housekeeping {
     pub reserved: BTreeSet<IpAddr>,
     /// What was said when that could not be changed.
     pub not_reserved: Option<String>,
+    /// Addresses of pools that are not given, for other hosts of outside LANs have them, and who they are.
+    pub occupied: BTreeMap<IpAddr, String>,
+    /// How much more is said of them.
+    pub said_one_by_one: Quota,
     /// The clock of the process.
     pub clock: Clock,
     /// Events from the workers.
@@ -147,6 +152,7 @@ impl Housekeeping {
             log::error!("{error}");
         }
         self.neighbours.beat();
+        self.follow_occupied();
         self.kernel.tell();
         self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
         self.fast.look(&self.nat, now);

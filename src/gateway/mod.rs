@@ -25,6 +25,7 @@ pub mod huge_pages;
 pub mod kernel;
 mod notify;
 mod parking;
+mod quota;
 mod reload;
 mod settings;
 mod threads;
@@ -134,6 +135,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let host = kernel::inspect(&plan, there)?;
     let told = settings::settings(&config, &host)?;
     let reserved = settings::reserved_in_pools(&config, &host);
+    let given = settings::given(&told);
     let terminals = TerminalNames::new(config.log_terminals, &told.hash_key);
     let nat = Nat::new(told)?;
     let (devices, offload) = match adopted {
@@ -162,6 +164,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     }
 
     let neighbours = kernel.neighbours();
+    neighbours.watch(given);
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
     let log = Arc::new(Mutex::new(EventLog::new(terminals)));

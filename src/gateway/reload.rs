@@ -6,16 +6,19 @@
 
 use super::housekeeping::Housekeeping;
 use super::kernel::{KernelError, Plan};
+use super::quota::Quota;
 use super::{GatewayError, plan, settings, tell_surroundings};
 use crate::config::Config;
 use crate::control::Reloaded;
 use crate::journal::JournalError;
-use crate::nat::{BindingState, Nat, Settings, SettingsError, StoredBinding};
+use crate::nat::{BindingState, Event, Nat, Settings, SettingsError, StoredBinding};
+use crate::time::Time;
 use crossbeam_channel::Sender;
 use parking_lot::RwLock;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The state in force. Whoever changes bindings holds the lock, so that no change falls into a reload.
 pub type Live = Arc<RwLock<Arc<Nat>>>;
@@ -30,6 +33,9 @@ pub struct Request {
     /// Where to say it.
     pub reply: Option<Sender<Result<Reloaded, String>>>,
 }
+
+/// Addresses of other hosts of which something is said one by one; more are counted.
+pub const SAID_ONE_BY_ONE: Quota = Quota::new(16, Duration::from_secs(60));
 
 /// Why a reload was refused; nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +131,47 @@ impl Housekeeping {
         }
     }
 
+    /// Another host of an outside LAN has an address of a pool, or has it no more: the address is not given meanwhile, and
+    /// who had it gets another. To be called every second.
+    pub fn follow_occupied(&mut self) {
+        let now = self.clock.now();
+        let hosts: BTreeMap<IpAddr, String> = self
+            .neighbours
+            .occupied()
+            .into_iter()
+            .map(|host| (host.address, format!("{} on '{}'", host.hardware, host.interface)))
+            .collect();
+        if hosts.is_empty() && self.occupied.is_empty() {
+            return;
+        }
+        let live = Arc::clone(&self.live);
+        let live = live.read();
+        let addresses: Vec<IpAddr> = hosts.keys().copied().collect();
+        let ended = self.nat.set_aside(&addresses, now);
+        drop(live);
+        let lost: BTreeSet<IpAddr> = ended.iter().map(|event| event.virtual_ip.into()).collect();
+        self.have_ended(ended, now);
+        let new = hosts.iter().filter(|(address, _)| !self.occupied.contains_key(address) || lost.contains(address));
+        say_each(&mut self.said_one_by_one, log::Level::Warn, new, |(address, host)| {
+            let lost = if lost.contains(address) { "; who had it gets another" } else { "" };
+            format!("{address} of a pool is in use by {host}: it is not given{lost}")
+        });
+        let gone = self.occupied.keys().filter(|address| !hosts.contains_key(address));
+        say_each(&mut self.said_one_by_one, log::Level::Info, gone, |address| {
+            format!("{address} of a pool is nobody else's any more; it can be given")
+        });
+        self.occupied = hosts;
+    }
+
+    /// Bindings have ended outside the common run of things.
+    fn have_ended(&self, ended: Vec<Event>, now: Time) {
+        for event in ended {
+            self.neighbours.withdraw(event.virtual_ip.into());
+            self.journal.mark(event.virtual_ip.into());
+            self.log.lock().write(&self.nat, event, now);
+        }
+    }
+
     /// The virtual IPs that ended by it.
     fn change_reserved(&mut self) -> Result<BTreeSet<IpAddr>, ReloadError> {
         let (config, plan) = (self.config.clone(), plan(&self.config));
@@ -147,11 +194,14 @@ impl Housekeeping {
         let live = Arc::clone(&self.live);
         let mut live = live.write();
         let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
+        let given = settings::given(&settings);
         let succession = self.nat.succeed(settings, now)?;
         self.kernel.replan(plan)?;
         (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
         let before = Arc::clone(&self.nat);
         let (after, ended) = succession.commit();
+        let occupied: Vec<IpAddr> = self.occupied.keys().copied().collect();
+        let moved = after.set_aside(&occupied, now);
         tell_surroundings(&after, self.kernel.host());
         reloaded.changes.extend(self.put_back(aside, &after));
         // What fitted nowhere stays in the state file, for the day its pool comes back.
@@ -165,6 +215,8 @@ impl Housekeeping {
             self.neighbours.withdraw(event.virtual_ip.into());
             self.log.lock().write(&before, event, now);
         }
+        self.have_ended(moved, now);
+        self.neighbours.watch(given);
         self.config = config;
         self.reserved = settings::reserved_in_pools(&self.config, self.kernel.host());
         Ok(())
@@ -182,5 +234,24 @@ impl Housekeeping {
             self.neighbours.announce(*virtual_ip);
         }
         (restored.kept > 0).then(|| format!("{} bindings that were kept aside are back", restored.kept))
+    }
+}
+
+/// A line for each, and one for those that are too many.
+fn say_each<T>(quota: &mut Quota, level: log::Level, all: impl Iterator<Item = T>, line: impl Fn(T) -> String) {
+    let now = Instant::now();
+    let (mut more, mut last) = (0, None);
+    for one in all {
+        if quota.take(now) {
+            log::log!(level, "{}", line(one));
+        } else {
+            more += 1;
+            last = Some(one);
+        }
+    }
+    match last.map(line) {
+        Some(line) if more == 1 => log::log!(level, "{line}"),
+        Some(line) => log::log!(level, "{line}; so it is with {} more (`kamei status`)", more - 1),
+        None => {}
     }
 }

@@ -1,9 +1,9 @@
 //! From the configuration and the host to what the translator is told.
 
 use super::GatewayError;
-use super::kernel::Host;
+use super::kernel::{Host, Watched};
 use crate::config::Config;
-use crate::nat::{CreationLimit, InsideSettings, PoolSettings, Settings};
+use crate::nat::{CreationLimit, InsideSettings, PoolKind, PoolSettings, Settings};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -28,6 +28,13 @@ const SLOTS_AT_MOST: u64 = 1 << 24;
 pub fn reserved_in_pools(config: &Config, host: &Host) -> BTreeSet<IpAddr> {
     let is_pooled = |address: &IpAddr| config.pools.iter().any(|pool| pool.range.contains((*address).into()));
     host.reserved().into_iter().filter(is_pooled).collect()
+}
+
+/// The pools that terminals are given addresses of.
+pub fn given(settings: &Settings) -> Vec<Watched> {
+    let is_given = |pool: &&PoolSettings| pool.kind == PoolKind::Bindings && !pool.draining;
+    let pools = settings.pools.iter().filter(is_given);
+    pools.map(|pool| Watched { range: pool.range, never: pool.reserved.iter().copied().collect() }).collect()
 }
 
 /// The translator's settings.

@@ -9,7 +9,7 @@ use super::housekeeping::{Housekeeping, Watchdog};
 use super::kernel::Kernel;
 use super::notify::Manager;
 use super::parking::Parking;
-use super::reload::{Live, Request, Source};
+use super::reload::{Live, Request, SAID_ONE_BY_ONE, Source};
 use super::worker::{Shared, Worker};
 use crate::config::{Config, Hardening, OnStop};
 use crate::device::tun;
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -131,6 +131,8 @@ impl Running {
             clock,
             reserved: reload.reserved,
             not_reserved: None,
+            occupied: BTreeMap::new(),
+            said_one_by_one: SAID_ONE_BY_ONE,
             events: received,
             neighbours,
             journal: Arc::clone(journal),
@@ -220,15 +222,15 @@ fn watch_host(kernel: &Kernel) -> io::Result<Receiver<()>> {
         epoll::add(&epoll, ruleset, epoll::EventData::new_u64(1), once)?;
     }
     let neighbours = kernel.neighbours();
-    let lan = neighbours.descriptor();
-    if let Some(lan) = &lan {
+    let lan = neighbours.descriptors();
+    for lan in &lan {
         epoll::add(&epoll, lan, epoll::EventData::new_u64(LAN), epoll::EventFlags::IN)?;
     }
     let (tell, changes) = crossbeam_channel::bounded(1);
     std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
         let _open = (network, lan);
         let is_of_lan = |event: &epoll::Event| { event.data }.u64() == LAN;
-        let mut ready = Vec::with_capacity(3);
+        let mut ready = Vec::with_capacity(4);
         loop {
             ready.clear();
             let waited = epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), None);

@@ -509,7 +509,7 @@ impl Worker {
     /// Tells others of an event. Whether the packet that comes with it must wait for the journal.
     fn tell(&self, event: Event) -> bool {
         match event.kind {
-            EventKind::Created | EventKind::Woken => self.neighbours.announce(event.virtual_ip.into()),
+            EventKind::Created | EventKind::Woken => self.neighbours.give(event.virtual_ip.into()),
             _ => {}
         }
         let is_said = !matches!(event.kind, EventKind::Unrecorded | EventKind::Contacted);

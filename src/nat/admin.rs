@@ -138,8 +138,10 @@ pub enum AdminError {
     /// The virtual IP is in no pool.
     #[error("{0} is in none of this gateway's pools; `kamei status` lists them")]
     NotInAPool(IpAddr),
-    /// The address is in a pool but set aside.
-    #[error("{0} is reserved and never given to a terminal; choose another")]
+    /// The address is in a pool but set aside, for good or for now.
+    #[error(
+        "{0} is reserved, or another host of the outside network has it: it is given to no terminal; choose another"
+    )]
     Reserved(IpAddr),
     /// Families differ.
     #[error("{terminal} and {virtual_ip} are of different address families; choose a virtual IP of the terminal's")]
@@ -321,6 +323,23 @@ impl Nat {
         events
     }
 
+    /// Keeps exactly these virtual IPs from being given, for somebody else has them: a binding that has one ends, and its
+    /// terminal gets another. Returns what ended. Workers heed it before this returns.
+    pub fn set_aside(&self, virtual_ips: &[IpAddr], now: Time) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (number, table) in self.tables.iter().enumerate() {
+            table.set_aside(virtual_ips.iter().map(|virtual_ip| Address::from(*virtual_ip)));
+            for virtual_ip in virtual_ips {
+                let found = table.of_virtual_ip((*virtual_ip).into());
+                if let Some(ended) = found.and_then(|found| table.end(found.stamp(), now)) {
+                    self.ended(number, &ended);
+                    events.push(self.event(EventKind::Released, number, &ended));
+                }
+            }
+        }
+        events
+    }
+
     /// Gives the bindings in which an address is the terminal or the virtual IP a callback policy of their own, or (`None`)
     /// takes it away. Workers heed it before this returns.
     pub fn set_callback(
@@ -351,18 +370,19 @@ impl Nat {
                 continue;
             }
             for table in &self.tables {
-                let counts = table.counts();
+                let counts = table.counts().into_iter().zip(table.count_aside());
                 let part = table.parts().iter().zip(counts).find(|(part, _)| usize::from(part.pool()) == number);
-                let Some((part, counts)) = part else { continue };
+                let Some((part, (counts, aside))) = part else { continue };
+                let capacity = part.capacity().saturating_sub(aside);
                 let used = counts.active + counts.dormant + counts.quarantined;
                 pools.push(PoolView {
                     name: settings.name.clone(),
                     range: settings.range,
-                    capacity: part.capacity(),
+                    capacity,
                     active: counts.active,
                     dormant: counts.dormant,
                     quarantined: counts.quarantined,
-                    free: part.capacity().saturating_sub(used),
+                    free: capacity.saturating_sub(used),
                 });
             }
         }

@@ -3,7 +3,7 @@
 
 use super::admin::BindingState;
 use super::vacancy::Vacancy;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Notes about dormant bindings looked at in one go: each may be a read far away, and others wait for the lock.
 const NOTES_AT_ONCE: usize = 64;
@@ -32,6 +32,8 @@ pub struct Counts {
 pub struct Ledger {
     /// Slots that can be given.
     pub vacancy: Vacancy,
+    /// Slots that are not given for a while, and whether each would be vacant otherwise.
+    pub aside: BTreeMap<u32, bool>,
     counts: Vec<Counts>,
     due: BTreeMap<u32, Vec<Stamp>>,
     /// Bindings that went dormant without an answer, and all others.
@@ -52,11 +54,39 @@ impl Ledger {
     pub fn new(len: u32, parts: usize) -> Self {
         Self {
             vacancy: Vacancy::new(len),
+            aside: BTreeMap::new(),
             counts: vec![Counts::default(); parts],
             due: BTreeMap::new(),
             unanswered: Sleepers::default(),
             answered: Sleepers::default(),
         }
+    }
+
+    /// Keeps exactly these slots from being given. One that is in use is kept when it is free.
+    pub fn set_aside(&mut self, slots: &BTreeSet<u32>) {
+        for (slot, would_be_vacant) in self.aside.extract_if(.., |slot, _| !slots.contains(slot)) {
+            if would_be_vacant {
+                self.vacancy.give(slot);
+            }
+        }
+        for slot in slots {
+            if !self.aside.contains_key(slot) {
+                self.aside.insert(*slot, self.vacancy.take(*slot));
+            }
+        }
+    }
+
+    /// The slot is in use no more: it can be given, unless it is set aside.
+    pub fn vacate(&mut self, slot: u32) {
+        match self.aside.get_mut(&slot) {
+            Some(would_be_vacant) => *would_be_vacant = true,
+            None => drop(self.vacancy.give(slot)),
+        }
+    }
+
+    /// How many of the slots from the first to before the second are not given, and would be.
+    pub fn count_aside(&self, (first, behind): (u32, u32)) -> u64 {
+        self.aside.range(first..behind).filter(|(_, would_be_vacant)| **would_be_vacant).count() as u64
     }
 
     /// Look at `stamp` again in second `at`.
@@ -151,7 +181,22 @@ impl Counts {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_slot_that_is_set_aside_is_vacant_again_if_nothing_else_keeps_it() {
+        let mut ledger = Ledger::new(4, 1);
+        for taken in [0, 1, 2] {
+            ledger.vacancy.take(taken);
+        }
+        ledger.set_aside(&BTreeSet::from([1, 2, 3]));
+        assert_eq!((ledger.vacancy.next(0), ledger.count_aside((0, 4))), (None, 1));
+        ledger.vacate(2);
+        assert_eq!((ledger.vacancy.next(0), ledger.count_aside((0, 4))), (None, 2));
+        ledger.set_aside(&BTreeSet::from([3]));
+        assert_eq!((ledger.vacancy.next(0), ledger.vacancy.contains(1)), (Some(2), false));
+        ledger.set_aside(&BTreeSet::new());
+        assert!(ledger.vacancy.contains(3) && ledger.count_aside((0, 4)) == 0);
+    }
 
     proptest! {
         #[test]

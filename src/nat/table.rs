@@ -205,7 +205,9 @@ impl Table {
     /// How many virtual IPs can be given now.
     pub fn free(&self) -> u64 {
         let ledger = self.ledger.lock();
-        let of = |(number, part): (usize, &Part)| part.capacity().saturating_sub(ledger.counts(number).all());
+        let of = |(number, part): (usize, &Part)| {
+            part.capacity().saturating_sub(ledger.counts(number).all() + ledger.count_aside(part.slots()))
+        };
         self.parts.iter().enumerate().filter(|(_, part)| !part.is_draining()).map(of).sum()
     }
 
@@ -218,6 +220,9 @@ impl Table {
         let hash = self.hash(inside, terminal);
         let region = self.index.lock(hash);
         let mut ledger = self.ledger.lock();
+        if ledger.aside.contains_key(&index) {
+            return Err(PinError::Reserved);
+        }
         let held = self.slots.read(index);
         let own = |slot: &Slot| slot.terminal == terminal && slot.inside == inside && slot.virtual_ip == virtual_ip;
         if let Some(slot) = held.filter(|slot| !own(slot)) {
@@ -350,6 +355,22 @@ impl Table {
         }
     }
 
+    /// Keeps exactly those of these virtual IPs that lie here from being given, until it is told otherwise; in a sparse pool
+    /// their whole slots. Bindings that have them go on.
+    pub fn set_aside(&self, virtual_ips: impl Iterator<Item = Address>) {
+        let slot = |virtual_ip| {
+            let (slot, part) = self.parts.slot_of(virtual_ip)?;
+            (!part.is_reserved(virtual_ip)).then_some(slot)
+        };
+        self.ledger.lock().set_aside(&virtual_ips.filter_map(slot).collect());
+    }
+
+    /// How many virtual IPs of each part are set aside and would be free.
+    pub fn count_aside(&self) -> Vec<u64> {
+        let ledger = self.ledger.lock();
+        self.parts.iter().map(|part| ledger.count_aside(part.slots())).collect()
+    }
+
     /// How many bindings each part has, by state.
     pub fn counts(&self) -> Vec<Counts> {
         let ledger = self.ledger.lock();
@@ -382,7 +403,7 @@ impl Table {
                 let mut ledger = self.ledger.lock();
                 let slot = self.slots.read(stamp.index).filter(|slot| slot.version == stamp.version)?;
                 self.slots.write(stamp.index, None);
-                ledger.vacancy.give(stamp.index);
+                ledger.vacate(stamp.index);
                 ledger.recount(self.parts.of_slot(stamp.index)?.0, Some(BindingState::Quarantined), None);
                 Some(Aged::Freed(Found { index: stamp.index, slot }))
             }

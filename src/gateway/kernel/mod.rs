@@ -34,13 +34,15 @@
 //! - A family without a pool is closed: its packets from the inside reach other insides and the host, nothing else.
 //! - A pool may lie in an outside network, be equal to it or larger. The host's own addresses, its routers and the
 //!   network and broadcast addresses in it are reserved and stay reachable. Every other address of the pool belongs to
-//!   the gateway: it answers ARP for each that a terminal has, so no other machine of that network may use one.
+//!   the gateway: it answers ARP for each that a terminal has, so no other machine of that network may use one. What one
+//!   uses all the same is found out, and not given meanwhile.
 //! - What main sends by an outside interface more specifically than by an inside one is outside: there, as in the kernel,
 //!   the longest prefix decides.
 
 mod apply;
 mod bridged;
 mod claim;
+mod discovery;
 mod error;
 mod host;
 mod members;
@@ -49,6 +51,7 @@ mod neighbours;
 mod netlink;
 mod news;
 mod next_hops;
+mod occupied;
 mod packet_socket;
 mod roster;
 mod survey;
@@ -60,7 +63,7 @@ pub use bridged::filtered_at_ports;
 pub use claim::{Claim, directory as lock_directory};
 pub use error::KernelError;
 pub use host::{Framing, Host};
-pub use neighbours::Neighbours;
+pub use neighbours::{Neighbours, OccupiedAddress, Watched};
 pub use netlink::NetlinkError;
 pub use survey::{Survey, dead};
 

@@ -1,13 +1,18 @@
 //! Proxy neighbour entries: each virtual IP that somebody has, and that lies on an outside LAN, is answered for there. No
 //! other address is: a whole prefix (`proxy_arp`) would show what else this machine has routes for. Beside the kernel's
-//! answers, the LAN hears of each when it is new, so that nobody goes on to send to a gateway before this one.
+//! answers, the LAN hears of each when it is new, so that nobody goes on to send to a gateway before this one. What other
+//! hosts there have of the pools is found out ahead of need ([`Occupied`]), so that no packet waits for it.
 
-use super::claim::Claim;
+use super::claim::Claim as GatewayClaim;
+use super::discovery::DiscoverySocket;
 use super::messages::{Family, PROTOCOL};
 use super::netlink::{Netlink, NetlinkError};
-use super::packet_socket::{Heard, PacketSocket};
+use super::occupied::{Claim, Hardware, Heard, Occupied, Rounds};
+use super::packet_socket::{self, PacketSocket};
 use super::roster::Roster;
 use super::{Framing, Host, KernelError, Lan};
+use crate::gateway::quota::Quota;
+use crate::wire::AddressRange;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{
@@ -16,23 +21,34 @@ use netlink_packet_route::neighbour::{
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Announcements in a second: switches let ARP through to their processors at a few hundred.
+/// Announcements and questions in a second: switches let ARP through to their processors at a few hundred.
 const SPOKEN: u32 = 100;
 /// Each is made so often, a second apart: any may be lost (RFC 5227 §2.3, RFC 4861 §7.2.6).
 const TIMES: u8 = 2;
 /// Announcements that wait; a peer that missed one asks in the end.
 const MOST_DUE: usize = 65_536;
-/// ARP packets looked at before others get a turn.
+/// Messages looked at before others get a turn.
 const HEARD_AT_ONCE: usize = 64;
 /// An address is defended at most so often (RFC 5227 §2.4), and its conflict said.
 const DEFEND: Duration = Duration::from_secs(10);
 /// Conflicts remembered at one time; more are neither said nor defended.
 const MOST_CONFLICTS: usize = 256;
+/// Who has been there before a binding answers its probe within this (RFC 5227 §1.1: `PROBE_WAIT` and `ANNOUNCE_WAIT`).
+const YOUNG: Duration = Duration::from_secs(3);
+/// So many are noted at one time; others are defended.
+const MOST_YOUNG: usize = 4096;
+/// Young bindings that give way in a minute. Who answers every probe could keep terminals from having any otherwise.
+const GIVE_WAY: Quota = Quota::new(8, Duration::from_secs(60));
+/// Hosts that have an address of a pool, asked in a second whether they are there.
+const ASKED: usize = 40;
+/// What is said of hosts that answer for everything, and of those that claim too much: every host can bring it about.
+const PROXIES_SAID: Quota = Quota::new(8, Duration::from_secs(3600));
+const TOO_MANY_SAID: Quota = Quota::new(1, Duration::from_secs(3600));
 
 /// Makes virtual IPs that lie on an outside LAN answer there. Cheap to clone; for every worker.
 ///
@@ -59,7 +75,38 @@ struct Shared {
     due: VecDeque<(IpAddr, u8)>,
     /// What may still be said in this second.
     left: u32,
-    conflicts: BTreeMap<Ipv4Addr, Instant>,
+    conflicts: BTreeMap<IpAddr, Instant>,
+    /// `None`: it was not to be had, as on a machine without IPv6.
+    discovery: Option<DiscoverySocket>,
+    /// What is given to terminals.
+    pools: Vec<Watched>,
+    rounds: Rounds,
+    occupied: Occupied,
+    /// Bindings that were made a moment ago.
+    young: BTreeMap<IpAddr, Instant>,
+    give_way: Quota,
+    proxies_said: Quota,
+    too_many_said: Quota,
+}
+
+/// A pool whose addresses terminals are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// All of them.
+    pub range: AddressRange,
+    /// Those that are not given.
+    pub never: BTreeSet<IpAddr>,
+}
+
+/// An address of a pool that another host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OccupiedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Ethernet address of the host.
+    pub hardware: String,
+    /// The interface that it is behind.
+    pub interface: String,
 }
 
 impl Neighbours {
@@ -72,15 +119,39 @@ impl Neighbours {
             has_another: false,
             complained: false,
             socket: open_socket(!host.lans.is_empty()),
+            discovery: DiscoverySocket::open()
+                .inspect_err(|error| log::debug!("no socket for neighbour discovery: {error}"))
+                .ok(),
             hardware: hardware(host),
             due: VecDeque::new(),
             left: SPOKEN,
             conflicts: BTreeMap::new(),
+            pools: Vec::new(),
+            rounds: Rounds::default(),
+            occupied: Occupied::default(),
+            young: BTreeMap::new(),
+            give_way: GIVE_WAY,
+            proxies_said: PROXIES_SAID,
+            too_many_said: TOO_MANY_SAID,
         };
         Ok(Self { shared: Arc::new(Mutex::new(shared)) })
     }
 
-    /// From now on the gateway answers for `virtual_ip` on the LAN it lies in. Nothing to do for all others.
+    /// As [`Neighbours::announce`], for a binding that was made now: a host that turns out to have had the address before
+    /// keeps it, and the binding is to end.
+    pub fn give(&self, virtual_ip: IpAddr) {
+        let mut shared = self.shared.lock();
+        if shared.on_lan(virtual_ip) && !shared.announced.contains(&virtual_ip) {
+            if shared.young.len() < MOST_YOUNG {
+                shared.young.insert(virtual_ip, Instant::now());
+            }
+            shared.ask(virtual_ip);
+        }
+        drop(shared);
+        self.announce(virtual_ip);
+    }
+
+    /// From now on the gateway answers for `virtual_ip` on the LAN it lies in, and defends it. Nothing to do for all others.
     pub fn announce(&self, virtual_ip: IpAddr) {
         let mut shared = self.shared.lock();
         if shared.on_lan(virtual_ip) && shared.announced.insert(virtual_ip) {
@@ -95,6 +166,34 @@ impl Neighbours {
         if shared.announced.remove(&virtual_ip) {
             shared.remove(virtual_ip);
         }
+    }
+
+    /// These pools are those that terminals are given addresses of. Whoever has one of them already is looked for, on the
+    /// LANs they lie in.
+    pub fn watch(&self, pools: Vec<Watched>) {
+        let mut shared = self.shared.lock();
+        if shared.pools != pools {
+            shared.pools = pools;
+            shared.start_rounds();
+            shared.go_on();
+        }
+    }
+
+    /// What other hosts have of the pools.
+    pub fn occupied(&self) -> Vec<OccupiedAddress> {
+        let shared = self.shared.lock();
+        let hosts = shared.occupied.iter();
+        let named = hosts.map(|(address, host)| OccupiedAddress {
+            address,
+            hardware: in_words(host.hardware),
+            interface: shared.name(host.index).to_owned(),
+        });
+        named.collect()
+    }
+
+    /// How many claims of others to addresses of pools were not believed, for there were too many.
+    pub fn passed_over(&self) -> u64 {
+        self.shared.lock().occupied.passed_over()
     }
 
     /// Outside interfaces have changed: everything is announced anew where it lies now. `fallen`: an interface may have been
@@ -112,6 +211,7 @@ impl Neighbours {
             }
             shared.has_another |= host.lans.iter().any(|lan| !shared.lans.contains(lan));
             shared.lans.clone_from(&host.lans);
+            shared.start_rounds();
         }
         for address in all {
             shared.add(address);
@@ -123,6 +223,7 @@ impl Neighbours {
     pub fn beat(&self) {
         let mut shared = self.shared.lock();
         shared.left = SPOKEN;
+        shared.look_after();
         for _ in 0..shared.due.len() {
             if shared.left == 0 {
                 break;
@@ -132,22 +233,32 @@ impl Neighbours {
                 shared.tell(address, times);
             }
         }
+        shared.go_on();
     }
 
-    /// Hears what is said about virtual IPs. To be called when [`Neighbours::descriptor`] is readable, by level.
+    /// Hears what is said about virtual IPs. To be called when one of [`Neighbours::descriptors`] is readable, by
+    /// level.
     pub fn hear(&self) {
         let mut shared = self.shared.lock();
         for _ in 0..HEARD_AT_ONCE {
-            let Some(heard) = shared.socket.as_ref().and_then(PacketSocket::hear) else { return };
+            let Some(heard) = shared.socket.as_ref().and_then(PacketSocket::hear) else { break };
             if let Some(heard) = heard {
-                shared.heard(&heard);
+                shared.heard_arp(&heard);
+            }
+        }
+        for _ in 0..HEARD_AT_ONCE {
+            let Some(heard) = shared.discovery.as_ref().and_then(DiscoverySocket::hear) else { break };
+            if let Some(claim) = heard {
+                shared.heard(&claim);
             }
         }
     }
 
-    /// What [`Neighbours::hear`] reads; `None` if nothing can be heard.
-    pub fn descriptor(&self) -> Option<OwnedFd> {
-        self.shared.lock().socket.as_ref()?.as_fd().try_clone_to_owned().ok()
+    /// What [`Neighbours::hear`] reads.
+    pub fn descriptors(&self) -> Vec<OwnedFd> {
+        let shared = self.shared.lock();
+        let open = [shared.socket.as_ref().map(AsFd::as_fd), shared.discovery.as_ref().map(AsFd::as_fd)];
+        open.into_iter().flatten().filter_map(|descriptor| descriptor.try_clone_to_owned().ok()).collect()
     }
 
     /// Whether all virtual IPs that can be called have to be announced again: a LAN has come. Says so once.
@@ -163,6 +274,7 @@ impl Neighbours {
         }
         // A worker that is late announces nothing more.
         shared.lans.clear();
+        shared.start_rounds();
     }
 }
 
@@ -208,33 +320,86 @@ impl Shared {
         }
     }
 
-    fn heard(&mut self, heard: &Heard) {
-        let is_here = |lan: &Lan, address| lan.index == heard.index && lan.network.contains(&IpAddr::V4(address));
-        let is_ours = |address| {
-            self.announced.contains(&IpAddr::V4(address)) && self.lans.iter().any(|lan| is_here(lan, address))
-        };
-        if self.hardware.values().any(|own| *own == heard.hardware) {
-            return;
-        }
-        if is_ours(heard.sender) {
-            self.defend(heard);
-        } else if heard.is_request
-            && heard.sender.is_unspecified()
-            && is_ours(heard.target)
+    fn heard_arp(&mut self, heard: &packet_socket::Heard) {
+        let packet_socket::Heard { index, is_request, hardware, sender, target } = *heard;
+        if !sender.is_unspecified() {
+            let claim = Claim { index, hardware, address: sender.into(), is_answer: !is_request };
+            self.heard(&claim);
+        } else if is_request
+            && !self.is_own(hardware)
+            && self.announced.contains(&target.into())
+            && self.is_here(index, target.into())
             && self.left > 0
-            && let (Some(socket), Some(hardware)) = (&self.socket, self.hardware.get(&heard.index))
+            && let (Some(socket), Some(hardware)) = (&self.socket, self.hardware.get(&index))
         {
             self.left -= 1;
-            if let Err(error) = socket.answer(heard, *hardware, heard.target) {
-                log::debug!("cannot answer a probe for {}: {error}", heard.target);
+            if let Err(error) = socket.answer(heard, *hardware, target) {
+                log::debug!("cannot answer a probe for {target}: {error}");
             }
         }
     }
 
-    /// Another host says that it has a virtual IP that is in use here: it hears once that it is not so (RFC 5227 §2.4 b, c).
-    fn defend(&mut self, heard: &Heard) {
+    /// Another host says that it has an address. A virtual IP that was announced before is defended, whoever claims it and
+    /// however often: connections live on it, and every host of the LAN could end them otherwise (RFC 5227 §2.4 c). One that
+    /// was given a moment ago is given up to who answers its probe: he had it before, and nothing is lost but a first try.
+    /// What nobody has is not given, as long as the other host is there.
+    fn heard(&mut self, claim: &Claim) {
+        let Claim { index, hardware, address, is_answer } = *claim;
+        let is_group = hardware[0] & 1 != 0;
+        if is_group || self.is_own(hardware) || !self.is_here(index, address) {
+            return;
+        }
+        let is_ours = self.announced.contains(&address) && !self.occupied.contains(address);
+        let pool = self.pools.iter().find(|pool| pool.range.contains(address.into()) && !pool.never.contains(&address));
         let now = Instant::now();
-        let address = heard.sender;
+        let Some(range) =
+            pool.map(|pool| pool.range).filter(|_| !is_ours || (is_answer && self.may_give_way(address, now)))
+        else {
+            if is_ours && !(is_answer && self.occupied.is_proxy(hardware)) {
+                self.defend(claim);
+            }
+            return;
+        };
+        match self.occupied.hear(claim, range, now) {
+            Heard::Occupied if is_ours => {
+                self.young.remove(&address);
+                self.give_way.take(now);
+            }
+            Heard::Occupied | Heard::Proxy => {}
+            Heard::NewProxy => {
+                if self.proxies_said.take(now) {
+                    log::warn!(
+                        "{} on '{}' answers for many addresses (proxy ARP or ND?): none of pool {range} is left out for its \
+                         answers; what it needs there is to be taken out of the pool",
+                        in_words(hardware),
+                        self.name(index)
+                    );
+                }
+            }
+            Heard::TooMany if is_ours => self.defend(claim),
+            Heard::TooMany => {
+                if self.too_many_said.take(now) {
+                    log::warn!(
+                        "{} on '{}' says that it has {address}, and so much of pool {range} is others' already that this is \
+                         not heeded, nor what comes after it: see who claims these addresses (`kamei status`)",
+                        in_words(hardware),
+                        self.name(index)
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whether the binding of `address` was made a moment ago, and few have given way of late.
+    fn may_give_way(&mut self, address: IpAddr, now: Instant) -> bool {
+        let is_young = self.young.get(&address).is_some_and(|given| now.duration_since(*given) < YOUNG);
+        is_young && self.give_way.has_left(now)
+    }
+
+    /// Another host says that it has a virtual IP that is in use here: it hears once that it is not so (RFC 5227 §2.4 b, c).
+    fn defend(&mut self, claim: &Claim) {
+        let now = Instant::now();
+        let address = claim.address;
         if self.conflicts.len() >= MOST_CONFLICTS {
             self.conflicts.retain(|_, at| now.duration_since(*at) < DEFEND);
         }
@@ -243,13 +408,85 @@ impl Shared {
             return;
         }
         self.conflicts.insert(address, now);
-        let hardware = heard.hardware.map(|byte| format!("{byte:02x}")).join(":");
-        let name = self.lans.iter().find(|lan| lan.index == heard.index).map_or("?", |lan| &lan.interface);
         log::warn!(
-            "{hardware} on '{name}' says that it has {address}, which a terminal has: no other machine there may use \
-             addresses of the pool; take it out of the pool, or the machine off it"
+            "{} on '{}' says that it has {address}, which a terminal has: no other machine there may use addresses of the \
+             pool; take it out of the pool, or the machine off it",
+            in_words(claim.hardware),
+            self.name(claim.index)
         );
-        self.speak(address.into());
+        self.speak(address);
+    }
+
+    /// Forgets who has gone, and asks others whether they are still there.
+    fn look_after(&mut self) {
+        let now = Instant::now();
+        let (lans, pools) = (&self.lans, &self.pools);
+        self.occupied.forget(now, |address, index| {
+            let is_here = lans.iter().any(|lan| lan.index == index && lan.network.contains(&address));
+            let is_given =
+                pools.iter().any(|pool| pool.range.contains(address.into()) && !pool.never.contains(&address));
+            is_here && is_given
+        });
+        self.young.retain(|_, given| now.duration_since(*given) < YOUNG);
+        for address in self.occupied.ask(now, ASKED) {
+            self.ask(address);
+        }
+    }
+
+    /// Asks for some of the addresses that may be given next.
+    fn go_on(&mut self) {
+        let draw = || {
+            let mut bits = [0; 16];
+            // Without chance, the same few are asked for again and again.
+            let _ = getrandom::fill(&mut bits);
+            u128::from_ne_bytes(bits)
+        };
+        if self.left < SPOKEN / 2 {
+            return;
+        }
+        for address in self.rounds.next(Instant::now(), draw) {
+            let never = self.pools.iter().any(|pool| pool.never.contains(&address));
+            if !never && !self.announced.contains(&address) && !self.occupied.contains(address) {
+                self.ask(address);
+            }
+        }
+    }
+
+    /// What of the pools lies on the LANs is gone through from the start.
+    fn start_rounds(&mut self) {
+        let mut ranges = Vec::new();
+        for pool in &self.pools {
+            for lan in &self.lans {
+                let network = AddressRange::from(lan.network);
+                let (first, last) = (pool.range.first().max(network.first()), pool.range.last().min(network.last()));
+                ranges.extend(AddressRange::new(first, last).filter(|range| !ranges.contains(range)));
+            }
+        }
+        self.rounds = Rounds::new(ranges);
+    }
+
+    /// Asks the LANs whether somebody has `address`, if so much may still be said.
+    fn ask(&mut self, address: IpAddr) {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.left > 0) else { return };
+        self.left -= 1;
+        for lan in self.lans.iter().filter(|lan| lan.network.contains(&address)) {
+            let Some(hardware) = self.hardware.get(&lan.index) else { continue };
+            if let Err(error) = socket.probe(lan.index, *hardware, address) {
+                log::debug!("cannot ask '{}' for {address}: {error}", lan.interface);
+            }
+        }
+    }
+
+    fn is_own(&self, hardware: Hardware) -> bool {
+        self.hardware.values().any(|own| *own == hardware)
+    }
+
+    fn is_here(&self, index: u32, address: IpAddr) -> bool {
+        self.lans.iter().any(|lan| lan.index == index && lan.network.contains(&address))
+    }
+
+    fn name(&self, index: u32) -> &str {
+        self.lans.iter().find(|lan| lan.index == index).map_or("?", |lan| &lan.interface)
     }
 
     fn remove(&mut self, address: IpAddr) {
@@ -266,7 +503,7 @@ impl Shared {
 
 /// Removes the entries that a killed gateway `tun` has left behind: those that are of no other gateway. Says how many.
 pub(super) fn clear_left(netlink: &mut Netlink, tun: &str) -> Result<usize, KernelError> {
-    let roster = Roster::read(&Claim::is_taken);
+    let roster = Roster::read(&GatewayClaim::is_taken);
     let others: Vec<_> = roster.others(tun).flat_map(|other| other.pools.iter().copied()).collect();
     let mut count = 0;
     for family in [Family::V4, Family::V6] {
@@ -314,10 +551,14 @@ fn open_socket(is_needed: bool) -> Option<PacketSocket> {
         log::log!(
             level,
             "no packet socket ({error}; it needs CAP_NET_RAW at the start): hosts of an outside LAN that has virtual IPs \
-             are not told of new ones, and their probes are not answered"
+             are not told of new ones, their probes are not answered, and what they have of a pool may be given"
         );
     });
     opened.ok()
+}
+
+fn in_words(hardware: Hardware) -> String {
+    hardware.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn hardware(host: &Host) -> BTreeMap<u32, [u8; 6]> {

@@ -26,8 +26,11 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 /// All nodes of a link (RFC 4291 §2.7.1), and how Ethernet addresses them (RFC 2464 §7).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_ETHERNET: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
-/// ICMPv6, the neighbour advertisement in it, and its flag that what was known before is overridden (RFC 4861 §4.4).
+/// Who may have an address hears what is asked of it (RFC 4291 §2.7.1): the last three bytes are the address's.
+const SOLICITED_NODE: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0);
+/// ICMPv6, the neighbour solicitation and advertisement in it, and the flag that what was known before is overridden (RFC 4861 §4.4).
 const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const OVERRIDE: u8 = 0x20;
 /// The option with the hardware address (RFC 4861 §4.6.1), of one unit of eight bytes.
@@ -81,6 +84,21 @@ impl PacketSocket {
         match address {
             IpAddr::V4(address) => self.send(index, ARP, BROADCAST, &arp(REQUEST, hardware, address, [0; 6], address)),
             IpAddr::V6(address) => self.send(index, IPV6, ALL_NODES_ETHERNET, &advertisement(hardware, address)),
+        }
+    }
+
+    /// Asks the LAN behind interface `index` whether somebody there has `address`, and says nothing of this machine but its
+    /// hardware address (RFC 5227 §2.1.1, RFC 4862 §5.4.2).
+    pub(super) fn probe(&self, index: u32, hardware: [u8; 6], address: IpAddr) -> io::Result<()> {
+        match address {
+            IpAddr::V4(address) => {
+                let nobody = Ipv4Addr::UNSPECIFIED;
+                self.send(index, ARP, BROADCAST, &arp(REQUEST, hardware, nobody, [0; 6], address))
+            }
+            IpAddr::V6(address) => {
+                let [.., a, b, c] = address.octets();
+                self.send(index, IPV6, [0x33, 0x33, 0xff, a, b, c], &solicitation(address))
+            }
         }
     }
 
@@ -143,17 +161,28 @@ fn read_arp(bytes: &[u8], index: u32) -> Option<Heard> {
 }
 
 fn advertisement(hardware: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
-    let mut message = vec![ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0];
-    message.extend(address.octets());
-    message.extend(TARGET_LINK_ADDRESS);
-    message.extend(hardware);
-    let (from, to) = (IpAddr::from(address).into(), IpAddr::from(ALL_NODES).into());
+    let option = [&TARGET_LINK_ADDRESS[..], &hardware].concat();
+    discovery([ADVERTISEMENT, OVERRIDE], address, &option, address, ALL_NODES)
+}
+
+/// A probe has no option (RFC 4861 §4.3): who sends it has no address yet.
+fn solicitation(address: Ipv6Addr) -> Vec<u8> {
+    let group = Ipv6Addr::from_bits(SOLICITED_NODE.to_bits() | address.to_bits() & 0xff_ffff);
+    discovery([SOLICITATION, 0], address, &[], Ipv6Addr::UNSPECIFIED, group)
+}
+
+/// A message about `target`, as an IPv6 packet.
+fn discovery([kind, flags]: [u8; 2], target: Ipv6Addr, option: &[u8], from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+    message.extend(target.octets());
+    message.extend(option);
     let length = u16::try_from(message.len()).unwrap_or_default();
-    let sum = checksum(pseudo_header(from, to, ICMPV6, length.into()), &message);
+    let sum = pseudo_header(IpAddr::from(from).into(), IpAddr::from(to).into(), ICMPV6, length.into());
+    let sum = checksum(sum, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     // Hop limit 255: it comes from this link (RFC 4861 §7.1.2).
     let header = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[ICMPV6, 255]].concat();
-    [&header[..], &address.octets(), &ALL_NODES.octets(), &message].concat()
+    [&header[..], &from.octets(), &to.octets(), &message].concat()
 }
 
 #[cfg(test)]
@@ -175,8 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn an_advertisement_has_a_right_checksum() {
-        let bytes = advertisement([2, 0, 0, 0, 0, 7], "2001:db8::9".parse().unwrap());
-        assert!(is_intact(&bytes, &Headers::parse(&bytes).unwrap()));
+    fn advertisements_and_solicitations_have_a_right_checksum() {
+        let address = "2001:db8::1234:5678".parse().unwrap();
+        for bytes in [advertisement([2, 0, 0, 0, 0, 7], address), solicitation(address)] {
+            assert!(is_intact(&bytes, &Headers::parse(&bytes).unwrap()));
+        }
+        let group: Ipv6Addr = "ff02::1:ff34:5678".parse().unwrap();
+        assert_eq!(solicitation(address)[24..40], group.octets());
     }
 }
