@@ -161,6 +161,15 @@ fn answer_everything(host: &Host, stop: &AtomicBool) {
     });
 }
 
+/// Tells a thread to stop, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// odhcpd has met a neighbour whose proxy answers for `::/0`; others met hypervisors that answer every ARP request.
 #[test]
 fn s_a_router_that_answers_for_everything_takes_no_pool() {
@@ -168,7 +177,8 @@ fn s_a_router_that_answers_for_everything_takes_no_pool() {
     let (terminal, server, router) = (lab.terminal(1), lab.server(1), lab.server(2));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let answering = scope.spawn(|| answer_everything(&router, &stop));
+        scope.spawn(|| answer_everything(&router, &stop));
+        let _stop = Stop(&stop);
         let gateway = lab.start_with(1, &MANY);
         let said = format!("{} on 'go' answers for many addresses", mac(&router, "eth0"));
         wait_until("it to be seen through", || gateway.log().contains(&said));
@@ -185,8 +195,13 @@ fn s_a_router_that_answers_for_everything_takes_no_pool() {
         take(&router, address("203.0.113.200"));
         router.run("ping -n -c 1 -W 1 -I 203.0.113.200 203.0.113.1");
         wait_until("its own to be set aside", || occupied(&gateway) == ["203.0.113.200"]);
-        stop.store(true, Ordering::Relaxed);
-        answering.join().unwrap();
+        // Other settings forget nothing of it.
+        gateway.host.run("ip address add 203.0.113.201/24 dev go").ok();
+        wait_until("the settings to change", || {
+            gateway.log().contains("203.0.113.201 of a pool is an address of this machine")
+        });
+        let pinned = gateway.ask("bindings pin 10.77.143.99 203.0.113.200");
+        assert!(pinned.stderr.contains("another host of the outside network has it"), "{}", pinned.stderr);
     });
 }
 
