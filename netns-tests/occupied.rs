@@ -205,6 +205,29 @@ fn s_a_router_that_answers_for_everything_takes_no_pool() {
     });
 }
 
+/// It answers no probe (RFC 5227), and contradicts announcements.
+#[test]
+fn s_a_linux_router_with_proxy_arp_moves_no_binding() {
+    let lab = Lab::new(Plan::gateways(1).terminals(6).servers(2));
+    let (server, router) = (lab.server(1), lab.server(2));
+    router
+        .run(
+            "ip address flush dev eth0 && ip address add 203.0.113.12/25 dev eth0 && ip link add up0 type veth peer name up1 && \
+             ip link set up0 up && ip link set up1 up && ip route add default dev up0 && \
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.eth0.proxy_arp=1 net.ipv4.neigh.eth0.proxy_delay=0",
+        )
+        .ok();
+    let gateway = lab.start_with(1, &MANY);
+    for terminal in (1..=6).map(|i| lab.terminal(i)) {
+        ping(&terminal, server.v4.into(), 1);
+    }
+    let said = format!("{} on 'go' answers for many addresses", mac(&router, "eth0"));
+    wait_until("it to be seen through", || gateway.log().contains(&said));
+    assert!(occupied(&gateway).is_empty(), "{:?}", occupied(&gateway));
+    assert!(!gateway.log().contains("who had it gets another"), "{}", gateway.log());
+    assert!(gateway.log().matches("says that it has").count() <= 3, "{}", gateway.log());
+}
+
 #[test]
 fn s_a_liar_that_claims_the_whole_pool_gets_half_of_it_for_some_seconds_and_nothing_in_use() {
     let lab = Lab::new(Plan::gateways(1).terminals(2).servers(2));

@@ -120,7 +120,9 @@ fn read_claim(bytes: &[u8], sender: Ipv6Addr, index: u32) -> Option<Claim> {
         let (head, rest) = options.split_first_chunk::<2>()?;
         if *head == option {
             let hardware = *rest.first_chunk::<6>()?;
-            return Some(Claim { index, hardware, address: address.into(), is_answer });
+            // To all nodes, as answers to probes are: one that was asked for otherwise is for its asker alone.
+            let (address, is_of_probe) = (address.into(), is_answer);
+            return Some(Claim { index, hardware, address, is_answer, is_of_probe });
         }
         // A length of zero would never end (RFC 4861 §7.1).
         let length = usize::from(head[1]) * 8;
@@ -147,7 +149,8 @@ mod tests {
         let option = |kind| [&[kind, 1][..], &HOST].concat();
         let advertised = message(ADVERTISEMENT, ours, &[&nonce, &option(2)]);
         let claim = |address: &str, is_answer| {
-            Some(Claim { index: 3, hardware: HOST, address: address.parse().unwrap(), is_answer })
+            let address = address.parse().unwrap();
+            Some(Claim { index: 3, hardware: HOST, address, is_answer, is_of_probe: is_answer })
         };
         assert_eq!(read_claim(&advertised, other, 3), claim(ours, true));
         let asked = message(SOLICITATION, ours, &[&option(1)]);

@@ -63,8 +63,9 @@ pub use bridged::filtered_at_ports;
 pub use claim::{Claim, directory as lock_directory};
 pub use error::KernelError;
 pub use host::{Framing, Host};
-pub use neighbours::{Neighbours, OccupiedAddress, Watched};
+pub use neighbours::Neighbours;
 pub use netlink::NetlinkError;
+pub use occupied::{OccupiedAddress, Watched};
 pub use survey::{Survey, dead};
 
 use self::claim::SetUpLock;

@@ -7,7 +7,7 @@ use super::claim::Claim as GatewayClaim;
 use super::discovery::DiscoverySocket;
 use super::messages::{Family, PROTOCOL};
 use super::netlink::{Netlink, NetlinkError};
-use super::occupied::{Claim, Hardware, Heard, Occupied, Rounds};
+use super::occupied::{Claim, Hardware, Heard, Occupied, OccupiedAddress, Rounds, Watched};
 use super::packet_socket::{self, PacketSocket};
 use super::roster::Roster;
 use super::{Framing, Host, KernelError, Lan};
@@ -38,6 +38,8 @@ const HEARD_AT_ONCE: usize = 64;
 const DEFEND: Duration = Duration::from_secs(10);
 /// Conflicts remembered at one time; more are neither said nor defended.
 const MOST_CONFLICTS: usize = 256;
+/// A host that contradicts more announcements answers for whatever is asked.
+const CONTRADICTED: usize = 3;
 /// Who has been there before a binding answers its probe within this (RFC 5227 §1.1: `PROBE_WAIT` and `ANNOUNCE_WAIT`).
 const YOUNG: Duration = Duration::from_secs(3);
 /// So many are noted at one time; others are defended.
@@ -75,7 +77,8 @@ struct Shared {
     due: VecDeque<(IpAddr, u8)>,
     /// What may still be said in this second.
     left: u32,
-    conflicts: BTreeMap<IpAddr, Instant>,
+    /// What was claimed when, and by whom.
+    conflicts: BTreeMap<IpAddr, (Instant, Hardware)>,
     /// `None`: it was not to be had, as on a machine without IPv6.
     discovery: Option<DiscoverySocket>,
     /// What is given to terminals.
@@ -87,26 +90,6 @@ struct Shared {
     give_way: Quota,
     proxies_said: Quota,
     too_many_said: Quota,
-}
-
-/// A pool whose addresses terminals are given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
-    /// All of them.
-    pub range: AddressRange,
-    /// Those that are not given.
-    pub never: BTreeSet<IpAddr>,
-}
-
-/// An address of a pool that another host has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OccupiedAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// Ethernet address of the host.
-    pub hardware: String,
-    /// The interface that it is behind.
-    pub interface: String,
 }
 
 impl Neighbours {
@@ -323,8 +306,10 @@ impl Shared {
     fn heard_arp(&mut self, heard: &packet_socket::Heard) {
         let packet_socket::Heard { index, is_request, hardware, sender, target } = *heard;
         if !sender.is_unspecified() {
-            let claim = Claim { index, hardware, address: sender.into(), is_answer: !is_request };
-            self.heard(&claim);
+            let (address, is_answer) = (sender.into(), !is_request);
+            // The answer names who asked, and a probe says that nobody does.
+            let is_of_probe = is_answer && target.is_unspecified();
+            self.heard(&Claim { index, hardware, address, is_answer, is_of_probe });
         } else if is_request
             && !self.is_own(hardware)
             && self.announced.contains(&target.into())
@@ -344,7 +329,7 @@ impl Shared {
     /// was given a moment ago is given up to who answers its probe: he had it before, and nothing is lost but a first try.
     /// What nobody has is not given, as long as the other host is there.
     fn heard(&mut self, claim: &Claim) {
-        let Claim { index, hardware, address, is_answer } = *claim;
+        let Claim { index, hardware, address, is_answer, is_of_probe } = *claim;
         let is_group = hardware[0] & 1 != 0;
         if is_group || self.is_own(hardware) || !self.is_here(index, address) {
             return;
@@ -353,7 +338,7 @@ impl Shared {
         let pool = self.pools.iter().find(|pool| pool.range.contains(address.into()) && !pool.never.contains(&address));
         let now = Instant::now();
         let Some(range) =
-            pool.map(|pool| pool.range).filter(|_| !is_ours || (is_answer && self.may_give_way(address, now)))
+            pool.map(|pool| pool.range).filter(|_| !is_ours || (is_of_probe && self.may_give_way(address, now)))
         else {
             if is_ours && !(is_answer && self.occupied.is_proxy(hardware)) {
                 self.defend(claim);
@@ -366,16 +351,7 @@ impl Shared {
                 self.give_way.take(now);
             }
             Heard::Occupied | Heard::Proxy => {}
-            Heard::NewProxy => {
-                if self.proxies_said.take(now) {
-                    log::warn!(
-                        "{} on '{}' answers for many addresses (proxy ARP or ND?): none of pool {range} is left out for its \
-                         answers; what it needs there is to be taken out of the pool",
-                        in_words(hardware),
-                        self.name(index)
-                    );
-                }
-            }
+            Heard::NewProxy => self.say_proxy(claim, now),
             Heard::TooMany if is_ours => self.defend(claim),
             Heard::TooMany => {
                 if self.too_many_said.take(now) {
@@ -390,6 +366,17 @@ impl Shared {
         }
     }
 
+    fn say_proxy(&mut self, claim: &Claim, now: Instant) {
+        if self.proxies_said.take(now) {
+            log::warn!(
+                "{} on '{}' answers for many addresses (proxy ARP or ND?): nothing of a pool is left out for its answers; what \
+                 it needs there is to be taken out of the pool",
+                in_words(claim.hardware),
+                self.name(claim.index)
+            );
+        }
+    }
+
     /// Whether the binding of `address` was made a moment ago, and few have given way of late.
     fn may_give_way(&mut self, address: IpAddr, now: Instant) -> bool {
         let is_young = self.young.get(&address).is_some_and(|given| now.duration_since(*given) < YOUNG);
@@ -401,13 +388,19 @@ impl Shared {
         let now = Instant::now();
         let address = claim.address;
         if self.conflicts.len() >= MOST_CONFLICTS {
-            self.conflicts.retain(|_, at| now.duration_since(*at) < DEFEND);
+            self.conflicts.retain(|_, (at, _)| now.duration_since(*at) < DEFEND);
         }
-        let is_new = self.conflicts.get(&address).is_none_or(|at| now.duration_since(*at) >= DEFEND);
+        let is_new = self.conflicts.get(&address).is_none_or(|(at, _)| now.duration_since(*at) >= DEFEND);
         if !is_new || self.conflicts.len() >= MOST_CONFLICTS {
             return;
         }
-        self.conflicts.insert(address, now);
+        self.conflicts.insert(address, (now, claim.hardware));
+        let of_host = self.conflicts.values().filter(|(_, hardware)| *hardware == claim.hardware);
+        if claim.is_answer && of_host.count() > CONTRADICTED {
+            self.occupied.note_proxy(claim.hardware, now);
+            self.say_proxy(claim, now);
+            return;
+        }
         log::warn!(
             "{} on '{}' says that it has {address}, which a terminal has: no other machine there may use addresses of the \
              pool; take it out of the pool, or the machine off it",

@@ -2,7 +2,7 @@
 //! is believed within limits: most of a pool stays, whatever is claimed, and what is claimed but once is soon forgotten.
 
 use crate::wire::{Address, AddressRange};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,26 @@ const PROXY: Duration = Duration::from_secs(3600);
 /// An Ethernet address.
 pub(super) type Hardware = [u8; 6];
 
+/// A pool whose addresses terminals are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// All of them.
+    pub range: AddressRange,
+    /// Those that are not given.
+    pub never: BTreeSet<IpAddr>,
+}
+
+/// An address of a pool that another host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OccupiedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Ethernet address of the host.
+    pub hardware: String,
+    /// The interface that it is behind.
+    pub interface: String,
+}
+
 /// Somebody says that he has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
@@ -33,6 +53,9 @@ pub(super) struct Claim {
     pub(super) address: IpAddr,
     /// He was asked, or may have been. Others send from it: no proxy does that.
     pub(super) is_answer: bool,
+    /// What he was asked was whether somebody has it. Others were told that this machine has it: a router with proxy ARP
+    /// contradicts that (`arp_process`, net/ipv4/arp.c), and answers no probe.
+    pub(super) is_of_probe: bool,
 }
 
 /// What came of a claim.
@@ -71,7 +94,7 @@ pub(super) struct Occupant {
 impl Occupied {
     /// Somebody says that he has an address of `pool`.
     pub(super) fn hear(&mut self, claim: &Claim, pool: AddressRange, now: Instant) -> Heard {
-        let Claim { index, hardware, address, is_answer } = *claim;
+        let Claim { index, hardware, address, is_answer, .. } = *claim;
         if is_answer && let Some(last) = self.proxies.get_mut(&hardware) {
             *last = now;
             return Heard::Proxy;
@@ -84,13 +107,7 @@ impl Occupied {
         let [few, many] = MOST_ANSWERS;
         let answers = self.hosts.values().filter(|host| host.only_answers && host.hardware == hardware).count();
         if is_answer && answers as u128 >= (pool.size() / SHARE_OF_ANSWERS).clamp(few, many) {
-            self.hosts.retain(|_, host| !host.only_answers || host.hardware != hardware);
-            if self.proxies.len() >= MOST_PROXIES
-                && let Some(oldest) = self.proxies.iter().min_by_key(|(_, last)| **last).map(|(oldest, _)| *oldest)
-            {
-                self.proxies.remove(&oldest);
-            }
-            self.proxies.insert(hardware, now);
+            self.note_proxy(hardware, now);
             return Heard::NewProxy;
         }
         let in_pool = self.hosts.range(IpAddr::from(pool.first())..=IpAddr::from(pool.last())).count();
@@ -102,6 +119,17 @@ impl Occupied {
             Occupant { index, hardware, only_answers: is_answer, since: now, heard: now, asked: now, unanswered: 0 };
         self.hosts.insert(address, host);
         Heard::Occupied
+    }
+
+    /// A host answers for whatever is asked: nothing is believed of its answers any more.
+    pub(super) fn note_proxy(&mut self, hardware: Hardware, now: Instant) {
+        self.hosts.retain(|_, host| !host.only_answers || host.hardware != hardware);
+        if self.proxies.len() >= MOST_PROXIES
+            && let Some(oldest) = self.proxies.iter().min_by_key(|(_, last)| **last).map(|(oldest, _)| *oldest)
+        {
+            self.proxies.remove(&oldest);
+        }
+        self.proxies.insert(hardware, now);
     }
 
     /// Whether another host has `address`.
@@ -223,7 +251,8 @@ mod tests {
     }
 
     fn claim(host: u8, last: u8, is_answer: bool) -> Claim {
-        Claim { index: 7, hardware: [2, 0, 0, 0, 0, host], address: IpAddr::from([203, 0, 113, last]), is_answer }
+        let (hardware, address) = ([2, 0, 0, 0, 0, host], IpAddr::from([203, 0, 113, last]));
+        Claim { index: 7, hardware, address, is_answer, is_of_probe: is_answer }
     }
 
     fn all(occupied: &Occupied) -> Vec<String> {
