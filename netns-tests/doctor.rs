@@ -1,10 +1,11 @@
 //! `kamei doctor` on hosts with one thing wrong each, and beside an operator's own firewall.
 
 use crate::gateway::KAMEI;
-use crate::lab::{Family, Lab, Plan, Ran};
+use crate::lab::{Family, Lab, Plan, Ran, need, wait_for};
 use crate::one_view::nft;
 use crate::traffic::{Web, curl};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 /// A firewall as many have it: nothing is forwarded that no rule accepts, and what goes out is masqueraded.
 const FIREWALL: &str = r#"
@@ -104,6 +105,88 @@ fn a_file_of_networkd_that_would_take_the_devices_of_a_named_gateway_is_said() {
     fs::write(directory.join("00-second.network"), "[Match]\nName=second-nat second-in*\n[Link]\nUnmanaged=yes\n")
         .unwrap();
     assert!(!examine(&lab, &named, &before).stdout.contains(words));
+}
+
+/// Files of systemd-networkd for a device `second-nat`, each set with a name for it.
+const NETWORKS: [(&str, &[(&str, &str)]); 10] = [
+    ("taken", &[("etc/a.network", TAKES)]),
+    ("left", &[("etc/a.network", TAKES), ("run/0.network", LEAVES)]),
+    ("left by a drop-in", &[("etc/a.network", TAKES), ("run/a.network.d/x.conf", "[Link]\nUnmanaged=yes\n")]),
+    ("taken by a drop-in", &[("lib/a.network", LEAVES), ("etc/a.network.d/x.conf", "[Link]\nUnmanaged=no\n")]),
+    ("named by a drop-in", &[("etc/a.network", "[Match]\nName=x\n"), ("lib/a.network.d/x.conf", TAKES)]),
+    (
+        "a drop-in before another of its name",
+        &[
+            ("etc/a.network", TAKES),
+            ("etc/a.network.d/x.conf", "[Link]\n"),
+            ("run/a.network.d/x.conf", "[Link]\nUnmanaged=yes\n"),
+        ],
+    ),
+    ("masked with its drop-ins", &[("etc/a.network", ""), ("lib/a.network", TAKES), ("etc/a.network.d/x.conf", TAKES)]),
+    ("all but", &[("etc/a.network", "[Match]\nName=x\nName=!second*\n")]),
+    ("on two lines", &[("etc/a.network", "[Match]\nNoSuchKey=1\nName=x \\\n second-[a-n]at\nHost=!nowhere\n")]),
+    ("not to be read", &[("etc/a.network", "[Match]\nName=*\n[Link\n")]),
+];
+const TAKES: &str = "[Match]\nName=second*\n[Network]\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n";
+const LEAVES: &str = "[Match]\nName=second*\n[Link]\nUnmanaged=yes\n";
+
+#[test]
+fn what_it_says_of_files_of_networkd_is_what_networkd_does() {
+    need("networkctl", "systemd");
+    let lab = Lab::new(Plan::gateways(1));
+    let host = lab.gateway(1);
+    host.run("ip tuntap add dev second-nat mode tap && ip link set second-nat up").ok();
+    let index = host.run("cat /sys/class/net/second-nat/ifindex").ok();
+    for (name, files) in NETWORKS {
+        let places = lab.scratch().join(name.replace(' ', "-"));
+        for place in ["etc", "run", "lib", "netif"] {
+            fs::create_dir_all(places.join(place)).unwrap();
+        }
+        for (path, text) in files {
+            fs::create_dir_all(places.join(path).parent().unwrap()).unwrap();
+            fs::write(places.join(path), text).unwrap();
+        }
+        let at = places.display();
+        let before = format!(
+            "mount -t tmpfs none /run && mkdir -p /run/systemd/network /run/systemd/netif && \
+             mount --bind {at}/etc /etc/systemd/network && mount --bind {at}/run /run/systemd/network && \
+             mount --bind {at}/lib /usr/lib/systemd/network &&"
+        );
+        let said = examine(&lab, &format!("tun = \"second\"\n{CONFIG}"), &before).stdout;
+        // Where /sys can be written it waits for udev.
+        let line = format!(
+            "{before} mount --bind {at}/netif /run/systemd/netif && cd /run/systemd/netif && mkdir links leases lldp && \
+             chown -R systemd-network: . && mount -o remount,ro,bind /sys && exec /lib/systemd/systemd-networkd"
+        );
+        let _networkd = host.spawn("networkd", &["sh", "-c", &line]);
+        let link = places.join("netif/links").join(index.trim());
+        let taken = wait_for("networkd to judge the device", || {
+            let text = fs::read_to_string(&link).unwrap_or_default();
+            let is_taken = text.contains("NETWORK_FILE=");
+            (is_taken || text.contains("ADMIN_STATE=unmanaged")).then_some(is_taken)
+        });
+        assert_eq!(said.contains("systemd-networkd configure"), taken, "{name}: {said}");
+    }
+}
+
+/// A stand-in for a program of another package, which prints what that one prints.
+#[test]
+fn that_network_manager_counts_the_devices_as_its_own_is_said_with_what_keeps_it_off() {
+    let lab = Lab::new(Plan::gateways(1));
+    let merged = lab.scratch().join("merged");
+    let program = lab.scratch().join("NetworkManager");
+    fs::write(&program, format!("#!/bin/sh\n[ \"$*\" = --print-config ] && cat {}\n", merged.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&merged, "[keyfile]\n# rename=false\n[device]\n# wifi.backend=wpa_supplicant\n").unwrap();
+    let named = format!("tun = \"second\"\n{CONFIG}");
+    let running = "mount -t tmpfs none /run && mkdir /run/NetworkManager &&";
+    let path = format!("PATH={}:$PATH && export PATH &&", lab.scratch().display());
+    let words = "NetworkManager counts second-nat as its own";
+    let taken = examine(&lab, &named, &format!("{running} {path}"));
+    assert!(taken.code == Some(0) && taken.stdout.contains(words), "{}{}", taken.stdout, taken.stderr);
+    assert!(!examine(&lab, &named, &path).stdout.contains(words), "it does not run");
+    fs::write(&merged, "[keyfile]\nunmanaged-devices=interface-name:second-nat,interface-name:second-in*\n").unwrap();
+    assert!(!examine(&lab, &named, &format!("{running} {path}")).stdout.contains(words));
 }
 
 #[test]

@@ -78,7 +78,7 @@ pub fn examine(config: Option<&Config>) -> Vec<Finding> {
         let (found, sources) = network(config);
         findings.extend(found);
         findings.extend(links(config));
-        findings.extend(managers::examine(&config.tun));
+        findings.extend(managers::examine(config));
         findings.push(state(&config.state_dir));
         findings.extend(firewall::examine(config, &sources));
         findings.extend(ipsec(config, &sources));
