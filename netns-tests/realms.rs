@@ -116,6 +116,23 @@ fn r7_two_insides_with_the_same_prefix_where_the_reverse_path_filter_is_strict()
     before.assert_unchanged(&lab.gateway(1));
 }
 
+/// As NetworkManager does with the address where somebody has it disconnect the device.
+#[test]
+fn what_somebody_takes_from_the_gateways_devices_is_given_back() {
+    let lab = Lab::new(Plan::gateways(1));
+    let (host, twin) = (lab.gateway(1), same(&lab));
+    let gateway = start(&lab);
+    host.run("for each in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 2 > $each; done").ok();
+    let devices = ["kamei-nat", "kamei-in0", "kamei-in1"];
+    let has_address = |device: &&str| host.run(&format!("ip -4 address show {device}")).ok().contains("192.0.0.8/32");
+    assert!(devices.iter().all(has_address));
+    for device in devices {
+        host.run(&format!("ip address delete 192.0.0.8/32 dev {device}")).ok();
+    }
+    wait_until("the devices to have their addresses again", || devices.iter().all(has_address));
+    each_is_called_back(&lab, &gateway, &twin, Family::V4);
+}
+
 /// Main has a route for one of the two only.
 fn one_route_in_main(family: Family) {
     let lab = Lab::new(Plan::gateways(1));

@@ -62,8 +62,8 @@ pub struct Host {
     pub(super) plain: BTreeSet<u32>,
     /// The families whose packets are led by routing rules of others too.
     pub(super) ruled: BTreeSet<Family>,
-    /// One of our own devices was set down by somebody.
-    pub(super) device_down: bool,
+    /// One of our own devices was set down by somebody, or has lost its address.
+    pub(super) device_impaired: bool,
     /// Inside interfaces on which an address stands that another inside has before them. The kernel's strict
     /// reverse-path filter would hear nobody there who asks for it.
     pub(super) doubled: Vec<String>,
@@ -287,7 +287,9 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
     host.down = interfaces.filter(is_down).cloned().collect();
     judge_other_networks(plan, seen, &mut host);
     let mut devices = host.insides.iter().map(|inside| inside.device).chain([host.device]).flatten();
-    host.device_down = devices.any(|index| seen.down.contains(&index));
+    let has_address =
+        |index| seen.addresses.iter().any(|own| own.interface == index && own.address == IpAddr::V4(DUMMY));
+    host.device_impaired = devices.any(|index| seen.down.contains(&index) || !has_address(index));
     reserve(plan, seen, stage, &mut host)?;
     judge_inside_overlap(plan, stage, &mut host)?;
     Ok(host)

@@ -437,8 +437,8 @@ impl Kernel {
         self.host = host;
         self.choose_others();
         self.remark();
-        if self.host.device_down {
-            log::warn!("a device of the gateway was set down; it is set up again");
+        if self.host.device_impaired {
+            log::warn!("a device of the gateway was set down or has lost its address; it is set up again");
             apply::raise_devices(&mut self.netlink, &self.plan, &self.host)?;
         }
         apply::apply(&mut self.netlink, &self.plan, &self.host)?;

@@ -30,8 +30,9 @@ pub fn judge(merged: &str, tun: &str, devices: &[String]) -> Vec<Finding> {
     let is_taken = |device: &&String| !is_listed(strictly_unmanaged, device) && is_managed(&sections, device);
     let say = |device: &String| {
         Finding::note(format!(
-            "NetworkManager counts {device} as its own: its address is lost when somebody disconnects it there or switches \
-             networking off; put into /etc/NetworkManager/conf.d/zz-{tun}.conf the lines [keyfile], \
+            "NetworkManager counts {device} as its own: whoever disconnects it there or switches networking off takes its \
+             address and disturbs packets until the gateway has put it back; put into \
+             /etc/NetworkManager/conf.d/zz-{tun}.conf the lines [keyfile], \
              unmanaged-devices+=interface-name:{tun}-nat,interface-name:{tun}-in*; then nmcli general reload conf"
         ))
     };
