@@ -347,7 +347,7 @@ mod tests {
         }
         assert_eq!(asked.len(), 2 * (64 + 20));
         assert_eq!(asked.iter().filter(|address| address.to_string() == "2001:db8::7777").count(), 40);
-        let small: std::collections::BTreeSet<_> = asked.iter().filter(|address| address.is_ipv4()).collect();
+        let small: BTreeSet<_> = asked.iter().filter(|address| address.is_ipv4()).collect();
         assert_eq!(small.len(), 64);
         assert!(rounds.next(now + ROUND / 2, || 0).is_empty());
         assert_eq!(rounds.next(now + 2 * ROUND, || 0).len(), 10);
