@@ -1,8 +1,8 @@
 //! What a rule set does not tell.
 
-use super::super::ask;
 use super::ruleset::{Maker, Ruleset};
 use crate::config::Config;
+use crate::gateway::doctor::ask;
 use std::collections::BTreeMap;
 use std::path::Path;
 

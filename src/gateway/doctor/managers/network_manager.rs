@@ -1,7 +1,7 @@
 //! What NetworkManager's configuration makes of a gateway's own devices.
 
-use super::super::Finding;
 use super::keyfile::{is_like, settings};
+use crate::gateway::doctor::Finding;
 use std::collections::BTreeMap;
 
 /// A section `device…` of the configuration.

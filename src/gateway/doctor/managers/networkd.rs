@@ -1,7 +1,7 @@
 //! Files by which systemd-networkd would take a gateway's own devices.
 
-use super::super::Finding;
 use super::keyfile::{is_like, settings};
+use crate::gateway::doctor::Finding;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
