@@ -105,8 +105,9 @@ fn drops(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding>
     if chain.kind == "route" {
         return None;
     }
-    // Before connection tracking answers are like calls and callbacks.
-    let ways = Way::ALL.into_iter().filter(|way| chain.is_tracked() || *way != Way::Answer);
+    // Before connection tracking answers are like calls and callbacks; chains for NAT see the first packet of a flow alone.
+    let has_answers = chain.is_tracked() && chain.kind != "nat";
+    let ways = Way::ALL.into_iter().filter(|way| has_answers || *way != Way::Answer);
     let mut lost = Lost::default();
     for passage in ways.flat_map(|way| gateway.passages(way)) {
         for packets in gateway.packets(chain, passage) {

@@ -309,6 +309,13 @@ fn a_terminal_that_is_a_container_with_a_port_is_named() {
 }
 
 #[test]
+fn a_chain_for_nat_sees_no_answers() {
+    let rules = [json!([is("iifname", "eth0"), {"drop": null}])];
+    let said = judged(&chain("prerouting", "nat", "accept", &rules), Grade::Wrong);
+    assert!(said.len() == 1 && said[0].contains("drops callbacks: packets"), "{said:?}");
+}
+
+#[test]
 fn a_comparison_with_several_bits_at_once_is_never_true() {
     let bits =
         json!({"match": {"op": "!=", "left": {"ct": {"key": "state"}}, "right": {"|": ["established", "related"]}}});
