@@ -78,7 +78,8 @@ fn p3_settings_that_others_take_away_are_set_again_and_said() {
 fn p3_a_setting_that_somebody_changes_again_and_again_is_no_endless_fight() {
     let lab = Lab::new(Plan::gateways(1));
     let (terminal, server, host) = (lab.terminal(1), lab.server(1), lab.gateway(1));
-    let gateway = lab.start_with(1, &POOLS);
+    let text = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nrange = \"198.18.1.0/24\"\n";
+    let gateway = lab.start_from_file(1, text);
     ping(&terminal, server.v4.into(), 1);
     let said = || gateway.log().matches("net/ipv4/conf/go/forwarding has become 0").count();
     for times in 1..=4 {
@@ -99,6 +100,10 @@ fn p3_a_setting_that_somebody_changes_again_and_again_is_no_endless_fight() {
     }
     drop(fight);
     assert!(said() <= 6, "{}", gateway.log());
+    host.run("sysctl -qw net.ipv4.conf.go.forwarding=0").ok();
+    std::fs::write(lab.scratch().join("gateway1.toml"), format!("callback = \"anyone\"\n{text}")).unwrap();
+    assert!(gateway.ask("reload").ok().ends_with("in force\n"));
+    assert_eq!(values(&host, "net.ipv4.conf.go.forwarding"), "2", "who says so has made it so");
 }
 
 /// The first IPv6 pool and a pool in the outside's network come by a reload.

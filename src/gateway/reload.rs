@@ -75,6 +75,9 @@ impl Housekeeping {
 
     fn reload(&mut self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let config = (self.source)().map_err(ReloadError::Config)?;
+        if !dry_run {
+            self.kernel.contest_anew();
+        }
         let difference = self.config.difference(&config);
         if !difference.restart.is_empty() {
             return Err(ReloadError::NeedsRestart(difference.restart));

@@ -409,6 +409,11 @@ impl Kernel {
         done
     }
 
+    /// The operator has said what is to be: settings that somebody else changes again and again are set again at once, too.
+    pub fn contest_anew(&mut self) {
+        self.sysctls.contest_anew();
+    }
+
     fn with_names_of_now(&self, plan: &Plan) -> Vec<InsidePlan> {
         let insides = plan.insides.iter().zip(&self.plan.insides);
         insides.map(|(new, now)| InsidePlan { interfaces: now.interfaces.clone(), ..new.clone() }).collect()

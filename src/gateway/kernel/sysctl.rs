@@ -223,6 +223,11 @@ impl Sysctls {
         if disturbed { self.apply(plan, host) } else { Ok(()) }
     }
 
+    /// Forgets who else has changed what: it may be set again at once.
+    pub(super) fn contest_anew(&mut self) {
+        self.contested.clear();
+    }
+
     /// Whether what somebody else has changed may be set again now; says so then.
     fn may_contest(&mut self, key: &Key, wanted: &str) -> bool {
         if !self.is_due(key) {
