@@ -1,4 +1,4 @@
-//! What an nftables rule set would do to a gateway's packets, as far as reading can tell.
+//! What the rules of nftables and iptables would do to a gateway's packets, as far as reading can tell.
 //!
 //! Whoever translates, every hook sees a packet with the terminal's own address, from the real inside interface to the
 //! real outside interface or back: the source changes after postrouting, the destination before prerouting.
@@ -13,7 +13,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use super::{Finding, ask};
+use super::{Finding, Grade, ask};
 use crate::config::{Config, FastPathMode};
 use crate::nat::Hairpin;
 use crate::wire::AddressRange;
@@ -33,18 +33,18 @@ const MOST_PREFIXES: usize = 16;
 
 /// Asks the programs that list rules. `sources` are the prefixes of the insides.
 pub fn examine(config: &Config, sources: &[IpNet]) -> Vec<Finding> {
-    let Some(text) = ask("nft", &["-j", "list", "ruleset"]) else {
-        return vec![Finding::note("nft cannot be asked, so firewall rules were not looked at")];
-    };
-    let Some(mut ruleset) = Ruleset::parse(&text) else {
-        return vec![Finding::note("nft said what cannot be read, so firewall rules were not looked at")];
-    };
+    let mut findings = Vec::new();
+    let told = ask("nft", &["-j", "list", "ruleset"]);
+    let mut ruleset = told.and_then(|text| Ruleset::parse(&text)).unwrap_or_else(|| {
+        findings
+            .push(Finding::note("nft cannot be asked, or said what cannot be read, so its rules were not looked at"));
+        Ruleset::default()
+    });
     if ruleset.lacks_devices()
         && let Some(text) = ask("nft", &["list", "chains", "netdev"])
     {
         ruleset.add_devices(&text);
     }
-    let mut findings = Vec::new();
     for (version, program) in [("ip", "iptables"), ("ip6", "ip6tables")] {
         if let Some(text) = ask(&format!("{program}-nft-save"), &[]) {
             ruleset.add_iptables(program, &text);
@@ -64,7 +64,10 @@ pub fn examine(config: &Config, sources: &[IpNet]) -> Vec<Finding> {
         }
     }
     let host = Host::read(config, &ruleset);
-    findings.extend(judge(&ruleset, config, sources, &host));
+    // Nothing is called fine where not everything was read.
+    let is_all = findings.is_empty();
+    let judged = judge(&ruleset, config, sources, &host).into_iter();
+    findings.extend(judged.filter(|finding| is_all || finding.grade != Grade::Fine));
     findings
 }
 
@@ -203,8 +206,8 @@ fn drops_invalid(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<
 #[derive(Default)]
 struct Lost<'g> {
     passages: BTreeSet<(Way, &'g str, &'g str)>,
-    /// Ways whose packets no rule for established connections lets pass.
-    untracked: BTreeSet<Way>,
+    /// Answers are none to connection tracking: no rule for established connections lets them pass.
+    has_unknown_answers: bool,
     families: BTreeSet<bool>,
     is_certain: bool,
     is_below: bool,
@@ -222,9 +225,8 @@ impl<'g> Lost<'g> {
         self.is_below |= first.from != Some(passage.from) && first.to != Some(passage.to);
         self.passages.insert((passage.way, passage.from, passage.to));
         self.families.insert(first.is_v4);
-        if matches!(first.state, Some(State::New | State::Untracked)) && passage.way == Way::Answer {
-            self.untracked.insert(passage.way);
-        }
+        let is_unknown = matches!(first.state, Some(State::New | State::Untracked));
+        self.has_unknown_answers |= is_unknown && passage.way == Way::Answer;
     }
 
     fn words(&self, chain: &Chain) -> String {
@@ -243,8 +245,8 @@ impl<'g> Lost<'g> {
         match chain.maker {
             Maker::Firewalld if chain.hook == "forward" => return advice::by_zones(passages, &gateway.host.zones),
             Maker::Ufw if chain.hook == "forward" => return advice::by_ufw(passages),
-            Maker::Owner => return advice::OWNED.to_owned(),
-            _ => {}
+            Maker::Firewalld | Maker::Owner => return advice::OWNED.to_owned(),
+            Maker::Ufw | Maker::Any => {}
         }
         let rules = Way::ALL.into_iter().flat_map(|way| self.rules(way, chain, gateway));
         let mut commands: Vec<String> = rules.flat_map(|rule| rule.commands(chain)).collect();
@@ -259,7 +261,7 @@ impl<'g> Lost<'g> {
         }
         let from = || of_way().map(|(_, from, _)| *from).collect();
         let to = || of_way().map(|(.., to)| *to).collect();
-        let is_by_state = chain.is_tracked() && way == Way::Answer && !self.untracked.contains(&way);
+        let is_by_state = chain.is_tracked() && way == Way::Answer && !self.has_unknown_answers;
         match chain.hook {
             _ if is_by_state => return vec![Rule { is_established: true, ..Rule::default() }],
             "forward" => return vec![Rule { from: from(), to: to(), ..Rule::default() }],

@@ -4,10 +4,12 @@ use super::iptables;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::IpAddr;
+
 /// `NF_IP_PRI_CONNTRACK` (linux/netfilter_ipv4.h): chains with a larger priority are after connection tracking.
 pub const CONNTRACK: i64 = -200;
 
 /// A rule set.
+#[derive(Default)]
 pub struct Ruleset {
     chains: Vec<Value>,
     /// Tables that only the program which has made them can change, by family and name.
@@ -70,11 +72,12 @@ impl Chain<'_> {
         }
     }
 }
+
 impl Ruleset {
     /// `None` if that is not JSON.
     pub fn parse(text: &str) -> Option<Self> {
         let document: Value = serde_json::from_str(text).ok()?;
-        let mut ruleset = Self { chains: Vec::new(), owned: Vec::new(), sets: Vec::new(), rules: HashMap::new() };
+        let mut ruleset = Self::default();
         for (kind, what) in several(&document["nftables"]).filter_map(Value::as_object).flatten() {
             match kind.as_str() {
                 "table" if several(&what["flags"]).any(|flag| flag == "owner") => {
@@ -193,6 +196,7 @@ impl Ruleset {
         rules.into_iter().flatten().filter_map(Value::as_array).map(Vec::as_slice)
     }
 }
+
 pub fn several(value: &Value) -> impl Iterator<Item = &Value> {
     let list = value.as_array();
     let one = if list.is_some() || value.is_null() { None } else { Some(value) };

@@ -1,4 +1,3 @@
-use super::super::Grade;
 use super::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
