@@ -3,8 +3,9 @@
 use crate::gateway::Gateway;
 use crate::lab::{Family, Lab, Plan, wait_until};
 use crate::traffic::{Echo, Web, accept, ask_udp, connect, curl, curl_in_vain, expect_pattern, listen, send_pattern};
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,7 @@ fn r3_ports_their_parity_and_contiguity_are_kept() {
     let gateway = lab.start(1);
     let (terminal, server) = (lab.terminal(1), lab.server(1));
     let bound = |host: &crate::lab::Host, port| {
-        let socket = host.inside(|| std::net::UdpSocket::bind(("::", port)).unwrap());
+        let socket = host.inside(|| UdpSocket::bind(("::", port)).unwrap());
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     };
@@ -216,56 +217,121 @@ fn stay_on_one_cpu() {
     sched_setaffinity(None, &one).unwrap();
 }
 
+/// The source port of the first flow.
+const FIRST_PORT: u16 = 40_000;
+
+/// A terminal, a gateway of several queues, and a server that hears. Without the fast path, which may overtake what is still
+/// in the queues at the moment when a flow moves to it.
+struct Queues {
+    lab: Lab,
+    gateway: Gateway,
+    at_server: UdpSocket,
+}
+
+impl Queues {
+    fn new(lines: &str) -> Self {
+        let lab = Lab::new(Plan::gateways(1).unwatched());
+        let gateway = configured(&lab, &format!("workers = 4\nfast-path = \"off\"\n{lines}"));
+        let at_server = lab.server(1).inside(|| UdpSocket::bind(("0.0.0.0", 5000)).unwrap());
+        at_server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        Self { lab, gateway, at_server }
+    }
+
+    /// Sockets of the terminal at one of its addresses, each with a flow of its own.
+    fn flows(&self, address: Ipv4Addr) -> Vec<UdpSocket> {
+        let bind = || (0..8).map(|n| UdpSocket::bind((address, FIRST_PORT + n)).unwrap()).collect();
+        self.lab.terminal(1).inside(bind)
+    }
+
+    /// Sends numbers, while busy threads compete for the processors with the gateway's, until none comes any more. In each
+    /// flow's series of numbers, none may come after a higher one.
+    fn keep_the_order(&self, at_least: u32, send: impl FnOnce() + Send) {
+        let stop = AtomicBool::new(false);
+        let (heard, late) = std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::black_box((0..100_000u64).sum::<u64>());
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            scope.spawn(|| {
+                stay_on_one_cpu();
+                send();
+            });
+            let mut last = HashMap::new();
+            let (mut heard, mut late, mut buffer) = (0, 0, [0; 8]);
+            while let Ok((8, from)) = self.at_server.recv_from(&mut buffer) {
+                let number = u64::from_be_bytes(buffer);
+                let last = last.entry((from.port(), number >> 32)).or_insert(0);
+                heard += 1;
+                late += u32::from(number < *last);
+                *last = number.max(*last);
+            }
+            stop.store(true, Ordering::Relaxed);
+            (heard, late)
+        });
+        assert!(heard > at_least, "{heard} datagrams came");
+        assert_eq!(late, 0, "of {heard} datagrams");
+    }
+}
+
+/// Has each flow send one datagram. Full queues lose some, which is fine here.
+fn each_sends(flows: &[UdpSocket], to: Ipv4Addr, series: u32, number: u32) {
+    for flow in flows {
+        let _ = flow.send_to(&(u64::from(series) << 32 | u64::from(number)).to_be_bytes(), (to, 5000));
+    }
+}
+
 /// Several queues, and threads that compete for the processors: of each flow, no packet overtakes another.
 #[test]
 fn s_several_queues_do_not_reorder() {
-    const FLOWS: u16 = 8;
-    const ROUNDS: u32 = 8000;
-    let lab = Lab::new(Plan::gateways(1).unwatched());
-    let pools = [Lab::pool_v4(1), Lab::pool_v6(1)];
-    // Without the fast path, which may overtake what is still in the queues at the moment when a flow moves to it.
-    let slow = ["--workers", "4", "--fast-path", "off"];
-    let _gateway = lab.start_with(1, &[&["--pool", &pools[0], "--pool", &pools[1]], &slow[..]].concat());
-    let (terminal, server) = (lab.terminal(1), lab.server(1));
-    let at_server = server.inside(|| std::net::UdpSocket::bind(("0.0.0.0", 5000)).unwrap());
-    at_server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    let stop = AtomicBool::new(false);
-    let (heard, late) = std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    std::hint::black_box((0..100_000u64).sum::<u64>());
-                    std::thread::yield_now();
-                }
-            });
-        }
-        scope.spawn(|| {
-            stay_on_one_cpu();
-            let sockets: Vec<_> = terminal
-                .inside(|| (0..FLOWS).map(|n| std::net::UdpSocket::bind(("0.0.0.0", 40_000 + n)).unwrap()).collect());
-            for round in 0..ROUNDS {
-                for socket in &sockets {
-                    // Full queues lose datagrams, which is fine here.
-                    let _ = socket.send_to(&round.to_be_bytes(), (server.v4, 5000));
-                }
-                if round.is_multiple_of(16) {
-                    std::thread::sleep(Duration::from_micros(500));
-                }
+    let queues = Queues::new("");
+    let (flows, server) = (queues.flows(Ipv4Addr::UNSPECIFIED), queues.lab.server(1).v4);
+    queues.keep_the_order(8000, || {
+        for round in 0..8000 {
+            each_sends(&flows, server, 0, round);
+            if round.is_multiple_of(16) {
+                std::thread::sleep(Duration::from_micros(500));
             }
-        });
-        let mut last = [0; FLOWS as usize];
-        let (mut heard, mut late, mut buffer) = (0u32, 0u32, [0; 4]);
-        while let Ok((4, from)) = at_server.recv_from(&mut buffer) {
-            let (round, flow) = (u32::from_be_bytes(buffer), usize::from(from.port() - 40_000));
-            heard += 1;
-            late += u32::from(round < last[flow]);
-            last[flow] = last[flow].max(round);
         }
-        stop.store(true, Ordering::Relaxed);
-        (heard, late)
     });
-    assert!(heard > ROUNDS, "{heard} datagrams came");
-    assert_eq!(late, 0, "of {heard} datagrams");
+}
+
+/// What waits until its contact is on record is not overtaken by what comes once another worker has recorded it.
+#[test]
+fn s_a_first_packet_to_a_peer_is_not_overtaken() {
+    let queues = Queues::new("");
+    let (flows, server) = (queues.flows(Ipv4Addr::UNSPECIFIED), queues.lab.server(1));
+    server.run("ip route add local 203.0.112.0/20 dev lo").ok();
+    queues.gateway.host.run(&format!("ip route add 203.0.112.0/20 via {}", server.v4)).ok();
+    queues.keep_the_order(4000, || {
+        for peer in 1..4000 {
+            for number in 0..6 {
+                each_sends(&flows, Ipv4Addr::from(0xcb00_7000 + peer), peer, number);
+            }
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    });
+}
+
+/// The same of bindings that must reach the disk.
+#[test]
+fn s_a_first_packet_that_waits_for_the_disk_is_not_overtaken() {
+    const TERMINALS: u8 = 100;
+    let queues = Queues::new("durability = \"strict\"");
+    let server = queues.lab.server(1).v4;
+    queues.lab.terminal(1).run("ip route add local 10.77.143.128/25 dev lo").ok();
+    let terminals: Vec<_> = (0..TERMINALS).map(|n| queues.flows(Ipv4Addr::new(10, 77, 143, 130 + n))).collect();
+    queues.keep_the_order(TERMINALS.into(), || {
+        for (series, flows) in (0..).zip(&terminals) {
+            for number in 0..40 {
+                each_sends(flows, server, series, number);
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    });
 }
 
 /// A kernel that grants no offload at all: every packet is an ordinary one, and all goes on, to the byte.

@@ -1,7 +1,9 @@
-//! Packets of bindings that are not on record yet, or not as they are now, wait here, in their order: until the end of the
-//! worker's turn, or (`durability = "strict"`) until a new binding is on disk.
+//! Packets of bindings that are not on record yet, or not as they are now, wait here: until the end of the worker's turn, or
+//! (`durability = "strict"`) until a new binding is on disk. What follows between the same two hosts waits behind them,
+//! though another worker may have recorded the binding meanwhile: no packet overtakes another.
 
 use crate::journal::{Journal, NotRecorded, Recorded};
+use crate::wire::Address;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,10 +23,15 @@ pub struct Parking {
     held: usize,
 }
 
+/// Source and destination.
+pub type Ends = [Address; 2];
+
 /// A packet that waits.
 pub struct Parked {
     /// Whether its binding is not on record at all.
     pub is_of_a_new_binding: bool,
+    /// Between whom it goes, once it is translated.
+    pub ends: Option<Ends>,
     /// The number of the device that takes it.
     pub device: usize,
     /// The frame, virtio header and all.
@@ -43,13 +50,36 @@ impl Parking {
         if !self.virtual_ips.contains(&virtual_ip) {
             self.virtual_ips.push(virtual_ip);
         }
-        let room = MOST.saturating_sub(self.held + self.packets.len());
+        self.queue(packets)
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whether packets between these two wait.
+    pub fn holds(&self, ends: Option<Ends>) -> bool {
+        let mut waiting = self.waiting.iter().flat_map(|(_, packets)| packets).chain(&self.packets);
+        waiting.any(|packet| packet.ends == ends)
+    }
+
+    /// The packets are to wait behind what waits between the same two. Says how many of them there was no room for.
+    pub fn queue(&mut self, packets: impl Iterator<Item = Parked>) -> u64 {
         let mut refused = 0;
-        for (number, packet) in packets.enumerate() {
-            if number < room {
-                self.packets.push(packet);
-            } else {
+        for mut packet in packets {
+            if self.held + self.packets.len() >= MOST {
                 refused += 1;
+                continue;
+            }
+            let is_like = |other: &Parked| other.ends == packet.ends;
+            if let Some((_, others)) = self.waiting.iter_mut().rev().find(|(_, others)| others.iter().any(is_like)) {
+                others.push(packet);
+                self.held += 1;
+            } else {
+                packet.is_of_a_new_binding |=
+                    self.packets.iter().any(|other| is_like(other) && other.is_of_a_new_binding);
+                self.packets.push(packet);
             }
         }
         refused

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::kernel::Neighbours;
-use super::parking::{Parked, Parking};
+use super::parking::{Ends, Parked, Parking};
 use crate::config::Pinning;
 use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Origin, Queue, Taken, Way};
@@ -415,11 +415,12 @@ impl Worker {
         match verdict {
             Verdict::Forward { to, event } => {
                 let device = self.address(buffer, origin, to);
-                match event.filter(|event| self.tell(*event)) {
-                    Some(event) => {
-                        self.park(event, device, std::iter::once(buffer.as_read().into()));
-                    }
-                    None => self.write(device, buffer.as_read()),
+                let owed = event.filter(|event| self.tell(*event));
+                if owed.is_none() && self.parking.is_empty() {
+                    self.write(device, buffer.as_read());
+                } else {
+                    let ends = ends(buffer.packet().bytes);
+                    self.send(owed, ends, device, std::iter::once(buffer.as_read().into()));
                 }
             }
             Verdict::Replace(replaced) => {
@@ -429,7 +430,7 @@ impl Worker {
             Verdict::Drop(reason) => log::trace!("{realm:?}: dropped, {}", reason.name()),
             Verdict::Refuse(refused) => {
                 if self.tell(refused.event) {
-                    self.park(refused.event, 0, std::iter::empty());
+                    self.parking.park(refused.event.virtual_ip.into(), std::iter::empty());
                 }
                 if let Some(answer) = refused.answer {
                     self.write_own(realm, &answer);
@@ -456,7 +457,7 @@ impl Worker {
     /// Whether the kernel cannot tell by the destination which inside is meant.
     fn is_for_one_of_two(&self, buffer: &mut Buffer) -> bool {
         self.own().len() > 1
-            && destination(buffer.packet().bytes).is_some_and(|terminal| self.translator.is_unclear(terminal))
+            && ends(buffer.packet().bytes).is_some_and(|[_, terminal]| self.translator.is_unclear(terminal))
     }
 
     /// The device by which the kernel hears of packets for a realm.
@@ -470,12 +471,11 @@ impl Worker {
     /// Writes what a helper has made of a packet from `realm`.
     fn write_instead(&mut self, replaced: Replaced, device: usize, way: Option<Way>, realm: Realm) {
         let Replaced { event, packets, answer, .. } = replaced;
+        let owed = event.filter(|event| self.tell(*event));
+        let ends = packets.first().and_then(|packet| ends(packet));
         let frame = |packet: Box<[u8]>| Some(self.own().get(device)?.frame(&packet, way));
         let frames: Vec<_> = packets.into_iter().filter_map(frame).collect();
-        match event.filter(|event| self.tell(*event)) {
-            Some(event) => self.park(event, device, frames.into_iter()),
-            None => frames.iter().for_each(|frame| self.write(device, frame)),
-        }
+        self.send(owed, ends, device, frames.into_iter());
         if let Some(answer) = answer {
             self.write_own(realm, &answer);
         }
@@ -520,10 +520,25 @@ impl Worker {
         event.kind.is_owed()
     }
 
-    fn park(&mut self, event: Event, device: usize, frames: impl Iterator<Item = Box<[u8]>>) {
-        let is_of_a_new_binding = event.kind.is_of_a_new_binding();
-        let packets = frames.map(|frame| Parked { is_of_a_new_binding, device, frame });
-        let refused = self.parking.park(event.virtual_ip.into(), packets);
+    /// Has frames between two hosts wait for the journal if it is owed an event, or behind those that wait; else writes
+    /// them.
+    fn send(
+        &mut self,
+        owed: Option<Event>,
+        ends: Option<Ends>,
+        device: usize,
+        frames: impl Iterator<Item = Box<[u8]>>,
+    ) {
+        let is_of_a_new_binding = owed.is_some_and(|event| event.kind.is_of_a_new_binding());
+        let packets = frames.map(|frame| Parked { is_of_a_new_binding, ends, device, frame });
+        let refused = match owed {
+            Some(event) => self.parking.park(event.virtual_ip.into(), packets),
+            None if self.parking.holds(ends) => self.parking.queue(packets),
+            None => {
+                packets.for_each(|packet| self.write(device, &packet.frame));
+                0
+            }
+        };
         self.translator.lost(DropReason::CannotRecord, refused);
     }
 
@@ -540,11 +555,13 @@ impl Worker {
     }
 }
 
-/// The destination of a packet that was translated.
-fn destination(packet: &[u8]) -> Option<Address> {
+/// Source and destination of a packet that was translated.
+fn ends(packet: &[u8]) -> Option<Ends> {
+    let v4 = |at: usize| packet.get(at..)?.first_chunk().copied().map(Address::from_v4);
+    let v6 = |at: usize| packet.get(at..)?.first_chunk().copied().map(Address::from_v6);
     match packet.first()? >> 4 {
-        4 => packet.get(16..)?.first_chunk().copied().map(Address::from_v4),
-        _ => packet.get(24..)?.first_chunk().copied().map(Address::from_v6),
+        4 => Some([v4(12)?, v4(16)?]),
+        _ => Some([v6(8)?, v6(24)?]),
     }
 }
 
