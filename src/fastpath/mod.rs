@@ -39,6 +39,7 @@ mod program;
 mod seat;
 
 pub use kernel::{FastPath, View, has_left, remove};
+pub use layout::WHYS;
 pub use seat::overtaking;
 
 pub use guard::{GuardError, RulesetMonitor};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::{DeviceStatus, FastPathStatus, GatewayStatus, WorkerStatus};
+use crate::fastpath::{MEANINGS, WHYS};
 use crate::journal::JournalStatus;
 use crate::nat::{DropReason, PoolView, StatusView, TrafficView};
 use std::collections::BTreeSet;
@@ -104,6 +105,12 @@ fn an_independent_parser_reads_every_number() {
     assert_eq!(samples.iter().filter(|(name, ..)| name == "kamei_drops_total").count(), DropReason::ALL.len());
 }
 
+/// Whether something is counted by this reason.
+fn is_told(reason: &str) -> bool {
+    let of_the_kernel = MEANINGS.map(|(name, _)| name).into_iter().chain(WHYS);
+    DropReason::ALL.iter().map(|reason| reason.name()).chain(of_the_kernel).any(|name| name == reason)
+}
+
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist() {
     let have: BTreeSet<String> = parsed(&write(status()).unwrap()).into_iter().map(|(name, ..)| name).collect();
@@ -117,6 +124,14 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
         assert!(names.len() > 5, "{file} names only {names:?}");
         let unknown: Vec<&&str> = names.iter().filter(|name| !have.contains(**name)).collect();
         assert!(unknown.is_empty(), "{file} names {unknown:?}, which no gateway tells");
+        let selectors = text.split('{').filter_map(|part| part.split_once('}')).map(|(selector, _)| selector);
+        let reasons: Vec<&str> = selectors
+            .filter_map(|selector| selector.split_once("reason")?.1.split('"').nth(1))
+            .flat_map(|reasons| reasons.split('|'))
+            .collect();
+        let unknown: Vec<&&str> = reasons.iter().filter(|reason| !is_told(reason)).collect();
+        assert!(unknown.is_empty(), "{file} names the reasons {unknown:?}, which no gateway tells");
+        assert!(file.ends_with("json") || reasons.len() > 4, "{file} names only the reasons {reasons:?}");
         if file.ends_with("json") {
             serde_json::from_str::<serde_json::Value>(&text).unwrap();
         }
