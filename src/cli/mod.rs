@@ -75,8 +75,7 @@ enum Command {
     Cleanup(cleanup::Arguments),
     /// Examine this host and say what is wrong with it for a gateway (as root)
     Doctor(doctor::Arguments),
-    /// Write manual pages and shell completions, for packages
-    #[command(hide = true)]
+    /// Write manual pages and completions for bash, zsh and fish into a directory
     Generate(generate::Arguments),
 }
 
