@@ -2,6 +2,7 @@
 
 use crate::capture::Capture;
 use crate::crossing::Crossing;
+use crate::doctor::examine;
 use crate::fastpath::{call_and_callback, hits, killed_and_succeeded, moved_neighbour, one_hop, release, warm_up};
 use crate::gateway::KAMEI;
 use crate::lab::{Family, Lab, Plan, wait_until};
@@ -104,6 +105,26 @@ fn xdp_is_refused_where_packets_may_be_unfinished() {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
     assert!(!host.run("ip link").ok().contains("xdp"));
+}
+
+#[test]
+fn doctor_says_beforehand_what_keeps_xdp_from_an_interface() {
+    let config = "inside = [\"gi\"]\noutside = [\"go\"]\nfast-path = \"xdp\"\n[[pool]]\nrange = \"198.18.1.0/24\"\n";
+    let lab = Lab::new(Plan::gateways(1));
+    let found = examine(&lab, config, "");
+    assert_eq!(found.code, Some(1), "{}", found.stdout);
+    for name in ["gi", "go"] {
+        let words = format!("WRONG  fast-path = \"xdp\" is refused at {name}: it has no wire");
+        assert!(found.stdout.contains(&words), "{}", found.stdout);
+        assert!(found.stdout.contains(&format!("ethtool -K {name} tx-checksum-ip-generic off")), "{}", found.stdout);
+    }
+    let lab = Lab::new(Plan::gateways(1).by_xdp());
+    let found = examine(&lab, config, "");
+    assert!(found.stdout.contains("fine   drivers run XDP programs"), "{}", found.stdout);
+    // No driver: the kernel's own way for XDP is slower than none.
+    lab.gateway(1).run("ip link add br7 type bridge && ip link set br7 up && ip address add 10.9.9.1/24 dev br7").ok();
+    let found = examine(&lab, &config.replace("\"gi\"", "\"gi\", \"br7\""), "");
+    assert!(found.stdout.contains("is refused at br7: its driver has no native XDP"), "{}", found.stdout);
 }
 
 /// A far end that goes back to leaving checksums out costs speed, not packets.

@@ -464,6 +464,21 @@ pub fn remove(tun: &str) -> io::Result<bool> {
     Ok(super::place::remove(tun)? || filters || guarded)
 }
 
+/// Those of these interfaces on which XDP cannot sit, as far as it is known before it is tried.
+///
+/// # Errors
+/// Where the kernel does not tell: before Linux 6.3.
+pub fn without_xdp(entrances: &[Entrance]) -> io::Result<Vec<(String, NoXdp)>> {
+    let mut abilities = Abilities::open()?;
+    let features = abilities.xdp()?;
+    let with_frames = entrances.iter().filter(|entrance| entrance.ethernet.is_some());
+    let refusal = |entrance: &Entrance| {
+        let features = features.get(&entrance.index).copied().unwrap_or_default();
+        Some((entrance.name.clone(), suits(entrance, features, &mut abilities).err()?))
+    };
+    Ok(with_frames.filter_map(refusal).collect())
+}
+
 /// Whether XDP would see whole packets that come in by an interface.
 fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) -> Result<(), NoXdp> {
     if !features.runs_programs() {

@@ -38,7 +38,7 @@ mod place;
 mod program;
 mod seat;
 
-pub use kernel::{FastPath, View, has_left, remove};
+pub use kernel::{FastPath, View, has_left, remove, without_xdp};
 pub use layout::WHYS;
 pub use seat::overtaking;
 

@@ -6,10 +6,11 @@ mod managers;
 mod modules;
 
 use super::confine::Confinement;
-use super::kernel::{KernelError, Survey, filtered_at_ports};
+use super::kernel::{Framing, KernelError, Survey, filtered_at_ports};
 use crate::config::{Config, FastPathHook, FastPathMode};
 use crate::device::tun;
-use crate::fastpath::overtaking;
+use crate::fastpath::{Entrance, NoXdp, overtaking, without_xdp};
+use crate::nat::Realm;
 use crate::wire::AddressRange;
 use aya::programs::ProgramType;
 use aya::sys::is_program_supported;
@@ -22,8 +23,6 @@ use std::process::{Command, Stdio};
 const BPF_FS: i64 = 0xcafe_4a11;
 /// The kernel that has TCX.
 const TCX: (u32, u32) = (6, 6);
-/// The kernel that tells what drivers can.
-const XDP: (u32, u32) = (6, 3);
 /// The kernel that has BPF programs at the hooks of netfilter.
 const BPF_AT_HOOKS: (u32, u32) = (6, 4);
 
@@ -173,12 +172,34 @@ fn programs(config: Option<&Config>) -> Vec<Finding> {
             Finding::wrong(format!("{who} comes before the gateway's programs at {name}, {what}"))
         }));
     }
-    if version < XDP && fast_path.is_some_and(|fast| fast.mode == FastPathMode::Xdp) {
-        let what =
-            "does not tell which drivers have XDP (6.3 does): fast-path = \"xdp\" is refused; \"redirect\" is not";
-        findings.push(Finding::wrong(format!("Linux {release} {what}")));
-    }
     findings
+}
+
+/// Drivers, where programs are to sit in them.
+fn drivers(interfaces: &[(String, u32, Framing)]) -> Vec<Finding> {
+    let entrance = |(name, index, framing): &(String, u32, Framing)| {
+        let Framing::Ethernet(ethernet) = framing else { return None };
+        Some(Entrance { name: name.clone(), index: *index, realm: Realm::Outside, ethernet: Some(*ethernet) })
+    };
+    let entrances: Vec<Entrance> = interfaces.iter().filter_map(entrance).collect();
+    let without = match without_xdp(&entrances) {
+        Ok(without) => without,
+        Err(error) => {
+            return vec![Finding::wrong(format!(
+                "this kernel does not tell which drivers have XDP (Linux 6.3 does): fast-path = \"xdp\" is refused; \
+                 \"redirect\" is not ({error})"
+            ))];
+        }
+    };
+    if without.is_empty() {
+        return vec![Finding::fine("drivers run XDP programs at the interfaces with Ethernet headers")];
+    }
+    let refused = |(name, why): (String, NoXdp)| {
+        Finding::wrong(format!(
+            "fast-path = \"xdp\" is refused at {name}: {why}; \"redirect\" needs nothing of drivers"
+        ))
+    };
+    without.into_iter().map(refused).collect()
 }
 
 /// Where at tc the programs are.
@@ -221,6 +242,9 @@ fn network(config: &Config) -> (Vec<Finding>, Vec<IpNet>) {
     }
     if survey.running {
         findings.push(Finding::fine(format!("a gateway --tun {} is running", plan.tun)));
+    }
+    if config.fast_path.mode == FastPathMode::Xdp {
+        findings.extend(drivers(&survey.interfaces));
     }
     for range in &plan.pools {
         findings.push(route(range, &survey.lans, &plan.outsides));

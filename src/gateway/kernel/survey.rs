@@ -1,7 +1,7 @@
 //! The host as somebody sees it who looks for trouble: what is in the way of a gateway, or would be.
 
 use super::claim::Claim;
-use super::host::{self, Stage};
+use super::host::{self, Framing, Stage};
 use super::roster::Roster;
 use super::{KernelError, Plan};
 use ipnet::IpNet;
@@ -19,6 +19,8 @@ pub struct Survey {
     pub lans: Vec<IpNet>,
     /// The prefixes of the insides.
     pub sources: Vec<IpNet>,
+    /// The interfaces that are named, where they are there: name, index, what is before the IP header.
+    pub interfaces: Vec<(String, u32, Framing)>,
     /// Virtual IPs that another machine answers for, with its hardware address.
     pub used_elsewhere: Vec<(IpAddr, String)>,
 }
@@ -32,12 +34,17 @@ impl Survey {
         let mut netlink = super::open()?;
         let running = Claim::is_taken(&plan.tun);
         let stage = if running { Stage::Running } else { Stage::Before };
-        let (remarks, lans, sources) = match host::look(&mut netlink, plan, stage) {
+        let (remarks, lans, sources, interfaces) = match host::look(&mut netlink, plan, stage) {
             Ok(host) => {
                 let lans = host.lans.iter().map(|lan| lan.network).collect();
-                (Ok(host.remarks.clone()), lans, host.sources().concat())
+                let names = plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
+                let interface = |name: &String| {
+                    let index = host.index(name)?;
+                    Some((name.clone(), index, host.framing.get(&index).copied()?))
+                };
+                (Ok(host.remarks.clone()), lans, host.sources().concat(), names.filter_map(interface).collect())
             }
-            Err(error) => (Err(error), Vec::new(), Vec::new()),
+            Err(error) => (Err(error), Vec::new(), Vec::new(), Vec::new()),
         };
         let failed = |what: &'static str| move |error| KernelError::netlink(what, error);
         let neighbours = netlink
@@ -49,6 +56,7 @@ impl Survey {
             remarks,
             lans,
             sources,
+            interfaces,
             used_elsewhere: neighbours.iter().filter_map(answers).filter(|(ip, _)| in_a_pool(*ip)).collect(),
         })
     }
