@@ -1,7 +1,7 @@
 //! `kamei state`.
 
 use super::{CliError, gateway};
-use crate::config::{DEFAULT_STATE_DIR, DEFAULT_TUN};
+use crate::config::{Config, DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::journal::{self, Found, JournalError, StateFile};
 use crate::nat::{BindingState, StoredBinding};
 use clap::{Args, Subcommand};
@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 pub struct Arguments {
     #[command(subcommand)]
     what: What,
-    /// Directory of the state file
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR, global = true)]
-    state_dir: PathBuf,
-    /// Base name of the gateway's TUN devices, which is the name of its state file
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_TUN, global = true)]
-    tun: String,
+    /// Configuration file of the gateway, which says where its state file is
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Directory of the state file, whatever the configuration says
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// Base name of the gateway's TUN devices, which is the name of its state file, whatever the configuration says
+    #[arg(long, value_name = "NAME", global = true)]
+    tun: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -30,16 +33,18 @@ enum What {
         file: PathBuf,
     },
     /// Check the state file, and with --config name the bindings that do not fit it; the gateway may be running
-    Verify {
-        /// Configuration file
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
+    Verify,
 }
 
 /// Runs the subcommand.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let (directory, tun) = (&arguments.state_dir, &arguments.tun);
+    let config = arguments.config.as_deref().map(read).transpose()?;
+    let (state_dir, tun) = match &config {
+        Some(config) => (config.state_dir.clone(), config.tun.clone()),
+        None => (PathBuf::from(DEFAULT_STATE_DIR), DEFAULT_TUN.to_owned()),
+    };
+    let directory = arguments.state_dir.as_ref().unwrap_or(&state_dir);
+    let tun = arguments.tun.as_ref().unwrap_or(&tun);
     match &arguments.what {
         What::Export => {
             let Found { bindings, damage } = journal::look(directory, tun)?;
@@ -49,8 +54,12 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
             Ok(damage.map_or(Ok(()), Err)?)
         }
         What::Import { file } => import(directory, tun, file),
-        What::Verify { config } => verify(directory, tun, config.as_deref()),
+        What::Verify => verify(directory, tun, arguments.config.as_deref().zip(config.as_ref())),
     }
+}
+
+fn read(file: &Path) -> Result<Config, CliError> {
+    gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })
 }
 
 fn import(directory: &Path, tun: &str, file: &Path) -> Result<(), CliError> {
@@ -62,7 +71,7 @@ fn import(directory: &Path, tun: &str, file: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-fn verify(directory: &Path, tun: &str, config: Option<&Path>) -> Result<(), CliError> {
+fn verify(directory: &Path, tun: &str, config: Option<(&Path, &Config)>) -> Result<(), CliError> {
     let Found { bindings, damage } = journal::look(directory, tun)?;
     let count = |state| bindings.iter().filter(|binding| binding.state == state).count();
     let contacts: usize = bindings.iter().map(|binding| binding.contacts.len()).sum();
@@ -74,15 +83,13 @@ fn verify(directory: &Path, tun: &str, config: Option<&Path>) -> Result<(), CliE
         count(BindingState::Dormant),
         count(BindingState::Quarantined)
     );
-    if let Some(file) = config {
-        list_misfits(&bindings, file)?;
+    if let Some((file, config)) = config {
+        list_misfits(&bindings, file, config)?;
     }
     Ok(damage.map_or(Ok(()), Err)?)
 }
 
-fn list_misfits(bindings: &[StoredBinding], file: &Path) -> Result<(), CliError> {
-    let config =
-        gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })?;
+fn list_misfits(bindings: &[StoredBinding], file: &Path, config: &Config) -> Result<(), CliError> {
     let why = |binding: &StoredBinding| {
         if !config.insides.iter().any(|inside| *inside.name == *binding.inside) {
             return Some("its inside is not served");

@@ -69,7 +69,7 @@ pub enum JournalError {
         error: io::Error,
     },
     /// There is nothing to look at.
-    #[error("there is no state file {0}; --state-dir and --tun say which")]
+    #[error("there is no state file {0}; --config, --state-dir and --tun say which")]
     Missing(PathBuf),
     /// Others could put files of theirs into the directory.
     #[error(
