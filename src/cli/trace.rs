@@ -133,9 +133,9 @@ fn said(line: &Line) -> String {
 
 fn said_of(packet: &PacketLine) -> String {
     let ends = |ends: &Ends| format!("{} > {}", ends.source, ends.destination);
-    let PacketLine { at, from, protocol, length, .. } = packet;
+    let PacketLine { at, at_micros, from, protocol, length, .. } = packet;
     let before = packet.before.as_ref().map(ends).unwrap_or_default();
-    let mut line = format!("{} {from} {protocol} {length} B  {before}", clock(*at));
+    let mut line = format!("{} {from} {protocol} {length} B  {before}", clock(*at, *at_micros));
     match (&packet.reason, &packet.to) {
         (Some(reason), _) => {
             let known = DropReason::ALL.iter().find(|known| known.name() == reason);
@@ -157,11 +157,12 @@ fn said_of(packet: &PacketLine) -> String {
     line
 }
 
-/// The time of day here.
-fn clock(at: Time) -> String {
-    let millis = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
-    let here = |at: jiff::Timestamp| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%T.%3f").to_string();
-    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| "?".to_owned(), here)
+/// The time of day here; `micros` may be missing.
+fn clock(at: Time, micros: u64) -> String {
+    let (micros, digits) =
+        if micros == 0 { (at.as_millis().saturating_mul(1000), "%T.%3f") } else { (micros, "%T.%6f") };
+    let here = |at: jiff::Timestamp| at.to_zoned(jiff::tz::TimeZone::system()).strftime(digits).to_string();
+    jiff::Timestamp::from_microsecond(micros.try_into().unwrap_or(i64::MAX)).map_or_else(|_| "?".to_owned(), here)
 }
 
 #[cfg(test)]
@@ -173,6 +174,7 @@ mod tests {
         let ends = |source: &str, destination: &str| Ends { source: source.into(), destination: destination.into() };
         let packet = PacketLine {
             at: Time::from_millis(1_700_000_000_123),
+            at_micros: 1_700_000_000_123_456,
             from: "inside".into(),
             to: Some("outside".into()),
             protocol: "tcp syn".into(),
@@ -183,7 +185,7 @@ mod tests {
             event: Some("created".into()),
         };
         let line = said_of(&packet);
-        let behind = ".123 inside tcp syn 60 B  10.0.0.1:5 > 192.0.2.9:80  → outside 198.18.0.1:5 > 192.0.2.9:80  (binding created)\n";
+        let behind = ".123456 inside tcp syn 60 B  10.0.0.1:5 > 192.0.2.9:80  → outside 198.18.0.1:5 > 192.0.2.9:80  (binding created)\n";
         assert!(line.ends_with(behind), "{line}");
         let dropped =
             PacketLine { to: None, after: Vec::new(), reason: Some("not_contacted".into()), event: None, ..packet };

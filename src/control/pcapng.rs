@@ -87,7 +87,7 @@ fn packet(seen: &Sighting, realm: Realm, kept: &Kept, direction: u32, comment: O
         Realm::Inside(inside) => u32::from(inside) + 1,
     };
     // Microseconds unless an interface says otherwise.
-    let at = seen.at.as_millis().saturating_mul(1000);
+    let at = seen.at.as_micros();
     block(out, ENHANCED_PACKET, |out| {
         word(out, interface);
         #[allow(clippy::cast_possible_truncation, reason = "the format wants both halves")]

@@ -6,6 +6,7 @@ use crate::wire::{Address, Headers};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 /// Taps at one time.
@@ -59,8 +60,8 @@ pub struct Seen<'a> {
 /// What somebody sees who watches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
-    /// When.
-    pub at: Time,
+    /// When, since the Unix epoch, by the clock on the wall.
+    pub at: Duration,
     /// Where the packet came from.
     pub from: Realm,
     /// Where it goes; `None`: nowhere.
@@ -145,8 +146,10 @@ impl Taps {
     #[cold]
     pub fn show(&self, seen: Seen<'_>) {
         let ends = Ends::of(&seen);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for outlet in self.outlets.read().iter().filter(|outlet| outlet.wants(&seen, &ends)) {
-            let shown = outlet.may_show(seen.at) && outlet.sender.try_send(seen.sighting(outlet.settings.snap)).is_ok();
+            let sighting = || seen.sighting(outlet.settings.snap, wall);
+            let shown = outlet.may_show(seen.at) && outlet.sender.try_send(sighting()).is_ok();
             if !shown {
                 outlet.left_out.fetch_add(1, Ordering::Relaxed);
             }
@@ -231,7 +234,7 @@ impl Seen<'_> {
         }
     }
 
-    fn sighting(&self, snap: usize) -> Sighting {
+    fn sighting(&self, snap: usize, at: Duration) -> Sighting {
         let (after, reason, event) = match self.verdict {
             Verdict::Forward { event, .. } => (vec![Kept::new(self.after, snap)], None, *event),
             Verdict::Replace(replaced) => {
@@ -242,7 +245,7 @@ impl Seen<'_> {
             Verdict::Refuse(refused) => (Vec::new(), Some(refused.reason), Some(refused.event)),
         };
         let before = Kept { length: self.before.length, ..Kept::new(&self.before.bytes, snap) };
-        Sighting { at: self.at, from: self.from, to: self.to(), before, after, reason, event }
+        Sighting { at, from: self.from, to: self.to(), before, after, reason, event }
     }
 }
 

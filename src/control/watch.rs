@@ -20,8 +20,6 @@ use tokio::time::MissedTickBehavior;
 
 /// How often what was seen is passed on.
 const BEAT: Duration = Duration::from_millis(100);
-/// A wall clock that is so many milliseconds further ahead was set.
-const STEP: u64 = 5;
 /// Lines a second; more no eye can follow.
 const LINES_A_SECOND: u32 = 1000;
 /// Packets a second in a capture.
@@ -77,6 +75,9 @@ pub enum Line {
 pub struct PacketLine {
     /// When (milliseconds since the Unix epoch).
     pub at: Time,
+    /// The same in microseconds; 0 from a gateway that does not tell them.
+    #[serde(default)]
+    pub at_micros: u64,
     /// The realm it came from.
     pub from: String,
     /// The realm it goes to; missing if it goes nowhere.
@@ -180,9 +181,7 @@ pub fn start(
     if format == Format::Pcapng {
         pcapng::begin(&admin.nat(), settings.snap, &mut text);
     }
-    let ahead = admin.moment().ahead();
     let relay = Relay {
-        ahead,
         tap,
         format,
         admin: Arc::clone(admin),
@@ -201,8 +200,6 @@ struct Relay {
     tap: Tap,
     format: Format,
     admin: Arc<dyn Admin>,
-    /// By how many milliseconds the wall clock is ahead of the gateway's time.
-    ahead: i64,
     text: Vec<u8>,
     /// Packets still to be shown.
     left: u64,
@@ -221,10 +218,7 @@ impl Relay {
                     Some(seen) => self.write(seen),
                     None => break,
                 },
-                _ = beat.tick() => {
-                    self.follow_clock();
-                    true
-                }
+                _ = beat.tick() => true,
             };
             if due && self.pass_on().await.is_err() {
                 return;
@@ -233,24 +227,15 @@ impl Relay {
         let _ = self.pass_on().await;
     }
 
-    /// Two readings of the same clocks need not be in step by a millisecond: packets stay in order.
-    fn follow_clock(&mut self) {
-        let ahead = self.admin.moment().ahead();
-        if ahead.abs_diff(self.ahead) > STEP {
-            self.ahead = ahead;
-        }
-    }
-
     /// Whether it is time to pass on what has been written.
     fn write(&mut self, seen: Sighting) -> bool {
-        let seen = &Sighting { at: seen.at.shifted(self.ahead), ..seen };
         self.left -= 1;
         match self.format {
             Format::Lines => {
-                let line = PacketLine::new(&self.admin.nat(), seen);
+                let line = PacketLine::new(&self.admin.nat(), &seen);
                 self.line(&Line::Packet(line));
             }
-            Format::Pcapng => pcapng::write(&self.admin.nat(), seen, &mut self.text),
+            Format::Pcapng => pcapng::write(&self.admin.nat(), &seen, &mut self.text),
         }
         self.text.len() >= CHUNK
     }
@@ -289,7 +274,8 @@ impl PacketLine {
             _ => None,
         });
         Self {
-            at: seen.at,
+            at: Time::default() + seen.at,
+            at_micros: u64::try_from(seen.at.as_micros()).unwrap_or(u64::MAX),
             from: nat.realm_name(seen.from).to_owned(),
             to: seen.to.map(|to| nat.realm_name(to).to_owned()),
             protocol: headers.map_or_else(|| "unreadable".to_owned(), |headers| protocol_name(&headers)),
