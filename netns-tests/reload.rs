@@ -140,3 +140,25 @@ fn s_a_reload_that_is_wrong_changes_nothing() {
     assert_eq!(curl(&terminal, server.v4.into(), 80), shown);
     gateway.stop();
 }
+
+/// Whoever asks what would happen hears it; the log is for what happens.
+#[test]
+fn a_dry_run_is_no_error_and_a_gateway_of_flags_says_that_it_has_no_file() {
+    let lab = Lab::new(Plan::gateways(1));
+    let gateway = lab.start_from_file(1, &format!("{SIDES}{}", pools(&["198.18.1.0/24"])));
+    write(&lab, &format!("{SIDES}workers = 7\n{}", pools(&["198.18.1.0/24"])));
+    let refused = gateway.ask("reload --dry-run");
+    assert_eq!(refused.code, Some(3), "{}", refused.stdout);
+    assert!(refused.stderr.contains("workers"), "{}", refused.stderr);
+    assert!(!gateway.log().contains("not reloaded"), "{}", gateway.log());
+    assert_eq!(gateway.ask("reload").code, Some(3));
+    wait_until("the line", || gateway.log().contains("not reloaded: workers"));
+    drop(gateway);
+
+    let gateway = lab.start(1);
+    for line in ["reload", "reload --dry-run"] {
+        let refused = gateway.ask(line);
+        assert_eq!(refused.code, Some(3), "{}", refused.stdout);
+        assert!(refused.stderr.contains("started by flags alone"), "{}", refused.stderr);
+    }
+}

@@ -81,7 +81,15 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         draft.check().map_err(|problems| CliError::Config { file: file.clone(), problems })
     };
     logging::start(level, config.log_format).map_err(CliError::Log)?;
-    let source = Box::new(move || anew().map_err(|error| error.to_string()));
+    let is_of_flags = place.is_none();
+    let source = Box::new(move || match is_of_flags {
+        true => {
+            Err("this gateway was started by flags alone: there is no file to read anew; start it with --config FILE, \
+                     and a reload changes what the file does"
+                .to_owned())
+        }
+        false => anew().map_err(|error| error.to_string()),
+    });
     Ok(crate::gateway::run(config, source, place.as_deref())?)
 }
 
@@ -122,6 +130,7 @@ impl Arguments {
                     destinations: Vec::new(),
                     reserved: Vec::new(),
                     callback: None,
+                    skip_network_addresses: false,
                     draining: false,
                     translates: None,
                 })

@@ -66,6 +66,7 @@ impl Housekeeping {
             }
             Ok(reloaded) if reloaded.changes.is_empty() => log::info!("reloaded: nothing has changed"),
             Ok(_) => {}
+            Err(_) if request.dry_run => {} // it is an answer to whoever asked
             Err(error) => error.lines().for_each(|line| log::error!("not reloaded: {line}")),
         }
         if let Some(reply) = &request.reply {
