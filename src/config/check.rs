@@ -4,10 +4,10 @@ use super::draft::{Draft, InsideDraft, Located, PinDraft, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, Inside, Pinning};
 use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
-use crate::wire::AddressRange;
+use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -334,6 +334,15 @@ fn inside_prefixes(texts: &[Located<String>], pools: &[PoolSettings], problems: 
     prefixes
 }
 
+/// The addresses of an IPv4 range that end in .0 or .255.
+fn network_addresses(range: &AddressRange) -> impl Iterator<Item = IpAddr> {
+    let bits = |address: Address| u32::try_from(address.bits() & u128::from(u32::MAX)).unwrap_or(u32::MAX);
+    let (first, last) = (bits(range.first()), bits(range.last()));
+    let networks = if range.is_v4() { first >> 8..(last >> 8) + 1 } else { 0..0 };
+    let ends = networks.flat_map(|network| [network << 8, network << 8 | 0xff]);
+    ends.filter(move |address| (first..=last).contains(address)).map(|address| Ipv4Addr::from(address).into())
+}
+
 fn pool(draft: &PoolDraft, problems: &mut Problems) -> Option<PoolSettings> {
     let range: AddressRange = problems.take(draft.range.place, draft.range.value.parse().map_err(Wrong::Range))?;
     problems.take(draft.range.place, sensible(&range));
@@ -351,6 +360,11 @@ fn pool(draft: &PoolDraft, problems: &mut Problems) -> Option<PoolSettings> {
             Ok(address) if range.contains(address.into()) => reserved.push(address),
             _ => problems.add(text.place, Wrong::ReservedElsewhere(text.value.clone())),
         }
+    }
+    if draft.skip_network_addresses {
+        reserved.extend(network_addresses(&range));
+        reserved.sort_unstable();
+        reserved.dedup();
     }
     if range.size() <= reserved.len() as u128 {
         problems.add(draft.range.place, Wrong::PoolEmpty(range.to_string()));

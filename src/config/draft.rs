@@ -117,6 +117,8 @@ pub struct PoolDraft {
     pub reserved: Vec<Located<String>>,
     /// Who may call back.
     pub callback: Option<Located<Vec<String>>>,
+    /// Whether addresses that end in .0 or .255 are never given.
+    pub skip_network_addresses: bool,
     /// Whether it makes no new bindings.
     pub draining: bool,
     /// The terminals' own prefix, where the pool is another prefix for it.
@@ -153,6 +155,7 @@ impl Draft {
                 destinations: all(pool.destinations),
                 reserved: all(pool.reserved),
                 callback: pool.callback.map(policy),
+                skip_network_addresses: pool.skip_network_addresses,
                 draining: pool.draining,
                 translates: pool.translates.map(one),
             })
@@ -374,6 +377,8 @@ struct FilePool {
     #[serde(default)]
     reserved: Vec<Spanned<String>>,
     callback: Option<Spanned<Policy>>,
+    #[serde(default)]
+    skip_network_addresses: bool,
     #[serde(default)]
     draining: bool,
     translates: Option<Spanned<String>>,

@@ -204,6 +204,29 @@ fn c3_a_pool_may_have_several_ranges() {
 }
 
 #[test]
+fn addresses_that_look_like_a_network_s_own_can_be_left_out() {
+    const PLAIN: &str = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nskip-network-addresses = true\n";
+    let reserved = |lines: &str| {
+        let config = Config::parse(&format!("{PLAIN}{lines}"));
+        config.map(|config| config.pools.iter().flat_map(|pool| pool.reserved.clone()).collect::<Vec<_>>())
+    };
+    for (lines, expected) in [
+        ("range = \"198.18.0.0/24\"", &["198.18.0.0", "198.18.0.255"][..]),
+        (
+            "range = [\"198.18.0.9-198.18.2.4\", \"198.18.4.7\"]",
+            &["198.18.0.255", "198.18.1.0", "198.18.1.255", "198.18.2.0"],
+        ),
+        ("range = \"198.18.0.0/30\"\nreserved = [\"198.18.0.0\", \"198.18.0.3\"]", &["198.18.0.0", "198.18.0.3"]),
+        ("range = \"fd00:2::/64\"", &[]),
+    ] {
+        let expected: Vec<std::net::IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(reserved(lines).unwrap(), expected, "{lines}");
+    }
+    let said = reserved("range = \"198.18.4.0\"").unwrap_err();
+    assert!(said[0].to_string().contains("198.18.4.0"), "a pool of that one alone is empty: {said:?}");
+}
+
+#[test]
 fn workers_may_poll_and_stay_where_they_are_put() {
     let config = |line: &str| Config::parse(&GOOD.replace("workers = 2", line)).unwrap();
     let (default, other) = (config("workers = 2"), config("busy-poll = \"50us\"\npin = [0, 1]"));
@@ -317,6 +340,67 @@ fn the_example_is_right_and_its_defaults_are_the_defaults() {
         }
     }
     assert!(defaults > 15 && examples > 10, "{defaults} {examples}");
+}
+
+/// Whether the example says that a key needs a restart.
+fn needs_a_restart(key: &str) -> bool {
+    let is_it =
+        |line: &str| line.trim_start_matches(['#', ' ']).strip_prefix(key).is_some_and(|rest| rest.starts_with(" = "));
+    let lines: Vec<&str> = EXAMPLE.lines().collect();
+    let number = lines.iter().position(|line| is_it(line)).unwrap();
+    lines[number - 1].ends_with("Needs a restart.")
+}
+
+#[test]
+fn the_example_says_of_each_key_whether_it_needs_a_restart() {
+    const BASE: &str = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nrange = \"198.18.0.0/24\"\n";
+    let others = [
+        ("inside", "[\"gj\"]"),
+        ("inside-prefixes", "[\"10.9.0.0/16\"]"),
+        ("outside", "[\"gp\"]"),
+        ("callback", "\"anyone\""),
+        ("hairpin", "\"off\""),
+        ("unsolicited", "\"reset\""),
+        ("exhausted", "\"silent\""),
+        ("inbound-refresh", "true"),
+        ("exempt", "[\"192.0.2.0/24\"]"),
+        ("alg", "[\"ftp\"]"),
+        ("mss", "1360"),
+        ("mptcp", "\"pass\""),
+        ("tun", "\"other\""),
+        ("workers", "3"),
+        ("busy-poll", "\"1ms\""),
+        ("pin", "false"),
+        ("fast-path", "\"off\""),
+        ("fast-path-hook", "\"clsact\""),
+        ("fast-path-flows", "1024"),
+        ("offload", "\"off\""),
+        ("hardening", "\"off\""),
+        ("on-stop", "\"leave\""),
+        ("state-dir", "\"/var/lib/other\""),
+        ("durability", "\"strict\""),
+        ("sync-interval", "\"1s\""),
+        ("when-disk-fails", "\"allow\""),
+        ("control", "\"/run/other.sock\""),
+        ("control-group", "\"adm\""),
+        ("metrics", "\"127.0.0.1:9101\""),
+        ("log-format", "\"json\""),
+        ("log-terminals", "\"hash\""),
+    ];
+    let before = Config::parse(BASE).unwrap();
+    for (key, value) in others {
+        let kept = BASE.lines().filter(|line| !line.starts_with(&format!("{key} = ")));
+        let text: Vec<String> = std::iter::once(format!("{key} = {value}")).chain(kept.map(str::to_owned)).collect();
+        let difference = before.difference(&Config::parse(&text.join("\n")).unwrap());
+        assert!(!difference.is_empty(), "{key}");
+        assert_eq!(!difference.restart.is_empty(), needs_a_restart(key), "{key}");
+    }
+    let tried = others.map(|(key, _)| key);
+    let sections = ["pool", "lifetimes", "creation"];
+    let known = draft::keys_known("no-such-key = 1");
+    let untried: Vec<&String> =
+        known.iter().filter(|key| !tried.iter().chain(&sections).any(|tried| tried == key)).collect();
+    assert!(untried.is_empty(), "whether a reload changes {untried:?} is not tried");
 }
 
 #[test]

@@ -153,6 +153,9 @@ impl Part {
     /// slot would be given like every other.
     pub fn is_reserved(&self, address: Address) -> bool {
         let slots = u128::from(self.slots);
+        if slots == self.range.size() {
+            return self.reserved.binary_search(&address).is_ok();
+        }
         let offset = |address: Address| address.bits().wrapping_sub(self.range.first().bits()) % slots;
         self.reserved.iter().any(|reserved| offset(*reserved) == offset(address))
     }
