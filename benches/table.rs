@@ -96,6 +96,7 @@ fn memory(_: &mut Criterion) {
         answered: true,
         created: NOW.as_secs(),
         last_used: NOW.as_secs(),
+        ended: 0,
         packets_out: 0,
         packets_in: 0,
         callbacks: 0,

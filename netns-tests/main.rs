@@ -13,6 +13,7 @@ mod gateway;
 mod lab;
 mod traffic;
 
+mod bindings;
 mod bulk;
 mod cascade;
 mod closed;

@@ -69,6 +69,9 @@ enum Action {
         /// The virtual IP it shall have
         #[arg(value_name = "VIRTUAL")]
         virtual_ip: IpAddr,
+        /// Even if it is in quarantine after another terminal's use: who still calls that one reaches this
+        #[arg(long)]
+        force: bool,
     },
     /// Let others call the bindings with this terminal or virtual IP than their pool lets
     Callback {
@@ -107,8 +110,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         None if json => copy(&client, &filter),
         None => list(&client.bindings(&filter)?, filter != Filter::default()),
         Some(Action::Show { address }) => print(&client.show(&address)?, json, detail),
-        Some(Action::Pin { terminal, virtual_ip }) => {
-            let view = client.pin(&terminal, virtual_ip)?;
+        Some(Action::Pin { terminal, virtual_ip, force }) => {
+            let view = client.pin(&terminal, virtual_ip, force)?;
             print(&[view], json, |views, out| {
                 views.iter().try_for_each(|view| writeln!(out, "pinned: {} is {}", view.terminal, view.virtual_ip))
             })
@@ -194,6 +197,7 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
         "TERMINAL",
         "VIRTUAL IP",
         "STATE",
+        "LEFT",
         ">AGE",
         ">LAST USED",
         ">CONTACTS",
@@ -207,6 +211,7 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
             terminal(view).into(),
             Cell::styled(view.virtual_ip.to_string(), AnsiColor::Cyan.on_default()),
             state(view),
+            left(view).into(),
             show::span(now - view.created).into(),
             format!("{} ago", show::span(now - view.last_used)).into(),
             show::count(view.contacts.into()).into(),
@@ -235,7 +240,7 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
             ("terminal", format!("{} ({})", view.terminal, view.realm)),
             ("virtual IP", view.virtual_ip.to_string()),
             ("pool", view.pool.clone()),
-            ("state", format!("{}{pinned}{unanswered}", state_name(view.state))),
+            ("state", format!("{}{pinned}{unanswered}{}", state_name(view.state), next(view))),
             ("created", format!("{} ({} ago)", point(view.created), show::span(now - view.created))),
             ("last used", format!("{} ({} ago)", point(view.last_used), show::span(now - view.last_used))),
             ("contacts", format!("{}, {} of them have answered{forgotten}", view.contacts, view.contacts_answered)),
@@ -259,6 +264,21 @@ fn state(view: &BindingView) -> Cell {
     let name = state_name(view.state);
     let text = if view.pinned { format!("{name} (pinned)") } else { name.to_owned() };
     Cell::styled(text, colour.on_default())
+}
+
+/// How long a binding stays in its state, if nothing uses it.
+fn left(view: &BindingView) -> String {
+    view.seconds_left.map(|seconds| show::span(Duration::from_secs(seconds))).unwrap_or_default()
+}
+
+/// What comes then.
+fn next(view: &BindingView) -> String {
+    let comes = match view.state {
+        BindingState::Active => "dormant if idle for",
+        BindingState::Dormant => "released in",
+        BindingState::Quarantined => "free in",
+    };
+    view.seconds_left.map_or_else(String::new, |_| format!("; {comes} {}", left(view)))
 }
 
 fn state_name(state: BindingState) -> &'static str {

@@ -86,12 +86,12 @@ pub async fn answer(
         }
         Query::Pin(terminal) => {
             let body = whole(body, patience.body).await?;
-            let Pin { virtual_ip } = serde_json::from_slice(&body).map_err(|error| {
+            let Pin { virtual_ip, force } = serde_json::from_slice(&body).map_err(|error| {
                 let error = format!("the body is not {{\"virtual_ip\": \"ADDRESS\"}}: {error}");
                 Refusal::new(StatusCode::BAD_REQUEST, error)
             })?;
             settle(admin).await;
-            let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, admin.now())?;
+            let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, force, admin.now())?;
             tell(events, admin).await?;
             json(&binding.shown(admin.moment().seconds_ahead()))
         }

@@ -119,9 +119,9 @@ impl Client {
         self.ask(Method::GET, &binding_path(which), None)
     }
 
-    /// Ties a terminal to a virtual IP.
-    pub fn pin(&self, terminal: &Named, virtual_ip: IpAddr) -> Result<BindingView, ClientError> {
-        self.ask(Method::PUT, &binding_path(terminal), Some(&Body::Pin(Pin { virtual_ip })))
+    /// Ties a terminal to a virtual IP; `force`: even if that is in quarantine after another's use.
+    pub fn pin(&self, terminal: &Named, virtual_ip: IpAddr, force: bool) -> Result<BindingView, ClientError> {
+        self.ask(Method::PUT, &binding_path(terminal), Some(&Body::Pin(Pin { virtual_ip, force })))
     }
 
     /// Gives the bindings with this address a callback policy of their own, or takes it away.

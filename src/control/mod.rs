@@ -232,6 +232,9 @@ pub struct ReleasedAll {
 pub struct Pin {
     /// The virtual IP to tie to the terminal.
     pub virtual_ip: IpAddr,
+    /// Even if it is in quarantine after another terminal's use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Body of a change of who may call back.

@@ -219,7 +219,7 @@ fn bindings_are_pinned_listed_shown_and_released() {
     ] {
         assert!(made.get(key).is_some(), "{key} in {made}");
     }
-    assert_eq!(client.pin(&terminal, virtual_ip).unwrap().virtual_ip, virtual_ip, "again: no change");
+    assert_eq!(client.pin(&terminal, virtual_ip, false).unwrap().virtual_ip, virtual_ip, "again: no change");
     for address in ["10.0.0.11", "198.18.0.9", "198%2E18.0.9"] {
         assert_eq!(scene.ask("GET", &format!("/v1/bindings/{address}"), "").1[0]["pool"], "small one");
     }

@@ -50,6 +50,7 @@ mod tests {
             answered: true,
             created: 1000,
             last_used: 1000,
+            ended: 0,
             packets_out: n.into(),
             packets_in: 0,
             callbacks: 0,

@@ -13,6 +13,7 @@
 //! | `pinned` | tied by the administrator; may be left out, as all below |
 //! | `answered` | whether a peer has ever answered the terminal; left out: yes |
 //! | `created`, `last_used` | seconds since the Unix epoch |
+//! | `ended` | when its quarantine began, seconds since the Unix epoch; left out: not known |
 //! | `packets_out`, `packets_in`, `callbacks` | counted so far |
 //! | `callback` | a policy of its own: `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes |
 //! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
@@ -63,6 +64,8 @@ struct Line {
     created: u32,
     #[serde(default)]
     last_used: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    ended: u32,
     #[serde(default)]
     packets_out: u64,
     #[serde(default)]
@@ -92,6 +95,10 @@ fn is_yes(value: &bool) -> bool {
     *value
 }
 
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 fn is_no(value: &bool) -> bool {
     !value
 }
@@ -110,6 +117,7 @@ pub fn write(bindings: &[StoredBinding], out: &mut dyn Write) -> io::Result<()> 
             answered: binding.answered,
             created: binding.created,
             last_used: binding.last_used,
+            ended: binding.ended,
             packets_out: binding.packets_out,
             packets_in: binding.packets_in,
             callbacks: binding.callbacks,
@@ -182,6 +190,7 @@ fn binding(bytes: &[u8]) -> Result<StoredBinding, String> {
         answered: line.answered,
         created: line.created,
         last_used: line.last_used,
+        ended: line.ended,
         packets_out: line.packets_out,
         packets_in: line.packets_in,
         callbacks: line.callbacks,

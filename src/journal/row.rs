@@ -87,6 +87,10 @@ pub fn binding_sum(binding: &StoredBinding, policy: Option<&str>) -> i64 {
     if !binding.answered {
         hasher.write(b"/unanswered");
     }
+    if binding.ended != 0 {
+        hasher.write(b"/ended");
+        hasher.write_u32(binding.ended);
+    }
     hasher.finish().cast_signed()
 }
 
@@ -136,7 +140,7 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
     let (Some(pinned), Some(out), Some(inward)) = (small(row, 4)?, number(row, 7)?, number(row, 8)?) else {
         return Ok(None);
     };
-    let Some(answered) = flag(row, 12)? else { return Ok(None) };
+    let (Some(answered), Some(ended)) = (flag(row, 12)?, small(row, 13)?) else { return Ok(None) };
     let binding = StoredBinding {
         inside,
         terminal,
@@ -146,6 +150,7 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
         answered,
         created,
         last_used,
+        ended,
         packets_out: out.cast_unsigned(),
         packets_in: inward.cast_unsigned(),
         callbacks,

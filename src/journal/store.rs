@@ -32,10 +32,12 @@ pub(super) const STEPS: &[&str] = &[
     // One row, or none: the times of all others are of the wall clock then.
     "CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), time INTEGER NOT NULL, boot BLOB NOT NULL,
         since_boot INTEGER NOT NULL, wall INTEGER NOT NULL, synchronised INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT",
+    // When a quarantine began; 0 is not known.
+    "ALTER TABLE bindings ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
 ];
 /// What [`row::read_binding`] reads.
 pub const BINDINGS: &str = "SELECT virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, \
-     packets_in, callbacks, callback, sum, answered FROM bindings";
+     packets_in, callbacks, callback, sum, answered, ended FROM bindings";
 /// What [`row::read_contact`] reads.
 pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum, answered FROM contacts";
 /// How long one connection waits for the other.
@@ -414,7 +416,7 @@ fn failed_sync(error: &rusqlite::Error) -> bool {
 /// Writes the rows of bindings.
 fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?;
     let mut remove = transaction.prepare_cached("DELETE FROM bindings WHERE virtual_ip = ?1")?;
     let mut forget = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1")?;
@@ -436,6 +438,7 @@ fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Re
                     policy,
                     row::binding_sum(binding, policy.as_deref()),
                     binding.answered,
+                    binding.ended,
                 ])?;
                 (binding.state == crate::nat::BindingState::Quarantined).then_some(binding.virtual_ip)
             }

@@ -4,6 +4,7 @@ use super::counters::{Counters, Traffic};
 use super::decide::Bound;
 use super::event::{Event, EventKind};
 use super::settings::{CallbackPolicy, PoolKind};
+use super::slots::Slot;
 use super::table::{Found, PinError, Pinned};
 use super::verdict::{DropReason, Realm};
 use super::{Named, Nat, owner, slot_ref};
@@ -12,6 +13,7 @@ use crate::wire::{Address, AddressRange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A binding as the administrator sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,10 @@ pub struct BindingView {
     pub created: Time,
     /// When a packet last used it, to within a few seconds (milliseconds since the Unix epoch).
     pub last_used: Time,
+    /// Seconds until it goes dormant (an active one), is released (a dormant one) or its virtual IP is free (one in
+    /// quarantine), if nothing uses it meanwhile; none where it is pinned.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
     /// How many peers the terminal has called within the time for which that counts.
     pub contacts: u32,
     /// How many of them have answered.
@@ -161,6 +167,31 @@ pub enum AdminError {
         /// Its state, in words.
         state: &'static str,
     },
+    /// Nobody has it, and nobody gets it yet.
+    #[error(
+        "{virtual_ip} was {holder}'s and is in quarantine for {seconds} s more, for packets to it may still be meant for that \
+         terminal; wait, or take it all the same with --force"
+    )]
+    Quarantined {
+        /// The virtual IP asked for.
+        virtual_ip: IpAddr,
+        /// Who had it.
+        holder: IpAddr,
+        /// Until it is free.
+        seconds: u64,
+    },
+    /// There is nothing to end or to change any more.
+    #[error(
+        "{virtual_ip} is released already: it was {holder}'s, is in quarantine for {seconds} s more, and then free"
+    )]
+    Ended {
+        /// The virtual IP.
+        virtual_ip: IpAddr,
+        /// Who had it.
+        holder: IpAddr,
+        /// Until it is free.
+        seconds: u64,
+    },
     /// The address cannot be a terminal.
     #[error("{0} is in none of the inside prefixes; no terminal can have this address")]
     NotInside(IpAddr),
@@ -216,14 +247,15 @@ impl Nat {
         virtual_ip: IpAddr,
         now: Time,
     ) -> Result<(BindingView, Vec<Event>), AdminError> {
-        self.pin_named(&terminal.into(), virtual_ip, now)
+        self.pin_named(&terminal.into(), virtual_ip, false, now)
     }
 
-    /// The same for the terminal of one inside.
+    /// The same for the terminal of one inside; `force`: even if the virtual IP is in quarantine after another's use.
     pub fn pin_named(
         &self,
         which: &Named,
         virtual_ip: IpAddr,
+        force: bool,
         now: Time,
     ) -> Result<(BindingView, Vec<Event>), AdminError> {
         let terminal = which.address;
@@ -246,17 +278,9 @@ impl Nat {
             _ => return Err(AdminError::Ambiguous(terminal)),
         };
         let Pinned { found, moved, is_new } =
-            table.pin(inside, terminal_address, address, now).map_err(|error| match error {
+            table.pin(inside, terminal_address, address, force, now).map_err(|error| match error {
                 PinError::Reserved => AdminError::Reserved(virtual_ip),
-                PinError::Taken(slot) => AdminError::Taken {
-                    virtual_ip,
-                    holder: slot.terminal.into(),
-                    state: match slot.state {
-                        BindingState::Active => "active",
-                        BindingState::Dormant => "dormant",
-                        BindingState::Quarantined => "in quarantine for some minutes",
-                    },
-                },
+                PinError::Taken(found) => taken(virtual_ip, &found, table.left(&found, now)),
             })?;
         let number = usize::from(number);
         let mut events = Vec::new();
@@ -295,7 +319,7 @@ impl Nat {
             views.push(view);
             events.push(self.event(EventKind::Released, number, &ended));
         }
-        if views.is_empty() { Err(AdminError::NotFound(address)) } else { Ok((views, events)) }
+        if views.is_empty() { Err(self.not_found(which, now)) } else { Ok((views, events)) }
     }
 
     /// Releases the bindings that `choose` chooses, in the order of [`Nat::for_each_binding`], until it says stop. Returns what
@@ -348,13 +372,14 @@ impl Nat {
         policy: Option<&CallbackPolicy>,
         now: Time,
     ) -> Result<Vec<BindingView>, AdminError> {
-        let found = self.named(which)?;
+        let mut found = self.named(which)?;
+        found.retain(|(_, found)| found.slot.state != BindingState::Quarantined);
         for (table, found) in &found {
             self.policies.set(owner(*table, found), policy.cloned());
             self.invalidate(Some(slot_ref(*table, found)));
         }
         if found.is_empty() {
-            return Err(AdminError::NotFound(which.address));
+            return Err(self.not_found(which, now));
         }
         Ok(found.iter().map(|(table, found)| self.view(*table, found, now)).collect())
     }
@@ -449,12 +474,27 @@ impl Nat {
         Ok(all)
     }
 
+    /// Why there is no binding to change: it has ended, or there never was one.
+    fn not_found(&self, which: &Named, now: Time) -> AdminError {
+        let ended = self.named(which).unwrap_or_default().into_iter().next();
+        let Some((table, found)) = ended else { return AdminError::NotFound(which.address) };
+        let left = self.tables.get(table).and_then(|table| table.left(&found, now));
+        let Slot { virtual_ip, terminal, .. } = found.slot;
+        AdminError::Ended { virtual_ip: virtual_ip.into(), holder: terminal.into(), seconds: whole_seconds(left) }
+    }
+
     fn matching(&self, address: Address) -> Vec<(usize, Found)> {
         let mut all = Vec::new();
         for (number, table) in self.tables.iter().enumerate() {
             let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
             all.extend(insides.filter_map(|inside| Some((number, table.of_terminal(inside, address)?))));
             all.extend(table.of_virtual_ip(address).map(|found| (number, found)));
+        }
+        if all.is_empty() && self.surroundings().sources.iter().any(|sources| super::contain(sources, address.into())) {
+            for (number, table) in self.tables.iter().enumerate() {
+                let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
+                all.extend(insides.filter_map(|inside| Some((number, table.ended_of(inside, address)?))));
+            }
         }
         all
     }
@@ -463,6 +503,7 @@ impl Nat {
         let (usage, last_used) = self.tables.get(table).map_or_else(Default::default, |table| table.usage(found.index));
         let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
         let slot = &found.slot;
+        let left = self.tables.get(table).and_then(|table| table.left(found, now));
         let (contacts, contacts_answered) = self.contacts.count(owner(table, found), now.as_secs());
         BindingView {
             terminal: slot.terminal.into(),
@@ -474,6 +515,7 @@ impl Nat {
             answered: slot.answered,
             created: Time::from_secs(slot.created.into()),
             last_used,
+            seconds_left: left.map(|left| whole_seconds(Some(left))),
             contacts,
             contacts_answered,
             contacts_forgotten: self.contacts.forgotten(owner(table, found)),
@@ -483,4 +525,20 @@ impl Nat {
             callbacks: usage.callbacks,
         }
     }
+}
+
+/// Why a virtual IP cannot be pinned to another terminal than that of `found`.
+fn taken(virtual_ip: IpAddr, found: &Found, left: Option<Duration>) -> AdminError {
+    let holder = found.slot.terminal.into();
+    let taken = |state| AdminError::Taken { virtual_ip, holder, state };
+    match found.slot.state {
+        BindingState::Active => taken("active"),
+        BindingState::Dormant => taken("dormant"),
+        BindingState::Quarantined => AdminError::Quarantined { virtual_ip, holder, seconds: whole_seconds(left) },
+    }
+}
+
+/// Rounded up: what has a moment left is not over.
+fn whole_seconds(left: Option<Duration>) -> u64 {
+    left.map_or(0, |left| u64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u64::MAX))
 }

@@ -3,7 +3,7 @@
 use super::admin::BindingState;
 use crate::wire::Address;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::FromZeros;
 
 /// Cells a slot; 8 × 8 bytes are one cache line.
@@ -30,6 +30,8 @@ pub struct Slot {
     pub virtual_ip: Address,
     /// Second in which it was made.
     pub created: u32,
+    /// Second in which it ended, if it is in quarantine.
+    pub ended: u32,
 }
 
 /// Use of a binding.
@@ -48,6 +50,8 @@ pub struct Slots {
     cells: Box<[AtomicU64]>,
     /// First cell that starts a cache line.
     start: usize,
+    /// Of each slot that is in quarantine, when that began.
+    ended: Box<[AtomicU32]>,
     len: u32,
 }
 
@@ -73,7 +77,8 @@ impl Slots {
         let count = usize::try_from(len).ok()?.checked_mul(CELLS)?.checked_add(CELLS)?;
         let cells = <[AtomicU64]>::new_box_zeroed_with_elems(count).ok()?;
         let start = cells.as_ptr().align_offset(LINE).min(CELLS);
-        Some(Self { cells, start, len })
+        let ended = <[AtomicU32]>::new_box_zeroed_with_elems(usize::try_from(len).ok()?).ok()?;
+        Some(Self { cells, start, ended, len })
     }
 
     /// How many slots.
@@ -111,6 +116,7 @@ impl Slots {
                 terminal: load_address(cells, TERMINAL),
                 virtual_ip: load_address(cells, VIRTUAL_IP),
                 created: low32(head >> 32),
+                ended: if state == BindingState::Quarantined { self.ended(index).load(Ordering::Relaxed) } else { 0 },
             };
             fence(Ordering::Acquire);
             if cells[HEAD].load(Ordering::Relaxed) == head {
@@ -137,6 +143,9 @@ impl Slots {
         if let Some(slot) = slot {
             store_address(cells, TERMINAL, slot.terminal);
             store_address(cells, VIRTUAL_IP, slot.virtual_ip);
+            if slot.state == BindingState::Quarantined {
+                self.ended(index).store(slot.ended, Ordering::Relaxed);
+            }
             let state = match slot.state {
                 BindingState::Active => 1,
                 BindingState::Dormant => 2,
@@ -203,6 +212,11 @@ impl Slots {
         });
     }
 
+    fn ended(&self, index: u32) -> &AtomicU32 {
+        static NOWHERE: AtomicU32 = AtomicU32::new(0);
+        usize::try_from(index).ok().and_then(|index| self.ended.get(index)).unwrap_or(&NOWHERE)
+    }
+
     fn slot(&self, index: u32) -> Option<&[AtomicU64; CELLS]> {
         if index >= self.len {
             return None;
@@ -249,6 +263,7 @@ mod tests {
             terminal: Address::from_bits(n << 64 | n),
             virtual_ip: Address::from_bits(n << 64 | n),
             created: u32::MAX,
+            ended: 0,
         }
     }
 
@@ -259,6 +274,9 @@ mod tests {
         let version = slots.write(1, Some(slot(7)));
         assert_eq!(slots.read(1), Some(Slot { version, ..slot(7) }));
         assert_eq!((slots.read(0), slots.read(2), slots.read(3)), (None, None, None));
+        let ended = Slot { state: BindingState::Quarantined, ended: 9, ..slot(7) };
+        let version = slots.write(1, Some(ended));
+        assert_eq!(slots.read(1), Some(Slot { version, ..ended }));
         assert_ne!(slots.write(1, None), version);
         assert_eq!(slots.read(1), None);
     }

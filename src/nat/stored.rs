@@ -34,6 +34,8 @@ pub struct StoredBinding {
     pub created: u32,
     /// When it was last used, in seconds since the Unix epoch.
     pub last_used: u32,
+    /// When it ended, in seconds since the Unix epoch, if it is in quarantine; 0: that is not known.
+    pub ended: u32,
     /// Packets from the terminal.
     pub packets_out: u64,
     /// Packets to the terminal.
@@ -50,7 +52,8 @@ impl StoredBinding {
     /// Makes all its times so many seconds later, or earlier.
     pub fn shift(&mut self, seconds: i64) {
         let contacts = self.contacts.iter_mut().map(|contact| &mut contact.last);
-        for second in [&mut self.created, &mut self.last_used].into_iter().chain(contacts) {
+        let ended = Some(&mut self.ended).filter(|ended| **ended != 0);
+        for second in [&mut self.created, &mut self.last_used].into_iter().chain(ended).chain(contacts) {
             *second = Time::from_secs((*second).into()).shifted(seconds.saturating_mul(1000)).as_secs();
         }
     }
@@ -314,6 +317,7 @@ impl Nat {
             answered: slot.answered,
             created: slot.created,
             last_used: last_used.as_secs(),
+            ended: slot.ended,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,
             callbacks: usage.callbacks,
@@ -359,6 +363,7 @@ impl Restoring<'_> {
             virtual_ip,
             // A clock that was set back must not let it be younger than anything to come.
             created: binding.created.min(self.now.as_secs()),
+            ended: binding.ended,
         };
         let put = |slot| table.restore(slot, binding.last_used, usage, self.now);
         let result = match put(slot) {

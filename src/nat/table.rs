@@ -68,7 +68,7 @@ pub enum PinError {
     /// The address is set aside.
     Reserved,
     /// The slot is another's.
-    Taken(Slot),
+    Taken(Found),
 }
 
 /// What [`Table::age`] did.
@@ -212,7 +212,15 @@ impl Table {
     }
 
     /// Ties `terminal` to `virtual_ip`.
-    pub fn pin(&self, inside: u16, terminal: Address, virtual_ip: Address, now: Time) -> Result<Pinned, PinError> {
+    /// `force`: even if the virtual IP is in quarantine after another terminal's use.
+    pub fn pin(
+        &self,
+        inside: u16,
+        terminal: Address,
+        virtual_ip: Address,
+        force: bool,
+        now: Time,
+    ) -> Result<Pinned, PinError> {
         let (index, part) = self.parts.slot_of(virtual_ip).ok_or(PinError::Reserved)?;
         if part.is_reserved(virtual_ip) {
             return Err(PinError::Reserved);
@@ -225,8 +233,9 @@ impl Table {
         }
         let held = self.slots.read(index);
         let own = |slot: &Slot| slot.terminal == terminal && slot.inside == inside && slot.virtual_ip == virtual_ip;
-        if let Some(slot) = held.filter(|slot| !own(slot)) {
-            return Err(PinError::Taken(slot));
+        let is_free = |slot: &Slot| own(slot) || (force && slot.state == BindingState::Quarantined);
+        if let Some(slot) = held.filter(|slot| !is_free(slot)) {
+            return Err(PinError::Taken(Found { index, slot }));
         }
         let before = self.find(hash, inside, terminal);
         let moved = before.filter(|before| before.index != index);
@@ -234,9 +243,13 @@ impl Table {
             region.remove(hash, moved.index);
             self.quarantine(&mut ledger, moved, now);
         }
-        let created = held.filter(|slot| slot.state != BindingState::Quarantined).map_or(now.as_secs(), |s| s.created);
+        let created = match held {
+            Some(slot) if slot.state != BindingState::Quarantined => slot.created,
+            // Never that of the one that has ended: it tells them apart.
+            ended => ended.map_or(0, |slot| slot.created.saturating_add(1)).max(now.as_secs()),
+        };
         let (state, answered) = (BindingState::Active, true);
-        let slot = Slot { version: 0, state, pinned: true, answered, inside, terminal, virtual_ip, created };
+        let slot = Slot { version: 0, state, pinned: true, answered, inside, terminal, virtual_ip, created, ended: 0 };
         let found = if before.is_some() && moved.is_none() {
             let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
             ledger.recount(part, held.map(|slot| slot.state), Some(BindingState::Active));
@@ -253,7 +266,7 @@ impl Table {
         Ok(Pinned { found, moved, is_new: before.is_none() || moved.is_some() })
     }
 
-    /// Takes in a binding from elsewhere, in the state that it has; a quarantine starts anew. `None` if its virtual IP
+    /// Takes in a binding from elsewhere, in the state that it has, with what it has left of its time. `None` if its virtual IP
     /// cannot be given here or is another's, or if its terminal has one here already.
     pub fn take_in(&self, slot: Slot, usage: Usage, last_used: Time, now: Time) -> Option<Found> {
         let found = self.restore(slot, last_used.as_secs(), usage, now).ok()?;
@@ -306,6 +319,35 @@ impl Table {
     /// Use and last use of a binding.
     pub fn usage(&self, index: u32) -> (Usage, Time) {
         (self.slots.usage(index), Time::from_secs(self.slots.last_used(index).into()))
+    }
+
+    /// Time until a binding goes dormant, is released, or its virtual IP is free, if nothing uses it; `None` if it is pinned.
+    pub fn left(&self, found: &Found, now: Time) -> Option<Duration> {
+        let slot = &found.slot;
+        let idle = Time::from_secs(self.slots.last_used(found.index).into());
+        let at = match slot.state {
+            BindingState::Active if slot.pinned => return None,
+            BindingState::Active => idle + self.hold(slot),
+            BindingState::Dormant => idle + self.hold(slot) + self.reserve(slot),
+            BindingState::Quarantined => Time::from_secs(slot.ended.into()) + self.lifetimes.quarantine,
+        };
+        Some(at - now)
+    }
+
+    /// The binding that a terminal had, if its virtual IP is still in quarantine. Looks at all slots.
+    pub fn ended_of(&self, inside: u16, terminal: Address) -> Option<Found> {
+        if self.counts().iter().all(|counts| counts.quarantined == 0) {
+            return None;
+        }
+        let mut from = 0;
+        while let Some(found) = self.next_at(from) {
+            let Slot { state, .. } = found.slot;
+            if state == BindingState::Quarantined && found.slot.terminal == terminal && found.slot.inside == inside {
+                return Some(found);
+            }
+            from = found.index.checked_add(1)?;
+        }
+        None
     }
 
     /// The pools.
@@ -445,16 +487,14 @@ impl Table {
     fn quarantine(&self, ledger: &mut Ledger, found: Found, now: Time) {
         let part = self.parts.of_slot(found.index).map_or(0, |(part, _)| part);
         ledger.recount(part, Some(found.slot.state), Some(BindingState::Quarantined));
-        let slot = Slot { state: BindingState::Quarantined, pinned: false, ..found.slot };
+        let slot = Slot { state: BindingState::Quarantined, pinned: false, ended: begun(now), ..found.slot };
         self.put(ledger, found.index, slot, now, self.lifetimes.quarantine);
     }
 
     fn put(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time, look_again: Duration) -> Found {
         let version = self.slots.write(index, Some(slot));
         let found = Found { index, slot: Slot { version, ..slot } };
-        // Rounded up: a quarantine must not end within its last second.
-        let begun = now.as_secs().saturating_add(u32::from(!now.as_millis().is_multiple_of(1000)));
-        ledger.remind(begun.saturating_add(seconds(look_again)), found.stamp());
+        ledger.remind(begun(now).saturating_add(seconds(look_again)), found.stamp());
         found
     }
 
@@ -485,7 +525,8 @@ impl Table {
     fn new_slot(&self, index: u32, hash: u64, inside: u16, terminal: Address, now: Time) -> Option<Slot> {
         let virtual_ip = self.parts.address(index, hash)?;
         let (state, created) = (BindingState::Active, now.as_secs());
-        Some(Slot { version: 0, state, pinned: false, answered: false, inside, terminal, virtual_ip, created })
+        let (pinned, answered, ended) = (false, false, 0);
+        Some(Slot { version: 0, state, pinned, answered, inside, terminal, virtual_ip, created, ended })
     }
 
     fn hash(&self, inside: u16, terminal: Address) -> u64 {
@@ -501,6 +542,11 @@ impl Found {
     pub fn stamp(&self) -> Stamp {
         Stamp { index: self.index, version: self.slot.version }
     }
+}
+
+/// The second from which a time counts, rounded up: a quarantine must not end within its last second.
+fn begun(now: Time) -> u32 {
+    now.as_secs().saturating_add(u32::from(!now.as_millis().is_multiple_of(1000)))
 }
 
 fn seconds(duration: Duration) -> u32 {

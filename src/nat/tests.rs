@@ -290,7 +290,10 @@ fn c11_a_full_pool_ends_the_oldest_dormant_binding_and_never_an_active_one() {
     let state = |gateway: &Gateway, n: u8| {
         gateway.nat.find(format!("10.0.0.{n}").parse().unwrap(), gateway.now).first().map(|view| view.state)
     };
-    assert_eq!((state(&gateway, 1), state(&gateway, 2)), (None, Some(BindingState::Dormant)));
+    assert_eq!(
+        (state(&gateway, 1), state(&gateway, 2)),
+        (Some(BindingState::Quarantined), Some(BindingState::Dormant))
+    );
     assert_eq!((state(&gateway, 3), state(&gateway, 4)), (Some(BindingState::Active), Some(BindingState::Active)));
     // One address in quarantine is enough: the next refusal ends no other.
     assert_eq!(gateway.call("10.0.0.10", "192.0.2.1"), Err(DropReason::PoolExhausted));
@@ -312,7 +315,10 @@ fn a_pin_moves_a_terminal_at_once_and_a_release_ends_it_at_once() {
     assert_eq!(gateway.tick(Duration::from_secs(90 * 24 * 3600)), [EventKind::Freed]); // the pinned one stays
     assert_eq!(gateway.nat.release(target, gateway.now).unwrap().0.len(), 1);
     assert_eq!(gateway.callback("192.0.2.1", target), Err(DropReason::NoBinding));
-    assert_eq!(gateway.nat.release(target, gateway.now), Err(AdminError::NotFound(target)));
+    assert_eq!(
+        gateway.nat.release(target, gateway.now),
+        Err(AdminError::Ended { virtual_ip: target, holder: terminal, seconds: 120 })
+    );
 }
 
 #[test]

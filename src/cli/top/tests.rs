@@ -51,6 +51,7 @@ fn binding(number: u8, seconds: u64) -> BindingView {
         answered: true,
         created: Time::from_secs(1),
         last_used: Time::from_secs(100 - u64::from(number)),
+        seconds_left: Some(u64::from(number) * 60),
         contacts: number.into(),
         contacts_answered: 0,
         contacts_forgotten: 0,

@@ -1,6 +1,6 @@
 //! Bindings of an earlier run, put back where they were.
 
-use super::{BindingState, Found, Slot, Stamp, Table, Usage};
+use super::{BindingState, Found, Slot, Stamp, Table, Usage, begun};
 use crate::time::Time;
 
 /// Why a binding cannot be put back.
@@ -15,7 +15,7 @@ pub enum Misplaced {
 }
 
 impl Table {
-    /// Puts a binding back, with what it has left of its time; a quarantine starts again. Dormant bindings are told to
+    /// Puts a binding back, with what it has left of its time; a quarantine whose beginning is not known starts again. Dormant bindings are told to
     /// [`Table::queue`] in their order afterwards.
     pub fn restore(&self, slot: Slot, last_used: u32, usage: Usage, now: Time) -> Result<Found, Misplaced> {
         let (index, part) = self.parts.slot_of(slot.virtual_ip).ok_or(Misplaced::NotGiven)?;
@@ -35,11 +35,17 @@ impl Table {
         let last_used = last_used.min(now.as_secs());
         self.slots.start_usage(index, last_used);
         self.slots.add_usage(index, usage);
+        let ended = match slot.state {
+            BindingState::Quarantined if slot.ended > 0 => slot.ended.min(begun(now)),
+            BindingState::Quarantined => begun(now),
+            _ => 0,
+        };
+        let slot = Slot { ended, ..slot };
         let idle = Time::from_secs(last_used.into());
         let left = match slot.state {
             BindingState::Active => idle + self.hold(&slot) - now,
             BindingState::Dormant => idle + self.hold(&slot) + self.reserve(&slot) - now,
-            BindingState::Quarantined => self.lifetimes.quarantine,
+            BindingState::Quarantined => Time::from_secs(ended.into()) + self.lifetimes.quarantine - now,
         };
         ledger.recount(self.parts.of_slot(index).map_or(0, |(part, _)| part), None, Some(slot.state));
         let found = self.put(&mut ledger, index, slot, now, left);

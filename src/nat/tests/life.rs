@@ -78,3 +78,37 @@ fn what_is_set_aside_for_a_while_is_not_given_and_who_had_it_gets_another() {
     assert_eq!(gateway.nat.set_aside(&[], gateway.now), []);
     assert_eq!(gateway.call("10.0.0.4", "192.0.2.1"), Ok(held));
 }
+
+#[test]
+fn what_is_in_quarantine_says_until_when_and_is_taken_by_force_alone() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    let (terminal, other): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    let left = |gateway: &Gateway| gateway.nat.find(virtual_ip, gateway.now)[0].seconds_left;
+    gateway.translator.flush(gateway.now);
+    assert_eq!(left(&gateway), Some(24 * 3600));
+    gateway.now = START + Duration::from_secs(10);
+    gateway.nat.release(virtual_ip, gateway.now).unwrap();
+    gateway.now = START + Duration::from_secs(50);
+    assert_eq!(left(&gateway), Some(80));
+
+    let ended = AdminError::Ended { virtual_ip, holder: terminal, seconds: 80 };
+    let now = gateway.now;
+    assert_eq!(gateway.nat.release(virtual_ip, now).unwrap_err(), ended);
+    assert_eq!(gateway.nat.release(terminal, now).unwrap_err(), ended, "by its terminal too");
+    assert_eq!(gateway.nat.find(terminal, now).len(), 1);
+    assert_eq!(gateway.nat.set_callback(&virtual_ip.into(), None, now).unwrap_err(), ended);
+    assert_eq!(gateway.nat.release(other, now).unwrap_err(), AdminError::NotFound(other));
+    let quarantined = AdminError::Quarantined { virtual_ip, holder: terminal, seconds: 80 };
+    assert_eq!(gateway.nat.pin(other, virtual_ip, now).unwrap_err(), quarantined);
+
+    let (view, events) = gateway.nat.pin_named(&other.into(), virtual_ip, true, now).unwrap();
+    assert_eq!((view.terminal, view.state, view.seconds_left), (other, BindingState::Active, None), "pinned for good");
+    assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Pinned]);
+    assert_eq!(gateway.tick(Duration::from_secs(3600)), [], "its quarantine is void");
+    assert_eq!(gateway.nat.find(virtual_ip, gateway.now)[0].terminal, other);
+    // Not what somebody has: force is for quarantine alone.
+    assert!(matches!(gateway.nat.pin_named(&terminal.into(), virtual_ip, true, now), Err(AdminError::Taken { .. })));
+    let pools = gateway.nat.status().pools;
+    assert_eq!((pools[0].active, pools[0].quarantined), (1, 0));
+}

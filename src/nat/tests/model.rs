@@ -179,9 +179,9 @@ impl Pair {
         let held = self.model.of_virtual_ip(virtual_ip).cloned();
         let exists = held.is_some() || self.model.free.contains(&virtual_ip);
         let before = self.model.of_terminal(inside, terminal).cloned();
-        match self.table.pin(inside, terminal, virtual_ip, now) {
+        match self.table.pin(inside, terminal, virtual_ip, false, now) {
             Err(PinError::Reserved) => prop_assert!(!exists),
-            Err(PinError::Taken(slot)) => {
+            Err(PinError::Taken(Found { slot, .. })) => {
                 let held = held.expect("taken");
                 prop_assert_eq!((slot.inside, slot.terminal), (held.inside, held.terminal));
                 prop_assert_ne!((held.inside, held.terminal), (inside, terminal));
@@ -194,9 +194,12 @@ impl Pair {
                     self.model.quarantine(leaves);
                 }
                 let mut row = row_of(&found, now.as_secs());
-                match held.filter(|held| held.state != Quarantined) {
-                    Some(held) => (row.created, row.last_used) = (held.created, held.last_used),
-                    None => row.created = now.as_secs(),
+                match held {
+                    Some(held) if held.state != Quarantined => {
+                        (row.created, row.last_used) = (held.created, held.last_used)
+                    }
+                    // Another binding than the one that has ended.
+                    ended => row.created = now.as_secs().max(ended.map_or(0, |held| held.created + 1)),
                 }
                 self.model.free.remove(&virtual_ip);
                 self.model.rows.retain(|row| row.virtual_ip != virtual_ip);

@@ -30,12 +30,22 @@ fn n6_what_is_stored_and_restored_is_as_it_was() {
 }
 
 #[test]
-fn c8_a_restored_binding_has_what_was_left_of_its_time_and_a_quarantine_starts_again() {
+fn c8_a_restored_binding_has_what_was_left_of_its_time_and_a_quarantine_counts_on() {
     let mut before = Gateway::with_pool("198.18.0.0/30");
     let idle = before.call("10.0.0.1", "192.0.2.1").unwrap();
     let ended = before.call("10.0.0.2", "192.0.2.1").unwrap();
     before.nat.release(ended, START).unwrap();
     let stored = all(&before);
+
+    let mut soon = Gateway::with_pool("198.18.0.0/30");
+    soon.now = START + Duration::from_millis(100_500);
+    soon.nat.restore(stored.clone(), soon.now);
+    assert_eq!(soon.nat.find(ended, soon.now)[0].seconds_left, Some(20));
+    assert_eq!(soon.tick(Duration::from_secs(19)), []);
+    assert_eq!(soon.tick(Duration::from_secs(1)), [EventKind::Freed]);
+
+    // A file of before that was noted: nobody knows what is left of it.
+    let stored: Vec<_> = stored.into_iter().map(|binding| StoredBinding { ended: 0, ..binding }).collect();
 
     let mut after = Gateway::with_pool("198.18.0.0/30");
     after.now = START + Duration::from_secs(23 * 3600);
@@ -60,6 +70,7 @@ fn c11_restored_dormant_bindings_make_room_in_their_order() {
         pinned: false,
         created: 1,
         last_used,
+        ended: 0,
         packets_out: 0,
         packets_in: 0,
         callbacks: 0,

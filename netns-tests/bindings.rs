@@ -1,0 +1,45 @@
+//! What an operator asks about bindings, and what the commands answer.
+
+use crate::gateway::Gateway;
+use crate::lab::{Lab, Plan, wait_until};
+use crate::traffic::{Web, curl};
+
+fn seconds_left(gateway: &Gateway, address: &str) -> u64 {
+    let shown = gateway.ask(&format!("bindings show {address} --json")).ok();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    shown[0]["seconds_left"].as_u64().unwrap_or_else(|| panic!("no time left in {shown}"))
+}
+
+#[test]
+fn c8_a_quarantine_counts_on_through_a_restart_and_says_so() {
+    let lab = Lab::new(Plan::gateways(1).terminals(2));
+    let (terminal, other) = (lab.terminal(1), lab.terminal(2));
+    let _web = Web::start(&lab.server(1), 80);
+    let gateway = lab.start(1);
+    curl(&terminal, lab.server(1).v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into()).to_string();
+    gateway.ask(&format!("bindings release {virtual_ip}")).ok();
+    let most = seconds_left(&gateway, &virtual_ip);
+    assert!(most <= 121, "{most}");
+    wait_until("a second of the quarantine to pass", || seconds_left(&gateway, &virtual_ip) < most - 1);
+    let before = seconds_left(&gateway, &virtual_ip);
+    gateway.kill();
+
+    let gateway = lab.start(1);
+    assert!(seconds_left(&gateway, &virtual_ip) <= before, "it goes on where it was");
+    let list = gateway.ask("bindings --state quarantined").ok();
+    assert!(list.lines().next().unwrap().contains("LEFT") && list.contains(&virtual_ip), "{list}");
+    let shown = gateway.ask(&format!("bindings show {}", terminal.v4)).ok();
+    assert!(shown.contains("state        quarantined; free in "), "{shown}");
+
+    // What cannot be done says why, until when, and what can.
+    let again = gateway.ask(&format!("bindings release {virtual_ip}"));
+    let released = format!("{virtual_ip} is released already: it was {}'s, is in quarantine for ", terminal.v4);
+    assert!(again.code == Some(3) && again.stderr.contains(&released), "{}", again.stderr);
+    let pin = format!("bindings pin {} {virtual_ip}", other.v4);
+    let refused = gateway.ask(&pin);
+    assert!(refused.code == Some(3) && refused.stderr.contains("--force"), "{}", refused.stderr);
+    gateway.ask(&format!("{pin} --force")).ok();
+    assert_eq!(gateway.virtual_ip(other.v4.into()).to_string(), virtual_ip);
+    assert_eq!(curl(&other, lab.server(1).v4.into(), 80), format!("{virtual_ip} 80"));
+}
