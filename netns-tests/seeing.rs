@@ -52,6 +52,16 @@ fn metrics_are_told_on_the_loopback_port_and_name_no_terminal() {
 }
 
 #[test]
+fn those_who_have_stopped_watching_make_room_though_there_is_nothing_to_see() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1)]);
+    // Eight there may be at one time.
+    for _ in 0..9 {
+        drop(watch(&gateway, &["trace", "--peer", "192.0.2.77"]));
+    }
+}
+
+#[test]
 fn a_trace_shows_both_sides_and_why_a_packet_is_dropped() {
     let lab = Lab::new(Plan::gateways(1).servers(2));
     let (terminal, server, stranger) = (lab.terminal(1), lab.server(1), lab.server(2));

@@ -219,6 +219,8 @@ impl Relay {
                     None => break,
                 },
                 _ = beat.tick() => true,
+                // Whoever has gone makes room for another at once, also where there is nothing to be seen.
+                () = self.pieces.closed() => return,
             };
             if due && self.pass_on().await.is_err() {
                 return;
