@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, exit};
 
-const SOURCES: [&str; 2] = ["src/fastpath/kamei.bpf.c", "src/fastpath/guard.bpf.c"];
+const SOURCES: [&str; 3] = ["src/fastpath/kamei.bpf.c", "src/fastpath/guard.bpf.c", "src/fastpath/detour.bpf.c"];
 const INCLUDED: [&str; 4] =
     ["src/fastpath/flows.h", "src/fastpath/divert.h", "src/fastpath/redirect.h", "src/fastpath/xdp.h"];
 

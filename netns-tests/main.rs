@@ -48,6 +48,7 @@ mod reload;
 mod rfc;
 mod rules;
 mod seeing;
+mod selftest;
 mod settings;
 mod spoofing;
 mod survive;

@@ -17,7 +17,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("device", &["time", "wire", "nat", "config"]),
     ("fastpath", &["time", "wire", "nat", "config"]),
     ("gateway", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath"]),
-    ("cli", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath", "gateway"]),
+    ("selftest", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath", "gateway"]),
+    ("cli", &["time", "wire", "nat", "config", "journal", "control", "device", "fastpath", "gateway", "selftest"]),
 ];
 
 /// The rooms that are told the time and handed bytes, and reach for nothing themselves.

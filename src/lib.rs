@@ -13,6 +13,7 @@
 //! | `device` | edges that carry packets: TUN, memory | `config` and left of it |
 //! | `fastpath` | known flows in the kernel: the eBPF program, its loader, its flows | `config` and left of it |
 //! | `gateway` | threads, kernel set-up, shutdown | all of the above |
+//! | `selftest` | a call and a callback through a running gateway | all of the above |
 //! | `cli` | one file a subcommand | everything |
 //!
 //! `wire` and `nat` forbid unsafe code, read no clock, no file, no socket and no environment:
@@ -38,6 +39,8 @@ pub mod gateway;
 
 #[cfg(feature = "gateway")]
 pub mod journal;
+#[cfg(feature = "gateway")]
+pub mod selftest;
 
 #[cfg(test)]
 mod fuzzed;

@@ -21,6 +21,7 @@ mod show;
 mod state;
 mod status;
 mod table;
+mod test;
 mod top;
 mod trace;
 
@@ -29,6 +30,7 @@ use crate::control::ClientError;
 use crate::gateway::GatewayError;
 use crate::gateway::kernel::KernelError;
 use crate::journal::LineError;
+use crate::selftest::TestError;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -67,6 +69,8 @@ enum Command {
     Trace(trace::Arguments),
     /// Say what would become of a packet, and why
     Explain(explain::Arguments),
+    /// Make a call and a callback through the running gateway and say where it stops (as root)
+    Test(test::Arguments),
     /// Write packets as they pass to a pcapng file, both sides of the translation
     Capture(capture::Arguments),
     /// Export, import or check the bindings on disk
@@ -134,6 +138,12 @@ enum CliError {
     /// What `kamei doctor` found.
     #[error("{0} found wrong; the lines above say what to do")]
     Unfit(usize),
+    /// What `kamei test` found.
+    #[error("{0} of the tests stopped; the lines above say where, and what is likely")]
+    Stopped(usize),
+    /// `kamei test` could not begin.
+    #[error(transparent)]
+    Test(TestError),
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(&'static str),
@@ -160,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Test(arguments) => test::run(arguments),
         Command::Capture(arguments) => capture::run(&arguments),
         Command::State(arguments) => state::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
@@ -216,16 +227,28 @@ impl CliError {
             | CliError::Start { .. }
             | CliError::File { .. }
             | CliError::Import { .. }
-            | CliError::Usage(_) => 2,
+            | CliError::Usage(_)
+            | CliError::Test(TestError::NoInside { .. }) => 2,
             CliError::Gateway(error) if error.is_final() => 5,
             CliError::Gateway(_)
             | CliError::Kernel(_)
             | CliError::Log(_)
             | CliError::Output(_)
-            | CliError::Unfit(_) => 1,
+            | CliError::Unfit(_)
+            | CliError::Stopped(_)
+            | CliError::Test(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
             CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_)) => 4,
             CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,
+        }
+    }
+}
+
+impl From<TestError> for CliError {
+    fn from(error: TestError) -> Self {
+        match error {
+            TestError::Client(error) => CliError::Client(error),
+            other => CliError::Test(other),
         }
     }
 }

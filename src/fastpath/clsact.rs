@@ -207,14 +207,20 @@ pub fn remove_but(kept: &[(u32, Role)], tun: &str) -> io::Result<bool> {
 
 fn remove_by(netlink: &mut Netlink, index: u32, tun: &str, which: impl Fn(&Filter) -> bool) -> io::Result<bool> {
     let (gone, stay): (Vec<_>, Vec<_>) = filters(netlink, index, tun)?.into_iter().partition(which);
-    for filter in &gone {
+    take_off(netlink, index, &gone, stay.is_empty())?;
+    Ok(!gone.is_empty())
+}
+
+/// Removes filters; `are_last`: and the discipline, if it was made for them and nobody uses it.
+fn take_off(netlink: &mut Netlink, index: u32, gone: &[Filter], are_last: bool) -> io::Result<()> {
+    for filter in gone {
         let message = message(index, filter.handle, filter.parent, filter.info);
         netlink.ask(DELETE_FILTER, 0, &[message, attribute(KIND, b"bpf\0")].concat())?;
     }
-    if stay.is_empty() && gone.iter().any(|filter| filter.made_the_discipline()) && !is_used(netlink, index)? {
+    if are_last && gone.iter().any(Filter::made_the_discipline) && !is_used(netlink, index)? {
         netlink.ask(DELETE_DISCIPLINE, 0, &message(index, CLSACT, CLSACT_PARENT, 0))?;
     }
-    Ok(!gone.is_empty())
+    Ok(())
 }
 
 fn is_used(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
@@ -223,14 +229,69 @@ fn is_used(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
     Ok(!ingress.is_empty() || !egress.is_empty())
 }
 
+/// The place of programs that are no gateway's, behind all of them.
+const BEHIND: std::ops::RangeInclusive<u16> = *PRIORITIES.end() * 2 + 1..=*PRIORITIES.end() * 4;
+/// The beginning of their handles. (A gateway whose name gives the same number would take them for its own, of no role.)
+const BEHIND_TAG: u16 = 0x7e57;
+/// No [`Role`] has this number.
+const BEHIND_CODE: u16 = 0x80;
+
+/// Attaches a program behind those of gateways, for as long as its link is held.
+pub fn attach_behind(
+    program: &mut SchedClassifier,
+    name: &str,
+    index: u32,
+    side: TcAttachType,
+) -> Result<(), FastPathError> {
+    let made = match qdisc_add_clsact(name) {
+        Ok(()) => MADE,
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {
+            let mut netlink = Netlink::open(NETLINK_ROUTE).map_err(tc_error)?;
+            if !has_clsact(&mut netlink, index).map_err(tc_error)? {
+                return Err(FastPathError::IngressDiscipline(name.to_owned()));
+            }
+            0
+        }
+        Err(error) => return Err(ProgramError::from(error).into()),
+    };
+    let handle = TcHandle::new(BEHIND_TAG, BEHIND_CODE | made);
+    let mut last = None;
+    for priority in BEHIND {
+        let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
+        match program.attach_with_options(name, side, options) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or(FastPathError::Object("kamei_catch"), FastPathError::from))
+}
+
+/// Removes what [`attach_behind`] has left on an interface.
+pub fn remove_behind(index: u32) -> io::Result<()> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let tag = |filter: &Filter| filter.kind == BPF && filter.handle >> 16 == u32::from(BEHIND_TAG);
+    let gone = filters_where(&mut netlink, index, tag)?;
+    take_off(&mut netlink, index, &gone, true)
+}
+
+/// Whether a program whose name begins so is a filter on an interface.
+pub fn has_program_of(index: u32, beginning: &str) -> io::Result<bool> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    Ok(!filters_where(&mut netlink, index, |filter| filter.name.starts_with(beginning))?.is_empty())
+}
+
 /// The filters of the gateway `tun` on an interface.
 fn filters(netlink: &mut Netlink, index: u32, tun: &str) -> io::Result<Vec<Filter>> {
+    filters_where(netlink, index, |filter| is_ours(filter, tun))
+}
+
+fn filters_where(netlink: &mut Netlink, index: u32, which: impl Fn(&Filter) -> bool) -> io::Result<Vec<Filter>> {
     if !has_clsact(netlink, index)? {
         return Ok(Vec::new());
     }
     let mut found = filters_at(netlink, index, INGRESS)?;
     found.extend(filters_at(netlink, index, EGRESS)?);
-    found.retain(|filter| is_ours(filter, tun));
+    found.retain(which);
     Ok(found)
 }
 

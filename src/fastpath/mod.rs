@@ -30,6 +30,7 @@ mod abilities;
 mod attached;
 mod books;
 mod clsact;
+mod detour;
 mod guard;
 mod kernel;
 mod layout;
@@ -38,6 +39,7 @@ mod place;
 mod program;
 mod seat;
 
+pub use detour::{Detour, Port, clear};
 pub use kernel::{FastPath, View, has_left, remove, without_xdp};
 pub use layout::WHYS;
 pub use seat::overtaking;
