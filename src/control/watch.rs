@@ -62,7 +62,7 @@ pub enum Format {
 #[serde(untagged)]
 pub enum Line {
     /// A packet.
-    Packet(PacketLine),
+    Packet(Box<PacketLine>),
     /// There were more than could be told.
     LeftOut {
         /// How many.
@@ -235,7 +235,7 @@ impl Relay {
         match self.format {
             Format::Lines => {
                 let line = PacketLine::new(&self.admin.nat(), &seen);
-                self.line(&Line::Packet(line));
+                self.line(&Line::Packet(Box::new(line)));
             }
             Format::Pcapng => pcapng::write(&self.admin.nat(), &seen, &mut self.text),
         }

@@ -414,7 +414,7 @@ impl Watched {
                 let text: Vec<u8> = unfinished.drain(..whole).collect();
                 let read = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
                 kept.lock().extend(read.filter_map(|line| match line {
-                    Line::Packet(packet) => Some(packet),
+                    Line::Packet(packet) => Some(*packet),
                     Line::LeftOut { .. } => None,
                 }));
                 Ok(())
