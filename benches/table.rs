@@ -99,6 +99,8 @@ fn memory(_: &mut Criterion) {
         ended: 0,
         packets_out: 0,
         packets_in: 0,
+        bytes_out: 0,
+        bytes_in: 0,
         callbacks: 0,
         callback: None,
         contacts: Vec::new(),

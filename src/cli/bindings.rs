@@ -2,15 +2,19 @@
 
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
-use crate::control::{Client, ClientError, Filter, parse_prefix};
+use crate::control::{Client, ClientError, Filter, MOST_SORTED, Order, Sort, parse_prefix};
 use crate::nat::{BindingState, BindingView, Named};
 use crate::time::Time;
 use anstyle::AnsiColor;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Columns that a narrow screen does without, the first ones first.
+const SPARED: [&str; 8] = ["PACKETS OUT", "PACKETS IN", "CONTACTS", "AGE", "POOL", "CALLBACKS", "LEFT", "LAST USED"];
 
 #[derive(Args)]
 pub struct Arguments {
@@ -21,6 +25,12 @@ pub struct Arguments {
     json: bool,
     #[command(flatten)]
     filter: Filters,
+    /// In this order: the most, the latest, the oldest, the soonest to change first
+    #[arg(long, value_name = "COLUMN", value_parser = sort_parser())]
+    sort: Option<Sort>,
+    /// The other way round
+    #[arg(long, requires = "sort")]
+    reverse: bool,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -101,14 +111,15 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let client = Client::new(&arguments.socket.control);
     let json = arguments.json;
     let filter = arguments.filter.filter();
-    if arguments.action.is_some() && filter != Filter::default() {
+    let order = arguments.sort.map(|by| Order { by, reversed: arguments.reverse });
+    if arguments.action.is_some() && (filter != Filter::default() || order.is_some()) {
         return Err(CliError::Usage(
             "what is to be listed is not for a subcommand; `release` has its options behind it",
         ));
     }
     match arguments.action {
-        None if json => copy(&client, &filter),
-        None => list(&client.bindings(&filter)?, filter != Filter::default()),
+        None if json => copy(&client, &filter, order),
+        None => list(&client.bindings_in(&filter, order)?, &filter, order),
         Some(Action::Show { address }) => print(&client.show(&address)?, json, detail),
         Some(Action::Pin { terminal, virtual_ip, force }) => {
             let view = client.pin(&terminal, virtual_ip, force)?;
@@ -141,6 +152,10 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     }
 }
 
+fn sort_parser() -> impl TypedValueParser<Value = Sort> {
+    PossibleValuesParser::new(Sort::ALL.map(Sort::name)).try_map(|name| Sort::named(&name).ok_or("no such order"))
+}
+
 impl Filters {
     fn filter(self) -> Filter {
         let state = self.state.map(|state| match state {
@@ -169,20 +184,20 @@ fn print(
 }
 
 /// As it comes: a million bindings need not fit into memory.
-fn copy(client: &Client, filter: &Filter) -> Result<(), CliError> {
+fn copy(client: &Client, filter: &Filter, order: Option<Order>) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    match client.copy_bindings(filter, &mut out) {
+    match client.copy_bindings(filter, order, &mut out) {
         Err(ClientError::Output(error)) => Err(error.into()),
         result => Ok(result?),
     }
 }
 
-fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
+fn list(views: &[BindingView], filter: &Filter, order: Option<Order>) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     if views.is_empty() {
-        let hint = match filtered {
-            true => "no such bindings",
-            false => "no bindings yet: one is made when a terminal first calls out",
+        let hint = match *filter == Filter::default() {
+            false => "no such bindings",
+            true => "no bindings yet: one is made when a terminal first calls out",
         };
         return Ok(writeln!(out, "{hint}")?);
     }
@@ -203,6 +218,8 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
         ">CONTACTS",
         ">PACKETS OUT",
         ">PACKETS IN",
+        ">BYTES OUT",
+        ">BYTES IN",
         ">CALLBACKS",
         "POOL",
     ]);
@@ -217,11 +234,18 @@ fn list(views: &[BindingView], filtered: bool) -> Result<(), CliError> {
             show::count(view.contacts.into()).into(),
             show::count(view.packets_out).into(),
             show::count(view.packets_in).into(),
+            show::bytes(view.bytes_out).into(),
+            show::bytes(view.bytes_in).into(),
             show::count(view.callbacks.into()).into(),
             view.pool.as_str().into(),
         ]);
     }
-    Ok(table.write(show::colours(), &mut out)?)
+    table.fit(show::width(), &SPARED);
+    table.write(show::colours(), &mut out)?;
+    if order.is_some() && views.len() == MOST_SORTED && filter.limit.is_none_or(|limit| limit > MOST_SORTED as u64) {
+        writeln!(out, "the first {MOST_SORTED}: a sorted list has no more")?;
+    }
+    Ok(())
 }
 
 fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
@@ -247,6 +271,8 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
             ("may call", view.callback.clone().unwrap_or_default()),
             ("packets out", view.packets_out.to_string()),
             ("packets in", view.packets_in.to_string()),
+            ("bytes out", view.bytes_out.to_string()),
+            ("bytes in", view.bytes_in.to_string()),
             ("callbacks", view.callbacks.to_string()),
         ] {
             writeln!(out, "{name:<12} {value}")?;

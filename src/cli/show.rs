@@ -16,6 +16,13 @@ pub fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("CLICOLOR").is_none_or(|value| value != "0")
 }
 
+/// Columns of the screen; none where nobody looks at one.
+pub fn width() -> Option<usize> {
+    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|columns| *columns > 0);
+    let asked = || ratatui::crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns));
+    told.or_else(|| asked().filter(|_| std::io::stdout().is_terminal()))
+}
+
 /// The text in a colour, if colours are wanted.
 pub fn paint(text: &str, colour: AnsiColor) -> String {
     let style = Style::new().fg_color(Some(colour.into()));

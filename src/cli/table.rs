@@ -24,6 +24,7 @@ struct Column {
     name: &'static str,
     right: bool,
     width: usize,
+    shown: bool,
 }
 
 impl Cell {
@@ -47,10 +48,27 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     /// No rows yet. A column whose name starts with `>` is aligned right.
     pub fn new(names: [&'static str; COLUMNS]) -> Self {
         let columns = names.map(|name| match name.strip_prefix('>') {
-            Some(name) => Column { name, right: true, width: name.len() },
-            None => Column { name, right: false, width: name.len() },
+            Some(name) => Column { name, right: true, width: name.len(), shown: true },
+            None => Column { name, right: false, width: name.len(), shown: true },
         });
         Self { columns, rows: Vec::new() }
+    }
+
+    /// Leaves out columns that can be spared, the first ones first, until a line has no more than `width` characters.
+    pub fn fit(&mut self, width: Option<usize>, spared: &[&str]) {
+        let Some(width) = width else { return };
+        for name in spared {
+            let shown = self.columns.iter().filter(|column| column.shown);
+            if shown.map(|column| column.width + 2).sum::<usize>() <= width + 2 {
+                return;
+            }
+            self.leave_out(name);
+        }
+    }
+
+    /// Leaves out a column.
+    pub fn leave_out(&mut self, name: &str) {
+        self.columns.iter_mut().filter(|column| column.name == name).for_each(|column| column.shown = false);
     }
 
     /// One more row.
@@ -70,7 +88,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     fn write_row(&self, cells: &[Cell; COLUMNS], colours: bool, out: &mut dyn Write) -> io::Result<()> {
         // Blanks are written before the next text, so that no line ends with them.
         let mut blanks = 0;
-        for (column, cell) in self.columns.iter().zip(cells) {
+        for (column, cell) in self.columns.iter().zip(cells).filter(|(column, _)| column.shown) {
             let padding = column.width.saturating_sub(cell.width());
             let (before, behind) = if column.right { (padding, 0) } else { (0, padding) };
             blanks += before;
@@ -101,5 +119,18 @@ mod tests {
         };
         assert_eq!(written(false), "NAME       USE  WHY\nä       12.4 k  because\nlonger       7\n");
         assert!(written(true).contains("\u{1b}[1mlonger\u{1b}[0m       7\n"));
+    }
+
+    #[test]
+    fn a_narrow_screen_has_fewer_columns_and_no_longer_lines() {
+        let width = |most: usize| {
+            let mut table = Table::new(["NAME", ">USE", "WHY"]);
+            table.row(["longer".into(), "7".into(), "because".into()]);
+            table.fit(Some(most), &["USE", "WHY"]);
+            let mut text = Vec::new();
+            table.write(false, &mut text).unwrap();
+            String::from_utf8(text).unwrap().lines().map(str::len).max().unwrap()
+        };
+        assert_eq!([18, 17, 15, 14, 3].map(width), [18, 15, 15, 6, 6]);
     }
 }

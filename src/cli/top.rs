@@ -5,7 +5,7 @@ mod screen;
 
 use super::bindings::now;
 use super::{CliError, Socket, show};
-use crate::control::{Client, ClientError, Filter, Status};
+use crate::control::{Client, ClientError, Filter, Order, Sort, Status};
 use crate::nat::BindingView;
 use clap::Args;
 use model::{MOST_BINDINGS, Model};
@@ -124,7 +124,12 @@ fn keep_asking(client: Client) -> mpsc::Receiver<Answer> {
 
 fn ask(client: &Client) -> Answer {
     let filter = Filter { limit: Some(MOST_BINDINGS as u64), ..Filter::default() };
-    Ok((client.status()?, client.bindings(&filter)?))
+    let status = client.status()?;
+    let all = status.bindings.active + status.bindings.dormant + status.bindings.quarantined;
+    // Putting them in order costs the gateway time.
+    let order = (all > MOST_BINDINGS as u64).then_some(Order { by: Sort::LastUsed, reversed: false });
+    let bindings = client.bindings_in(&filter, order)?;
+    Ok((status, bindings))
 }
 
 fn print_once(client: &Client) -> Result<(), CliError> {

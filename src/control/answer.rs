@@ -1,11 +1,13 @@
 //! Answers to requests.
 
+use super::order::{First, Order};
 use super::query::{Filter, Query};
 use super::server::Patience;
 use super::watch::{Format, Watch};
 use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
-use crate::nat::{AdminError, BindingView, Choice, Event, Named};
+use crate::nat::{AdminError, BindingView, Choice, Event, Named, Nat};
+use crate::time::Time;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -79,7 +81,7 @@ pub async fn answer(
             explanation.binding = explanation.binding.map(|binding| binding.shown(admin.moment().seconds_ahead()));
             json(&explanation)
         }
-        Query::List(filter) => Ok(list(filter, admin, progress)),
+        Query::List(filter, order) => Ok(list(filter, order, admin, progress)),
         Query::Show(address) => {
             settle(admin).await;
             show(&address, admin)
@@ -215,14 +217,19 @@ async fn watched(
 }
 
 /// Piece by piece: a million bindings are hundreds of megabytes of text.
-fn list(filter: Filter, admin: &Arc<dyn Admin>, progress: &Arc<AtomicU64>) -> Response<AnswerBody> {
+fn list(
+    filter: Filter,
+    order: Option<Order>,
+    admin: &Arc<dyn Admin>,
+    progress: &Arc<AtomicU64>,
+) -> Response<AnswerBody> {
     let (pieces, received) = mpsc::channel(CHUNKS);
     let admin = Arc::clone(admin);
-    tokio::task::spawn_blocking(move || write_list(&filter, &*admin, &pieces));
+    tokio::task::spawn_blocking(move || write_list(&filter, order, &*admin, &pieces));
     respond(StatusCode::OK, AnswerBody::Pieces { received, progress: Arc::clone(progress) })
 }
 
-fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) {
+fn write_list(filter: &Filter, order: Option<Order>, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) {
     admin.settle();
     let mut left = filter.limit.unwrap_or(u64::MAX);
     let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
@@ -250,10 +257,33 @@ fn write_list(filter: &Filter, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) 
     };
     // Not held: whoever reads slowly must not keep a reload waiting.
     let nat = Arc::clone(&admin.nat());
-    nat.for_each_binding(now, &mut each);
+    each_in_order(&nat, filter, order, now, &mut each);
     if taken {
         text.extend_from_slice(if before == b"\n" { b"]\n" } else { b"\n]\n" });
         let _ = pieces.blocking_send(text.into());
+    }
+}
+
+/// Calls `each` for the bindings in this order, or in that of the virtual IPs, until it returns `false`.
+fn each_in_order(
+    nat: &Nat,
+    filter: &Filter,
+    order: Option<Order>,
+    now: Time,
+    each: &mut dyn FnMut(BindingView) -> bool,
+) {
+    let Some(order) = order else { return nat.for_each_binding(now, each) };
+    let mut first = First::new(order, filter.limit.unwrap_or(u64::MAX));
+    nat.for_each_binding(now, &mut |binding| {
+        if filter.lets_pass(&binding, now) {
+            first.add(&binding);
+        }
+        true
+    });
+    for virtual_ip in first.into_virtual_ips() {
+        if nat.of_virtual_ip(virtual_ip, now).is_some_and(|binding| !each(binding)) {
+            return;
+        }
     }
 }
 

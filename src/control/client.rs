@@ -1,7 +1,7 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{ExplainRequest, Failure, Pin, Policy, ReleasedAll, Reloaded, Status, Watch};
+use super::{ExplainRequest, Failure, Order, Pin, Policy, ReleasedAll, Reloaded, Status, Watch};
 use crate::nat::{BindingView, Explanation, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -93,8 +93,13 @@ impl Client {
 
     /// Bindings, in the order of the pools.
     pub fn bindings(&self, filter: &Filter) -> Result<Vec<BindingView>, ClientError> {
+        self.bindings_in(filter, None)
+    }
+
+    /// The same in another order: the first [`MOST_SORTED`](super::MOST_SORTED) at most.
+    pub fn bindings_in(&self, filter: &Filter, order: Option<Order>) -> Result<Vec<BindingView>, ClientError> {
         let (mut bindings, mut line) = (Vec::new(), Vec::new());
-        self.pieces(&list_path(filter), &mut |piece| {
+        self.pieces(&ordered_path(filter, order), &mut |piece| {
             for byte in piece {
                 if *byte != b'\n' {
                     line.push(*byte);
@@ -110,8 +115,8 @@ impl Client {
     }
 
     /// Writes the JSON of a listing as it comes.
-    pub fn copy_bindings(&self, filter: &Filter, out: &mut dyn Write) -> Result<(), ClientError> {
-        self.pieces(&list_path(filter), &mut |piece| out.write_all(piece).map_err(ClientError::Output))
+    pub fn copy_bindings(&self, filter: &Filter, order: Option<Order>, out: &mut dyn Write) -> Result<(), ClientError> {
+        self.pieces(&ordered_path(filter, order), &mut |piece| out.write_all(piece).map_err(ClientError::Output))
     }
 
     /// The bindings with this address.
@@ -339,6 +344,12 @@ impl Client {
 
 fn list_path(filter: &Filter) -> String {
     format!("/v1/bindings{}", filter.to_query())
+}
+
+fn ordered_path(filter: &Filter, order: Option<Order>) -> String {
+    let path = list_path(filter);
+    let sign = if path.contains('?') { '&' } else { '?' };
+    order.map_or_else(|| path.clone(), |order| format!("{path}{sign}{}", order.to_query()))
 }
 
 fn binding_path(address: &Named) -> String {

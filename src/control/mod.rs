@@ -9,6 +9,7 @@
 //! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
 //! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
+//! | `GET /v1/bindings?sort=bytes&reverse&…` | the same in another order ([`Sort`]): the first [`MOST_SORTED`] at most |
 //! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
@@ -26,6 +27,7 @@ mod client;
 mod explain;
 mod lock;
 mod metrics;
+mod order;
 mod pcapng;
 mod peer;
 mod places;
@@ -38,6 +40,7 @@ mod watch;
 pub use client::{Client, ClientError};
 pub use explain::{ExplainRequest, protocol_number};
 pub use lock::LockFile;
+pub use order::{MOST_SORTED, Order, Sort};
 pub use peer::group_number;
 pub use query::{Filter, parse_prefix};
 pub use server::{Door, Listener, Server};

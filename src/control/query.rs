@@ -2,6 +2,7 @@
 
 use super::answer::Refusal;
 use super::explain::ExplainRequest;
+use super::order::{Order, Sort};
 use super::watch::Watch;
 use crate::nat::{BindingState, BindingView, Named, ParseNamedError};
 use crate::time::Time;
@@ -24,7 +25,7 @@ pub enum Query {
     /// `GET /v1/explain`
     Explain(ExplainRequest),
     /// `GET /v1/bindings`
-    List(Filter),
+    List(Filter, Option<Order>),
     /// `GET /v1/bindings/ADDRESS`
     Show(Named),
     /// `PUT /v1/bindings/TERMINAL`
@@ -90,7 +91,7 @@ impl Query {
             "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
             "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
             "/v1/bindings" => match *method {
-                Method::GET => Ok(Self::List(Filter::parse(query.unwrap_or_default())?)),
+                Method::GET => list(query.unwrap_or_default()),
                 Method::DELETE => release_all(query.unwrap_or_default()),
                 _ => Err(wrong_method("GET or DELETE")),
             },
@@ -160,7 +161,8 @@ impl Filter {
                         Some(value.parse().map_err(|_| bad(format!("limit takes a number, not '{value}'")))?);
                 }
                 _ => {
-                    const KEYS: &str = "state, pool, prefix, older-than, unanswered and limit";
+                    const KEYS: &str =
+                        "state, pool, prefix, older-than, unanswered and limit, and sort and reverse for lists";
                     return Err(bad(format!("no parameter '{key}' with '{value}'; there are {KEYS}")));
                 }
             }
@@ -174,6 +176,29 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
     let prefix = text.parse().ok().or_else(address).map(|net: IpNet| net.trunc());
     prefix.ok_or_else(|| format!("'{text}' is no prefix; write it like 10.0.0.0/24"))
+}
+
+/// Which bindings, and in which order.
+fn list(query: &str) -> Result<Query, Refusal> {
+    let is_order = |pair: &&str| matches!(pair.split('=').next(), Some("sort" | "reverse"));
+    let (order, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_order);
+    let filter = Filter::parse(&rest.join("&"))?;
+    let (mut by, mut reversed) = (None, false);
+    for pair in pairs(&order.join("&")) {
+        match pair? {
+            ("sort", value) => {
+                let names = || Sort::ALL.map(Sort::name).join(", ");
+                let wrong = || bad(format!("bindings cannot be sorted by '{value}'; there are {}", names()));
+                by = Some(Sort::named(&value).ok_or_else(wrong)?);
+            }
+            (_, value) if matches!(value.as_str(), "" | "true") => reversed = true,
+            (key, value) => return Err(bad(format!("{key} takes no value, not '{value}'"))),
+        }
+    }
+    match by {
+        None if reversed => Err(bad("reverse goes with sort".to_owned())),
+        by => Ok(Query::List(filter, by.map(|by| Order { by, reversed }))),
+    }
 }
 
 fn release_all(query: &str) -> Result<Query, Refusal> {
@@ -258,8 +283,8 @@ mod tests {
     fn requests_that_make_sense() {
         assert_eq!(get("/v1/status"), Ok(Query::Status));
         assert_eq!(get("/v1/metrics"), Ok(Query::Metrics));
-        assert_eq!(get("/v1/bindings"), Ok(Query::List(Filter::default())));
-        assert_eq!(get("/v1/bindings?"), Ok(Query::List(Filter::default())));
+        assert_eq!(get("/v1/bindings"), Ok(Query::List(Filter::default(), None)));
+        assert_eq!(get("/v1/bindings?"), Ok(Query::List(Filter::default(), None)));
         assert_eq!(get("/v1/bindings/2001:db8::1"), Ok(Query::Show("2001:db8::1".parse().unwrap())));
         assert_eq!(get("/v1/bindings/2001%3Adb8%3a%3A1"), get("/v1/bindings/2001:db8::1"));
         let filter = Filter {
@@ -271,7 +296,13 @@ mod tests {
             limit: Some(7),
         };
         let path = format!("/v1/bindings{}", filter.to_query());
-        assert_eq!(get(&path), Ok(Query::List(filter.clone())));
+        assert_eq!(get(&path), Ok(Query::List(filter.clone(), None)));
+        for by in Sort::ALL {
+            for reversed in [false, true] {
+                let path = format!("{path}&{}", Order { by, reversed }.to_query());
+                assert_eq!(get(&path), Ok(Query::List(filter.clone(), Some(Order { by, reversed }))), "{path}");
+            }
+        }
         let delete = |query: &str| Query::parse(&Method::DELETE, "/v1/bindings", Some(query)).map_err(|no| no.error);
         for (query, dry_run) in [("prefix=10.0.0.9", false), ("dry-run&prefix=10.0.0.9/32", true)] {
             let filter = Filter { prefix: Some("10.0.0.9/32".parse().unwrap()), ..Filter::default() };
@@ -299,6 +330,9 @@ mod tests {
             "/v1/bindings?older-than=long",
             "/v1/bindings?unanswered=no",
             "/v1/bindings?dry-run",
+            "/v1/bindings?sort=colour",
+            "/v1/bindings?reverse",
+            "/v1/bindings?sort=bytes&reverse=no",
             "/v1/bindings?colour=red",
             "/v1/bindings?pool=%1",
             "/v1/status?limit=1",

@@ -458,6 +458,44 @@ fn free_port() -> SocketAddr {
 }
 
 #[test]
+fn bindings_are_listed_in_the_order_asked_for() {
+    let scene = Scene::new();
+    // 10.0.0.3 sends most, 10.0.0.1 least; what is pinned is used by nobody.
+    scene.pin(99);
+    let mut translator = scene.stub.nat.read().translator();
+    for n in 1..=3_u8 {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv4([10, 0, 0, n], [192, 0, 2, 1], 64)
+            .udp(1, 2)
+            .write(&mut bytes, &vec![0; 100 * usize::from(n)])
+            .unwrap();
+        translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), scene.stub.now());
+    }
+    translator.flush(scene.stub.now());
+    let list = |by, reversed, limit, unanswered| -> Vec<u8> {
+        let filter = Filter { limit: Some(limit), unanswered, ..Filter::default() };
+        let listed = scene.client().bindings_in(&filter, Some(Order { by, reversed })).unwrap();
+        let last = |binding: &BindingView| match binding.terminal {
+            IpAddr::V4(terminal) => terminal.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        listed.iter().map(last).collect()
+    };
+    assert_eq!(list(Sort::Bytes, false, 9, false), [3, 2, 1, 99]);
+    assert_eq!(list(Sort::Bytes, false, 2, false), [3, 2]);
+    assert_eq!(list(Sort::Bytes, true, 2, true), [1, 2], "the filter comes first");
+    assert_eq!(list(Sort::Packets, false, 9, false)[3], 99);
+    assert_eq!(list(Sort::Left, false, 9, false)[3], 99, "pinned: never");
+    assert_eq!(list(Sort::Age, false, 0, false), [0; 0]);
+    let (code, error) = scene.ask("GET", "/v1/bindings?sort=size", "");
+    assert_eq!(code, 400);
+    assert!(error["error"].as_str().unwrap().contains("by 'size'; there are bytes, packets"), "{error}");
+    assert_eq!(scene.ask("DELETE", "/v1/bindings?sort=age&prefix=10.0.0.0/8", "").0, 400, "not a list");
+    let order = Some(Order { by: Sort::Bytes, reversed: true });
+    assert_eq!(scene.client().bindings_in(&Filter::default(), order).unwrap()[3].bytes_out, 328);
+}
+
+#[test]
 fn a_hundred_thousand_bindings_come_piece_by_piece() {
     const COUNT: u32 = 100_000;
     let mut scene = Scene::new();
@@ -466,7 +504,7 @@ fn a_hundred_thousand_bindings_come_piece_by_piece() {
     assert_eq!(bindings.len(), COUNT as usize);
     assert!(bindings.is_sorted_by_key(|binding| binding.virtual_ip));
     let mut text = Vec::new();
-    scene.client().copy_bindings(&Filter::default(), &mut text).unwrap();
+    scene.client().copy_bindings(&Filter::default(), None, &mut text).unwrap();
     assert_eq!(serde_json::from_slice::<Vec<Value>>(&text).unwrap().len(), COUNT as usize);
     assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), COUNT as usize + 2, "one a line");
 

@@ -53,6 +53,8 @@ mod tests {
             ended: 0,
             packets_out: n.into(),
             packets_in: 0,
+            bytes_out: 0,
+            bytes_in: 0,
             callbacks: 0,
             callback: None,
             contacts: Vec::new(),

@@ -14,7 +14,7 @@
 //! | `answered` | whether a peer has ever answered the terminal; left out: yes |
 //! | `created`, `last_used` | seconds since the Unix epoch |
 //! | `ended` | when its quarantine began, seconds since the Unix epoch; left out: not known |
-//! | `packets_out`, `packets_in`, `callbacks` | counted so far |
+//! | `packets_out`, `packets_in`, `bytes_out`, `bytes_in`, `callbacks` | counted so far |
 //! | `callback` | a policy of its own: `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes |
 //! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
 
@@ -71,6 +71,10 @@ struct Line {
     #[serde(default)]
     packets_in: u64,
     #[serde(default)]
+    bytes_out: u64,
+    #[serde(default)]
+    bytes_in: u64,
+    #[serde(default)]
     callbacks: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     callback: Option<Vec<String>>,
@@ -120,6 +124,8 @@ pub fn write(bindings: &[StoredBinding], out: &mut dyn Write) -> io::Result<()> 
             ended: binding.ended,
             packets_out: binding.packets_out,
             packets_in: binding.packets_in,
+            bytes_out: binding.bytes_out,
+            bytes_in: binding.bytes_in,
             callbacks: binding.callbacks,
             callback: binding.callback.as_ref().map(policy_words),
             contacts: binding.contacts.iter().map(Contact::from).collect(),
@@ -193,6 +199,8 @@ fn binding(bytes: &[u8]) -> Result<StoredBinding, String> {
         ended: line.ended,
         packets_out: line.packets_out,
         packets_in: line.packets_in,
+        bytes_out: line.bytes_out,
+        bytes_in: line.bytes_in,
         callbacks: line.callbacks,
         callback,
         contacts: line.contacts.into_iter().map(StoredContact::from).collect(),

@@ -91,6 +91,11 @@ pub fn binding_sum(binding: &StoredBinding, policy: Option<&str>) -> i64 {
         hasher.write(b"/ended");
         hasher.write_u32(binding.ended);
     }
+    if (binding.bytes_out, binding.bytes_in) != (0, 0) {
+        hasher.write(b"/bytes");
+        hasher.write_u64(binding.bytes_out);
+        hasher.write_u64(binding.bytes_in);
+    }
     hasher.finish().cast_signed()
 }
 
@@ -140,6 +145,7 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
     let (Some(pinned), Some(out), Some(inward)) = (small(row, 4)?, number(row, 7)?, number(row, 8)?) else {
         return Ok(None);
     };
+    let (Some(bytes_out), Some(bytes_in)) = (number(row, 14)?, number(row, 15)?) else { return Ok(None) };
     let (Some(answered), Some(ended)) = (flag(row, 12)?, small(row, 13)?) else { return Ok(None) };
     let binding = StoredBinding {
         inside,
@@ -153,6 +159,8 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
         ended,
         packets_out: out.cast_unsigned(),
         packets_in: inward.cast_unsigned(),
+        bytes_out: bytes_out.cast_unsigned(),
+        bytes_in: bytes_in.cast_unsigned(),
         callbacks,
         callback,
         contacts: Vec::new(),

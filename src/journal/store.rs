@@ -34,10 +34,12 @@ pub(super) const STEPS: &[&str] = &[
         since_boot INTEGER NOT NULL, wall INTEGER NOT NULL, synchronised INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT",
     // When a quarantine began; 0 is not known.
     "ALTER TABLE bindings ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE bindings ADD COLUMN bytes_out INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE bindings ADD COLUMN bytes_in INTEGER NOT NULL DEFAULT 0",
 ];
 /// What [`row::read_binding`] reads.
 pub const BINDINGS: &str = "SELECT virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, \
-     packets_in, callbacks, callback, sum, answered, ended FROM bindings";
+     packets_in, callbacks, callback, sum, answered, ended, bytes_out, bytes_in FROM bindings";
 /// What [`row::read_contact`] reads.
 pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum, answered FROM contacts";
 /// How long one connection waits for the other.
@@ -416,7 +418,7 @@ fn failed_sync(error: &rusqlite::Error) -> bool {
 /// Writes the rows of bindings.
 fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        "INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?;
     let mut remove = transaction.prepare_cached("DELETE FROM bindings WHERE virtual_ip = ?1")?;
     let mut forget = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1")?;
@@ -439,6 +441,8 @@ fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Re
                     row::binding_sum(binding, policy.as_deref()),
                     binding.answered,
                     binding.ended,
+                    binding.bytes_out.cast_signed(),
+                    binding.bytes_in.cast_signed(),
                 ])?;
                 (binding.state == crate::nat::BindingState::Quarantined).then_some(binding.virtual_ip)
             }

@@ -228,7 +228,7 @@ fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_
         let path = directory.path().join("kamei.db");
         let mut scene = Scene::on(directory.path());
         let virtual_ip = scene.record(1);
-        let binding = StoredBinding { answered: true, ..scene.bindings().remove(0) };
+        let binding = StoredBinding { answered: true, bytes_out: 0, bytes_in: 0, ..scene.bindings().remove(0) };
         drop(scene);
         let by_hand = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         // The same rows in the tables as they were.

@@ -54,6 +54,12 @@ pub struct BindingView {
     pub packets_out: u64,
     /// Packets to the terminal.
     pub packets_in: u64,
+    /// Bytes from the terminal, IP headers included.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Bytes to the terminal, likewise.
+    #[serde(default)]
+    pub bytes_in: u64,
     /// New connections opened by peers.
     pub callbacks: u32,
 }
@@ -222,6 +228,14 @@ impl Nat {
                 }
             }
         }
+    }
+
+    /// The binding of a virtual IP.
+    pub fn of_virtual_ip(&self, virtual_ip: IpAddr, now: Time) -> Option<BindingView> {
+        let address = Address::from(virtual_ip);
+        let number = usize::from(self.selection.of_virtual_ip(address)?);
+        let found = self.tables.get(number)?.of_virtual_ip(address)?;
+        Some(self.view(number, &found, now))
     }
 
     /// The bindings in which `address` is the terminal or the virtual IP.
@@ -522,6 +536,8 @@ impl Nat {
             callback: None,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,
+            bytes_out: usage.bytes_out,
+            bytes_in: usage.bytes_in,
             callbacks: usage.callbacks,
         }
     }

@@ -8,7 +8,7 @@ use super::offload::Offer;
 use super::slots::Usage;
 use super::verdict::Realm;
 use crate::time::Time;
-use crate::wire::{Address, Headers, Patch, Rewrite};
+use crate::wire::{Address, Delta, Headers, Kind, Patch, Rewrite};
 use siphasher::sip::SipHasher13;
 use std::num::NonZeroU16;
 use zerocopy::FromZeros;
@@ -76,7 +76,10 @@ pub struct Hit {
 struct Entry {
     source: Address,
     destination: Address,
-    patch: Patch,
+    // The patch in its parts: as one it would take four bytes more than there are.
+    new_source: Address,
+    new_destination: Address,
+    delta: Delta,
     from: Realm,
     to: Realm,
     caller: Option<SlotRef>,
@@ -85,6 +88,7 @@ struct Entry {
     decided: Time,
     packets: u32,
     opened: u32,
+    bytes: u64,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 128, "an entry is two cache lines");
@@ -114,6 +118,7 @@ pub struct Tally {
     caller: Option<SlotRef>,
     callee: Option<SlotRef>,
     packets: u32,
+    bytes: u64,
     opened: u32,
     goes_on: bool,
 }
@@ -127,16 +132,18 @@ impl Hit {
 
 impl Tally {
     /// One packet of a flow that is not remembered.
-    pub fn of_one(flow: &Flow, opened: bool) -> Self {
-        Self { caller: flow.caller, callee: flow.callee, packets: 1, opened: opened.into(), goes_on: false }
+    pub fn of_one(flow: &Flow, opened: bool, bytes: usize) -> Self {
+        let Flow { caller, callee, .. } = *flow;
+        Self { caller, callee, packets: 1, bytes: bytes as u64, opened: opened.into(), goes_on: false }
     }
 
     /// What somebody else has carried of a flow from `from`.
-    pub fn carried(from: Realm, binding: SlotRef, packets: u32, opened: u32) -> Self {
-        match from {
-            Realm::Inside(_) => Self { caller: Some(binding), callee: None, packets, opened, goes_on: true },
-            Realm::Outside => Self { caller: None, callee: Some(binding), packets, opened, goes_on: true },
-        }
+    pub fn carried(from: Realm, binding: SlotRef, packets: u32, bytes: u64, opened: u32) -> Self {
+        let (caller, callee) = match from {
+            Realm::Inside(_) => (Some(binding), None),
+            Realm::Outside => (None, Some(binding)),
+        };
+        Self { caller, callee, packets, bytes, opened, goes_on: true }
     }
 
     /// Whether there was more than one packet, now or before: of a question and its answer there is one each way.
@@ -146,8 +153,9 @@ impl Tally {
 
     /// What to add to which binding.
     pub fn usages(&self) -> impl Iterator<Item = (SlotRef, Usage)> {
-        let out = Usage { packets_out: self.packets.into(), ..Usage::default() };
-        let inward = Usage { packets_in: self.packets.into(), callbacks: self.opened, ..Usage::default() };
+        let (packets, bytes) = (self.packets.into(), self.bytes);
+        let out = Usage { packets_out: packets, bytes_out: bytes, ..Usage::default() };
+        let inward = Usage { packets_in: packets, bytes_in: bytes, callbacks: self.opened, ..Usage::default() };
         self.caller.map(|slot| (slot, out)).into_iter().chain(self.callee.map(|slot| (slot, inward)))
     }
 }
@@ -171,7 +179,15 @@ impl Flows {
 
     /// What to do with a packet, if a decision about its flow still stands; counts the packet.
     #[inline(always)] // what it returns shall stay in registers
-    pub fn hit(&mut self, from: Realm, headers: &Headers, epoch: u64, now: Time, opens: bool) -> Option<Hit> {
+    pub fn hit(
+        &mut self,
+        from: Realm,
+        headers: &Headers,
+        epoch: u64,
+        now: Time,
+        opens: bool,
+        bytes: usize,
+    ) -> Option<Hit> {
         let (set, tag) = self.place(from, headers.source, headers.destination);
         let number = self.sets.get(set)?.find(tag)?;
         let entry = self.entries.get_mut(number as usize)?;
@@ -184,8 +200,8 @@ impl Flows {
         if entry.packets == 0 {
             self.dirty.push(number);
         }
-        entry.count(opens);
-        Some(Hit { patch: entry.patch, to: entry.to })
+        entry.count(opens, bytes);
+        Some(Hit { patch: entry.patch(), to: entry.to })
     }
 
     /// Remembers a decision and counts its first packet. Returns what to do with it, and what the entry that gave way
@@ -197,15 +213,29 @@ impl Flows {
         flow: &Flow,
         epoch: u64,
         now: Time,
-        opens: bool,
+        bytes: usize,
     ) -> (Hit, Option<Tally>) {
         let (source, destination) = (headers.source, headers.destination);
         let hit = Hit::new(headers, flow);
-        let patch = hit.patch;
+        let Patch { source: new_source, destination: new_destination, delta } = hit.patch;
         let Flow { to, caller, callee, .. } = *flow;
-        let mut new =
-            Entry { source, destination, patch, from, to, caller, callee, epoch, decided: now, packets: 0, opened: 0 };
-        new.count(opens);
+        let mut new = Entry {
+            source,
+            destination,
+            new_source,
+            new_destination,
+            delta,
+            from,
+            to,
+            caller,
+            callee,
+            epoch,
+            decided: now,
+            packets: 0,
+            opened: 0,
+            bytes: 0,
+        };
+        new.count(headers.kind == Kind::TcpSyn, bytes);
         let (at, tag) = self.place(from, source, destination);
         let Some(set) = self.sets.get_mut(at) else { return (hit, None) };
         let way = match set.find_way(tag).or_else(|| set.find_way(0)) {
@@ -243,7 +273,7 @@ impl Flows {
                 && entry.packets > 0
             {
                 note(entry.tally(*goes_on), entry.offer());
-                (entry.packets, entry.opened, *goes_on) = (0, 0, true);
+                (entry.packets, entry.opened, entry.bytes, *goes_on) = (0, 0, 0, true);
             }
         }
     }
@@ -306,16 +336,22 @@ impl Entry {
     }
 
     #[inline]
-    fn count(&mut self, opens: bool) {
+    fn count(&mut self, opens: bool, bytes: usize) {
         self.packets = self.packets.saturating_add(1);
         self.opened += u32::from(opens);
+        self.bytes += bytes as u64;
+    }
+
+    #[inline]
+    fn patch(&self) -> Patch {
+        Patch { source: self.new_source, destination: self.new_destination, delta: self.delta }
     }
 
     /// The decision, where it is about one binding and one address.
     fn offer(&self) -> Option<Offer> {
         let (binding, address) = match (self.from, self.to, self.caller, self.callee) {
-            (Realm::Inside(_), Realm::Outside, Some(caller), None) => (caller, self.patch.source),
-            (Realm::Outside, Realm::Inside(_), None, Some(callee)) => (callee, self.patch.destination),
+            (Realm::Inside(_), Realm::Outside, Some(caller), None) => (caller, self.new_source),
+            (Realm::Outside, Realm::Inside(_), None, Some(callee)) => (callee, self.new_destination),
             _ => return None,
         };
         let Self { source, destination, from, to, epoch, .. } = *self;
@@ -323,8 +359,8 @@ impl Entry {
     }
 
     fn tally(&self, goes_on: bool) -> Tally {
-        let Self { caller, callee, packets, opened, .. } = *self;
-        Tally { caller, callee, packets, opened, goes_on }
+        let Self { caller, callee, packets, bytes, opened, .. } = *self;
+        Tally { caller, callee, packets, bytes, opened, goes_on }
     }
 }
 
@@ -355,18 +391,21 @@ mod tests {
         let mut flows = Flows::new(&[7; 16], 0);
         let mut left = 0;
         for n in 0..100_000 {
-            left += u32::from(flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, NOW, false).1.is_some());
+            left += u32::from(flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, NOW, 60).1.is_some());
         }
         let known = (0..100_000)
             .filter(|n| {
-                let hit = flows.hit(Realm::Inside(0), &headers(*n), 1, NOW, false);
+                let hit = flows.hit(Realm::Inside(0), &headers(*n), 1, NOW, false, 60);
                 hit.inspect(|hit| assert_eq!(hit.patch.rewrite(&headers(*n)), flow(*n).rewrite)).is_some()
             })
             .count();
         assert!(known > 99_000, "{known}");
         // Not one packet is lost, whichever entry gave way: a tally handed back, or still to be noted.
         let mut noted = 0;
-        flows.drain(usize::MAX, |tally, _| noted += u64::from(tally.packets));
+        flows.drain(usize::MAX, |tally, _| {
+            assert_eq!(tally.bytes, u64::from(tally.packets) * 60);
+            noted += u64::from(tally.packets);
+        });
         assert_eq!(noted + u64::from(left), 100_000 + known as u64);
         assert!(!flows.is_dirty());
     }
@@ -377,8 +416,8 @@ mod tests {
             let mut flows = Flows::new(&[7; 16], 0);
             let mut in_use = |n: u32, now: u64| {
                 let now = Time::from_millis(NOW.as_millis() + now);
-                if flows.hit(Realm::Inside(0), &headers(n), 1, now, false).is_none() {
-                    flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, now, false);
+                if flows.hit(Realm::Inside(0), &headers(n), 1, now, false, 60).is_none() {
+                    flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, now, 60);
                 }
                 let mut in_use = Vec::new();
                 flows.drain(usize::MAX, |tally, _| in_use.push(tally.is_in_use()));
@@ -393,10 +432,10 @@ mod tests {
     #[test]
     fn a_decision_is_for_its_realm_and_epoch_and_some_seconds() {
         let mut flows = Flows::new(&[7; 16], 0);
-        flows.learn(Realm::Inside(3), &headers(1), &flow(1), 5, NOW, false);
+        flows.learn(Realm::Inside(3), &headers(1), &flow(1), 5, NOW, 60);
         let mut knows = |realm, epoch, millis| {
             let now = Time::from_millis(NOW.as_millis() + millis);
-            flows.hit(realm, &headers(1), epoch, now, false).is_some()
+            flows.hit(realm, &headers(1), epoch, now, false, 60).is_some()
         };
         assert!(knows(Realm::Inside(3), 5, STANDS - 1));
         assert!(!knows(Realm::Inside(3), 5, STANDS));

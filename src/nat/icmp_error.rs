@@ -107,7 +107,7 @@ impl Nat {
         if !is_known {
             strangers.admit(callee.slot(), now)?;
         }
-        self.table(table)?.used(found.index, Usage { packets_in: 1, ..Usage::default() });
+        self.table(table)?.used(found.index, Usage { packets_in: 1, bytes_in: headers.end as u64, ..Usage::default() });
         let terminal = found.slot.terminal;
         Ok(Restored {
             to: Realm::Inside(found.slot.inside),

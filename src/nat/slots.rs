@@ -41,6 +41,10 @@ pub struct Usage {
     pub packets_out: u64,
     /// Packets to the terminal.
     pub packets_in: u64,
+    /// Bytes from the terminal, IP headers included.
+    pub bytes_out: u64,
+    /// Bytes to the terminal, likewise.
+    pub bytes_in: u64,
     /// Connections opened by peers.
     pub callbacks: u32,
 }
@@ -50,6 +54,8 @@ pub struct Slots {
     cells: Box<[AtomicU64]>,
     /// First cell that starts a cache line.
     start: usize,
+    /// Of each slot, bytes from the terminal and to it.
+    bytes: Box<[[AtomicU64; 2]]>,
     /// Of each slot that is in quarantine, when that began.
     ended: Box<[AtomicU32]>,
     len: u32,
@@ -77,8 +83,10 @@ impl Slots {
         let count = usize::try_from(len).ok()?.checked_mul(CELLS)?.checked_add(CELLS)?;
         let cells = <[AtomicU64]>::new_box_zeroed_with_elems(count).ok()?;
         let start = cells.as_ptr().align_offset(LINE).min(CELLS);
-        let ended = <[AtomicU32]>::new_box_zeroed_with_elems(usize::try_from(len).ok()?).ok()?;
-        Some(Self { cells, start, ended, len })
+        let each = usize::try_from(len).ok()?;
+        let bytes = <[[AtomicU64; 2]]>::new_box_zeroed_with_elems(each).ok()?;
+        let ended = <[AtomicU32]>::new_box_zeroed_with_elems(each).ok()?;
+        Some(Self { cells, start, bytes, ended, len })
     }
 
     /// How many slots.
@@ -86,10 +94,10 @@ impl Slots {
         self.len
     }
 
-    /// Where all slots lie.
-    pub fn memory(&self) -> Range<*const u8> {
-        let cells = self.cells.as_ptr_range();
-        cells.start.cast()..cells.end.cast()
+    /// Where all slots lie, and their bytes.
+    pub fn memory(&self) -> [Range<*const u8>; 2] {
+        let (cells, bytes) = (self.cells.as_ptr_range(), self.bytes.as_ptr_range());
+        [cells.start.cast()..cells.end.cast(), bytes.start.cast()..bytes.end.cast()]
     }
 
     /// What slot `index` says; `None` if it is free.
@@ -174,6 +182,9 @@ impl Slots {
         cells[USED].store(u64::from(now), Ordering::Relaxed);
         cells[PACKETS_OUT].store(0, Ordering::Relaxed);
         cells[PACKETS_IN].store(0, Ordering::Relaxed);
+        for bytes in self.bytes(index) {
+            bytes.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Adds use that a worker has counted.
@@ -185,6 +196,11 @@ impl Slots {
         if usage.packets_in > 0 {
             cells[PACKETS_IN].fetch_add(usage.packets_in, Ordering::Relaxed);
         }
+        for (bytes, more) in self.bytes(index).iter().zip([usage.bytes_out, usage.bytes_in]) {
+            if more > 0 {
+                bytes.fetch_add(more, Ordering::Relaxed);
+            }
+        }
         if usage.callbacks > 0 {
             cells[USED].fetch_add(u64::from(usage.callbacks) << 32, Ordering::Relaxed);
         }
@@ -192,7 +208,10 @@ impl Slots {
 
     /// The use counted so far.
     pub fn usage(&self, index: u32) -> Usage {
+        let [bytes_out, bytes_in] = self.bytes(index).each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
         self.slot(index).map_or_else(Usage::default, |cells| Usage {
+            bytes_out,
+            bytes_in,
             packets_out: cells[PACKETS_OUT].load(Ordering::Relaxed),
             packets_in: cells[PACKETS_IN].load(Ordering::Relaxed),
             callbacks: low32(cells[USED].load(Ordering::Relaxed) >> 32),
@@ -210,6 +229,11 @@ impl Slots {
         let _ = cells[USED].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             (low32(used) < now).then_some(used >> 32 << 32 | u64::from(now))
         });
+    }
+
+    fn bytes(&self, index: u32) -> &[AtomicU64; 2] {
+        static NOWHERE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+        usize::try_from(index).ok().and_then(|index| self.bytes.get(index)).unwrap_or(&NOWHERE)
     }
 
     fn ended(&self, index: u32) -> &AtomicU32 {
@@ -287,10 +311,13 @@ mod tests {
         slots.start_usage(0, 100);
         slots.touch(0, 200);
         slots.touch(0, 150);
-        slots.add_usage(0, Usage { packets_out: 2, packets_in: 3, callbacks: 1 });
-        slots.add_usage(0, Usage { packets_out: 1, packets_in: 0, callbacks: 1 });
+        slots.add_usage(0, Usage { packets_out: 2, packets_in: 3, bytes_out: 80, bytes_in: 1 << 40, callbacks: 1 });
+        slots.add_usage(0, Usage { packets_out: 1, bytes_out: 40, callbacks: 1, ..Usage::default() });
         assert_eq!(slots.last_used(0), 200);
-        assert_eq!(slots.usage(0), Usage { packets_out: 3, packets_in: 3, callbacks: 2 });
+        let sum = Usage { packets_out: 3, packets_in: 3, bytes_out: 120, bytes_in: 1 << 40, callbacks: 2 };
+        assert_eq!(slots.usage(0), sum);
+        slots.start_usage(0, 300);
+        assert_eq!(slots.usage(0).bytes_out, 0, "of another binding");
     }
 
     #[test]

@@ -40,6 +40,10 @@ pub struct StoredBinding {
     pub packets_out: u64,
     /// Packets to the terminal.
     pub packets_in: u64,
+    /// Bytes from the terminal, IP headers included.
+    pub bytes_out: u64,
+    /// Bytes to the terminal, likewise.
+    pub bytes_in: u64,
     /// New connections opened by peers.
     pub callbacks: u32,
     /// A callback policy of its own.
@@ -320,6 +324,8 @@ impl Nat {
             ended: slot.ended,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,
+            bytes_out: usage.bytes_out,
+            bytes_in: usage.bytes_in,
             callbacks: usage.callbacks,
             callback: self.policies.of(owner(number, found)),
             contacts: Vec::new(),
@@ -350,8 +356,8 @@ impl Restoring<'_> {
             table.keep_back(virtual_ip);
             return self.misfit(binding, Unfit::NoInside);
         };
-        let usage =
-            Usage { packets_out: binding.packets_out, packets_in: binding.packets_in, callbacks: binding.callbacks };
+        let StoredBinding { packets_out, packets_in, bytes_out, bytes_in, callbacks, .. } = binding;
+        let usage = Usage { packets_out, packets_in, bytes_out, bytes_in, callbacks };
         let mut slot = Slot {
             version: 0,
             state: binding.state,

@@ -380,12 +380,13 @@ impl Table {
     }
 
     /// The memory of the table, told once: when so much of it is in use that it may as well be taken whole.
-    pub fn dense_memory(&self) -> Option<[Range<*const u8>; 2]> {
+    pub fn dense_memory(&self) -> Option<[Range<*const u8>; 3]> {
         let in_use: u64 = self.counts().iter().map(Counts::all).sum();
         if in_use * DENSE < u64::from(self.len()).max(1) || self.is_dense.swap(true, Ordering::Relaxed) {
             return None;
         }
-        Some([self.slots.memory(), self.index.memory()])
+        let [slots, bytes] = self.slots.memory();
+        Some([slots, bytes, self.index.memory()])
     }
 
     /// Hands every binding to `each`, in the order of the slots.

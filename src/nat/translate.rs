@@ -53,7 +53,7 @@ impl Translator {
         }
         let opens = headers.kind == Kind::TcpSyn;
         let epoch = self.nat.epoch.load(Ordering::Acquire);
-        let hit = self.flows.hit(realm, &headers, epoch, now, opens)?;
+        let hit = self.flows.hit(realm, &headers, epoch, now, opens, packet.bytes.len())?;
         if realm == Realm::Outside && opens {
             self.counters.callbacks.add(1);
         }
@@ -140,9 +140,10 @@ impl Translator {
             }
         }
         let opens = headers.kind == Kind::TcpSyn;
-        let (hit, event) = match self.flows.hit(realm, headers, epoch, now, opens) {
+        let bytes = packet.bytes.len();
+        let (hit, event) = match self.flows.hit(realm, headers, epoch, now, opens, bytes) {
             Some(hit) => (hit, None),
-            None => match self.decide(headers, realm, epoch, now) {
+            None => match self.decide(headers, bytes, realm, epoch, now) {
                 Ok(decided) => decided,
                 Err(reason) => return self.refuse(packet, headers, realm, reason, now),
             },
@@ -176,6 +177,7 @@ impl Translator {
     fn decide(
         &mut self,
         headers: &Headers,
+        bytes: usize,
         realm: Realm,
         epoch: u64,
         now: Time,
@@ -187,10 +189,10 @@ impl Translator {
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.
         if is_once || (event.is_some_and(|event| event.kind.is_owed()) && self.nat.is_recording()) {
-            self.nat.note(Tally::of_one(&flow, opens), now);
+            self.nat.note(Tally::of_one(&flow, opens, bytes), now);
             return Ok((Hit::new(headers, &flow), event));
         }
-        let (hit, left) = self.flows.learn(realm, headers, &flow, epoch, now, opens);
+        let (hit, left) = self.flows.learn(realm, headers, &flow, epoch, now, bytes);
         if let Some(tally) = left {
             self.nat.note(tally, now);
         }

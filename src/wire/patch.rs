@@ -12,7 +12,8 @@ pub(crate) struct Patch {
     pub(crate) source: Address,
     /// The destination it leaves with.
     pub(crate) destination: Address,
-    delta: Delta,
+    /// What they change in a sum.
+    pub(crate) delta: Delta,
 }
 
 impl Patch {

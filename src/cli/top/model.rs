@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Bindings that are asked for; of more the screen shows the first ones.
+/// Bindings that are asked for; of more the screen shows those used last.
 pub const MOST_BINDINGS: usize = 10_000;
 
 /// See the module.
@@ -36,7 +36,7 @@ pub struct Model {
     pub colours: bool,
     /// When the last answer came.
     pub taken: Time,
-    counted: HashMap<(IpAddr, u64), (u64, u64)>,
+    counted: HashMap<(IpAddr, u64), [u64; 4]>,
 }
 
 /// Numbers a second.
@@ -58,13 +58,17 @@ pub struct Row {
     pub binding: BindingView,
     pub packets_out: f64,
     pub packets_in: f64,
+    pub bytes_out: f64,
+    pub bytes_in: f64,
 }
 
 /// What to sort by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
+    Bits,
     Out,
     In,
+    Bytes,
     Callbacks,
     LastUsed,
     Terminal,
@@ -78,7 +82,7 @@ impl Model {
             rates: Rates::default(),
             rows: Vec::new(),
             lost: None,
-            sort: Sort::Out,
+            sort: Sort::Bits,
             reversed: false,
             filter: String::new(),
             typing: false,
@@ -106,14 +110,15 @@ impl Model {
             before.map_or_else(|| Rates::standing(&status), |before| Rates::between(&before, &status, seconds));
         let key = |binding: &BindingView| (binding.virtual_ip, binding.created.as_millis());
         let row = |binding: BindingView| {
-            let (out, inward) =
-                self.counted.get(&key(&binding)).copied().unwrap_or((binding.packets_out, binding.packets_in));
-            let (packets_out, packets_in) =
-                (rate(out, binding.packets_out, seconds), rate(inward, binding.packets_in, seconds));
-            Row { binding, packets_out, packets_in }
+            let now = counters(&binding);
+            let was = self.counted.get(&key(&binding)).copied().unwrap_or(now);
+            let mut rates = was.iter().zip(now).map(|(was, now)| rate(*was, now, seconds));
+            let [packets_out, packets_in, bytes_out, bytes_in] =
+                std::array::from_fn(|_| rates.next().unwrap_or_default());
+            Row { binding, packets_out, packets_in, bytes_out, bytes_in }
         };
         self.rows = bindings.into_iter().map(row).collect();
-        let count = |row: &Row| (key(&row.binding), (row.binding.packets_out, row.binding.packets_in));
+        let count = |row: &Row| (key(&row.binding), counters(&row.binding));
         self.counted = self.rows.iter().map(count).collect();
         (self.status, self.taken) = (Some(status), at);
     }
@@ -131,8 +136,11 @@ impl Model {
     /// The rows to show, in order.
     pub fn shown(&self) -> Vec<&Row> {
         let mut rows: Vec<&Row> = self.rows.iter().filter(|row| self.passes(&row.binding)).collect();
+        let total = |row: &Row| row.binding.bytes_out.saturating_add(row.binding.bytes_in);
         let order = |a: &&Row, b: &&Row| {
             let order = match self.sort {
+                Sort::Bits => (b.bytes_out + b.bytes_in).total_cmp(&(a.bytes_out + a.bytes_in)),
+                Sort::Bytes => total(b).cmp(&total(a)),
                 Sort::Out => b.packets_out.total_cmp(&a.packets_out),
                 Sort::In => b.packets_in.total_cmp(&a.packets_in),
                 Sort::Callbacks => b.binding.callbacks.cmp(&a.binding.callbacks),
@@ -187,24 +195,32 @@ impl Sort {
     /// The next one.
     pub fn next(self) -> Self {
         match self {
+            Sort::Bits => Sort::Out,
             Sort::Out => Sort::In,
-            Sort::In => Sort::Callbacks,
+            Sort::In => Sort::Bytes,
+            Sort::Bytes => Sort::Callbacks,
             Sort::Callbacks => Sort::LastUsed,
             Sort::LastUsed => Sort::Terminal,
-            Sort::Terminal => Sort::Out,
+            Sort::Terminal => Sort::Bits,
         }
     }
 
     /// As the help line names it.
     pub fn name(self) -> &'static str {
         match self {
+            Sort::Bits => "bit/s",
             Sort::Out => "out/s",
             Sort::In => "in/s",
+            Sort::Bytes => "bytes",
             Sort::Callbacks => "callbacks",
             Sort::LastUsed => "last used",
             Sort::Terminal => "terminal",
         }
     }
+}
+
+fn counters(binding: &BindingView) -> [u64; 4] {
+    [binding.packets_out, binding.packets_in, binding.bytes_out, binding.bytes_in]
 }
 
 /// A state in a word.

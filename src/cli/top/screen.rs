@@ -10,8 +10,6 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{self, Block, Borders, Cell, Paragraph};
 use std::time::Duration;
 
-/// Columns from which pool and contacts are shown too.
-const WIDE: u16 = 110;
 /// Lines for pools and drops, with their title.
 const MIDDLE: u16 = 5;
 /// Length of the bar that shows how full a pool is.
@@ -98,9 +96,9 @@ fn draw_drops(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let block = titled("dropped", drops.len(), area);
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let width = usize::from(inner.width).saturating_sub(22);
+    let width = usize::from(inner.width).saturating_sub(18);
     let line = |(reason, rate, total): &(String, f64, u64)| {
-        Line::from(format!("{:<width$} {:>8}/s {:>9}", cut(reason, width), number(*rate), show::count(*total)))
+        Line::from(format!("{:<width$} {:>6}/s {:>7}", cut(reason, width), number(*rate), show::count(*total)))
     };
     let lines = match drops.is_empty() {
         true => vec![Line::from("nothing")],
@@ -113,53 +111,106 @@ fn draw_bindings(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let shown = model.shown();
     let height = usize::from(area.height.saturating_sub(2));
     let first = model.first.min(shown.len().saturating_sub(height));
-    let of = if model.rows.len() >= MOST_BINDINGS { format!(" of the first {MOST_BINDINGS}") } else { String::new() };
+    let of =
+        if model.rows.len() >= MOST_BINDINGS { format!(" of the {MOST_BINDINGS} used last") } else { String::new() };
     let title = match shown.len() {
         0 => " no bindings ".to_owned(),
         all => format!(" bindings {} to {} of {all}{of} ", first + 1, (first + height).min(all)),
     };
-    let wide = area.width >= WIDE;
-    let rows = shown.into_iter().skip(first).take(height).map(|row| table_row(model, row, wide));
-    let mut names = vec!["TERMINAL", "VIRTUAL IP", "STATE", "   OUT/s", "    IN/s", "CALLBACKS", "IDLE"];
-    let mut widths = vec![
-        Constraint::Fill(1),
-        Constraint::Fill(1),
-        Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(8),
-    ];
-    if wide {
-        names.extend(["CONTACTS", "POOL"]);
-        widths.extend([Constraint::Length(8), Constraint::Length(18)]);
-    }
-    let table = widgets::Table::new(rows, widths)
+    let rows: Vec<&Row> = shown.into_iter().skip(first).take(height).collect();
+    let columns = columns(model, &rows, area.width.into());
+    let line = |row: &&Row| {
+        let cell = |column: &Column<'_>| {
+            let cell = Cell::from(column.aligned(&(column.text)(row)));
+            if column.name == "STATE" { cell.style(colour(model, tone(row.binding.state))) } else { cell }
+        };
+        widgets::Row::new(columns.iter().map(cell))
+    };
+    let names = columns.iter().map(|column| column.aligned(column.name));
+    let widths = columns.iter().map(|column| Constraint::Length(u16::try_from(column.width).unwrap_or(u16::MAX)));
+    let table = widgets::Table::new(rows.iter().map(line), widths)
         .header(widgets::Row::new(names).style(Style::new().add_modifier(Modifier::BOLD)))
         .block(Block::new().borders(Borders::TOP).title(title));
     frame.render_widget(table, area);
 }
 
-fn table_row<'a>(model: &Model, row: &'a Row, wide: bool) -> widgets::Row<'a> {
-    let binding = &row.binding;
-    let tone = match binding.state {
+/// A column of the list.
+struct Column<'a> {
+    name: &'static str,
+    width: usize,
+    right: bool,
+    /// Those that a narrow screen does without have a number: the lower, the sooner there is room for it.
+    spared: Option<u8>,
+    text: Box<dyn Fn(&Row) -> String + 'a>,
+}
+
+impl Column<'_> {
+    fn aligned(&self, text: &str) -> String {
+        let (text, width) = (cut(text, self.width), self.width);
+        if self.right { format!("{text:>width$}") } else { format!("{text:<width$}") }
+    }
+}
+
+/// The columns that fit, as wide as what is in them; where even the addresses do not, they are cut.
+fn columns<'a>(model: &'a Model, rows: &[&Row], width: usize) -> Vec<Column<'a>> {
+    let column = |name: &'static str, width: usize, spared, text: Box<dyn Fn(&Row) -> String + 'a>| {
+        let text_width = |row: &&Row| text(row).chars().count();
+        let right = width > 0 && name != "STATE" && name != "IDLE";
+        // A width of 0: that of the longest.
+        let width = if width > 0 { width } else { rows.iter().map(text_width).chain([name.len()]).max().unwrap_or(0) };
+        Column { name, width, right, spared, text }
+    };
+    let mut all = vec![
+        column("TERMINAL", 0, None, Box::new(|row| row.binding.terminal.to_string())),
+        column("VIRTUAL IP", 0, None, Box::new(|row| row.binding.virtual_ip.to_string())),
+        column("STATE", 11, None, Box::new(|row| state_name(row.binding.state).to_owned())),
+        column("LEFT", 7, Some(6), Box::new(|row| left(row.binding.seconds_left))),
+        column("OUT bit/s", 9, None, Box::new(|row| number(row.bytes_out * 8.0))),
+        column("IN bit/s", 9, None, Box::new(|row| number(row.bytes_in * 8.0))),
+        column("OUT/s", 7, Some(3), Box::new(|row| number(row.packets_out))),
+        column("IN/s", 7, Some(4), Box::new(|row| number(row.packets_in))),
+        column(
+            "BYTES",
+            8,
+            None,
+            Box::new(|row| show::bytes(row.binding.bytes_out.saturating_add(row.binding.bytes_in))),
+        ),
+        column("CALLBACKS", 9, Some(2), Box::new(|row| show::count(row.binding.callbacks.into()))),
+        column("CONTACTS", 8, Some(5), Box::new(|row| row.binding.contacts.to_string())),
+        column("IDLE", 7, None, Box::new(|row| show::span(model.taken - row.binding.last_used))),
+        column("POOL", 0, Some(1), Box::new(|row| row.binding.pool.clone())),
+    ];
+    // A blank before each but the first.
+    let taken: usize = all.iter().filter(|column| column.spared.is_none()).map(|column| column.width + 1).sum();
+    let mut room = (width + 1).saturating_sub(taken);
+    let mut spared: Vec<(u8, usize)> =
+        all.iter().filter_map(|column| Some((column.spared?, column.width + 1))).collect();
+    spared.sort_unstable();
+    let mut fit = Vec::new();
+    for (number, needs) in spared {
+        if needs <= room {
+            room -= needs;
+            fit.push(number);
+        }
+    }
+    all.retain(|column| column.spared.is_none_or(|number| fit.contains(&number)));
+    let excess = taken.saturating_sub(width + 1);
+    for column in all.iter_mut().take(2) {
+        column.width = column.width.saturating_sub(excess.div_ceil(2)).max(1);
+    }
+    all
+}
+
+fn left(seconds: Option<u64>) -> String {
+    seconds.map(|seconds| show::span(Duration::from_secs(seconds))).unwrap_or_default()
+}
+
+fn tone(state: BindingState) -> Color {
+    match state {
         BindingState::Active => Color::Green,
         BindingState::Dormant => Color::Yellow,
         BindingState::Quarantined => Color::Red,
-    };
-    let mut cells = vec![
-        Cell::from(binding.terminal.to_string()),
-        Cell::from(binding.virtual_ip.to_string()),
-        Cell::from(cut(state_name(binding.state), 7)).style(colour(model, tone)),
-        Cell::from(format!("{:>8}", number(row.packets_out))),
-        Cell::from(format!("{:>8}", number(row.packets_in))),
-        Cell::from(format!("{:>9}", show::count(binding.callbacks.into()))),
-        Cell::from(show::span(model.taken - binding.last_used)),
-    ];
-    if wide {
-        cells.extend([Cell::from(format!("{:>8}", binding.contacts)), Cell::from(binding.pool.as_str())]);
     }
-    widgets::Row::new(cells)
 }
 
 fn foot_line(model: &Model) -> Line<'static> {

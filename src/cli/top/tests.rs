@@ -58,6 +58,8 @@ fn binding(number: u8, seconds: u64) -> BindingView {
         callback: None,
         packets_out: u64::from(number) * 100 * seconds,
         packets_in: 0,
+        bytes_out: u64::from(number) * 150_000 * seconds,
+        bytes_in: 0,
         callbacks: (9 - number).into(),
     }
 }
@@ -79,16 +81,16 @@ kamei 0.1.0  eth1 → eth0  up 2h 0m  2 workers  ready
 out  12.4 k/s  120 Mbit/s   in  31.0 k/s  320 Mbit/s   drops     10/s
 bindings 311 active, 0 dormant, 0 quarantined; made 0/s, callbacks 3/s
  pools ───────────────────────────────── dropped ───────────────────────────────
-for the bank, which … ██████████  100 % no_binding               10/s        20
-198.18.0.0/24         ███░░░░░░░   22 % not_contacted             0/s         7
+for the bank, which … ██████████  100 % no_binding                 10/s      20
+198.18.0.0/24         ███░░░░░░░   22 % not_contacted               0/s       7
 
 
  bindings 1 to 4 of 4 ──────────────────────────────────────────────────────────
-TERMINAL          VIRTUAL IP        STATE      OUT/s     IN/s CALLBACKS IDLE
-10.0.0.4          198.18.0.196      active       400        0         5 6s
-10.0.0.3          198.18.0.197      dormant      300        0         6 5s
-10.0.0.2          198.18.0.198      active       200        0         7 4s
-10.0.0.1          198.18.0.199      active       100        0         8 3s
+TERMINAL VIRTUAL IP   STATE       OUT bit/s  IN bit/s    BYTES CALLBACKS IDLE
+10.0.0.4 198.18.0.196 active          4.8 M         0  1.1 MiB         5 6s
+10.0.0.3 198.18.0.197 dormant         3.6 M         0  878 KiB         6 5s
+10.0.0.2 198.18.0.198 active          2.4 M         0  585 KiB         7 4s
+10.0.0.1 198.18.0.199 active          1.2 M         0  292 KiB         8 3s
 
 
 
@@ -98,20 +100,43 @@ TERMINAL          VIRTUAL IP        STATE      OUT/s     IN/s CALLBACKS IDLE
 
 
 
-q quit  s sort: out/s  r reverse  / filter  p pause  ↑↓ scroll
+q quit  s sort: bit/s  r reverse  / filter  p pause  ↑↓ scroll
 ";
     let text = drawn(&model(), 80, 24).unwrap();
     assert_eq!(text, expected, "\n{text}");
 }
 
 #[test]
-fn a_screen_of_120_by_40_shows_pool_and_contacts() {
-    let text = drawn(&model(), 120, 40).unwrap();
-    assert_eq!(text.lines().count(), 40);
-    assert!(text.lines().all(|line| line.chars().count() <= 120));
-    let row = text.lines().find(|line| line.starts_with("10.0.0.4")).unwrap();
-    assert!(row.ends_with("       4 198.18.0.0/24"), "{row}");
-    assert!(text.contains("for the bank, which has many branches"), "{text}");
+fn a_screen_of_200_by_60_cuts_no_word() {
+    let mut model = model();
+    let rows: Vec<BindingView> = (1..=4)
+        .map(|number| BindingView {
+            terminal: "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap(),
+            virtual_ip: format!("2001:db8:ffff:ffff:ffff:ffff:ffff:fff{number}").parse().unwrap(),
+            state: if number == 3 { BindingState::Quarantined } else { BindingState::Active },
+            pool: "for the bank, which has many branches".into(),
+            ..binding(number, 3)
+        })
+        .collect();
+    model.take(status(3), rows, Time::from_secs(103));
+    let text = drawn(&model, 200, 60).unwrap();
+    assert_eq!(text.lines().count(), 60);
+    assert!(text.lines().all(|line| line.chars().count() <= 200));
+    assert!(!text.contains('…'), "{text}");
+    let row = text.lines().find(|line| line.contains("quarantined  ")).unwrap();
+    assert!(row.ends_with("for the bank, which has many branches") && row.contains("3m 0s"), "{row}");
+    for name in ["LEFT", "OUT bit/s", "OUT/s", "BYTES", "CALLBACKS", "CONTACTS", "IDLE", "POOL"] {
+        assert!(text.contains(name), "{name} in\n{text}");
+    }
+}
+
+#[test]
+fn addresses_too_long_for_a_screen_say_that_they_are_cut() {
+    let mut model = model();
+    let terminal = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+    model.take(status(3), vec![BindingView { terminal, ..binding(1, 3) }], Time::from_secs(103));
+    let text = drawn(&model, 80, 24).unwrap();
+    assert!(text.lines().any(|line| line.starts_with("2001:db8:1") && line.contains('…')), "{text}");
 }
 
 #[test]
@@ -146,7 +171,7 @@ fn keys_sort_filter_scroll_and_quit() {
     assert_eq!(first(&model), "10.0.0.4");
     assert!(keys(&mut model, "r"));
     assert_eq!(first(&model), "10.0.0.1");
-    assert!(keys(&mut model, "rss"));
+    assert!(keys(&mut model, "rssss"));
     assert_eq!((model.sort.name(), first(&model).as_str()), ("callbacks", "10.0.0.1"));
     assert!(keys(&mut model, "/dormq\u{8}\n"));
     assert_eq!((model.filter.as_str(), first(&model).as_str(), model.shown().len()), ("dorm", "10.0.0.3", 1));

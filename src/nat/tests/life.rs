@@ -112,3 +112,22 @@ fn what_is_in_quarantine_says_until_when_and_is_taken_by_force_alone() {
     let pools = gateway.nat.status().pools;
     assert_eq!((pools[0].active, pools[0].quarantined), (1, 0));
 }
+
+#[test]
+fn a_binding_counts_the_bytes_of_both_directions() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call("10.0.0.1", "192.0.2.1").unwrap();
+    gateway.callback("192.0.2.1", virtual_ip).unwrap();
+    gateway.translator.flush(gateway.now);
+    let (view, status) = (gateway.nat.of_virtual_ip(virtual_ip, gateway.now).unwrap(), gateway.nat.status());
+    let traffic = |packets, bytes| TrafficView { packets, bytes };
+    assert_eq!(traffic(view.packets_out, view.bytes_out), status.out);
+    assert_eq!(traffic(view.packets_in, view.bytes_in), status.inward);
+    assert!(view.bytes_out > 20 && view.bytes_in > 20, "{view:?}");
+    // They are of this binding alone.
+    gateway.nat.release(virtual_ip, gateway.now).unwrap();
+    gateway.tick(Duration::from_secs(200));
+    gateway.nat.pin("10.0.0.9".parse().unwrap(), virtual_ip, gateway.now).unwrap();
+    let next = gateway.nat.of_virtual_ip(virtual_ip, gateway.now).unwrap();
+    assert_eq!((next.bytes_out, next.bytes_in), (0, 0));
+}

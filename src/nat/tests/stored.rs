@@ -73,6 +73,8 @@ fn c11_restored_dormant_bindings_make_room_in_their_order() {
         ended: 0,
         packets_out: 0,
         packets_in: 0,
+        bytes_out: 0,
+        bytes_in: 0,
         callbacks: 0,
         callback: None,
         contacts: Vec::new(),
