@@ -227,6 +227,9 @@ fn r7_bindings_of_two_insides_are_told_apart() {
     let address = terminal.v4;
     let listed = gateway.ask("bindings").ok();
     assert!(listed.contains("@north") && listed.contains("@south"), "{listed}");
+    let status = gateway.ask("status").ok();
+    assert!(status.contains("inside     gi (north), gj (south)\n"), "{status}");
+    assert!(status.contains("devices    kamei-nat, kamei-in0, kamei-in1\n"), "{status}");
     assert_eq!(gateway.ask(&format!("bindings show {address}")).ok().matches("virtual IP").count(), 2);
     let shown = gateway.ask(&format!("bindings show {address}@south")).ok();
     assert!(shown.contains("(south)") && !shown.contains("(north)"), "{shown}");

@@ -71,6 +71,9 @@ enum Action {
     Show {
         /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
         address: Named,
+        /// So many of the peers that the terminal has called, the latest first [default: 20; with --json 1000]
+        #[arg(long, value_name = "N")]
+        contacts: Option<usize>,
     },
     /// Tie a terminal to a virtual IP until it is released
     Pin {
@@ -120,7 +123,10 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.action {
         None if json => copy(&client, &filter, order),
         None => list(&client.bindings_in(&filter, order)?, &filter, order),
-        Some(Action::Show { address }) => print(&client.show(&address)?, json, detail),
+        Some(Action::Show { address, contacts }) => {
+            let most = contacts.unwrap_or(if json { 1000 } else { 20 });
+            print(&client.show_contacts(&address, most)?, json, detail)
+        }
         Some(Action::Pin { terminal, virtual_ip, force }) => {
             let view = client.pin(&terminal, virtual_ip, force)?;
             print(&[view], json, |views, out| {
@@ -221,6 +227,7 @@ fn list(views: &[BindingView], filter: &Filter, order: Option<Order>) -> Result<
         ">BYTES OUT",
         ">BYTES IN",
         ">CALLBACKS",
+        "MAY CALL",
         "POOL",
     ]);
     for view in views {
@@ -237,8 +244,12 @@ fn list(views: &[BindingView], filter: &Filter, order: Option<Order>) -> Result<
             show::bytes(view.bytes_out).into(),
             show::bytes(view.bytes_in).into(),
             show::count(view.callbacks.into()).into(),
+            own_policy(view).into(),
             view.pool.as_str().into(),
         ]);
+    }
+    if views.iter().all(|view| view.policy.is_none()) {
+        table.leave_out("MAY CALL");
     }
     table.fit(show::width(), &SPARED);
     table.write(show::colours(), &mut out)?;
@@ -277,8 +288,40 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
         ] {
             writeln!(out, "{name:<12} {value}")?;
         }
+        contacts(view, now, out)?;
     }
     Ok(())
+}
+
+/// The peers that the terminal has called.
+fn contacts(view: &BindingView, now: Time, out: &mut dyn Write) -> std::io::Result<()> {
+    let Some(list) = view.contact_list.as_ref().filter(|list| !list.is_empty()) else { return Ok(()) };
+    let mut table = Table::new(["PEER", "LAST CALLED", ">FORGOTTEN IN", "HAS ANSWERED", "MAY CALL"]);
+    let word = |is: bool| if is { "yes" } else { "no" };
+    for contact in list {
+        table.row([
+            contact.peer.to_string().into(),
+            format!("{} ago", show::span(now - contact.last_called)).into(),
+            show::span(Duration::from_secs(contact.seconds_left)).into(),
+            word(contact.answered).into(),
+            word(contact.may_call).into(),
+        ]);
+    }
+    writeln!(out)?;
+    table.write(show::colours(), out)?;
+    match (view.contacts as usize).saturating_sub(list.len()) {
+        0 => Ok(()),
+        more => writeln!(out, "{more} more, called earlier: --contacts {} shows them", view.contacts),
+    }
+}
+
+/// Who may call by a policy of the binding's own, in few words.
+fn own_policy(view: &BindingView) -> String {
+    match view.policy.as_ref().map(|policy| policy.callback.as_slice()) {
+        None => String::new(),
+        Some([one]) => one.clone(),
+        Some(prefixes) => format!("{} prefixes", prefixes.len()),
+    }
 }
 
 fn state(view: &BindingView) -> Cell {

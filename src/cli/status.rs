@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
-use crate::control::{Client, ClientError, GatewayStatus, Status};
+use crate::control::{Client, ClientError, GatewayStatus, RealmStatus, Status};
 use crate::fastpath;
 use crate::nat::{DropReason, PoolView};
 use anstyle::AnsiColor;
@@ -59,9 +59,12 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     let up = show::span(Duration::from_secs(gateway.uptime_seconds));
     let ready = if gateway.ready { show::paint("ready", AnsiColor::Green) } else { "starting".to_owned() };
     writeln!(out, "{} {}, {ready}, up {up}", show::bold("kamei"), gateway.version)?;
-    let (insides, outsides) = (gateway.insides.join(", "), gateway.outsides.join(", "));
-    writeln!(out, "inside     {insides}")?;
-    writeln!(out, "outside    {outsides}")?;
+    writeln!(out, "inside     {}", insides(gateway))?;
+    writeln!(out, "outside    {}", gateway.outsides.join(", "))?;
+    if gateway.devices.len() > 1 {
+        let names: Vec<&str> = gateway.devices.iter().map(|device| device.name.as_str()).collect();
+        writeln!(out, "devices    {}", names.join(", "))?;
+    }
     writeln!(out, "workers    {}", gateway.workers)?;
     writeln!(out, "offloads   {}", gateway.offload)?;
     writeln!(out, "out        {} packets, {}", show::count(nat.out.packets), show::bytes(nat.out.bytes))?;
@@ -92,14 +95,15 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     }
     let mut pools = Table::new(["POOL", "RANGE", "USE", ">ACTIVE", ">DORMANT", ">QUARANTINED", ">FREE", ">CAPACITY"]);
     for pool in &nat.pools {
+        let name = if pool.draining { format!("{} (draining)", pool.name) } else { pool.name.clone() };
         pools.row([
-            pool.name.as_str().into(),
+            name.into(),
             pool.range.to_string().into(),
             bar(pool),
             show::count(pool.active).into(),
             show::count(pool.dormant).into(),
             show::count(pool.quarantined).into(),
-            show::count(pool.free).into(),
+            if pool.draining { "-".into() } else { show::count(pool.free).into() },
             show::count(pool.capacity).into(),
         ]);
     }
@@ -124,6 +128,15 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
     }
     writeln!(out)?;
     Ok(drops.write(show::colours(), out)?)
+}
+
+/// Interfaces; where there are several insides, with the names of those.
+fn insides(gateway: &GatewayStatus) -> String {
+    if gateway.realms.len() < 2 {
+        return gateway.insides.join(", ");
+    }
+    let named = |realm: &RealmStatus| format!("{} ({})", realm.interfaces.join(", "), realm.name);
+    gateway.realms.iter().map(named).collect::<Vec<_>>().join(", ")
 }
 
 /// Addresses of pools that other hosts have.

@@ -31,6 +31,8 @@ const LARGEST_DRAINED: u64 = 1024 * 1024;
 pub const CHUNK: usize = 64 * 1024;
 /// Bindings released at one time where there are many.
 const RELEASED_AT_ONCE: usize = 10_000;
+/// Pools that are named to who asks for one that there is not.
+const POOLS_NAMED: usize = 8;
 /// Such pieces that wait for a slow reader.
 pub const CHUNKS: usize = 4;
 
@@ -81,10 +83,13 @@ pub async fn answer(
             explanation.binding = explanation.binding.map(|binding| binding.shown(admin.moment().seconds_ahead()));
             json(&explanation)
         }
-        Query::List(filter, order) => Ok(list(filter, order, admin, progress)),
-        Query::Show(address) => {
+        Query::List(filter, order) => {
+            has_pool(&filter, &admin.nat())?;
+            Ok(list(filter, order, admin, progress))
+        }
+        Query::Show { which, contacts } => {
             settle(admin).await;
-            show(&address, admin)
+            show(&which, contacts, admin)
         }
         Query::Pin(terminal) => {
             let body = whole(body, patience.body).await?;
@@ -115,6 +120,7 @@ pub async fn answer(
             json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
         }
         Query::ReleaseAll { filter, dry_run } => {
+            has_pool(&filter, &admin.nat())?;
             let admin = Arc::clone(admin);
             let done = tokio::task::spawn_blocking(move || release_all(&filter, dry_run, &*admin)).await;
             let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
@@ -168,8 +174,8 @@ async fn record(virtual_ips: Vec<IpAddr>, admin: &Arc<dyn Admin>) -> Result<(), 
     done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
 }
 
-fn show(which: &Named, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
-    let bindings = admin.nat().find_named(which, admin.now());
+fn show(which: &Named, contacts: usize, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+    let bindings = admin.nat().find_with_contacts(which, contacts, admin.now());
     if bindings.is_empty() { Err(AdminError::NotFound(which.address).into()) } else { shown(bindings, admin) }
 }
 
@@ -262,6 +268,20 @@ fn write_list(filter: &Filter, order: Option<Order>, admin: &dyn Admin, pieces: 
         text.extend_from_slice(if before == b"\n" { b"]\n" } else { b"\n]\n" });
         let _ = pieces.blocking_send(text.into());
     }
+}
+
+/// Whether there is such a pool, if only one is asked for.
+fn has_pool(filter: &Filter, nat: &Nat) -> Result<(), Refusal> {
+    let Some(name) = filter.pool.as_ref().filter(|name| nat.pool_names().all(|pool| pool != **name)) else {
+        return Ok(());
+    };
+    let mut names: Vec<String> = nat.pool_names().take(POOLS_NAMED).map(|pool| format!("'{pool}'")).collect();
+    let more = nat.pool_names().count() - names.len();
+    if more > 0 {
+        names.push(format!("{more} more: `kamei status` lists them"));
+    }
+    let error = format!("there is no pool '{name}'; there are {}", names.join(", "));
+    Err(Refusal::new(StatusCode::NOT_FOUND, error))
 }
 
 /// Calls `each` for the bindings in this order, or in that of the virtual IPs, until it returns `false`.

@@ -124,6 +124,11 @@ impl Client {
         self.ask(Method::GET, &binding_path(which), None)
     }
 
+    /// The same, each with so many contacts at most.
+    pub fn show_contacts(&self, which: &Named, contacts: usize) -> Result<Vec<BindingView>, ClientError> {
+        self.ask(Method::GET, &format!("{}?contacts={contacts}", binding_path(which)), None)
+    }
+
     /// Ties a terminal to a virtual IP; `force`: even if that is in quarantine after another's use.
     pub fn pin(&self, terminal: &Named, virtual_ip: IpAddr, force: bool) -> Result<BindingView, ClientError> {
         self.ask(Method::PUT, &binding_path(terminal), Some(&Body::Pin(Pin { virtual_ip, force })))

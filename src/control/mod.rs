@@ -10,7 +10,7 @@
 //! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings?sort=bytes&reverse&…` | the same in another order ([`Sort`]): the first [`MOST_SORTED`] at most |
-//! | `GET /v1/bindings/ADDRESS` | array: the bindings with this terminal or virtual IP |
+//! | `GET /v1/bindings/ADDRESS?contacts=N` | array: the bindings with this terminal or virtual IP, with who may call and the N contacts called last (1,000) |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
 //! | `POST /v1/reload`, `POST /v1/reload?dry-run` | [`Reloaded`]: what has changed, or would |
@@ -93,6 +93,9 @@ pub struct GatewayStatus {
     pub tun: String,
     /// Inside interfaces.
     pub insides: Vec<String>,
+    /// The insides by name, each with its interfaces.
+    #[serde(default)]
+    pub realms: Vec<RealmStatus>,
     /// Outside interfaces.
     pub outsides: Vec<String>,
     /// Worker threads.
@@ -120,6 +123,15 @@ pub struct GatewayStatus {
     /// Claims of other hosts to addresses of pools that were not believed, for there were too many.
     #[serde(default)]
     pub claims_passed_over: u64,
+}
+
+/// An inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealmStatus {
+    /// Its name.
+    pub name: String,
+    /// Its interfaces.
+    pub interfaces: Vec<String>,
 }
 
 /// An address of a pool that another host of an outside network has.

@@ -11,6 +11,11 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// Contacts of a binding that are shown unless more or fewer are asked for.
+const CONTACTS: usize = 1000;
+/// The most that can be asked for: some eight megabytes of text.
+const MOST_CONTACTS: usize = 65_536;
+
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -27,7 +32,12 @@ pub enum Query {
     /// `GET /v1/bindings`
     List(Filter, Option<Order>),
     /// `GET /v1/bindings/ADDRESS`
-    Show(Named),
+    Show {
+        /// Which binding.
+        which: Named,
+        /// How many of its contacts to show, at most.
+        contacts: usize,
+    },
     /// `PUT /v1/bindings/TERMINAL`
     Pin(Named),
     /// `PATCH /v1/bindings/ADDRESS`
@@ -81,7 +91,8 @@ impl Query {
             };
         }
         let takes_parameters = matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/explain");
-        if !takes_parameters && query.is_some_and(|query| !query.is_empty()) {
+        let looks_at_one = path.starts_with("/v1/bindings/") && method == Method::GET;
+        if !takes_parameters && !looks_at_one && query.is_some_and(|query| !query.is_empty()) {
             return Err(bad(format!("{path} takes no parameters")));
         }
         match path.as_str() {
@@ -103,7 +114,7 @@ impl Query {
                 };
                 let address = address.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?;
                 match *method {
-                    Method::GET => Ok(Self::Show(address)),
+                    Method::GET => show(address, query.unwrap_or_default()),
                     Method::PUT => Ok(Self::Pin(address)),
                     Method::PATCH => Ok(Self::SetCallback(address)),
                     Method::DELETE => Ok(Self::Release(address)),
@@ -176,6 +187,19 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
     let prefix = text.parse().ok().or_else(address).map(|net: IpNet| net.trunc());
     prefix.ok_or_else(|| format!("'{text}' is no prefix; write it like 10.0.0.0/24"))
+}
+
+/// Which binding, and how many of its contacts.
+fn show(which: Named, query: &str) -> Result<Query, Refusal> {
+    let mut contacts = CONTACTS;
+    for pair in pairs(query) {
+        let (key, value) = pair?;
+        if key != "contacts" {
+            return Err(bad(format!("no parameter '{key}'; there is contacts")));
+        }
+        contacts = value.parse().map_err(|_| bad(format!("contacts takes a number, not '{value}'")))?;
+    }
+    Ok(Query::Show { which, contacts: contacts.min(MOST_CONTACTS) })
 }
 
 /// Which bindings, and in which order.
@@ -285,7 +309,12 @@ mod tests {
         assert_eq!(get("/v1/metrics"), Ok(Query::Metrics));
         assert_eq!(get("/v1/bindings"), Ok(Query::List(Filter::default(), None)));
         assert_eq!(get("/v1/bindings?"), Ok(Query::List(Filter::default(), None)));
-        assert_eq!(get("/v1/bindings/2001:db8::1"), Ok(Query::Show("2001:db8::1".parse().unwrap())));
+        assert_eq!(
+            get("/v1/bindings/2001:db8::1"),
+            Ok(Query::Show { which: "2001:db8::1".parse().unwrap(), contacts: CONTACTS })
+        );
+        let some = Query::Show { which: "2001:db8::1".parse().unwrap(), contacts: 7 };
+        assert_eq!(get("/v1/bindings/2001:db8::1?contacts=7"), Ok(some));
         assert_eq!(get("/v1/bindings/2001%3Adb8%3a%3A1"), get("/v1/bindings/2001:db8::1"));
         let filter = Filter {
             state: Some(BindingState::Dormant),
@@ -331,6 +360,8 @@ mod tests {
             "/v1/bindings?unanswered=no",
             "/v1/bindings?dry-run",
             "/v1/bindings?sort=colour",
+            "/v1/bindings/::1?contacts=all",
+            "/v1/bindings/::1?limit=1",
             "/v1/bindings?reverse",
             "/v1/bindings?sort=bytes&reverse=no",
             "/v1/bindings?colour=red",

@@ -227,7 +227,14 @@ fn bindings_are_pinned_listed_shown_and_released() {
     let count = |filter: &Filter| client.bindings(filter).unwrap().len();
     assert_eq!(count(&Filter::default()), 2);
     assert_eq!(count(&Filter { pool: Some("small one".into()), ..Filter::default() }), 1);
-    assert_eq!(count(&Filter { pool: Some("none".into()), ..Filter::default() }), 0);
+    for (method, path) in [("GET", "/v1/bindings?pool=none"), ("DELETE", "/v1/bindings?pool=none&dry-run")] {
+        let (code, error) = scene.ask(method, path, "");
+        assert_eq!(code, 404, "{error}");
+        assert!(
+            error["error"].as_str().unwrap().starts_with("there is no pool 'none'; there are 'small one'"),
+            "{error}"
+        );
+    }
     assert_eq!(count(&Filter { state: Some(BindingState::Dormant), ..Filter::default() }), 0);
     assert_eq!(count(&Filter { state: Some(BindingState::Active), limit: Some(1), ..Filter::default() }), 1);
     assert_eq!(count(&Filter { limit: Some(0), ..Filter::default() }), 0);

@@ -7,7 +7,7 @@ use super::kernel::{Neighbours, OccupiedAddress};
 use super::reload::{Live, Request};
 use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
-use crate::control::{Admin, DeviceStatus, GatewayStatus, OccupiedStatus, Reloaded, Taps};
+use crate::control::{Admin, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
 use crate::journal::{Journal, Moment};
 use crate::nat::{Event, EventKind, Nat};
@@ -111,6 +111,11 @@ pub fn fixed(config: &Config, workers: usize, offload: String) -> GatewayStatus 
         ready: true,
         tun: config.tun.clone(),
         insides: config.insides.iter().flat_map(|inside| inside.interfaces.iter().cloned()).collect(),
+        realms: config
+            .insides
+            .iter()
+            .map(|inside| RealmStatus { name: inside.name.clone(), interfaces: inside.interfaces.clone() })
+            .collect(),
         outsides: config.outsides.clone(),
         workers,
         offload,

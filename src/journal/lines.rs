@@ -18,9 +18,8 @@
 //! | `callback` | a policy of its own: `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes |
 //! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
 
-use super::row::policy_words;
 use crate::config::{is_inside_name, parse_callback};
-use crate::nat::{BindingState, StoredBinding, StoredContact};
+use crate::nat::{BindingState, CallbackPolicy, StoredBinding, StoredContact};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::io::{self, BufRead, Read, Write};
@@ -127,7 +126,7 @@ pub fn write(bindings: &[StoredBinding], out: &mut dyn Write) -> io::Result<()> 
             bytes_out: binding.bytes_out,
             bytes_in: binding.bytes_in,
             callbacks: binding.callbacks,
-            callback: binding.callback.as_ref().map(policy_words),
+            callback: binding.callback.as_ref().map(CallbackPolicy::words),
             contacts: binding.contacts.iter().map(Contact::from).collect(),
         };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;

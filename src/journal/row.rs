@@ -51,17 +51,7 @@ pub fn state_number(state: BindingState) -> i64 {
 
 /// A policy as in the configuration; several prefixes with blanks between them.
 pub fn policy_text(policy: &CallbackPolicy) -> String {
-    policy_words(policy).join(" ")
-}
-
-/// A policy as in the configuration.
-pub fn policy_words(policy: &CallbackPolicy) -> Vec<String> {
-    match policy {
-        CallbackPolicy::Contacted => vec!["contacted".to_owned()],
-        CallbackPolicy::Answered => vec!["answered".to_owned()],
-        CallbackPolicy::Anyone => vec!["anyone".to_owned()],
-        CallbackPolicy::Prefixes(prefixes) => prefixes.iter().map(ToString::to_string).collect(),
-    }
+    policy.words().join(" ")
 }
 
 /// The sum of a binding's row, policy as [`policy_text`] has it.

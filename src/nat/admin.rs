@@ -1,8 +1,8 @@
 //! Looking at bindings and changing them by hand.
 
 use super::counters::{Counters, Traffic};
-use super::decide::Bound;
 use super::event::{Event, EventKind};
+use super::policy::{ContactView, PolicyView};
 use super::settings::{CallbackPolicy, PoolKind};
 use super::slots::Slot;
 use super::table::{Found, PinError, Pinned};
@@ -50,6 +50,13 @@ pub struct BindingView {
     /// Who may call, in words; only where one binding is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<String>,
+    /// The same for programs; where many bindings are listed, only if it is the binding's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyView>,
+    /// The peers that the terminal has called, the latest first; only where one binding is looked at, and so many as were asked
+    /// for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact_list: Option<Vec<ContactView>>,
     /// Packets from the terminal.
     pub packets_out: u64,
     /// Packets to the terminal.
@@ -67,8 +74,14 @@ pub struct BindingView {
 impl BindingView {
     /// As it is shown where the wall clock is so many seconds ahead of the times in it.
     pub fn shown(self, ahead: i64) -> Self {
-        let ahead = ahead.saturating_mul(1000);
-        Self { created: self.created.shifted(ahead), last_used: self.last_used.shifted(ahead), ..self }
+        let millis = ahead.saturating_mul(1000);
+        let contacts = |list: Vec<ContactView>| list.into_iter().map(|contact| contact.shown(ahead)).collect();
+        Self {
+            created: self.created.shifted(millis),
+            last_used: self.last_used.shifted(millis),
+            contact_list: self.contact_list.map(contacts),
+            ..self
+        }
     }
 }
 
@@ -110,8 +123,11 @@ pub struct PoolView {
     pub dormant: u64,
     /// Virtual IPs in quarantine.
     pub quarantined: u64,
-    /// Virtual IPs that can be given now.
+    /// Virtual IPs that are nobody's; they can be given now, unless it is draining.
     pub free: u64,
+    /// Whether it keeps the bindings it has and makes no new ones.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// Traffic of one direction.
@@ -246,11 +262,7 @@ impl Nat {
     /// The same, in one inside.
     pub fn find_named(&self, which: &Named, now: Time) -> Vec<BindingView> {
         let found = self.named(which).unwrap_or_default();
-        let full = |(table, found): &(usize, Found)| {
-            let callback = Some(self.policy_in_words(*table, found));
-            BindingView { callback, ..self.view(*table, found, now) }
-        };
-        found.iter().map(full).collect()
+        found.iter().map(|(table, found)| self.full_view(*table, found, now)).collect()
     }
 
     /// Ties `terminal` to `virtual_ip` for good (until released): such a binding never goes dormant. An existing binding
@@ -405,7 +417,9 @@ impl Nat {
             if settings.kind != PoolKind::Bindings {
                 let capacity = u64::try_from(settings.range.size()).unwrap_or(u64::MAX);
                 let (name, range) = (settings.name.clone(), settings.range);
-                pools.push(PoolView { name, range, capacity, active: 0, dormant: 0, quarantined: 0, free: capacity });
+                let (active, dormant, quarantined, draining) = (0, 0, 0, settings.draining);
+                let free = capacity;
+                pools.push(PoolView { name, range, capacity, active, dormant, quarantined, free, draining });
                 continue;
             }
             for table in &self.tables {
@@ -422,6 +436,7 @@ impl Nat {
                     dormant: counts.dormant,
                     quarantined: counts.quarantined,
                     free: capacity.saturating_sub(used),
+                    draining: part.is_draining(),
                 });
             }
         }
@@ -442,6 +457,11 @@ impl Nat {
                 .map(|reason| (reason.name().to_owned(), sum(&|counters| counters.drops(*reason).get())))
                 .collect(),
         }
+    }
+
+    /// Names of the pools, in their order.
+    pub fn pool_names(&self) -> impl Iterator<Item = &str> {
+        self.pools.iter().map(|pool| pool.name.as_str())
     }
 
     /// Name of a pool, as events number them.
@@ -467,21 +487,12 @@ impl Nat {
         }
     }
 
-    fn policy_in_words(&self, table: usize, found: &Found) -> String {
-        let bound = Bound { table: u16::try_from(table).unwrap_or(u16::MAX), found: *found };
-        match (self.policies.of(bound.owner()), self.policy_of_pool(&bound)) {
-            (Some(policy), _) => format!("{policy} (its own)"),
-            (None, Some(policy)) => format!("{policy} (the pool's)"),
-            (None, None) => format!("{} (as all)", self.callback),
-        }
-    }
-
     fn inside_number(&self, name: &str) -> Result<u16, AdminError> {
         let number = self.insides.iter().position(|have| have == name).and_then(|number| u16::try_from(number).ok());
         number.ok_or_else(|| AdminError::NoInside(name.to_owned()))
     }
 
-    fn named(&self, which: &Named) -> Result<Vec<(usize, Found)>, AdminError> {
+    pub(super) fn named(&self, which: &Named) -> Result<Vec<(usize, Found)>, AdminError> {
         let inside = which.inside.as_ref().map(|name| self.inside_number(name)).transpose()?;
         let mut all = self.matching(which.address.into());
         all.retain(|(_, found)| inside.is_none_or(|inside| inside == found.slot.inside));
@@ -534,6 +545,8 @@ impl Nat {
             contacts_answered,
             contacts_forgotten: self.contacts.forgotten(owner(table, found)),
             callback: None,
+            policy: self.own_policy(table, found),
+            contact_list: None,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,
             bytes_out: usage.bytes_out,

@@ -53,6 +53,16 @@ impl Policies {
 }
 
 impl CallbackPolicy {
+    /// As in the configuration.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            CallbackPolicy::Contacted => vec!["contacted".to_owned()],
+            CallbackPolicy::Answered => vec!["answered".to_owned()],
+            CallbackPolicy::Anyone => vec!["anyone".to_owned()],
+            CallbackPolicy::Prefixes(prefixes) => prefixes.iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// Whether a packet from `peer`, which `calls` or may be an answer, is let in; `contact`: the terminal has called it.
     pub(super) fn admit(&self, peer: Address, contact: Option<Known>, calls: bool) -> Admitted {
         let is_welcome = match self {

@@ -119,6 +119,15 @@ impl Contacts {
         shard.contacts(owner).map(Known::from).collect()
     }
 
+    /// The contacts that count, the `most` called last, the latest first.
+    pub fn latest(&self, owner: Owner, most: usize, now: u32) -> Vec<Known> {
+        let mut all = self.of(owner);
+        all.retain(|known| self.is_live(known.last, now));
+        all.sort_by_key(|known| std::cmp::Reverse(known.last));
+        all.truncate(most);
+        all
+    }
+
     /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
     pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = Known>, now: u32) {
         let contact = |Known { peer, last, answered }| Contact {

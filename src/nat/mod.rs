@@ -42,6 +42,7 @@ mod named;
 mod offload;
 mod owed;
 mod parts;
+mod policy;
 mod prefix;
 mod selection;
 mod settings;
@@ -62,6 +63,7 @@ pub use explain::{Explanation, Question};
 pub use flows::SlotRef;
 pub use named::{Named, ParseNamedError};
 pub use offload::{Carried, Offer, Offload};
+pub use policy::{ContactView, PolicyFrom, PolicyView};
 pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, Multipath,
     PoolKind, PoolSettings, Settings, Unsolicited,

@@ -82,8 +82,9 @@ fn draw_pools(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 10")]
         let filled = ((used * BAR as f64).ceil() as usize).min(BAR);
         let tone = if used >= 0.9 { Color::Red } else { Color::Green };
+        let name = if pool.draining { format!("draining: {}", pool.name) } else { pool.name.clone() };
         Line::from(vec![
-            Span::raw(format!("{:<width$} ", cut(&pool.name, width))),
+            Span::raw(format!("{:<width$} ", cut(&name, width))),
             Span::styled(format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled)), colour(model, tone)),
             Span::raw(format!(" {:>4.0} %", used * 100.0)),
         ])

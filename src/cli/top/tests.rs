@@ -14,6 +14,7 @@ fn status(seconds: u64) -> Status {
         dormant: 0,
         quarantined: 0,
         free,
+        draining: name == "old",
     };
     let drops = BTreeMap::from([
         ("malformed".to_owned(), 0),
@@ -30,7 +31,7 @@ fn status(seconds: u64) -> Status {
         ..GatewayStatus::default()
     };
     let nat = StatusView {
-        pools: vec![pool("198.18.0.0/24", 200), pool("for the bank, which has many branches", 1)],
+        pools: vec![pool("198.18.0.0/24", 200), pool("for the bank, which has many branches", 1), pool("old", 250)],
         out: TrafficView { packets: 12_400 * seconds, bytes: 15_000_000 * seconds },
         inward: TrafficView { packets: 31_000 * seconds, bytes: 40_000_000 * seconds },
         callbacks: 3 * seconds,
@@ -56,6 +57,8 @@ fn binding(number: u8, seconds: u64) -> BindingView {
         contacts_answered: 0,
         contacts_forgotten: 0,
         callback: None,
+        policy: None,
+        contact_list: None,
         packets_out: u64::from(number) * 100 * seconds,
         packets_in: 0,
         bytes_out: u64::from(number) * 150_000 * seconds,
@@ -83,7 +86,7 @@ bindings 311 active, 0 dormant, 0 quarantined; made 0/s, callbacks 3/s
  pools ───────────────────────────────── dropped ───────────────────────────────
 for the bank, which … ██████████  100 % no_binding                 10/s      20
 198.18.0.0/24         ███░░░░░░░   22 % not_contacted               0/s       7
-
+draining: old         █░░░░░░░░░    2 %
 
  bindings 1 to 4 of 4 ──────────────────────────────────────────────────────────
 TERMINAL VIRTUAL IP   STATE       OUT bit/s  IN bit/s    BYTES CALLBACKS IDLE

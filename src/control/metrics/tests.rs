@@ -19,6 +19,7 @@ fn status() -> Status {
         dormant: 12,
         quarantined: 13,
         free: 220,
+        draining: false,
     };
     let worker = WorkerStatus { reads: 31, writes: 32, wakeups: 33, full_turns: 34 };
     let gateway = GatewayStatus {

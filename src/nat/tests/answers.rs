@@ -244,3 +244,38 @@ fn r8_five_thousand_peers_answer_late_and_none_is_unsolicited() {
     assert_eq!(stranger, Verdict::Drop(DropReason::NotContacted));
     assert_eq!(gateway.nat.status().drops["contact_forgotten"], 1);
 }
+
+#[test]
+fn who_may_call_a_terminal_is_told_with_where_that_comes_from() {
+    let strict = PoolSettings { callback: Some(CallbackPolicy::Answered), ..pool("198.18.0.0/24", &[]) };
+    let mut gateway = Gateway::new(settings(vec![strict, pool("fd00:2::/64", &[])]));
+    let virtual_ip = gateway.call("10.0.0.5", PEER).unwrap();
+    gateway.tick(60 * SECOND);
+    gateway.call_in_vain("10.0.0.5", "192.0.2.3").unwrap();
+    let other = gateway.call("fd00:1::5", "2001:db8::1").unwrap();
+
+    let shown = |gateway: &Gateway, address: IpAddr, most| {
+        gateway.nat.find_with_contacts(&address.into(), most, gateway.now).remove(0)
+    };
+    let view = shown(&gateway, virtual_ip, 10);
+    let policy = view.policy.clone().unwrap();
+    assert_eq!((policy.callback, policy.from), (vec!["answered".to_owned()], PolicyFrom::Pool));
+    let contacts = view.contact_list.clone().unwrap();
+    let told: Vec<_> = contacts.iter().map(|c| (c.peer.to_string(), c.answered, c.may_call, c.seconds_left)).collect();
+    let day = 24 * 3600;
+    assert_eq!(told, [("192.0.2.3".to_owned(), false, false, day), (PEER.to_owned(), true, true, day - 60)]);
+    assert_eq!(contacts[1].last_called, START);
+    let later = view.shown(3600).contact_list.unwrap();
+    assert_eq!(later[1].last_called, START + Duration::from_secs(3600), "by the wall clock");
+    assert_eq!(shown(&gateway, virtual_ip, 1).contact_list.unwrap().len(), 1, "the latest alone");
+    assert_eq!(shown(&gateway, other, 10).policy.unwrap().from, PolicyFrom::Gateway);
+
+    // Where many are listed, what is not as all others stands out.
+    let listed = |gateway: &Gateway| gateway.nat.of_virtual_ip(virtual_ip, gateway.now).unwrap().policy;
+    assert_eq!(listed(&gateway), None);
+    gateway.nat.set_callback(&virtual_ip.into(), Some(&CallbackPolicy::Anyone), gateway.now).unwrap();
+    let own = PolicyView { callback: vec!["anyone".to_owned()], from: PolicyFrom::Binding };
+    assert_eq!(listed(&gateway), Some(own.clone()));
+    let view = shown(&gateway, virtual_ip, 10);
+    assert!(view.policy == Some(own) && view.contact_list.unwrap().iter().all(|contact| contact.may_call));
+}
