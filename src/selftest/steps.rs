@@ -4,7 +4,7 @@ use super::bed::{self, Host};
 use super::ground::{self, Way};
 use super::{Outcome, SPARE, Scene, Step, Test, TestError, why};
 use crate::control::{Line, PacketLine, Watch};
-use crate::nat::{BindingView, Explanation, Named};
+use crate::nat::{BindingState, BindingView, Explanation, Named};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -98,7 +98,11 @@ pub fn run(
 /// Finds addresses for all who take part, and asks the gateway beforehand what it would do.
 fn cast(scene: &Scene<'_>, interface: &str, is_v4: bool, teller: &mut Teller<'_>) -> Result<Cast, Stopped> {
     let given = |all: &[IpAddr]| all.iter().copied().find(|address| address.is_ipv4() == is_v4);
-    let has_none = |address: IpAddr| scene.client.show(&Named { address, inside: None }).is_err();
+    // One that has ended, of the test before, is nobody's.
+    let has_none = |address: IpAddr| {
+        let found = scene.client.show(&Named { address, inside: None });
+        found.map_or(true, |found| found.iter().all(|binding| binding.state == BindingState::Quarantined))
+    };
     let terminal = match given(&scene.request.address) {
         Some(address) if has_none(address) => Some(address),
         Some(address) => {
