@@ -3,6 +3,8 @@
 use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Family, Host, Lab, Plan, wait_until};
 use crate::one_view::{BOTH, ping};
+use crate::traffic::{Web, curl, curl_in_vain};
+use rustix::process::Signal;
 
 const POOLS: [&str; 4] = ["--pool", "198.18.1.0/24", "--pool", "2001:db8:18:1::/64"];
 
@@ -176,7 +178,7 @@ fn p3_the_first_of_two_gateways_to_stop_takes_no_setting_from_the_other() {
         assert!(answers(&server, gateway.virtual_ip(terminal.address(family))));
     }
     let mut first = first;
-    first.signal(rustix::process::Signal::TERM);
+    first.signal(Signal::TERM);
     assert!(first.wait().success());
     for family in BOTH {
         server.run("ip neigh flush dev eth0; ip -6 neigh flush dev eth0").ok();
@@ -185,4 +187,36 @@ fn p3_the_first_of_two_gateways_to_stop_takes_no_setting_from_the_other() {
     }
     gateway.stop();
     assert_eq!(values(&host, FORWARDING), "0 0 0 0 0 0");
+}
+
+/// Whoever forwarded before does so again: that is how it was found.
+#[test]
+fn a_stop_says_that_the_inside_is_open_where_the_machine_forwarded_before_the_gateway_came() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let (host, terminal, server) = (lab.gateway(1), lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let pools = ["--pool", &Lab::pool_v4(1), "--pool", &Lab::pool_v6(1)];
+    let said = |more: &[&str], signal: Signal| {
+        let log = lab.scratch().join("gateway1-kamei.log");
+        let before = std::fs::read_to_string(&log).map_or(0, |text| text.len());
+        lab.start_with(1, &[&pools[..], more].concat()).end_by(signal);
+        let text = std::fs::read_to_string(&log).unwrap();
+        let lines = text[before..].lines().filter(|line| line.contains("UNTRANSLATED")).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(said(&[], Signal::INT), [] as [&str; 0]);
+    host.set_sysctl("net.ipv4.ip_forward", "1");
+    let v4 = said(&[], Signal::INT);
+    assert!(
+        v4.len() == 1 && v4[0].contains("WARN") && v4[0].contains("forwards IPv4 without the gateway too"),
+        "{v4:?}"
+    );
+    assert!(v4[0].contains("comes in by gi goes out by go") && v4[0].contains("--on-stop leave"), "{v4:?}");
+    // So it is.
+    assert_eq!(curl(&terminal, server.v4.into(), 80), format!("{} 80", terminal.v4));
+    assert_eq!(said(&["--on-stop", "leave"], Signal::INT), [] as [&str; 0]);
+    curl_in_vain(&terminal, server.v4.into(), 80);
+    host.set_sysctl("net.ipv6.conf.all.forwarding", "1");
+    let both = said(&[], Signal::TERM);
+    assert!(both.len() == 1 && both[0].contains("forwards IPv4 and IPv6 without the gateway too"), "{both:?}");
 }

@@ -52,6 +52,7 @@ mod netlink;
 mod news;
 mod next_hops;
 mod occupied;
+mod opened;
 mod packet_socket;
 mod roster;
 mod survey;
@@ -525,7 +526,9 @@ impl Kernel {
     pub fn undo(mut self) -> Result<(), KernelError> {
         self.undone = true;
         let _lock = SetUpLock::take();
-        self.take_down()
+        let undone = self.take_down();
+        opened::warn(&self.plan);
+        undone
     }
 
     /// Leaves everything as it is, for a successor. Until one comes, inside packets wait or are dropped, as after a kill.
