@@ -90,6 +90,52 @@ fn after_kill_9_it_says_that_the_inside_is_blocked_until_the_gateway_is_back_or_
     assert_eq!(cleared.code, Some(0), "{}", cleared.stdout);
 }
 
+/// Doctor's words on a machine with systemd, which says this of the unit, and with the configuration where that has it.
+fn booted(lab: &Lab, enabled: &str, unit: &str, config: &str) -> Ran {
+    let (bin, etc) = (lab.scratch().join("bin"), lab.scratch().join("etc"));
+    let name = unit.trim_start_matches("kamei@").trim_end_matches(".service").replace("kamei", "gateway");
+    let program = format!("#!/bin/sh\n[ \"$*\" = 'is-enabled {unit}' ] && echo {enabled}\n");
+    fs::create_dir_all(&bin).unwrap();
+    fs::write(bin.join("systemctl"), program).unwrap();
+    fs::set_permissions(bin.join("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    for directory in ["kamei", "network"] {
+        fs::create_dir_all(etc.join(directory)).unwrap();
+    }
+    fs::write(etc.join("kamei").join(format!("{name}.toml")), config).unwrap();
+    fs::write(etc.join("network/interfaces"), "auto gi go\n").unwrap();
+    // A view of its own: nothing of it is on this machine.
+    let line = format!(
+        "mount --bind {} /etc && mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && \
+         PATH={}:$PATH exec {KAMEI} doctor --config /etc/kamei/{name}.toml",
+        etc.display(),
+        bin.display()
+    );
+    lab.gateway(1).run(&line)
+}
+
+#[test]
+fn what_a_reboot_would_do_is_said_of_the_unit_the_state_the_interfaces_and_forwarding() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let config = |directory: &str| format!("state-dir = \"{directory}\"\n{CONFIG}");
+    let disk = lab.scratch().join("state").display().to_string();
+    let line = |ran: &Ran| {
+        let lines: Vec<&str> = ran.stdout.lines().filter(|line| line.contains("after a reboot: ")).collect();
+        assert!(!lines.is_empty(), "{}{}", ran.stdout, ran.stderr);
+        lines.join("\n")
+    };
+    for unit in ["kamei.service", "kamei@north.service"] {
+        let good = line(&booted(&lab, "enabled", unit, &config(&disk)));
+        assert!(good.starts_with(&format!("fine   after a reboot: {unit} starts the gateway")), "{good}");
+        let off = line(&booted(&lab, "disabled", unit, &config(&disk)));
+        assert!(off.contains(&format!("note   after a reboot: {unit} is not enabled")), "{off}");
+    }
+    let lost = line(&booted(&lab, "enabled", "kamei.service", &config("/run/kamei-state")));
+    assert!(lost.contains("all bindings are forgotten: /run/kamei-state is in memory"), "{lost}");
+    // Without systemd, and with interfaces that somebody has made by hand.
+    let bare = line(&examine(&lab, CONFIG, "mount -t tmpfs tmpfs /run &&"));
+    assert!(bare.contains("nothing is found that starts the gateway") && bare.contains("that makes gi"), "{bare}");
+}
+
 #[test]
 fn a_file_of_networkd_that_would_take_the_devices_of_a_named_gateway_is_said() {
     let lab = Lab::new(Plan::gateways(1));

@@ -20,7 +20,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         let problems = |problems| CliError::Config { file: Some(file.clone()), problems };
         gateway::read(file)?.check().map_err(problems)
     });
-    let mut findings = examine(config.transpose()?.as_ref());
+    let mut findings = examine(config.transpose()?.as_ref(), arguments.config.as_deref());
     findings.sort_by_key(|finding| finding.grade);
     let mut out = std::io::stdout().lock();
     for Finding { grade, text } in &findings {

@@ -168,6 +168,6 @@ pub fn findings(scene: &Scene<'_>) -> Vec<String> {
         text.push_str(&format!("[[pool]]\nrange = \"{}\"\n", pool.range));
     }
     let config = Draft::parse(&text).ok().and_then(|draft| draft.check().ok());
-    let wrong = config.map(|config| examine(Some(&config))).unwrap_or_default();
+    let wrong = config.map(|config| examine(Some(&config), None)).unwrap_or_default();
     wrong.into_iter().filter(|finding| finding.grade == Grade::Wrong).map(|finding| finding.text).collect()
 }

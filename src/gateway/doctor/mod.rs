@@ -4,6 +4,7 @@ mod firewall;
 mod fullness;
 mod managers;
 mod modules;
+mod reboot;
 
 use super::confine::Confinement;
 use super::kernel::{Framing, KernelError, Survey, filtered_at_ports};
@@ -66,8 +67,8 @@ impl Finding {
 }
 
 /// Looks at this host, for a gateway with this configuration if there is one. Makes a device of the name `kamei-doctor` and
-/// loads a program of two instructions, each for a moment; changes nothing else.
-pub fn examine(config: Option<&Config>) -> Vec<Finding> {
+/// loads a program of two instructions, each for a moment; changes nothing else. `file` is where the configuration is from.
+pub fn examine(config: Option<&Config>, file: Option<&Path>) -> Vec<Finding> {
     let mut findings = vec![devices(), landlock(), sysctls()];
     findings.extend(modules::examine());
     findings.extend(programs(config));
@@ -79,6 +80,7 @@ pub fn examine(config: Option<&Config>) -> Vec<Finding> {
         findings.extend(links(config));
         findings.extend(managers::examine(config));
         findings.push(state(&config.state_dir));
+        findings.extend(reboot::examine(config, file));
         findings.extend(firewall::examine(config, &sources));
         findings.extend(ipsec(config, &sources));
     }
