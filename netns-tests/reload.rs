@@ -162,3 +162,38 @@ fn a_dry_run_is_no_error_and_a_gateway_of_flags_says_that_it_has_no_file() {
         assert!(refused.stderr.contains("started by flags alone"), "{}", refused.stderr);
     }
 }
+
+#[test]
+fn a_dry_run_says_what_only_a_restart_brings_and_which_bindings_that_would_cost() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let right = format!("{SIDES}{}", pools(&["198.18.1.0/24"]));
+    let gateway = lab.start_from_file(1, &right);
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    let shown = curl(&terminal, server.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    let dry = |text: &str| {
+        write(&lab, text);
+        let ran = gateway.ask("reload --dry-run");
+        assert!(ran.code == Some(3) && ran.stderr.contains("can only be changed by a restart"), "{}", ran.stderr);
+        ran.stdout
+    };
+    let said = dry(&format!("workers = 1\ncallback = \"anyone\"\n{right}"));
+    for words in ["callback changes: by a reload", "workers changes: by a restart only", "0 bindings would not fit"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let moved = format!("workers = 1\n{SIDES}{}", pools(&["198.18.9.0/24"]));
+    let said = dry(&moved);
+    let words = format!("{} (inside) was {virtual_ip}: would be kept aside after the restart", terminal.v4);
+    assert!(said.contains(&words) && said.contains("1 bindings would not fit"), "{words}: {said}");
+    let named = right
+        .replace("inside = [\"gi\"]\n", "")
+        .replace("[[pool]]", "[[inside]]\nname = \"x\"\ninterfaces = [\"gi\"]\n[[pool]]");
+    assert!(dry(&named).contains("its inside is not served"), "{named}");
+    let said = dry(&format!("state-dir = \"/tmp/elsewhere\"\n{right}").replace("\"go\"", "\"gx\""));
+    assert!(said.contains("it stays in the state file of now") && said.contains("gx is not here now"), "{said}");
+    // Programs read the same.
+    let json: serde_json::Value = serde_json::from_str(&gateway.ask("reload --dry-run --json").stdout).unwrap();
+    assert_eq!((&json["restart"]["kept_aside"], &json["applied"]), (&1.into(), &false.into()), "{json}");
+    assert_eq!(curl(&terminal, server.v4.into(), 80), shown);
+}

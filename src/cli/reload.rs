@@ -1,27 +1,46 @@
 //! `kamei reload`.
 
 use super::{CliError, Socket};
-use crate::control::{Client, Reloaded};
+use crate::control::{Client, ClientError, KeptAside, Reloaded, Restart};
 use clap::Args;
+use std::io::Write;
 
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     socket: Socket,
-    /// Change nothing: say what would change, and which bindings would be released
+    /// Change nothing: say of each change whether a reload or only a restart brings it, and which bindings it would cost
     #[arg(long)]
     dry_run: bool,
+    /// JSON instead of words
+    #[arg(long)]
+    json: bool,
 }
 
 /// Has the gateway read its configuration anew.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let reloaded = Client::new(&arguments.socket.control).reload(arguments.dry_run)?;
-    print!("{}", describe(&reloaded, arguments.dry_run));
-    Ok(())
+    if arguments.json {
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, &reloaded).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        print!("{}", describe(&reloaded, arguments.dry_run));
+    }
+    match &reloaded.restart {
+        // As the reload itself would end.
+        Some(restart) => {
+            let keys = restart.keys.join(", ");
+            let error = format!("{keys} can only be changed by a restart; nothing was changed");
+            Err(ClientError::Refused(error).into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn describe(reloaded: &Reloaded, dry_run: bool) -> String {
-    let mut lines: Vec<String> = reloaded.changes.clone();
+    let when = if dry_run { ": by a reload" } else { "" };
+    let mut lines: Vec<String> = reloaded.changes.iter().map(|change| format!("{change}{when}")).collect();
     if reloaded.moved > 0 {
         lines.push(format!("{} bindings are kept in pools that change", reloaded.moved));
     }
@@ -30,10 +49,50 @@ fn describe(reloaded: &Reloaded, dry_run: bool) -> String {
         format!("{} ({}) was {} ({}): {word}", binding.terminal, binding.realm, binding.virtual_ip, binding.pool)
     });
     lines.extend(released);
-    lines.push(match (reloaded.applied, reloaded.changes.is_empty()) {
-        (true, _) => "in force".to_owned(),
-        (false, true) => "nothing has changed".to_owned(),
-        (false, false) => "nothing was changed: this was a dry run".to_owned(),
-    });
+    match (&reloaded.restart, reloaded.applied, reloaded.changes.is_empty()) {
+        (Some(restart), ..) => of_restart(restart, &mut lines),
+        (None, true, _) => lines.push("in force".to_owned()),
+        (None, false, true) => lines.push("nothing has changed".to_owned()),
+        (None, false, false) => lines.push("nothing was changed: this was a dry run".to_owned()),
+    }
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn of_restart(restart: &Restart, lines: &mut Vec<String>) {
+    lines.extend(restart.keys.iter().map(|key| format!("{key} changes: by a restart only")));
+    lines.push("a restart brings all of it; a reload brings the others alone, once these are as they were".to_owned());
+    let named = restart.named.iter().map(|KeptAside { terminal, realm, virtual_ip, why }| {
+        format!("{terminal} ({realm}) was {virtual_ip}: would be kept aside after the restart: {why}")
+    });
+    lines.extend(named);
+    let more = restart.kept_aside.saturating_sub(u64::try_from(restart.named.len()).unwrap_or(u64::MAX));
+    lines.extend((more > 0).then(|| format!("… and {more} more")));
+    lines.push(format!("{} bindings would not fit after the restart", restart.kept_aside));
+    lines.extend(restart.notes.iter().cloned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_says_of_each_change_when_it_takes_effect() {
+        let change =
+            |restart| Reloaded { changes: vec!["callback changes".to_owned()], restart, ..Reloaded::default() };
+        let live = "callback changes: by a reload\nnothing was changed: this was a dry run\n";
+        assert_eq!(describe(&change(None), true), live);
+        let aside = KeptAside {
+            terminal: [10, 0, 0, 1].into(),
+            realm: "inside".to_owned(),
+            virtual_ip: [198, 18, 0, 1].into(),
+            why: "its virtual IP is in no pool".to_owned(),
+        };
+        let restart =
+            Restart { keys: vec!["workers".to_owned()], kept_aside: 3, named: vec![aside], notes: Vec::new() };
+        let expected = "callback changes: by a reload\nworkers changes: by a restart only\n\
+                        a restart brings all of it; a reload brings the others alone, once these are as they were\n\
+                        10.0.0.1 (inside) was 198.18.0.1: would be kept aside after the restart: its virtual IP is in no pool\n\
+                        … and 2 more\n3 bindings would not fit after the restart\n";
+        assert_eq!(describe(&change(Some(restart)), true), expected);
+    }
 }

@@ -90,16 +90,7 @@ fn verify(directory: &Path, tun: &str, config: Option<(&Path, &Config)>) -> Resu
 }
 
 fn list_misfits(bindings: &[StoredBinding], file: &Path, config: &Config) -> Result<(), CliError> {
-    let why = |binding: &StoredBinding| {
-        if !config.insides.iter().any(|inside| *inside.name == *binding.inside) {
-            return Some("its inside is not served");
-        }
-        let fits = config
-            .pools
-            .iter()
-            .any(|pool| pool.range.contains(binding.virtual_ip.into()) && !pool.reserved.contains(&binding.virtual_ip));
-        (!fits).then_some("its virtual IP is in no pool")
-    };
+    let why = |binding: &StoredBinding| config.misfit(&binding.inside, binding.virtual_ip);
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut misfits = 0_u64;
     for (binding, why) in bindings.iter().filter_map(|binding| Some((binding, why(binding)?))) {

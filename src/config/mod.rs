@@ -17,7 +17,7 @@ use crate::nat::{
 };
 use ipnet::IpNet;
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -288,6 +288,18 @@ impl FromStr for FastPathMode {
 }
 
 impl Config {
+    /// Why a binding would be kept aside with this configuration; `None` if it fits.
+    pub fn misfit(&self, inside: &str, virtual_ip: IpAddr) -> Option<&'static str> {
+        if !self.insides.iter().any(|served| *served.name == *inside) {
+            return Some("its inside is not served");
+        }
+        let fits = self
+            .pools
+            .iter()
+            .any(|pool| pool.range.contains(virtual_ip.into()) && !pool.reserved.contains(&virtual_ip));
+        (!fits).then_some("its virtual IP is in no pool")
+    }
+
     /// Reads and checks a configuration file. All problems at once, in the order of their lines.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         Draft::parse(text).map_err(|problem| vec![problem])?.check()

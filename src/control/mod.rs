@@ -230,6 +230,35 @@ pub struct Reloaded {
     pub moved: usize,
     /// Whether the new configuration is in force.
     pub applied: bool,
+    /// Of a dry run: what only a restart brings. A reload would be refused then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+}
+
+/// What only a restart brings of a changed configuration, and what that costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The keys that only a restart changes.
+    pub keys: Vec<String>,
+    /// How many bindings would not fit any more, and be kept aside.
+    pub kept_aside: u64,
+    /// Those bindings, the first thousand.
+    pub named: Vec<KeptAside>,
+    /// What else it costs, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A binding that does not fit a configuration: it stays in the state file, and is in force no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAside {
+    /// The terminal's own address.
+    pub terminal: IpAddr,
+    /// The inside realm.
+    pub realm: String,
+    /// The virtual IP.
+    pub virtual_ip: IpAddr,
+    /// Why.
+    pub why: String,
 }
 
 /// Answer to a release of many.

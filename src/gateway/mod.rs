@@ -27,6 +27,7 @@ mod notify;
 mod parking;
 mod quota;
 mod reload;
+mod restart;
 mod settings;
 mod threads;
 mod worker;

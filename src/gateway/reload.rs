@@ -7,7 +7,7 @@
 use super::housekeeping::Housekeeping;
 use super::kernel::{KernelError, Plan};
 use super::quota::Quota;
-use super::{GatewayError, plan, settings, tell_surroundings};
+use super::{GatewayError, plan, restart, settings, tell_surroundings};
 use crate::config::Config;
 use crate::control::Reloaded;
 use crate::journal::JournalError;
@@ -64,7 +64,9 @@ impl Housekeeping {
             Ok(reloaded) if reloaded.applied => {
                 log::info!("reloaded: {}; {} bindings released", reloaded.changes.join(", "), reloaded.released.len());
             }
-            Ok(reloaded) if reloaded.changes.is_empty() => log::info!("reloaded: nothing has changed"),
+            Ok(reloaded) if reloaded.changes.is_empty() && reloaded.restart.is_none() => {
+                log::info!("reloaded: nothing has changed");
+            }
             Ok(_) => {}
             Err(_) if request.dry_run => {} // it is an answer to whoever asked
             Err(error) => error.lines().for_each(|line| log::error!("not reloaded: {line}")),
@@ -80,6 +82,10 @@ impl Housekeeping {
             self.kernel.contest_anew();
         }
         let difference = self.config.difference(&config);
+        if !difference.restart.is_empty() && dry_run {
+            let restart = restart::cost(&self.nat, &self.config, &config, &difference.restart, self.clock.now());
+            return Ok(Reloaded { changes: difference.changes, restart: Some(restart), ..Reloaded::default() });
+        }
         if !difference.restart.is_empty() {
             return Err(ReloadError::NeedsRestart(difference.restart));
         }
