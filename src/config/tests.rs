@@ -219,7 +219,7 @@ fn addresses_that_look_like_a_network_s_own_can_be_left_out() {
         ("range = \"198.18.0.0/30\"\nreserved = [\"198.18.0.0\", \"198.18.0.3\"]", &["198.18.0.0", "198.18.0.3"]),
         ("range = \"fd00:2::/64\"", &[]),
     ] {
-        let expected: Vec<std::net::IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
+        let expected: Vec<IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(reserved(lines).unwrap(), expected, "{lines}");
     }
     let said = reserved("range = \"198.18.4.0\"").unwrap_err();
