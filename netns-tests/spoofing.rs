@@ -241,6 +241,36 @@ fn c6_exempt_destinations_go_untranslated_both_ways_v6() {
     exempt(Family::V6);
 }
 
+/// A terminal of a family that has no pool hears so, the operator reads so, and it can be left alone.
+#[test]
+fn s_a_family_without_a_pool_is_said_answered_and_counted_or_left_alone() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let (terminal, server) = (lab.terminal(1), lab.server(1));
+    let _web = Web::start(&server, 80);
+    lab.gateway(1).set_sysctl("net.ipv6.conf.all.forwarding", "1");
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1)]);
+    assert!(
+        gateway.log().contains("every pool is IPv4: what they send outside in IPv6 is dropped"),
+        "{}",
+        gateway.log()
+    );
+    curl(&terminal, server.v4.into(), 80);
+    let to = SocketAddr::new(server.v6.into(), 80);
+    let refused = terminal.inside(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(10))).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "administratively prohibited: {refused}");
+    assert!(gateway.status()["drops"]["no_pool"].as_u64().unwrap() > 0);
+    wait_until("the line", || {
+        gateway.log().contains("binding refused: fd5a:77e1:9c0d::b0:11 (inside): No pool serves")
+    });
+    drop(gateway);
+
+    lab.gateway(1).set_sysctl("net.ipv6.conf.all.forwarding", "0");
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1), "--exempt", "::/0"]);
+    assert!(!gateway.log().contains("every pool is"), "{}", gateway.log());
+    assert_eq!(curl(&terminal, server.v6.into(), 80), format!("{} 80", terminal.v6), "under its own address");
+    assert_ne!(curl(&terminal, server.v4.into(), 80), format!("{} 80", terminal.v4), "translated");
+}
+
 /// The narrow link is inside: the exempt peer learns the size, as from any router.
 #[test]
 fn c6_an_exempt_peer_hears_the_gateways_errors() {

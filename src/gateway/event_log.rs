@@ -2,7 +2,7 @@
 //! Destinations are never in it (REQ-12).
 
 use crate::config::LogTerminals;
-use crate::nat::{Event, EventKind, Nat};
+use crate::nat::{DropReason, Event, EventKind, Nat};
 use crate::time::Time;
 use crate::wire::Address;
 use siphasher::sip::SipHasher24;
@@ -97,7 +97,8 @@ impl EventLog {
             EventKind::Freed => log::debug!("virtual IP free: {virtual_ip} ({pool})"),
             EventKind::Refused(reason) => {
                 let why = reason.explain();
-                log::warn!(event = "refused", terminal, pool, realm, reason = reason.name(), at = point(now); "binding refused: {said} ({realm}) from {pool}: {why}");
+                let from = if reason == DropReason::NoPool { String::new() } else { format!(" from {pool}") };
+                log::warn!(event = "refused", terminal, pool, realm, reason = reason.name(), at = point(now); "binding refused: {said} ({realm}){from}: {why}");
             }
         }
     }
@@ -212,7 +213,7 @@ mod tests {
             terminal: Address::from_v4(n.to_be_bytes()),
             virtual_ip: Address::from_bits(0),
         };
-        let refused = EventKind::Refused(crate::nat::DropReason::Quota);
+        let refused = EventKind::Refused(DropReason::Quota);
         for second in 0..5_u64 {
             let now = Time::from_secs(1_000 + second);
             let mut records = (0..10_000).filter(|n| log.has_place_for(&event(EventKind::Created, *n), now)).count();

@@ -255,7 +255,11 @@ impl Translator {
         };
         if !matches!(
             reason,
-            DropReason::PoolExhausted | DropReason::CreationRate | DropReason::Quota | DropReason::Unanswered
+            DropReason::PoolExhausted
+                | DropReason::CreationRate
+                | DropReason::Quota
+                | DropReason::Unanswered
+                | DropReason::NoPool
         ) {
             return Verdict::Drop(reason);
         }

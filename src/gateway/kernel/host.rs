@@ -278,6 +278,7 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
     for inside in &mut host.insides {
         inside.sources = without(&inside.prefixes, &host.outward);
     }
+    judge_families(plan, &mut host);
     judge_doubled(plan, seen, &mut host);
     let interfaces = plan.insides.iter().flat_map(|inside| &inside.interfaces).chain(&plan.outsides);
     let is_down = |name: &&String| seen.index(name).is_some_and(|index| seen.down.contains(&index));
@@ -293,6 +294,22 @@ fn judge(plan: &Plan, seen: &Seen, stage: Stage, roster: &Roster) -> Result<Host
     reserve(plan, seen, stage, &mut host)?;
     judge_inside_overlap(plan, stage, &mut host)?;
     Ok(host)
+}
+
+/// A family that terminals have addresses of, and no pool.
+fn judge_families(plan: &Plan, host: &mut Host) {
+    for (family, other, all) in [("IPv6", "IPv4", "::/0"), ("IPv4", "IPv6", "0.0.0.0/0")] {
+        let is_it = |net: &IpNet| net.addr().is_ipv4() == (family == "IPv4");
+        let has_pool = plan.pools.iter().any(|pool| pool.is_v4() == (family == "IPv4"));
+        let is_exempt = plan.exempt.iter().any(|net| is_it(net) && net.prefix_len() == 0);
+        let mut prefixes = host.insides.iter().flat_map(|inside| &inside.sources).filter(|net| is_it(net));
+        if let (false, false, Some(prefix)) = (has_pool, is_exempt, prefixes.next()) {
+            host.remarks.push(format!(
+                "terminals have {family} ({prefix}), and every pool is {other}: what they send outside in {family} is dropped \
+                 (no_pool); add a pool, or have it go untranslated with exempt = [\"{all}\"]"
+            ));
+        }
+    }
 }
 
 fn judge_names(plan: &Plan, seen: &Seen) -> Result<(), KernelError> {
