@@ -171,14 +171,20 @@ fn wrong_configuration_files() {
         ("", &["inside"]),
         ("\0\u{7f}", &["wrong.toml"]),
     ];
-    for (text, words) in cases {
+    let encoded: [(&[u8], &[&str]); 2] = [
+        (b"\xff\xfei\0n\0", &["wrong.toml", "UTF-16", "save it as UTF-8"]),
+        (b"# M\xfcnchen\ninside = [\"gi\"]\n", &["wrong.toml", "line 1", "0xfc"]),
+    ];
+    let cases = cases.map(|(text, words)| (text.as_bytes(), words));
+    for (text, words) in cases.into_iter().chain(encoded) {
         std::fs::write(&file, text).unwrap();
         bench.gateway(&format!("--config {}", file.display()), USAGE, words);
         // `check` names every problem, a line each: only the code is judged here.
         let checked = bench.host.run(&format!("{KAMEI} check {}", file.display()));
+        let text = String::from_utf8_lossy(text);
         assert_eq!(checked.code, Some(USAGE), "check of {text:?}: {}{}", checked.stdout, checked.stderr);
     }
-    std::fs::write(&file, right).unwrap();
+    std::fs::write(&file, "\u{feff}".to_owned() + right).unwrap();
     bench.host.run(&format!("{KAMEI} check {}", file.display())).ok();
     bench.gateway("--config /nowhere/gateway.toml", USAGE, &["/nowhere/gateway.toml"]);
     bench.done();

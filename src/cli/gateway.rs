@@ -3,6 +3,7 @@
 use super::{CliError, logging};
 use crate::config::{Draft, FastPathMode, InsideDraft, Located, LogFormat, LogTerminals, OnStop, Place, PoolDraft};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +65,13 @@ pub struct Arguments {
     #[arg(long, value_name = "plain|hash|none")]
     log_terminals: Option<LogTerminals>,
     /// What to log; RUST_LOG can say it in more detail
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = levels())]
     log_level: LevelFilter,
+}
+
+fn levels() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .map(|level| level.parse().unwrap_or(LevelFilter::Info))
 }
 
 /// Runs the gateway.
@@ -73,7 +79,10 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let level = arguments.log_level;
     let file = arguments.config.clone();
     let flags = arguments.into_draft()?;
-    let draft = whole(file.as_deref(), flags.clone())?;
+    let draft = whole(file.as_deref(), flags.clone()).map_err(|error| match error {
+        CliError::Config { file, problems } => CliError::Start { file, problems },
+        other => other,
+    })?;
     let config = draft.check().map_err(|problems| CliError::Start { file: file.clone(), problems })?;
     let place = file.clone();
     let anew = move || {
@@ -104,7 +113,7 @@ fn whole(file: Option<&Path>, flags: Draft) -> Result<Draft, CliError> {
 /// Reads a configuration file.
 pub fn read(path: &Path) -> Result<Draft, CliError> {
     let text = super::input::read_text(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
-    Draft::parse(&text).map_err(|problem| CliError::Config { file: Some(path.to_owned()), problems: vec![problem] })
+    Draft::parse(&text).map_err(|problems| CliError::Config { file: Some(path.to_owned()), problems })
 }
 
 impl Arguments {

@@ -37,12 +37,26 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// What the system says, that it is too long, or no text.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let length = open(path)?.take(MOST + 1).read_to_string(&mut text)?;
-    if length as u64 > MOST {
+    let mut bytes = Vec::new();
+    open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 4 MiB: that is no configuration"));
     }
-    Ok(text)
+    decode(bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// UTF-8, with or without a byte order mark.
+fn decode(bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("it is in UTF-16; save it as UTF-8".to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let (before, after) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let byte = after.first().copied().unwrap_or_default();
+        format!("line {line} has the byte {byte:#04x}, which is no UTF-8; save it as UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Text from elsewhere, of which a terminal shows every character and obeys none.
@@ -85,6 +99,13 @@ mod tests {
         });
         assert_eq!(read_text(Path::new(&path)).unwrap(), "late");
         writing.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn texts_are_utf_8() {
+        assert_eq!(decode(b"\xef\xbb\xbfinside = 1".to_vec()).unwrap(), "inside = 1");
+        assert!(decode(b"\xff\xfei\0".to_vec()).unwrap_err().contains("UTF-16"));
+        assert!(decode(b"ok\n# M\xfcnchen".to_vec()).unwrap_err().contains("line 2 has the byte 0xfc"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The longest path of a socket: `sun_path` less the final zero (unix(7)).
+const MOST_SOCKET_PATH: usize = 107;
 /// The longest name a Linux interface can have (`IFNAMSIZ` less the final zero).
 const MOST_NAME: usize = 15;
 /// The longest base name of the TUN devices: a suffix such as `-in15` is still to follow.
@@ -89,6 +91,9 @@ impl Draft {
         };
         let control = path("control", &self.control, DEFAULT_CONTROL);
         let state_dir = path("state-dir", &self.state_dir, DEFAULT_STATE_DIR);
+        if let Some(given) = self.control.as_ref().filter(|given| given.value.len() > MOST_SOCKET_PATH) {
+            problems.add(given.place, Wrong::SocketPath(given.value.clone()));
+        }
         let sync_interval = self.sync_interval(&mut problems);
         problems.0.sort_by_key(|problem| problem.place);
         if !problems.0.is_empty() {

@@ -1,6 +1,7 @@
 //! What the operator wrote, as it was written, with the place of every value.
 
-use super::problem::{Place, Problem, Wrong};
+use super::mistakes::{self, line_of};
+use super::problem::{Place, Problem};
 use super::{
     Durability, FastPathHook, FastPathMode, Hardening, LogFormat, LogTerminals, Offload, OnStop, WhenDiskFails,
 };
@@ -8,7 +9,7 @@ use crate::nat::{Exhausted, Hairpin, Multipath, Unsolicited};
 use crate::wire::AddressRange;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::net::IpAddr;
 use toml::Spanned;
@@ -137,8 +138,25 @@ pub enum PinDraft {
 
 impl Draft {
     /// Reads a configuration file.
-    pub fn parse(text: &str) -> Result<Self, Problem> {
-        let file: File = parse(text)?;
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of its lines: also what a check finds in the rest of it.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let (file, mut problems) = mistakes::read(text);
+        let draft = file.map(|file| Self::of_file(file, text));
+        if problems.is_empty()
+            && let Some(draft) = draft
+        {
+            return Ok(draft);
+        }
+        // What is missing may be what was taken out.
+        let others = draft.and_then(|draft| draft.check().err()).into_iter().flatten();
+        problems.extend(others.filter(|problem| problem.place != Place::Missing));
+        problems.sort_by_key(|problem| problem.place);
+        Err(problems)
+    }
+
+    fn of_file(file: File, text: &str) -> Self {
         let here = |span: std::ops::Range<usize>| Place::Line(line_of(text, span.start));
         let one = |value: Spanned<String>| Located { place: here(value.span()), value: value.into_inner() };
         let number = |value: Spanned<i64>| Located { place: here(value.span()), value: value.into_inner() };
@@ -192,7 +210,7 @@ impl Draft {
             ("mss", file.mss),
             ("fast-path-flows", file.fast_path_flows),
         ];
-        Ok(Self {
+        Self {
             inside,
             inside_prefixes: all(file.inside_prefixes),
             insides,
@@ -226,7 +244,7 @@ impl Draft {
             fast_path_hook: file.fast_path_hook,
             lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
-        })
+        }
     }
 
     /// What `flags` say instead: a list replaces a list, a value a value.
@@ -476,34 +494,9 @@ impl Policy {
     }
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    toml::from_str(text).map_err(|error| {
-        let place = error.span().map_or(Place::Missing, |span| Place::Line(line_of(text, span.start)));
-        let message = error.message().lines().collect::<Vec<_>>().join(" ");
-        Problem { place, wrong: unknown_key(&message).unwrap_or(Wrong::Syntax(message)) }
-    })
-}
-
-/// Serde says "unknown field `x`, expected one of `a`, `b`": say the nearest instead of all.
-fn unknown_key(message: &str) -> Option<Wrong> {
-    let mut quoted = message.strip_prefix("unknown field `")?.split('`');
-    let key = quoted.next()?.to_owned();
-    let known = quoted.skip(1).step_by(2);
-    let nearest = known
-        .map(|candidate| (strsim::damerau_levenshtein(&key, candidate), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(4) / 2)
-        .map(|(_, candidate)| candidate.to_owned());
-    Some(Wrong::UnknownKey { key, nearest })
-}
-
 /// All keys that could have stood where `text` has one that does not exist.
 #[cfg(test)]
 pub(super) fn keys_known(text: &str) -> Vec<String> {
     let message = toml::from_str::<File>(text).err().map(|error| error.message().to_owned()).unwrap_or_default();
     message.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect()
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

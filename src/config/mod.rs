@@ -4,6 +4,7 @@
 mod check;
 mod difference;
 mod draft;
+mod mistakes;
 mod problem;
 
 pub use check::{is_inside_name, policy as parse_callback};
@@ -302,7 +303,7 @@ impl Config {
 
     /// Reads and checks a configuration file. All problems at once, in the order of their lines.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        Draft::parse(text).map_err(|problem| vec![problem])?.check()
+        Draft::parse(text)?.check()
     }
 }
 

@@ -25,9 +25,22 @@ pub enum Place {
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
-    /// Not TOML, or a value of the wrong type.
+    /// Not TOML.
     #[error("{0}")]
     Syntax(String),
+    /// A value of the wrong kind.
+    #[error("{key}: {what}{}", .example.map(|example| format!("; for example: {example}")).unwrap_or_default())]
+    Value {
+        /// Its key.
+        key: String,
+        /// What it takes, and what was there.
+        what: String,
+        /// A line that is right.
+        example: Option<&'static str>,
+    },
+    /// A key without which its section says nothing.
+    #[error("the key '{0}' is missing here")]
+    MissingKey(String),
     /// A key that does not exist.
     #[error("there is no key '{key}'{}", suggestion(.nearest))]
     UnknownKey {
@@ -220,6 +233,9 @@ pub enum Wrong {
     /// A name that no group has.
     #[error("'{0}' cannot be the name of a group; give one that is in /etc/group, or its number in quotes")]
     GroupName(String),
+    /// A path that no socket can have (unix(7)).
+    #[error("control '{0}' is longer than the 107 bytes that the path of a socket can have; choose a shorter one")]
+    SocketPath(String),
     /// A path that is not absolute.
     #[error("{key} '{value}' is not an absolute path; begin it with '/'")]
     RelativePath {

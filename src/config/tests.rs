@@ -94,9 +94,17 @@ fn every_kind_of_nonsense_has_its_line() {
         ("198.19.0.11", "198.20.0.1", "line 16: reserved address 198.20.0.1 is not in its pool"),
         ("\"anyone\"", "\"everybody\"", "line 17: callback 'everybody' is neither"),
         ("workers = 2", "workers = 0", "line 7: workers is 0; it must be from 1 to 256"),
-        ("workers = 2", "workers = \"two\"", "line 7: invalid type: string \"two\""),
+        (
+            "workers = 2",
+            "workers = \"two\"",
+            "line 7: workers: takes a whole number, not \"two\"; for example: workers = 2",
+        ),
         ("workers = 2", "sync-interval = \"2h\"", "line 7: sync-interval '2h' is not a time from 1ms to 60s"),
-        ("workers = 2", "durability = \"hope\"", "line 7: unknown variant `hope`"),
+        (
+            "workers = 2",
+            "durability = \"hope\"",
+            "line 7: durability: \"hope\" is none of \"process\", \"strict\"; for example: durability = \"process\"",
+        ),
         ("8h", "2h", "line 23: hold is 2h, but at least 2h 4m is needed (RFC 5382 REQ-5)"),
         ("8h", "soon", "line 23: hold 'soon' is not a time"),
         ("/run/kamei/test.sock", "test.sock", "line 6: control 'test.sock' is not an absolute path"),
@@ -112,6 +120,33 @@ fn every_kind_of_nonsense_has_its_line() {
     }
     assert!(problems("").len() == 3, "{:?}", problems(""));
     assert!(problems("inside = [").join("").starts_with("line 1: "));
+}
+
+#[test]
+fn every_mistake_is_said_at_once() {
+    let text = "inside = \"gi\"\noutsid = [\"go\"]\noutside = [\"go\"]\nmss = \"big\"\nworkers = 0\n[[pool]]\nrange = 7\ndraining = \"no\"\n\
+                [[pool]]\nrange = \"198.18.1.0/33\"\nnme = \"x\"\n[lifetimes]\nhold = 24\n[creation]\nburst = true\nhold = \"3h\"\n";
+    let said = problems(text);
+    let expected = [
+        "line 1: inside: takes a list, not \"gi\"; for example: inside = [\"eth1\"]",
+        "line 2: there is no key 'outsid'; did you mean 'outside'?",
+        "line 4: mss: takes a whole number, not \"big\"; for example: mss = 1360",
+        "line 5: workers is 0",
+        "line 7: range: ",
+        "line 8: draining: takes true or false, not \"no\"",
+        "line 11: there is no key 'nme'",
+        "line 13: hold: takes text in quotes, not `24`; for example: hold = \"24h\"",
+        "line 15: burst: takes a whole number, not ",
+        "line 16: there is no key 'hold'",
+    ];
+    for words in expected {
+        assert!(said.iter().any(|line| line.starts_with(words)), "{words}: {said:#?}");
+    }
+    let many = "x = 1\n".to_owned() + &(0..500).map(|n| format!("y{n} = 1\n")).collect::<String>();
+    assert!((10..=60).contains(&problems(&many).len()), "{:?}", problems(&many).len());
+    // A section that does not exist, and what is no TOML, is where one cannot go on.
+    assert!(problems("[[pools]]\nrange = \"198.18.0.0/16\"\n")[0].starts_with("line 1: there is no key 'pools'"));
+    assert_eq!(problems("inside = [\"gi\"\noutside = 7\n").len(), 1);
 }
 
 const TWINS: &str = r#"
