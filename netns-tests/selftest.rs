@@ -183,6 +183,27 @@ fn a_test_that_is_killed_leaves_nothing_that_the_next_does_not_take_away() {
 }
 
 #[test]
+fn a_test_that_is_interrupted_takes_away_what_it_has_made() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let host = lab.gateway(1);
+    let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1)]);
+    let before = state(&lab);
+    nft(
+        &host,
+        "table inet f {\nchain forward {\ntype filter hook forward priority filter\niifname \"go\" ct state new drop\n}\n}",
+    );
+    let control = gateway.control().to_str().unwrap().to_owned();
+    let mut running = host.spawn("test", &[KAMEI, "test", "--wait", "600", "--control", &control]);
+    wait_until("the test to wait for its callback", || running.output().contains("answer"));
+    running.signal(Signal::INT);
+    assert_eq!(running.wait().code(), Some(1), "{}", running.output());
+    assert!(running.output().contains("FAILS  callback  interrupted"), "{}", running.output());
+    nft(&host, "delete table inet f");
+    assert_eq!(state(&lab), before);
+    assert!(gateway.bindings().iter().all(|binding| binding["state"] == "quarantined"), "{:?}", gateway.bindings());
+}
+
+#[test]
 fn a_test_is_for_root_in_the_gateways_namespace_and_behind_an_inside_interface() {
     let lab = Lab::new(Plan::gateways(1).unwatched());
     let gateway = lab.start_with(1, &["--pool", &Lab::pool_v4(1)]);

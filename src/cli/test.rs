@@ -46,6 +46,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         peer: arguments.peer,
         port: arguments.port,
         patience: Duration::from_secs(arguments.wait),
+        stop: super::trace::stopped_by_signal()?,
     };
     let mut out = io::stdout().lock();
     let mut written = Ok(());

@@ -29,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Virtual IPs that a pool must have left: the test takes one, and a terminal may come meanwhile.
@@ -51,6 +53,8 @@ pub struct Request {
     pub port: u16,
     /// How long each step is waited for.
     pub patience: Duration,
+    /// Set when the test is to end: it takes away what it has made first.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// How it went.
@@ -163,6 +167,9 @@ pub fn run(request: &Request, said: &mut dyn FnMut(&Test, &Step)) -> Result<Repo
     let mut report = Report { passed: true, tests: Vec::new() };
     for interface in &interfaces {
         for is_v4 in [true, false].into_iter().filter(|is_v4| scene.has_pool(*is_v4)) {
+            if scene.is_stopped() {
+                break;
+            }
             let family = if is_v4 { "IPv4" } else { "IPv6" };
             let mut test = Test { interface: interface.clone(), family, steps: Vec::new() };
             steps::run(&scene, is_v4, &mut test, said)?;
@@ -183,6 +190,10 @@ fn interfaces(request: &Request, status: &Status) -> Result<Vec<String>, TestErr
 }
 
 impl Scene<'_> {
+    fn is_stopped(&self) -> bool {
+        self.request.stop.load(Ordering::Relaxed)
+    }
+
     fn has_pool(&self, is_v4: bool) -> bool {
         self.status.nat.pools.iter().any(|pool| pool.range.is_v4() == is_v4)
     }

@@ -36,6 +36,7 @@ pub struct Cast {
 
 /// Says steps.
 struct Teller<'a> {
+    scene: &'a Scene<'a>,
     test: &'a mut Test,
     said: &'a mut dyn FnMut(&Test, &Step),
 }
@@ -56,7 +57,11 @@ impl Teller<'_> {
     }
 
     fn stop<T>(&mut self, step: &'static str, text: String, why: Vec<String>) -> Result<T, Stopped> {
-        self.say(step, Outcome::Failed, text, why);
+        if self.scene.is_stopped() {
+            self.say(step, Outcome::Failed, "interrupted".to_owned(), Vec::new());
+        } else {
+            self.say(step, Outcome::Failed, text, why);
+        }
         Err(Stopped)
     }
 }
@@ -69,7 +74,7 @@ pub fn run(
     said: &mut dyn FnMut(&Test, &Step),
 ) -> Result<(), TestError> {
     let interface = test.interface.clone();
-    let mut teller = Teller { test, said };
+    let mut teller = Teller { scene, test, said };
     let Ok(cast) = cast(scene, &interface, is_v4, &mut teller) else { return Ok(()) };
     scene.note(cast.terminal, cast.peer)?;
     let went = play(scene, &interface, &cast, &mut teller);
@@ -230,7 +235,7 @@ fn call(
     teller: &mut Teller<'_>,
 ) -> Result<IpAddr, Stopped> {
     let to = SocketAddr::new(cast.peer, scene.request.port);
-    let is_dropped = || watched.lines().iter().any(|line| line.reason.is_some());
+    let is_dropped = || scene.is_stopped() || watched.lines().iter().any(|line| line.reason.is_some());
     let (called, seen_as) = exchange((terminal, peer), (to, to), scene.request.patience, &is_dropped);
     let lines = watched.lines_at_last();
     let sent = lines.iter().find(|line| line.from != "outside");
@@ -289,7 +294,7 @@ fn callback(
     let at = SocketAddr::new(cast.terminal, scene.request.port);
     let to = SocketAddr::new(virtual_ip, scene.request.port);
     let before = watched.lines().len();
-    let is_dropped = || watched.lines().iter().skip(before).any(|line| line.reason.is_some());
+    let is_dropped = || scene.is_stopped() || watched.lines().iter().skip(before).any(|line| line.reason.is_some());
     let (called, seen_as) = exchange((peer, terminal), (at, to), scene.request.patience, &is_dropped);
     match (called, seen_as) {
         (Ok(()), Some(from)) if from == cast.peer => {
@@ -334,7 +339,7 @@ fn stranger(
     }
     let at = SocketAddr::new(cast.terminal, scene.request.port);
     let to = SocketAddr::new(virtual_ip, scene.request.port);
-    let is_refused = || watched.lines().iter().any(|line| line.reason.is_some());
+    let is_refused = || scene.is_stopped() || watched.lines().iter().any(|line| line.reason.is_some());
     let (_, seen_as) = exchange((peer, terminal), (at, to), scene.request.patience, &is_refused);
     if let Some(from) = seen_as {
         let text = format!("{from}, whom the terminal has not called, has come through to it by {virtual_ip}");
