@@ -1,6 +1,6 @@
 //! What `durability` and `when-disk-fails` promise, on a disk that fails under a running gateway: strace gives the errors.
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Background, Host, Lab, Plan, need, wait_until};
 use crate::traffic::{Web, curl, curl_in_vain};
 use rustix::process::Signal;
@@ -153,4 +153,42 @@ fn a_disk_that_becomes_read_only_costs_new_terminals_their_binding_by_default() 
     disk.end();
     wait_until("the disk to be tried again", || failing(&gateway).is_none());
     curl(&second, server.v4.into(), 80);
+}
+
+/// Runs a line as on a terminal: what it has said there, both outputs together.
+fn on_a_terminal(host: &Host, line: &str) -> String {
+    let python = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-c', sys.argv[1]])))";
+    host.run(&format!("exec /usr/bin/python3 -c \"{python}\" '{line}'")).ok()
+}
+
+#[test]
+fn what_takes_long_says_how_far_it_is_on_a_terminal_and_nothing_in_a_pipe() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let (host, many) = (lab.gateway(1), 300_000_u32);
+    let (state, lines) = (lab.scratch().join("state1"), lab.scratch().join("many.jsonl"));
+    let mut text = "{\"kamei\":\"bindings\",\"version\":1}\n".to_owned();
+    for number in 0..many {
+        let [_, b, c, d] = number.to_be_bytes();
+        text.push_str(&format!(
+            "{{\"inside\":\"inside\",\"terminal\":\"10.{b}.{c}.{d}\",\"virtual_ip\":\"11.{b}.{c}.{d}\",\"state\":\"dormant\",\
+             \"last_used\":4000000000,\"created\":1}}\n"
+        ));
+    }
+    std::fs::write(&lines, text).unwrap();
+    let kamei = |what: &str| format!("{KAMEI} state {what} --state-dir {}", state.display());
+    // Slow enough for a line, on whatever machine.
+    let slowly =
+        |what: &str| format!("{} & p=$!; (sleep 0.3; kill -STOP $p; sleep 3; kill -CONT $p) & wait $p", kamei(what));
+    let said = on_a_terminal(&host, &slowly(&format!("import {}", lines.display())));
+    let shown: Vec<&str> = said.split('\r').filter(|line| line.contains(" a second")).collect();
+    assert!(!shown.is_empty() && said.contains("300000 bindings imported"), "{said}");
+    for line in &shown {
+        let is_whole =
+            (line.contains("reading bytes: ") || line.contains("writing bindings: ")) && line.contains(" %)");
+        assert!(is_whole, "{line:?}");
+    }
+    let piped = host.run(&kamei("verify"));
+    assert!(piped.stderr.is_empty() && piped.succeeded(), "{}", piped.stderr);
+    let exported = host.run(&format!("{} > {}", kamei("export"), lab.scratch().join("again").display()));
+    assert!(exported.stderr.is_empty() && exported.succeeded(), "{}", exported.stderr);
 }

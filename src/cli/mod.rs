@@ -16,6 +16,7 @@ mod gateway;
 mod generate;
 mod input;
 mod logging;
+mod progress;
 mod reload;
 mod show;
 mod state;

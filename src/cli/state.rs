@@ -1,11 +1,12 @@
 //! `kamei state`.
 
+use super::progress::Display;
 use super::{CliError, gateway};
 use crate::config::{Config, DEFAULT_STATE_DIR, DEFAULT_TUN};
-use crate::journal::{self, Found, JournalError, StateFile};
+use crate::journal::{self, Found, JournalError, Progress, Stage, StateFile};
 use crate::nat::{BindingState, StoredBinding};
 use clap::{Args, Subcommand};
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -45,16 +46,23 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     };
     let directory = arguments.state_dir.as_ref().unwrap_or(&state_dir);
     let tun = arguments.tun.as_ref().unwrap_or(&tun);
+    let progress = Progress::default();
+    let display = Display::start(&progress);
     match &arguments.what {
         What::Export => {
-            let Found { bindings, damage } = journal::look(directory, tun)?;
-            let mut out = BufWriter::new(std::io::stdout().lock());
+            let Found { bindings, damage } = journal::look(directory, tun, &progress)?;
+            progress.begin(Stage::WritingLines, bindings.len() as u64);
+            let mut out = BufWriter::new(Lines { inner: io::stdout().lock(), progress: &progress });
             journal::write_lines(&bindings, &mut out)?;
             out.flush()?;
             Ok(damage.map_or(Ok(()), Err)?)
         }
-        What::Import { file } => import(directory, tun, file),
-        What::Verify => verify(directory, tun, arguments.config.as_deref().zip(config.as_ref())),
+        What::Import { file } => import(directory, tun, file, display, &progress),
+        What::Verify => {
+            let found = journal::look(directory, tun, &progress)?;
+            drop(display);
+            verify(found, directory, tun, arguments.config.as_deref().zip(config.as_ref()))
+        }
     }
 }
 
@@ -62,17 +70,20 @@ fn read(file: &Path) -> Result<Config, CliError> {
     gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })
 }
 
-fn import(directory: &Path, tun: &str, file: &Path) -> Result<(), CliError> {
+fn import(directory: &Path, tun: &str, file: &Path, display: Display, progress: &Progress) -> Result<(), CliError> {
     let open = super::input::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
-    let bindings = journal::read_lines(&mut BufReader::new(open))
+    // Of a pipe nobody knows.
+    progress.begin(Stage::ReadingLines, open.metadata().map_or(0, |about| about.len()));
+    let bindings = journal::read_lines(&mut BufReader::new(Bytes { inner: open, progress }))
         .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
-    StateFile::take(directory, tun)?.replace(&bindings)?;
+    StateFile::take(directory, tun)?.watched(progress).replace(&bindings)?;
+    drop(display);
     println!("{} bindings imported", bindings.len());
     Ok(())
 }
 
-fn verify(directory: &Path, tun: &str, config: Option<(&Path, &Config)>) -> Result<(), CliError> {
-    let Found { bindings, damage } = journal::look(directory, tun)?;
+fn verify(found: Found, directory: &Path, tun: &str, config: Option<(&Path, &Config)>) -> Result<(), CliError> {
+    let Found { bindings, damage } = found;
     let count = |state| bindings.iter().filter(|binding| binding.state == state).count();
     let contacts: usize = bindings.iter().map(|binding| binding.contacts.len()).sum();
     println!(
@@ -91,7 +102,7 @@ fn verify(directory: &Path, tun: &str, config: Option<(&Path, &Config)>) -> Resu
 
 fn list_misfits(bindings: &[StoredBinding], file: &Path, config: &Config) -> Result<(), CliError> {
     let why = |binding: &StoredBinding| config.misfit(&binding.inside, binding.virtual_ip);
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(io::stdout().lock());
     let mut misfits = 0_u64;
     for (binding, why) in bindings.iter().filter_map(|binding| Some((binding, why(binding)?))) {
         misfits += 1;
@@ -99,6 +110,39 @@ fn list_misfits(bindings: &[StoredBinding], file: &Path, config: &Config) -> Res
     }
     writeln!(out, "{misfits} bindings do not fit {}", file.display())?;
     Ok(out.flush()?)
+}
+
+/// Counts the bytes that are read.
+struct Bytes<'a, R> {
+    inner: R,
+    progress: &'a Progress,
+}
+
+impl<R: Read> Read for Bytes<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.progress.add(read as u64);
+        Ok(read)
+    }
+}
+
+/// Counts the lines that are written.
+struct Lines<'a, W> {
+    inner: W,
+    progress: &'a Progress,
+}
+
+impl<W: Write> Write for Lines<'_, W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        let lines = buffer.iter().take(written).filter(|byte| **byte == b'\n').count();
+        self.progress.add(lines as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 impl From<JournalError> for CliError {

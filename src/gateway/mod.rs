@@ -25,6 +25,7 @@ pub mod huge_pages;
 pub mod kernel;
 mod notify;
 mod parking;
+mod progress;
 mod quota;
 mod reload;
 mod restart;
@@ -36,7 +37,7 @@ use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, ControlError, Door, Listener};
 use crate::device::tun::{self, TunError};
 use crate::fastpath::{self, FastPath, FastPathError};
-use crate::journal::{Journal, JournalError, JournalSettings, Keeper, Opened, StateFile};
+use crate::journal::{Journal, JournalError, JournalSettings, Keeper, Opened, Progress, StateFile};
 use crate::nat::{BindingState, Misfit, Nat, SettingsError};
 use crate::time::Time;
 use admin::GatewayAdmin;
@@ -126,7 +127,8 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
     let plan = plan(&config);
     let _claim = Claim::take(&config.tun)?;
-    let state = StateFile::take(&config.state_dir, &config.tun)?;
+    let progress = Progress::default();
+    let state = StateFile::take(&config.state_dir, &config.tun)?.watched(&progress);
     let confinement = confinement(&config, file)?;
     let listener = Listener::bind(door(&config, confinement.clone())?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
@@ -144,7 +146,9 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         None => make_devices(&config, &names, workers, &manager)?,
     };
     let is_first = !fastpath::has_left(&config.tun).unwrap_or(true);
+    let logged = progress::Logged::start(&progress);
     let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
+    drop(logged);
     let clock = Clock::resume(&opened);
     let fast = fast::start(&config, clock.now()).inspect_err(|_| {
         if is_first {

@@ -22,6 +22,7 @@ mod keeper;
 mod lines;
 mod moment;
 mod open;
+mod progress;
 mod row;
 mod store;
 mod tail;
@@ -30,6 +31,7 @@ pub use keeper::Keeper;
 pub use lines::{LineError, read as read_lines, write as write_lines};
 pub use moment::{Moment, Reading};
 pub use open::{Found, Opened, StateFile, look};
+pub use progress::{Progress, Stage};
 
 use crate::nat::{Nat, Receipt, Restored, StoredBinding};
 use crate::time::Time;

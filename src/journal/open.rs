@@ -3,6 +3,7 @@
 use super::JournalError;
 use super::anew::finish;
 use super::moment::{Moment, Reading};
+use super::progress::{Progress, Stage};
 use super::store::{Salvaged, Store, Write, beside};
 use super::tail::torn;
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
@@ -18,6 +19,7 @@ pub const AT_ONCE: usize = 10_000;
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
+    progress: Progress,
     _lock: rustix::fd::OwnedFd,
 }
 
@@ -72,7 +74,7 @@ impl StateFile {
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 finish(&path).map_err(|error| failed(&path, error))?;
-                Ok(Self { path, _lock: lock })
+                Ok(Self { path, progress: Progress::default(), _lock: lock })
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse(path)),
             Err(error) => Err(failed(&lock_path, error.into())),
@@ -84,9 +86,14 @@ impl StateFile {
         state_dir.join(format!("{tun}.db"))
     }
 
+    /// Whoever has `progress` sees how far reading and writing have come.
+    pub fn watched(self, progress: &Progress) -> Self {
+        Self { progress: progress.clone(), ..self }
+    }
+
     /// Puts `bindings` in place of all that it holds, all or none.
     pub fn replace(self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
-        Store::open(&self.path)?.replace(bindings)
+        Store::open(&self.path)?.replace(bindings, &self.progress)
     }
 
     /// Where it is.
@@ -100,7 +107,7 @@ impl StateFile {
         if let Some(torn) = torn {
             complain(&format!("{}: {torn}", self.path.display()));
         }
-        match read(&self.path) {
+        match read(&self.path, &self.progress) {
             Ok((store, bindings)) => {
                 if torn.is_some() {
                     let _ = store.empty_log(); // so that it is said once; a full disk is met later
@@ -130,11 +137,12 @@ impl StateFile {
     }
 }
 
-/// What the file of the gateway `tun` says. The gateway may be running: what it writes meanwhile is not seen.
+/// What the file of the gateway `tun` says. The gateway may be running: what it writes meanwhile is not seen. `progress`
+/// counts the bindings.
 ///
 /// # Errors
 /// [`JournalError::Missing`], [`JournalError::Damaged`], or what the system said. Nothing is set aside.
-pub fn look(state_dir: &Path, tun: &str) -> Result<Found, JournalError> {
+pub fn look(state_dir: &Path, tun: &str, progress: &Progress) -> Result<Found, JournalError> {
     let path = StateFile::path_in(state_dir, tun);
     if !path.exists() {
         return Err(JournalError::Missing(path));
@@ -146,17 +154,21 @@ pub fn look(state_dir: &Path, tun: &str) -> Result<Found, JournalError> {
     // A running gateway has looked at its log when it started, and writes it now.
     let torn = if lock.is_some() { torn(&path) } else { Ok(None) };
     let torn = torn.map_err(|error| JournalError::File { path: path.clone(), error })?;
-    let (store, mut bindings) = read(&path)?;
+    let (store, mut bindings) = read(&path, progress)?;
     let ahead = store.moment()?.map_or(0, |moment| moment.seconds_ahead());
     bindings.iter_mut().for_each(|binding| binding.shift(ahead));
     store.leave_log();
     Ok(Found { bindings, damage: torn.map(|torn| JournalError::Damaged { path, what: torn.to_string() }) })
 }
 
-fn read(path: &Path) -> Result<(Store, Vec<StoredBinding>), JournalError> {
+fn read(path: &Path, progress: &Progress) -> Result<(Store, Vec<StoredBinding>), JournalError> {
     let store = Store::open(path)?;
+    progress.begin(Stage::Reading, store.count());
     let mut bindings = Vec::new();
-    store.load(|binding| bindings.push(binding))?;
+    store.load(|binding| {
+        progress.add(1);
+        bindings.push(binding);
+    })?;
     Ok((store, bindings))
 }
 
@@ -189,9 +201,10 @@ fn salvage(path: &Path) -> (Vec<StoredBinding>, Option<Moment>, Salvaged) {
 
 impl Store {
     /// Puts `bindings`, with times of the wall clock, in place of all rows, in one transaction.
-    fn replace(&mut self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
+    fn replace(&mut self, bindings: &[StoredBinding], progress: &Progress) -> Result<(), JournalError> {
         let (writes, contacts) = whole(bindings);
-        self.rewrite(&writes, &contacts)
+        progress.begin(Stage::Writing, (writes.len() + contacts.len()) as u64);
+        self.rewrite(&writes, &contacts, progress)
     }
 
     /// Writes bindings with their contacts.

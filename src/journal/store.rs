@@ -5,6 +5,7 @@
 
 use super::JournalError;
 use super::moment::{Moment, Reading, millis};
+use super::progress::Progress;
 use super::row::{self, ContactRow, key};
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
 use crate::time::Time;
@@ -51,6 +52,8 @@ const LOG_TOO_LONG: u64 = 64 << 20;
 
 /// Damaged places that salvage looks around.
 const SALVAGE_TRIES: u32 = 4096;
+/// Rows that are counted as written together.
+const COUNTED: usize = 1000;
 /// A key above every address.
 const ABOVE_ALL: [u8; 17] = [0xff; 17];
 
@@ -163,6 +166,12 @@ impl Store {
 
     fn tables(&self) -> rusqlite::Result<Vec<String>> {
         tables(&self.connection)
+    }
+
+    /// How many bindings there are to read; zero if that cannot be said.
+    pub fn count(&self) -> u64 {
+        let count = self.connection.query_row("SELECT count(*) FROM bindings", [], |row| row.get::<_, i64>(0));
+        count.ok().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
     }
 
     /// Reads every binding with its contacts, in the order of the virtual IPs. Stops at the first row that is not what was
@@ -292,19 +301,40 @@ impl Store {
 
     /// Writes rows in one transaction. When this returns, the system has them.
     pub fn write(&mut self, writes: &[Write], contacts: &[ContactChange]) -> Result<(), JournalError> {
-        self.try_write(false, writes, contacts).map_err(|error| self.explain(error))
+        self.try_write(writes, contacts).map_err(|error| self.explain(error))
     }
 
     /// The same in place of all rows there are.
-    pub fn rewrite(&mut self, writes: &[Write], contacts: &[ContactChange]) -> Result<(), JournalError> {
-        self.try_write(true, writes, contacts).map_err(|error| self.explain(error))
+    pub fn rewrite(
+        &mut self,
+        writes: &[Write],
+        contacts: &[ContactChange],
+        progress: &Progress,
+    ) -> Result<(), JournalError> {
+        self.try_rewrite(writes, contacts, progress).map_err(|error| self.explain(error))
     }
 
-    fn try_write(&mut self, anew: bool, writes: &[Write], contacts: &[ContactChange]) -> rusqlite::Result<()> {
+    fn try_rewrite(
+        &mut self,
+        writes: &[Write],
+        contacts: &[ContactChange],
+        progress: &Progress,
+    ) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if anew {
-            transaction.execute_batch("DELETE FROM bindings; DELETE FROM contacts; DELETE FROM clock;")?;
+        transaction.execute_batch("DELETE FROM bindings; DELETE FROM contacts; DELETE FROM clock;")?;
+        for some in writes.chunks(COUNTED) {
+            put_bindings(&transaction, some)?;
+            progress.add(some.len() as u64);
         }
+        for some in contacts.chunks(COUNTED) {
+            put_contacts(&transaction, some)?;
+            progress.add(some.len() as u64);
+        }
+        transaction.commit()
+    }
+
+    fn try_write(&mut self, writes: &[Write], contacts: &[ContactChange]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         put_bindings(&transaction, writes)?;
         put_contacts(&transaction, contacts)?;
         transaction.commit()

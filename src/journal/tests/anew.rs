@@ -47,7 +47,7 @@ fn what_was_kept_aside_is_written_again_too() {
     failed_sync(&scene);
     scene.keep().stop();
     drop(scene);
-    let held = look(directory.path(), "kamei").unwrap().bindings;
+    let held = look(directory.path(), "kamei", &Progress::default()).unwrap().bindings;
     assert!(held.contains(&aside) && held.iter().any(|binding| binding.virtual_ip == virtual_ip), "{held:?}");
 }
 

@@ -141,7 +141,7 @@ fn bindings_and_contacts_of_a_machine_whose_clock_was_not_set_are_as_they_were_w
         let (found, moment) = run(directory.path(), again, 1, None);
         assert_eq!((found, moment.time - set.time), (before.clone(), Duration::from_secs(120)));
         // As it is shown, it was made when it was.
-        let exported = look(directory.path(), "kamei").unwrap().bindings;
+        let exported = look(directory.path(), "kamei", &Progress::default()).unwrap().bindings;
         let age = moment.reading.wall - Duration::from_secs(exported[0].created.into());
         assert!(age.abs_diff(moment.time - Time::from_secs(before[0].created.into())) < Duration::from_secs(2));
         // It is started again, and the clock is as wrong as at first.

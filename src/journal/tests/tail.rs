@@ -36,7 +36,7 @@ fn damage_in_the_middle_of_the_log_is_said_once() {
     let middle = 32 + (length(directory.path()) - 32) / FRAME / 2 * FRAME;
     flip(directory.path(), middle + 100);
     for _ in 0..2 {
-        let found = look(directory.path(), "kamei").unwrap();
+        let found = look(directory.path(), "kamei", &Progress::default()).unwrap();
         let said = found.damage.expect("to look takes nothing away").to_string();
         assert!(said.contains("commits of its log cannot be read and are lost"), "{said}");
         assert!((1..40).contains(&found.bindings.len()));
@@ -61,7 +61,7 @@ fn a_last_commit_that_was_cut_off_is_no_damage() {
     let log = std::fs::OpenOptions::new().write(true).open(directory.path().join("kamei.db-wal")).unwrap();
     for cut in [1, 4096, 4097, FRAME, FRAME + 1] {
         log.set_len(length(directory.path()) - cut).unwrap();
-        assert!(look(directory.path(), "kamei").unwrap().damage.is_none(), "{cut}");
+        assert!(look(directory.path(), "kamei", &Progress::default()).unwrap().damage.is_none(), "{cut}");
     }
     assert_eq!(Scene::on(directory.path()).said, [""; 0]);
 }
