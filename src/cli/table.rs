@@ -131,6 +131,6 @@ mod tests {
             table.write(false, &mut text).unwrap();
             String::from_utf8(text).unwrap().lines().map(str::len).max().unwrap()
         };
-        assert_eq!([18, 17, 15, 14, 3].map(width), [18, 15, 15, 6, 6]);
+        assert_eq!([20, 19, 15, 14, 3].map(width), [20, 15, 15, 6, 6]);
     }
 }

@@ -117,7 +117,7 @@ fn a_screen_of_200_by_60_cuts_no_word() {
             terminal: "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap(),
             virtual_ip: format!("2001:db8:ffff:ffff:ffff:ffff:ffff:fff{number}").parse().unwrap(),
             state: if number == 3 { BindingState::Quarantined } else { BindingState::Active },
-            pool: "for the bank, which has many branches".into(),
+            pool: "the bank and its branches".into(),
             ..binding(number, 3)
         })
         .collect();
@@ -127,7 +127,7 @@ fn a_screen_of_200_by_60_cuts_no_word() {
     assert!(text.lines().all(|line| line.chars().count() <= 200));
     assert!(!text.contains('…'), "{text}");
     let row = text.lines().find(|line| line.contains("quarantined  ")).unwrap();
-    assert!(row.ends_with("for the bank, which has many branches") && row.contains("3m 0s"), "{row}");
+    assert!(row.ends_with("the bank and its branches") && row.contains("3m 0s"), "{row}");
     for name in ["LEFT", "OUT bit/s", "OUT/s", "BYTES", "CALLBACKS", "CONTACTS", "IDLE", "POOL"] {
         assert!(text.contains(name), "{name} in\n{text}");
     }
