@@ -23,7 +23,7 @@ mod why;
 
 use crate::control::{Client, ClientError, ExplainRequest, LockFile, Status};
 use crate::fastpath;
-use crate::nat::Named;
+use crate::nat::{BindingState, Named};
 use crate::wire::protocol;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -233,8 +233,11 @@ fn clear<'a>(client: &Client, note: &Path, interfaces: impl Iterator<Item = &'a 
     {
         let named = Named { address: note.terminal, inside: None };
         // Where a host has taken the address since, it has called others as well.
-        if client.show(&named).is_ok_and(|found| found.len() == 1 && found.iter().all(|binding| binding.contacts <= 1))
-        {
+        let is_ours = client.show(&named).is_ok_and(|found| {
+            let mut live = found.iter().filter(|binding| binding.state != BindingState::Quarantined);
+            live.next().is_some_and(|binding| binding.contacts <= 1) && live.next().is_none()
+        });
+        if is_ours {
             let _ = client.release(&named);
         }
     }

@@ -385,14 +385,15 @@ fn exchange(
     })
 }
 
-/// The binding that the call has made; its record may take a moment.
+/// The binding that the call has made, beside what may be left of one that has ended.
 fn binding(scene: &Scene<'_>, cast: &Cast) -> Option<BindingView> {
-    scene.client.show(&named(cast)).ok().and_then(|found| found.into_iter().next())
+    let found = scene.client.show(&named(cast)).ok()?;
+    found.into_iter().find(|binding| binding.state != BindingState::Quarantined)
 }
 
 fn release(scene: &Scene<'_>, cast: &Cast) -> Result<Option<BindingView>, crate::control::ClientError> {
     match binding(scene, cast) {
-        Some(_) => Ok(scene.client.release(&named(cast))?.into_iter().next()),
+        Some(binding) => scene.client.release(&named(cast)).map(|_| Some(binding)),
         None => Ok(None),
     }
 }
