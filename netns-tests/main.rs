@@ -28,6 +28,7 @@ mod foremost;
 mod fragments;
 mod ftp;
 mod handover;
+mod history;
 mod icmp;
 mod interfaces;
 mod ledger;

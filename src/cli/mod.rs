@@ -14,6 +14,7 @@ mod doctor;
 mod explain;
 mod gateway;
 mod generate;
+mod history;
 mod input;
 mod logging;
 mod progress;
@@ -60,6 +61,8 @@ enum Command {
     Check(check::Arguments),
     /// List, show, pin and release bindings
     Bindings(bindings::Arguments),
+    /// Say who had a virtual IP at a time, or what happened to bindings (as root)
+    History(history::Arguments),
     /// Have the gateway read its configuration anew and change over to it, at once or not at all; as SIGHUP does
     Reload(reload::Arguments),
     /// Say how the gateway is
@@ -145,6 +148,12 @@ enum CliError {
     /// `kamei test` could not begin.
     #[error(transparent)]
     Test(TestError),
+    /// What is asked of the history makes no sense.
+    #[error("{0}")]
+    Question(String),
+    /// There is no history to read.
+    #[error("{0}")]
+    NoHistory(String),
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(&'static str),
@@ -166,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Gateway(arguments) => gateway::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bindings(arguments) => bindings::run(arguments),
+        Command::History(arguments) => history::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
@@ -228,6 +238,7 @@ impl CliError {
             | CliError::Start { .. }
             | CliError::File { .. }
             | CliError::Import { .. }
+            | CliError::Question(_)
             | CliError::Usage(_)
             | CliError::Test(TestError::NoInside { .. }) => 2,
             CliError::Gateway(error) if error.is_final() => 5,
@@ -235,6 +246,7 @@ impl CliError {
             | CliError::Kernel(_)
             | CliError::Log(_)
             | CliError::Output(_)
+            | CliError::NoHistory(_)
             | CliError::Unfit(_)
             | CliError::Stopped(_)
             | CliError::Test(_) => 1,

@@ -3,6 +3,7 @@
 use super::progress::Display;
 use super::{CliError, gateway};
 use crate::config::{Config, DEFAULT_STATE_DIR, DEFAULT_TUN};
+use crate::gateway::clock;
 use crate::journal::{self, Found, JournalError, Progress, Stage, StateFile};
 use crate::nat::{BindingState, StoredBinding};
 use clap::{Args, Subcommand};
@@ -76,8 +77,16 @@ fn import(directory: &Path, tun: &str, file: &Path, display: Display, progress: 
     progress.begin(Stage::ReadingLines, open.metadata().map_or(0, |about| about.len()));
     let bindings = journal::read_lines(&mut BufReader::new(Bytes { inner: open, progress }))
         .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
-    StateFile::take(directory, tun)?.watched(progress).replace(&bindings)?;
+    let state = StateFile::take(directory, tun)?;
+    let path = state.path().to_owned();
+    // What can be read of it: it is about to be replaced.
+    let before = journal::look_at(&path, progress).unwrap_or_default();
+    state.watched(progress).replace(&bindings)?;
     drop(display);
+    let user = rustix::process::getuid().as_raw();
+    if let Err(error) = journal::history::note_import(&path, &before, &bindings, clock::reading(), user) {
+        log::warn!("the history does not know of it: {error}");
+    }
     println!("{} bindings imported", bindings.len());
     Ok(())
 }

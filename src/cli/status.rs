@@ -4,6 +4,7 @@ use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, GatewayStatus, RealmStatus, Status};
 use crate::fastpath;
+use crate::journal::history::HistoryStatus;
 use crate::nat::{DropReason, PoolView};
 use anstyle::AnsiColor;
 use clap::Args;
@@ -86,6 +87,7 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {
         out,
         "bindings   {active} active, {dormant} dormant, {quarantined} quarantined; {created} made since the start\n"
     )?;
+    say_history(&gateway.history, out)?;
     if let Some(why) = &gateway.state_file.failing {
         let failing = show::paint("cannot be written", AnsiColor::Red);
         writeln!(out, "state file {failing}: {why}\n")?;
@@ -137,6 +139,19 @@ fn insides(gateway: &GatewayStatus) -> String {
     }
     let named = |realm: &RealmStatus| format!("{} ({})", realm.interfaces.join(", "), realm.name);
     gateway.realms.iter().map(named).collect::<Vec<_>>().join(", ")
+}
+
+/// Said where somebody should know of it.
+fn say_history(history: &HistoryStatus, out: &mut dyn Write) -> std::io::Result<()> {
+    if let Some(why) = &history.failing {
+        writeln!(out, "history    {}: {why}\n", show::paint("cannot be written", AnsiColor::Red))?;
+    }
+    if history.removed > 0 || history.lost > 0 {
+        let [entries, most, removed, lost] =
+            [history.entries, history.most, history.removed, history.lost].map(show::count);
+        writeln!(out, "history    {entries} entries of {most}; {removed} removed, {lost} missing\n")?;
+    }
+    Ok(())
 }
 
 /// Addresses of pools that other hosts have.

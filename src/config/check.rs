@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, InsideDraft, Located, PinDraft, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
-use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, Inside, Pinning};
+use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, HistorySettings, Inside, Pinning};
 use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
 use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
@@ -43,6 +43,14 @@ const UNANSWERED: u32 = 16_384;
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest: more would be asking to lose bindings.
 const LONGEST_SYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the history is kept unless told otherwise, and what can be asked for.
+const HISTORY: Duration = Duration::from_secs(180 * 86_400);
+const LEAST_HISTORY: Duration = Duration::from_secs(3600);
+const MOST_HISTORY: Duration = Duration::from_secs(3650 * 86_400);
+/// Entries of the history unless told otherwise (some 200 MB), and what can be asked for.
+const ENTRIES: u32 = 1_000_000;
+const LEAST_ENTRIES: i64 = 1000;
+const MOST_ENTRIES: i64 = 1_000_000_000;
 /// Name of the inside realm that was not given one.
 const INSIDE: &str = "inside";
 /// The longest name of an inside realm.
@@ -95,6 +103,7 @@ impl Draft {
             problems.add(given.place, Wrong::SocketPath(given.value.clone()));
         }
         let sync_interval = self.sync_interval(&mut problems);
+        let history = self.history(&mut problems);
         problems.0.sort_by_key(|problem| problem.place);
         if !problems.0.is_empty() {
             return Err(problems.0);
@@ -124,6 +133,7 @@ impl Draft {
             durability: self.durability.unwrap_or_default(),
             when_disk_fails: self.when_disk_fails.unwrap_or_default(),
             sync_interval,
+            history,
             workers,
             busy_poll: busy_poll.unwrap_or_default(),
             pin: pin.unwrap_or_default(),
@@ -289,6 +299,20 @@ impl Draft {
                 SYNC_INTERVAL
             }
         }
+    }
+
+    fn history(&self, problems: &mut Problems) -> Option<HistorySettings> {
+        let entries = self.number("history-entries", LEAST_ENTRIES, MOST_ENTRIES, problems).unwrap_or(ENTRIES).into();
+        let Some(text) = &self.history else { return Some(HistorySettings { keep: HISTORY, entries }) };
+        if text.value == "0" {
+            return None;
+        }
+        let sensible = |keep: &Duration| (LEAST_HISTORY..=MOST_HISTORY).contains(keep);
+        let keep = humantime::parse_duration(&text.value).ok().filter(sensible);
+        if keep.is_none() {
+            problems.add(text.place, Wrong::History(text.value.clone()));
+        }
+        keep.map(|keep| HistorySettings { keep, entries })
     }
 
     fn creation(&self, problems: &mut Problems) -> CreationLimit {

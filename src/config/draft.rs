@@ -66,6 +66,8 @@ pub struct Draft {
     pub when_disk_fails: Option<WhenDiskFails>,
     /// Time between two syncs of the state file.
     pub sync_interval: Option<Located<String>>,
+    /// How long the history is kept.
+    pub history: Option<Located<String>>,
     /// Workers.
     pub workers: Option<Located<i64>>,
     /// Time to look for packets before sleeping.
@@ -209,6 +211,7 @@ impl Draft {
             ("unanswered", file.creation.unanswered),
             ("mss", file.mss),
             ("fast-path-flows", file.fast_path_flows),
+            ("history-entries", file.history_entries),
         ];
         Self {
             inside,
@@ -231,6 +234,7 @@ impl Draft {
             durability: file.durability,
             when_disk_fails: file.when_disk_fails,
             sync_interval: file.sync_interval.map(one),
+            history: file.history.map(one),
             workers: file.workers.map(number),
             busy_poll: file.busy_poll.map(one),
             pin: file.pin.map(|value| Located { place: here(value.span()), value: value.into_inner() }),
@@ -279,6 +283,7 @@ impl Draft {
             durability: flags.durability.or(self.durability),
             when_disk_fails: flags.when_disk_fails.or(self.when_disk_fails),
             sync_interval: flags.sync_interval.or(self.sync_interval),
+            history: flags.history.or(self.history),
             workers: flags.workers.or(self.workers),
             busy_poll: flags.busy_poll.or(self.busy_poll),
             pin: flags.pin.or(self.pin),
@@ -326,6 +331,8 @@ struct File {
     durability: Option<Durability>,
     when_disk_fails: Option<WhenDiskFails>,
     sync_interval: Option<Spanned<String>>,
+    history: Option<Spanned<String>>,
+    history_entries: Option<Spanned<i64>>,
     workers: Option<Spanned<i64>>,
     busy_poll: Option<Spanned<String>>,
     pin: Option<Spanned<PinDraft>>,

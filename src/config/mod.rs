@@ -76,6 +76,8 @@ pub struct Config {
     pub when_disk_fails: WhenDiskFails,
     /// Time between two syncs of the state file: what a power cut can cost at most.
     pub sync_interval: Duration,
+    /// How much is kept of who had which virtual IP when; `None`: nothing.
+    pub history: Option<HistorySettings>,
     /// Worker threads; one a core if not given.
     pub workers: Option<NonZeroUsize>,
     /// How long a worker goes on looking for packets before it sleeps; zero: not at all.
@@ -96,6 +98,15 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Whether packets of known flows are translated in the kernel.
     pub fast_path: FastPath,
+}
+
+/// How much of the history is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistorySettings {
+    /// How long entries are kept.
+    pub keep: Duration,
+    /// How many are kept at most.
+    pub entries: u64,
 }
 
 /// Whether and how packets of known flows are translated in the kernel.

@@ -190,6 +190,9 @@ pub enum Wrong {
     /// A sync interval that makes no sense.
     #[error("sync-interval '{0}' is not a time from 1ms to 60s, such as 100ms")]
     SyncInterval(String),
+    /// A time that no history is kept for.
+    #[error("history '{0}' is not a time from 1h to 3650d, such as 180d, or 0 for none")]
+    History(String),
     /// A time that is too short.
     #[error("{key} is {value}, but at least {least} is needed ({source_})")]
     TooShort {

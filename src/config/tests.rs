@@ -100,6 +100,8 @@ fn every_kind_of_nonsense_has_its_line() {
             "line 7: workers: takes a whole number, not \"two\"; for example: workers = 2",
         ),
         ("workers = 2", "sync-interval = \"2h\"", "line 7: sync-interval '2h' is not a time from 1ms to 60s"),
+        ("workers = 2", "history = \"ever\"", "line 7: history 'ever' is not a time from 1h to 3650d"),
+        ("workers = 2", "history-entries = 5", "line 7: history-entries is 5; it must be from 1000 to 1000000000"),
         (
             "workers = 2",
             "durability = \"hope\"",

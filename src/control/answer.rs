@@ -60,13 +60,14 @@ impl From<AdminError> for Refusal {
     }
 }
 
-/// Carries a request out. `progress` counts the pieces of the answer that the caller has taken.
+/// Carries a request of `user` out. `progress` counts the pieces of the answer that the caller has taken.
 pub async fn answer(
     query: Query,
     body: Incoming,
     admin: &Arc<dyn Admin>,
     progress: &Arc<AtomicU64>,
     patience: &Patience,
+    user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
     match query {
         Query::Status => {
@@ -82,6 +83,12 @@ pub async fn answer(
             let mut explanation = admin.nat().explain(&question, admin.now());
             explanation.binding = explanation.binding.map(|binding| binding.shown(admin.moment().seconds_ahead()));
             json(&explanation)
+        }
+        Query::History(question) => {
+            let admin = Arc::clone(admin);
+            let done = tokio::task::spawn_blocking(move || admin.history(&question)).await;
+            let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
+            json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
         }
         Query::List(filter, order) => {
             has_pool(&filter, &admin.nat())?;
@@ -99,7 +106,7 @@ pub async fn answer(
             })?;
             settle(admin).await;
             let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, force, admin.now())?;
-            tell(events, admin).await?;
+            tell(events, admin, user).await?;
             json(&binding.shown(admin.moment().seconds_ahead()))
         }
         Query::SetCallback(which) => {
@@ -110,7 +117,7 @@ pub async fn answer(
             let policy =
                 callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
             let bindings = admin.nat().set_callback(&which, policy.as_ref(), admin.now())?;
-            record(bindings.iter().map(|binding| binding.virtual_ip).collect(), admin).await?;
+            record(bindings.iter().map(|binding| binding.virtual_ip).collect(), admin, user).await?;
             shown(bindings, admin)
         }
         Query::Reload { dry_run } => {
@@ -122,14 +129,14 @@ pub async fn answer(
         Query::ReleaseAll { filter, dry_run } => {
             has_pool(&filter, &admin.nat())?;
             let admin = Arc::clone(admin);
-            let done = tokio::task::spawn_blocking(move || release_all(&filter, dry_run, &*admin)).await;
+            let done = tokio::task::spawn_blocking(move || release_all(&filter, dry_run, &*admin, user)).await;
             let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
             json(&done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))?)
         }
         Query::Release(address) => {
             settle(admin).await;
             let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
-            tell(events, admin).await?;
+            tell(events, admin, user).await?;
             shown(bindings, admin)
         }
     }
@@ -159,17 +166,17 @@ async fn settle(admin: &Arc<dyn Admin>) {
 }
 
 /// Changes are on disk before they are answered.
-async fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>) -> Result<(), Refusal> {
+async fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
     let virtual_ips = events.iter().map(|event| event.virtual_ip.into()).collect();
     for event in events {
         admin.changed(event);
     }
-    record(virtual_ips, admin).await
+    record(virtual_ips, admin, user).await
 }
 
-async fn record(virtual_ips: Vec<IpAddr>, admin: &Arc<dyn Admin>) -> Result<(), Refusal> {
+async fn record(virtual_ips: Vec<IpAddr>, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
     let admin = Arc::clone(admin);
-    let done = tokio::task::spawn_blocking(move || admin.record(&virtual_ips)).await;
+    let done = tokio::task::spawn_blocking(move || admin.record(&virtual_ips, user)).await;
     let done = done.unwrap_or_else(|_| Err("done, but the gateway is stopping".to_owned()));
     done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
 }
@@ -308,7 +315,7 @@ fn each_in_order(
 }
 
 /// Releases what the filter lets pass, some at a time, so that others come to their turn between; or only counts it.
-fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin) -> Result<ReleasedAll, String> {
+fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin, user: u32) -> Result<ReleasedAll, String> {
     admin.settle();
     let most = filter.limit.unwrap_or(u64::MAX);
     let mut bindings = 0;
@@ -335,7 +342,7 @@ fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin) -> Result<Rele
         if virtual_ips.is_empty() {
             return Ok(ReleasedAll { bindings, released: !dry_run });
         }
-        admin.record(&virtual_ips)?;
+        admin.record(&virtual_ips, user)?;
     }
 }
 

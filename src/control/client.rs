@@ -1,7 +1,8 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{ExplainRequest, Failure, Order, Pin, Policy, ReleasedAll, Reloaded, Status, Watch};
+use super::{ExplainRequest, Failure, Order, Pin, Policy, ReleasedAll, Reloaded, Status, Watch, history};
+use crate::journal::history::{HistoryAnswer, HistoryQuestion};
 use crate::nat::{BindingView, Explanation, Named};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -186,6 +187,16 @@ impl Client {
     /// The same, read.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ClientError> {
         serde_json::from_slice(&self.explain_text(request)?).map_err(|error| self.garbled(error))
+    }
+
+    /// Who had which virtual IP when, as the gateway says it.
+    pub fn history_text(&self, question: &HistoryQuestion) -> Result<Vec<u8>, ClientError> {
+        self.text(Method::GET, &format!("/v1/history{}", history::to_query(question)), None)
+    }
+
+    /// The same, read.
+    pub fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, ClientError> {
+        serde_json::from_slice(&self.history_text(question)?).map_err(|error| self.garbled(error))
     }
 
     fn watch(

@@ -83,6 +83,17 @@ impl Metrics {
         to.counter("journal_commits", "Commits to the state file", None, [([], journal.commits)])?;
         let failing = [([], u64::from(journal.failing.is_some()))];
         to.gauge("journal_failing", "1 while nothing can be written to the state file, else 0", None, failing)?;
+        let history = &gateway.history;
+        to.gauge("history_entries", "Entries of the history", None, [([], history.entries)])?;
+        to.counter(
+            "history_removed",
+            "Entries removed from the history: too old or too many",
+            None,
+            [([], history.removed)],
+        )?;
+        to.counter("history_lost", "Changes of bindings that are not in the history", None, [([], history.lost)])?;
+        let failing = [([], u64::from(history.failing.is_some()))];
+        to.gauge("history_failing", "1 while nothing can be written to the history, else 0", None, failing)?;
         self.tell_workers(to)
     }
 

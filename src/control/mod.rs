@@ -8,6 +8,7 @@
 //! | `GET /v1/trace?terminal=ADDRESS&peer=ADDRESS&drops=true&count=N` | a [`Line`] for each packet, as long as the caller listens |
 //! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
 //! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
+//! | `GET /v1/history?virtual-ip=ADDRESS&terminal=ADDRESS&at=TIME&since=TIME&until=TIME&before=ID&limit=N` | [`HistoryAnswer`]: who had a virtual IP at a time, or what happened; for root alone |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings?sort=bytes&reverse&…` | the same in another order ([`Sort`]): the first [`MOST_SORTED`] at most |
 //! | `GET /v1/bindings/ADDRESS?contacts=N` | array: the bindings with this terminal or virtual IP, with who may call and the N contacts called last (1,000) |
@@ -25,6 +26,7 @@
 mod answer;
 mod client;
 mod explain;
+mod history;
 mod lock;
 mod metrics;
 mod order;
@@ -48,6 +50,7 @@ pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
 
+use crate::journal::history::{HistoryAnswer, HistoryQuestion, HistoryStatus};
 use crate::journal::{JournalStatus, Moment};
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
@@ -74,7 +77,10 @@ pub trait Admin: Send + Sync + 'static {
     /// A binding was changed by hand.
     fn changed(&self, event: Event);
     /// Has the present state of bindings put on disk; takes a moment. The error says that they are changed, but not there.
-    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String>;
+    /// `user` is who changed them.
+    fn record(&self, virtual_ips: &[IpAddr], user: u32) -> Result<(), String>;
+    /// Who had which virtual IP when. The error says why that cannot be told. May take a moment.
+    fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String>;
     /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line
     /// or more; nothing has changed then. May take a moment.
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String>;
@@ -109,6 +115,9 @@ pub struct GatewayStatus {
     /// The file that the bindings are recorded in.
     #[serde(default)]
     pub state_file: JournalStatus,
+    /// What is kept of who had which virtual IP when.
+    #[serde(default)]
+    pub history: HistoryStatus,
     /// Offloads that the kernel granted.
     pub offload: String,
     /// Super-packets read.

@@ -34,6 +34,14 @@ pub fn access(stream: &UnixStream, readers: Option<u32>) -> io::Result<Access> {
     Ok(if reads { Access::Look } else { Access::Nothing })
 }
 
+/// Whose number stands for a caller that the kernel does not name.
+pub const NOBODY: u32 = u32::MAX;
+
+/// The number of the user who made this connection.
+pub fn user(stream: &UnixStream) -> u32 {
+    stream.peer_cred().map_or(NOBODY, |caller| caller.uid())
+}
+
 /// The number of a group, by its name in /etc/group or by itself.
 ///
 /// # Errors

@@ -2,8 +2,10 @@
 
 use super::answer::Refusal;
 use super::explain::ExplainRequest;
+use super::history;
 use super::order::{Order, Sort};
 use super::watch::Watch;
+use crate::journal::history::HistoryQuestion;
 use crate::nat::{BindingState, BindingView, Named, ParseNamedError};
 use crate::time::Time;
 use hyper::{Method, StatusCode};
@@ -29,6 +31,8 @@ pub enum Query {
     Capture(Watch),
     /// `GET /v1/explain`
     Explain(ExplainRequest),
+    /// `GET /v1/history`
+    History(HistoryQuestion),
     /// `GET /v1/bindings`
     List(Filter, Option<Order>),
     /// `GET /v1/bindings/ADDRESS`
@@ -90,7 +94,8 @@ impl Query {
                 _ => Err(wrong_method("POST")),
             };
         }
-        let takes_parameters = matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/explain");
+        let takes_parameters =
+            matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/explain" | "/v1/history");
         let looks_at_one = path.starts_with("/v1/bindings/") && method == Method::GET;
         if !takes_parameters && !looks_at_one && query.is_some_and(|query| !query.is_empty()) {
             return Err(bad(format!("{path} takes no parameters")));
@@ -101,6 +106,7 @@ impl Query {
             "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
             "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
             "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
+            "/v1/history" => get(Self::History(history::parse(query.unwrap_or_default())?)),
             "/v1/bindings" => match *method {
                 Method::GET => list(query.unwrap_or_default()),
                 Method::DELETE => release_all(query.unwrap_or_default()),
@@ -108,7 +114,7 @@ impl Query {
             },
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/explain, /v1/bindings, \
+                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/explain, /v1/history, /v1/bindings, \
                                          /v1/bindings/ADDRESS and /v1/reload";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {PATHS}")));
                 };
@@ -241,6 +247,11 @@ pub fn name(state: BindingState) -> &'static str {
         BindingState::Dormant => "dormant",
         BindingState::Quarantined => "quarantined",
     }
+}
+
+/// Whether the answer is who had which virtual IP in the past.
+pub fn shows_history(path: &str) -> bool {
+    decode(path).is_none_or(|path| path == "/v1/history")
 }
 
 /// Whether the answer would be other people's packets.

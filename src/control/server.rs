@@ -188,11 +188,12 @@ async fn serve(
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let access = access(&stream, readers);
+                    let user = peer::user(&stream);
                     let places = if access == Access::All { &of_root } else { &of_readers };
                     let (admin, places) = (Arc::clone(&admin), Arc::clone(places));
                     tokio::spawn(async move {
                         match places.enter(patience.head).await {
-                            Some(place) => converse(stream, access, &place, admin, patience).await,
+                            Some(place) => converse(stream, (access, user), &place, admin, patience).await,
                             // As far as it goes: who does not take it is no worse off.
                             None => drop(stream.try_write(BUSY)),
                         }
@@ -233,7 +234,7 @@ async fn serve_metrics(
                 let (admin, places) = (Arc::clone(&admin), Arc::clone(&places));
                 tokio::spawn(async move {
                     if let Some(place) = places.enter(patience.head).await {
-                        converse(stream, Access::Metrics, &place, admin, patience).await;
+                        converse(stream, (Access::Metrics, peer::NOBODY), &place, admin, patience).await;
                     }
                 });
             }
@@ -279,7 +280,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// One connection, one request.
-async fn converse<S>(stream: S, access: Access, place: &Place, admin: Known, patience: Patience)
+async fn converse<S>(stream: S, (access, user): (Access, u32), place: &Place, admin: Known, patience: Patience)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -292,7 +293,12 @@ where
                 (Access::Look, _) if query::shows_packets(request.uri().path()) => {
                     Err(forbidden("packets are shown to root alone"))
                 }
-                (Access::All, _) | (Access::Look, &Method::GET) => handle(request, &admin, &progress, &patience).await,
+                (Access::Look, _) if query::shows_history(request.uri().path()) => {
+                    Err(forbidden("the history is shown to root alone"))
+                }
+                (Access::All, _) | (Access::Look, &Method::GET) => {
+                    handle(request, &admin, &progress, &patience, user).await
+                }
                 (Access::Look, _) => Err(forbidden("members of the control group may look, not change; ask as root")),
                 (Access::Metrics, _) => scrape(&request, &admin).await,
                 (Access::Nothing, _) => Err(forbidden("only root and the gateway's own user may ask")),
@@ -344,10 +350,11 @@ async fn handle(
     admin: &Known,
     progress: &Arc<AtomicU64>,
     patience: &Patience,
+    user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.method, head.uri.path(), head.uri.query())?;
-    answer::answer(query, body, ready(admin)?, progress, patience).await
+    answer::answer(query, body, ready(admin)?, progress, patience, user).await
 }
 
 /// Ends when nothing has moved for a while.

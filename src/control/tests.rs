@@ -65,7 +65,11 @@ impl Admin for Stub {
         self.events.lock().push(event.kind);
     }
 
-    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
+    fn history(&self, _: &HistoryQuestion) -> Result<HistoryAnswer, String> {
+        Err("none is kept".to_owned())
+    }
+
+    fn record(&self, virtual_ips: &[IpAddr], _: u32) -> Result<(), String> {
         self.recorded.lock().extend(virtual_ips);
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
 use crate::control::{Admin, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
+use crate::journal::history::{By, HistoryAnswer, HistoryQuestion};
 use crate::journal::{Journal, Moment};
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
@@ -68,8 +69,12 @@ impl Admin for GatewayAdmin {
         self.log.lock().write(&self.nat(), event, self.clock.now());
     }
 
-    fn record(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
-        self.journal.record_and_sync(virtual_ips)
+    fn record(&self, virtual_ips: &[IpAddr], user: u32) -> Result<(), String> {
+        self.journal.record_and_sync(virtual_ips, By::Operator(user))
+    }
+
+    fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String> {
+        self.journal.history(question)
     }
 
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
@@ -89,6 +94,7 @@ impl Admin for GatewayAdmin {
             devices: queue_full(&self.devices),
             events_waiting: self.events.len(),
             state_file: self.journal.status(),
+            history: self.journal.history_status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
             fast_path,
             occupied: self.neighbours.occupied().into_iter().map(status_of).collect(),

@@ -38,6 +38,11 @@ impl Clock {
     }
 }
 
+/// What the machine's clocks say.
+pub fn reading() -> Reading {
+    read(boot())
+}
+
 fn read(boot: u128) -> Reading {
     let since_boot = clock_gettime(ClockId::Boottime);
     Reading {

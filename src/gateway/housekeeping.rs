@@ -12,6 +12,7 @@ use super::worker::Shared;
 use crate::config::Config;
 use crate::fastpath::FastPath;
 use crate::journal::Journal;
+use crate::journal::history::By;
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
 use crossbeam_channel::{Receiver, select};
@@ -140,7 +141,7 @@ impl Housekeeping {
             if event.kind == EventKind::Released {
                 self.neighbours.withdraw(event.virtual_ip.into());
             }
-            self.journal.mark(event.virtual_ip.into());
+            self.journal.mark(event.virtual_ip.into(), By::Itself);
             log.write(&self.nat, event, now);
         });
         log.beat(now, self.shared.events_lost.swap(0, Ordering::Relaxed));

@@ -261,9 +261,10 @@ fn restore(
         durability: config.durability,
         when_disk_fails: config.when_disk_fails,
         sync_interval: config.sync_interval,
+        history: config.history,
     };
     let now = clock.now();
-    let (journal, restored) = Journal::start(opened, Arc::clone(nat), settings, now);
+    let (journal, restored) = Journal::start(opened, Arc::clone(nat), settings, move || clock.moment());
     announce(nat, &kernel.neighbours(), now);
     if restored.kept > 0 {
         log::info!("{} bindings restored in {} ms", restored.kept, clock.uptime().as_millis());

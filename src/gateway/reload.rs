@@ -11,7 +11,8 @@ use super::{GatewayError, plan, restart, settings, tell_surroundings};
 use crate::config::Config;
 use crate::control::Reloaded;
 use crate::journal::JournalError;
-use crate::nat::{BindingState, Event, Nat, Settings, SettingsError, StoredBinding};
+use crate::journal::history::By;
+use crate::nat::{BindingState, BindingView, Event, Nat, Settings, SettingsError, StoredBinding};
 use crate::time::Time;
 use crossbeam_channel::Sender;
 use parking_lot::RwLock;
@@ -102,7 +103,7 @@ impl Housekeeping {
             return Ok(reloaded);
         }
         let aside = if config.pools == self.config.pools { Vec::new() } else { self.journal.kept_aside()? };
-        self.change_over(config, &plan, settings, aside, &mut reloaded)?;
+        self.change_over(config, &plan, settings, aside, By::Reload, &mut reloaded)?;
         reloaded.applied = true;
         Ok(reloaded)
     }
@@ -160,7 +161,7 @@ impl Housekeeping {
         let ended = self.nat.set_aside(&addresses, now);
         drop(live);
         let lost: BTreeSet<IpAddr> = ended.iter().map(|event| event.virtual_ip.into()).collect();
-        self.have_ended(ended, now);
+        self.have_ended(ended, now, By::Occupied);
         let new = hosts.iter().filter(|(address, _)| !self.occupied.contains_key(address) || lost.contains(address));
         say_each(&mut self.said_one_by_one, log::Level::Warn, new, |(address, host)| {
             let lost = if lost.contains(address) { "; who had it gets another" } else { "" };
@@ -174,10 +175,10 @@ impl Housekeeping {
     }
 
     /// Bindings have ended outside the common run of things.
-    fn have_ended(&self, ended: Vec<Event>, now: Time) {
+    fn have_ended(&self, ended: Vec<Event>, now: Time, by: By) {
         for event in ended {
             self.neighbours.withdraw(event.virtual_ip.into());
-            self.journal.mark(event.virtual_ip.into());
+            self.journal.mark(event.virtual_ip.into(), by);
             self.log.lock().write(&self.nat, event, now);
         }
     }
@@ -188,7 +189,7 @@ impl Housekeeping {
         let settings = settings::settings(&config, self.kernel.host())?;
         let aside = self.journal.kept_aside()?;
         let mut reloaded = Reloaded::default();
-        self.change_over(config, &plan, settings, aside, &mut reloaded)?;
+        self.change_over(config, &plan, settings, aside, By::Occupied, &mut reloaded)?;
         Ok(reloaded.released.iter().map(|binding| binding.virtual_ip).collect())
     }
 
@@ -198,6 +199,7 @@ impl Housekeeping {
         plan: &Plan,
         settings: Settings,
         aside: Vec<StoredBinding>,
+        by: By,
         reloaded: &mut Reloaded,
     ) -> Result<(), ReloadError> {
         let now = self.clock.now();
@@ -213,9 +215,12 @@ impl Housekeeping {
         let occupied: Vec<IpAddr> = self.occupied.keys().copied().collect();
         let moved = after.set_aside(&occupied, now);
         tell_surroundings(&after, self.kernel.host());
-        reloaded.changes.extend(self.put_back(aside, &after));
+        let (said, back) = self.put_back(aside, &after);
+        reloaded.changes.extend(said);
         // What fitted nowhere stays in the state file, for the day its pool comes back.
         self.journal.adopt(Arc::clone(&after));
+        self.journal.note_aside(reloaded.released.iter().map(BindingView::to_store), by);
+        self.journal.note(&back, by);
         self.fast.renew(super::fast::common(&config));
         super::fast::follow(&self.fast, &self.kernel);
         rest.end_with(&after);
@@ -225,25 +230,26 @@ impl Housekeeping {
             self.neighbours.withdraw(event.virtual_ip.into());
             self.log.lock().write(&before, event, now);
         }
-        self.have_ended(moved, now);
+        self.have_ended(moved, now, By::Occupied);
         self.neighbours.watch(given);
         self.config = config;
         self.reserved = settings::reserved_in_pools(&self.config, self.kernel.host());
         Ok(())
     }
 
-    /// Bindings that were kept aside are in force again if `nat` has a pool for them. Says how many.
-    fn put_back(&self, aside: Vec<StoredBinding>, nat: &Nat) -> Option<String> {
+    /// Bindings that were kept aside are in force again if `nat` has a pool for them. Says how many, and which are.
+    fn put_back(&self, aside: Vec<StoredBinding>, nat: &Nat) -> (Option<String>, Vec<IpAddr>) {
         let back: Vec<StoredBinding> =
             aside.into_iter().filter(|binding| nat.is_in_a_pool(binding.virtual_ip)).collect();
         let virtual_ips: Vec<IpAddr> = back.iter().map(|binding| binding.virtual_ip).collect();
         let restored = nat.restore(back, self.clock.now());
-        restored.changed.into_iter().for_each(|virtual_ip| self.journal.mark(virtual_ip));
+        restored.changed.into_iter().for_each(|virtual_ip| self.journal.mark(virtual_ip, By::Reload));
         let is_active = |ip: &&IpAddr| nat.stored(**ip).is_some_and(|(there, _)| there.state == BindingState::Active);
         for virtual_ip in virtual_ips.iter().filter(is_active) {
             self.neighbours.announce(*virtual_ip);
         }
-        (restored.kept > 0).then(|| format!("{} bindings that were kept aside are back", restored.kept))
+        let said = (restored.kept > 0).then(|| format!("{} bindings that were kept aside are back", restored.kept));
+        (said, virtual_ips)
     }
 }
 

@@ -139,6 +139,11 @@ impl Round {
         }
         let moment = (self.now)();
         let now = moment.time;
+        // Before the sync: who changed something by hand is told of it behind that.
+        if let Some(history) = &self.journal.history {
+            let nat = Arc::clone(&self.journal.nat.read());
+            history.turn(&nat, &moment, is_last);
+        }
         self.journal.write_marked()?;
         self.write_contacts()?;
         if now >= self.next_uses || is_last {

@@ -10,6 +10,7 @@
 //! | `lines.rs` | bindings as text, to take them elsewhere |
 //! | `keeper.rs` | the thread that syncs, and writes what can wait |
 //! | `anew.rs` | another file in place of one that a sync has failed for |
+//! | `history/` | who had which virtual IP when, in a file of its own |
 //!
 //! The table is the truth, the file follows: a change is recorded by reading what the table says *now* about a virtual IP
 //! and writing that, under one lock. So it does not matter in which order threads bring their changes.
@@ -18,6 +19,7 @@
 //! else (last use, what housekeeping changes) is marked and written by the keeper within the sync interval.
 
 mod anew;
+pub mod history;
 mod keeper;
 mod lines;
 mod moment;
@@ -30,11 +32,11 @@ mod tail;
 pub use keeper::Keeper;
 pub use lines::{LineError, read as read_lines, write as write_lines};
 pub use moment::{Moment, Reading};
-pub use open::{Found, Opened, StateFile, look};
+pub use open::{Found, Opened, StateFile, look, look_at};
 pub use progress::{Progress, Stage};
 
 use crate::nat::{Nat, Receipt, Restored, StoredBinding};
-use crate::time::Time;
+use history::{By, History, HistoryAnswer, HistoryQuestion, HistorySettings, HistoryStatus};
 use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -55,6 +57,8 @@ pub struct JournalSettings {
     pub when_disk_fails: WhenDiskFails,
     /// Time between two syncs: what a power cut can cost at most.
     pub sync_interval: Duration,
+    /// How much of the history is kept; `None`: nothing.
+    pub history: Option<HistorySettings>,
 }
 
 pub use crate::config::{Durability, WhenDiskFails};
@@ -144,6 +148,8 @@ pub struct Journal {
     is_failing: AtomicBool,
     /// A sync has failed, and all that the file holds has not been written again since.
     is_doubted: AtomicBool,
+    history: Option<History>,
+    clock: Box<dyn Fn() -> Moment + Send + Sync>,
     _file: StateFile,
 }
 
@@ -176,9 +182,24 @@ pub struct JournalStatus {
 
 impl Journal {
     /// Puts what the file says into `nat` and records from there on.
-    pub fn start(opened: Opened, nat: Arc<Nat>, settings: JournalSettings, now: Time) -> (Arc<Self>, Restored) {
+    pub fn start(
+        opened: Opened,
+        nat: Arc<Nat>,
+        settings: JournalSettings,
+        clock: impl Fn() -> Moment + Send + Sync + 'static,
+    ) -> (Arc<Self>, Restored) {
         let Opened { store, file, bindings, .. } = opened;
-        let restored = nat.restore(bindings, now);
+        let now = clock();
+        let restored = nat.restore(bindings, now.time);
+        let history = settings.history.map(|settings| History::start(file.path(), settings, &nat, &now));
+        match &history {
+            Some(history) => {
+                let misfits = restored.misfits.iter().map(|misfit| misfit.binding.clone());
+                history.note_aside(misfits, By::Start, now.time);
+                history.note(&nat, &restored.changed, By::Start, now.time);
+            }
+            None => History::remove(file.path()),
+        }
         nat.start_recording();
         let journal = Self {
             nat: RwLock::new(nat),
@@ -193,6 +214,8 @@ impl Journal {
             failing: Mutex::default(),
             is_failing: AtomicBool::new(false),
             is_doubted: AtomicBool::new(false),
+            history,
+            clock: Box::new(clock),
             _file: file,
         };
         (Arc::new(journal), restored)
@@ -210,6 +233,7 @@ impl Journal {
     /// Nothing could be written: packets of new bindings must not leave. (Where those are allowed all the same, there is no
     /// such error.)
     pub fn record(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, NotRecorded> {
+        self.note(virtual_ips, By::Itself);
         match self.write(virtual_ips) {
             Ok(recorded) => Ok(recorded),
             Err(error) => {
@@ -225,11 +249,12 @@ impl Journal {
         }
     }
 
-    /// What the administrator changed: recorded and on disk when this returns.
+    /// What the administrator changed: recorded and on disk when this returns, and in the history.
     ///
     /// # Errors
     /// What to tell them.
-    pub fn record_and_sync(&self, virtual_ips: &[IpAddr]) -> Result<(), String> {
+    pub fn record_and_sync(&self, virtual_ips: &[IpAddr], by: By) -> Result<(), String> {
+        self.note(virtual_ips, by);
         let failed = |why: &dyn std::fmt::Display| {
             format!("done, but not on disk ({why}); it will be written as soon as that is possible")
         };
@@ -248,8 +273,38 @@ impl Journal {
     }
 
     /// A binding was changed in a way that can wait.
-    pub fn mark(&self, virtual_ip: IpAddr) {
+    pub fn mark(&self, virtual_ip: IpAddr, by: By) {
+        self.note(&[virtual_ip], by);
         self.marked.lock().insert(virtual_ip);
+    }
+
+    /// Bindings are in force again as they were recorded.
+    pub fn note(&self, virtual_ips: &[IpAddr], by: By) {
+        if let Some(history) = &self.history {
+            history.note(&self.nat.read(), virtual_ips, by, (self.clock)().time);
+        }
+    }
+
+    /// Bindings are in force no more; their rows are kept.
+    pub fn note_aside(&self, bindings: impl Iterator<Item = StoredBinding>, by: By) {
+        if let Some(history) = &self.history {
+            history.note_aside(bindings, by, (self.clock)().time);
+        }
+    }
+
+    /// Who had which virtual IP when.
+    ///
+    /// # Errors
+    /// What to tell who asks.
+    pub fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String> {
+        let history = self.history.as_ref().ok_or("history = \"0\": this gateway keeps none")?;
+        let nat = Arc::clone(&self.nat.read());
+        history.ask(question, &nat, &(self.clock)())
+    }
+
+    /// How the history is.
+    pub fn history_status(&self) -> HistoryStatus {
+        self.history.as_ref().map(History::status).unwrap_or_default()
     }
 
     /// Whether the packets of a commit may leave: it is on disk, or nothing can be and that is allowed.

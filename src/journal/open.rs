@@ -161,6 +161,17 @@ pub fn look(state_dir: &Path, tun: &str, progress: &Progress) -> Result<Found, J
     Ok(Found { bindings, damage: torn.map(|torn| JournalError::Damaged { path, what: torn.to_string() }) })
 }
 
+/// The bindings of a file that nobody is using.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_at(path: &Path, progress: &Progress) -> Result<Vec<StoredBinding>, JournalError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    read(path, progress).map(|(_, bindings)| bindings)
+}
+
 fn read(path: &Path, progress: &Progress) -> Result<(Store, Vec<StoredBinding>), JournalError> {
     let store = Store::open(path)?;
     progress.begin(Stage::Reading, store.count());

@@ -3,12 +3,14 @@ use crate::nat::{
     BindingState, CallbackPolicy, CreationLimit, DropReason, Exhausted, InsideSettings, Lifetimes, PoolSettings, Realm,
     Settings, StoredBinding, StoredContact, Translator, Verdict,
 };
+use crate::time::Time;
 use crate::wire::Packet;
 use std::path::Path;
 
 mod anew;
 mod faults;
 mod moment;
+mod past;
 mod tail;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
@@ -16,6 +18,7 @@ const SETTINGS: JournalSettings = JournalSettings {
     durability: Durability::Process,
     when_disk_fails: WhenDiskFails::Refuse,
     sync_interval: Duration::from_millis(1),
+    history: Some(HistorySettings { keep: Duration::from_secs(86_400 * 180), entries: 1000 }),
 };
 
 fn nat() -> Arc<Nat> {
@@ -64,6 +67,8 @@ struct Scene {
     said: Vec<String>,
     now: Time,
     reading: Reading,
+    /// What the journal's clock says.
+    clock: Arc<Mutex<Moment>>,
 }
 
 impl Scene {
@@ -81,13 +86,29 @@ impl Scene {
     }
 
     fn try_at(directory: &Path, reading: Reading) -> Result<Self, JournalError> {
+        Self::try_with(directory, reading, SETTINGS)
+    }
+
+    fn try_with(directory: &Path, reading: Reading, settings: JournalSettings) -> Result<Self, JournalError> {
         let mut said = Vec::new();
         let state = StateFile::take(directory, "kamei")?;
         let opened = state.open(jiff::Timestamp::UNIX_EPOCH, &mut |line| said.push(line.to_owned()))?;
         let nat = nat();
         let now = opened.resumed(reading).time;
-        let (journal, restored) = Journal::start(opened, Arc::clone(&nat), SETTINGS, now);
-        Ok(Self { translator: nat.translator(), nat, journal, restored, said, now, reading })
+        let clock = Arc::new(Mutex::new(Moment { time: now, reading }));
+        let (journal, restored) = Journal::start(opened, Arc::clone(&nat), settings, {
+            let clock = Arc::clone(&clock);
+            move || *clock.lock()
+        });
+        Ok(Self { translator: nat.translator(), nat, journal, restored, said, now, reading, clock })
+    }
+
+    /// Time goes by.
+    fn pass(&mut self, time: Duration) {
+        let mut clock = self.clock.lock();
+        self.now = self.now + time;
+        (self.reading.wall, self.reading.since_boot) = (self.reading.wall + time, self.reading.since_boot + time);
+        *clock = Moment { time: self.now, reading: self.reading };
     }
 
     fn call(&mut self, terminal: u32) -> IpAddr {
@@ -161,8 +182,8 @@ fn what_can_wait_is_written_by_the_keeper() {
     let keeper = scene.keep();
     scene.nat.set_callback(&kept.into(), Some(&CallbackPolicy::Anyone), NOW).unwrap();
     scene.nat.release(gone, NOW).unwrap();
-    scene.journal.mark(kept);
-    scene.journal.mark(gone);
+    scene.journal.mark(kept, By::Itself);
+    scene.journal.mark(gone, By::Itself);
     keeper.stop();
     drop(scene);
     let after = Scene::on(directory.path()).bindings();
@@ -182,7 +203,7 @@ fn what_an_administrator_is_told_is_on_disk() {
     let keeper = scene.keep();
     let (terminal, virtual_ip) = ("10.0.0.9".parse().unwrap(), "198.18.0.9".parse().unwrap());
     scene.nat.pin(terminal, virtual_ip, NOW).unwrap();
-    scene.journal.record_and_sync(&[virtual_ip]).unwrap();
+    scene.journal.record_and_sync(&[virtual_ip], By::Operator(0)).unwrap();
     let status = scene.journal.status();
     assert!(status.commits >= 1 && status.synced >= 1 && status.failing.is_none(), "{status:?}");
     keeper.stop();

@@ -7,12 +7,13 @@ use super::settings::{CallbackPolicy, PoolKind};
 use super::slots::Slot;
 use super::table::{Found, PinError, Pinned};
 use super::verdict::{DropReason, Realm};
-use super::{Named, Nat, owner, slot_ref};
+use super::{Named, Nat, StoredBinding, owner, slot_ref};
 use crate::time::Time;
 use crate::wire::{Address, AddressRange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A binding as the administrator sees it.
@@ -72,6 +73,28 @@ pub struct BindingView {
 }
 
 impl BindingView {
+    /// As it is stored, without its contacts and its policy.
+    pub fn to_store(&self) -> StoredBinding {
+        StoredBinding {
+            inside: Arc::from(self.realm.as_str()),
+            terminal: self.terminal,
+            virtual_ip: self.virtual_ip,
+            state: self.state,
+            pinned: self.pinned,
+            answered: self.answered,
+            created: self.created.as_secs(),
+            last_used: self.last_used.as_secs(),
+            packets_out: self.packets_out,
+            packets_in: self.packets_in,
+            bytes_out: self.bytes_out,
+            bytes_in: self.bytes_in,
+            callbacks: self.callbacks,
+            ended: 0,
+            callback: None,
+            contacts: Vec::new(),
+        }
+    }
+
     /// As it is shown where the wall clock is so many seconds ahead of the times in it.
     pub fn shown(self, ahead: i64) -> Self {
         let millis = ahead.saturating_mul(1000);

@@ -191,7 +191,8 @@ impl Nat {
             *count += 1;
             let inside = || Arc::from(self.inside_name(found.slot.inside));
             let table = self.tables.get(number)?;
-            (table.usage(found.index).1.as_secs() >= since).then(|| self.to_store(number, &found, inside()))
+            (table.usage(found.index).1.as_secs().max(found.slot.ended) >= since)
+                .then(|| self.to_store(number, &found, inside()))
         })
     }
 

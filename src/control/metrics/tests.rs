@@ -4,6 +4,7 @@ use super::*;
 use crate::control::{DeviceStatus, FastPathStatus, GatewayStatus, WorkerStatus};
 use crate::fastpath::{MEANINGS, WHYS};
 use crate::journal::JournalStatus;
+use crate::journal::history::HistoryStatus;
 use crate::nat::{DropReason, PoolView, StatusView, TrafficView};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -32,6 +33,12 @@ fn status() -> Status {
         super_packets: 44,
         write_errors: 45,
         state_file: JournalStatus { commits: 46, synced: 46, failing: Some("the disk is full".into()) },
+        history: HistoryStatus {
+            entries: 52,
+            removed: 53,
+            failing: Some("the disk is full".into()),
+            ..HistoryStatus::default()
+        },
         fast_path: FastPathStatus {
             mode: "tc".into(),
             flows: 47,
@@ -96,6 +103,9 @@ fn an_independent_parser_reads_every_number() {
         ("kamei_write_errors_total", serde_json::json!({}), 45.0),
         ("kamei_journal_commits_total", serde_json::json!({}), 46.0),
         ("kamei_journal_failing", serde_json::json!({}), 1.0),
+        ("kamei_history_entries", serde_json::json!({}), 52.0),
+        ("kamei_history_removed_total", serde_json::json!({}), 53.0),
+        ("kamei_history_failing", serde_json::json!({}), 1.0),
         ("kamei_fast_path_flows", serde_json::json!({}), 47.0),
         ("kamei_fast_path_packets_total", serde_json::json!({}), 48.0),
         ("kamei_fast_path_slow_packets_total", serde_json::json!({"reason": "options"}), 50.0),

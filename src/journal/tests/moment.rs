@@ -100,7 +100,7 @@ fn run(directory: &Path, reading: Reading, minutes: u64, set: Option<Time>) -> (
     let opened = state.open(jiff::Timestamp::UNIX_EPOCH, &mut |line| panic!("{line}")).unwrap();
     let start = opened.resumed(reading);
     let nat = nat();
-    let (journal, _) = Journal::start(opened, Arc::clone(&nat), SETTINGS, start.time);
+    let (journal, _) = Journal::start(opened, Arc::clone(&nat), SETTINGS, move || start);
     let found = nat.stored_bindings().collect();
     let passed = Duration::from_secs(60 * minutes);
     let wall = set.map_or(reading.wall + passed, |set| Duration::from_millis(set.as_millis()));
