@@ -137,7 +137,7 @@ fn every_mistake_is_said_at_once() {
         "line 7: range: ",
         "line 8: draining: takes true or false, not \"no\"",
         "line 11: there is no key 'nme'",
-        "line 13: hold: takes text in quotes, not `24`; for example: hold = \"24h\"",
+        "line 13: hold: takes text in quotes, not 24; for example: hold = \"24h\"",
         "line 15: burst: takes a whole number, not ",
         "line 16: there is no key 'hold'",
     ];
@@ -418,6 +418,8 @@ fn the_example_says_of_each_key_whether_it_needs_a_restart() {
         ("durability", "\"strict\""),
         ("sync-interval", "\"1s\""),
         ("when-disk-fails", "\"allow\""),
+        ("history", "\"30d\""),
+        ("history-entries", "5000"),
         ("control", "\"/run/other.sock\""),
         ("control-group", "\"adm\""),
         ("metrics", "\"127.0.0.1:9101\""),
