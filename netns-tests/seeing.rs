@@ -170,6 +170,37 @@ fn what_is_explained_is_what_the_gateway_does() {
 }
 
 #[test]
+fn drops_are_told_by_reason_and_by_whom() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, server, stranger) = (lab.terminal(1), lab.server(1), lab.server(2));
+    let _web = Web::start(&server, 80);
+    let gateway = lab.start(1);
+    curl(&terminal, server.v4.into(), 80);
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    let nothing = gateway.ask(&format!("drops {}", stranger.v4)).ok();
+    assert!(nothing.contains(&format!("None of them is known to be of {}.", stranger.v4)), "{nothing}");
+
+    stranger.run(&format!("ping -c 3 -i 0.2 -W 1 {virtual_ip}"));
+    let row = |text: &str| {
+        let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        rows.filter(|row| row.contains("not_contacted") && row.contains(&stranger.v4.to_string())).collect::<Vec<_>>()
+    };
+    let own = format!("3 {} not_contacted {} {virtual_ip}", stranger.v4, terminal.v4);
+    for question in ["drops".to_owned(), format!("drops {}", terminal.v4), format!("drops --since-start {virtual_ip}")]
+    {
+        let told = gateway.ask(&question).ok();
+        let rows = row(&told);
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.starts_with(&own)), "{question}: {told}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&gateway.ask(&format!("drops {} --json", stranger.v4)).ok()).unwrap();
+    assert_eq!(json["peers"][0]["packets"], 3, "{json}");
+    assert_eq!(json["peers"][0]["virtual_ip"], virtual_ip.to_string(), "{json}");
+    let wrong = gateway.ask("drops me");
+    assert!(wrong.code == Some(2) && wrong.stderr.lines().count() == 1, "{}", wrong.stderr);
+}
+
+#[test]
 fn a_log_in_json_tells_a_binding_s_life_without_the_terminal_s_address() {
     let lab = Lab::new(Plan::gateways(1));
     let (terminal, server) = (lab.terminal(1), lab.server(1));

@@ -11,6 +11,7 @@ mod capture;
 mod check;
 mod cleanup;
 mod doctor;
+mod drops;
 mod explain;
 mod gateway;
 mod generate;
@@ -71,6 +72,8 @@ enum Command {
     Top(top::Arguments),
     /// Show packets as they pass: before and after, or why they are dropped
     Trace(trace::Arguments),
+    /// Say which peers and terminals dropped packets are of, and why they are dropped
+    Drops(drops::Arguments),
     /// Say what would become of a packet, and why
     Explain(explain::Arguments),
     /// Make a call and a callback through the running gateway and say where it stops (as root)
@@ -180,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Drops(arguments) => drops::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Capture(arguments) => capture::run(&arguments),

@@ -77,6 +77,11 @@ pub async fn answer(
         Query::Metrics => metrics(admin).await,
         Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress).await,
         Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress).await,
+        Query::Drops(request) => {
+            let admin = Arc::clone(admin);
+            let answer = tokio::task::spawn_blocking(move || request.answer(&*admin)).await;
+            json(&answer.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))?)
+        }
         Query::Explain(request) => {
             settle(admin).await;
             let question = request.question(&admin.nat())?;

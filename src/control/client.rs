@@ -1,7 +1,9 @@
 //! The other end: what the command line asks with.
 
 use super::query::Filter;
-use super::{ExplainRequest, Failure, Order, Pin, Policy, ReleasedAll, Reloaded, Status, Watch, history};
+use super::{
+    Drops, DropsRequest, ExplainRequest, Failure, Order, Pin, Policy, ReleasedAll, Reloaded, Status, Watch, history,
+};
 use crate::journal::history::{HistoryAnswer, HistoryQuestion};
 use crate::nat::{BindingView, Explanation, Named};
 use http_body_util::{BodyExt, Full};
@@ -177,6 +179,16 @@ impl Client {
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         self.watch(&format!("/v1/capture{}", watch.to_query()), stop, begun, each)
+    }
+
+    /// Whose the packets are that were dropped.
+    pub fn drops_text(&self, request: &DropsRequest) -> Result<Vec<u8>, ClientError> {
+        self.text(Method::GET, &format!("/v1/drops{}", request.to_query()), None)
+    }
+
+    /// The same, read.
+    pub fn drops(&self, request: &DropsRequest) -> Result<Drops, ClientError> {
+        serde_json::from_slice(&self.drops_text(request)?).map_err(|error| self.garbled(error))
     }
 
     /// What would become of a packet.

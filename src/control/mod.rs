@@ -7,6 +7,7 @@
 //! | `GET /v1/metrics` | OpenMetrics text, also on a loopback port if so configured |
 //! | `GET /v1/trace?terminal=ADDRESS&peer=ADDRESS&drops=true&count=N` | a [`Line`] for each packet, as long as the caller listens |
 //! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
+//! | `GET /v1/drops?address=ADDRESS&since-start=true&limit=N` | [`Drops`]: whose the packets are that were dropped, and why |
 //! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
 //! | `GET /v1/history?virtual-ip=ADDRESS&terminal=ADDRESS&at=TIME&since=TIME&until=TIME&before=ID&limit=N` | [`HistoryAnswer`]: who had a virtual IP at a time, or what happened; for root alone |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
@@ -25,6 +26,7 @@
 
 mod answer;
 mod client;
+mod drops;
 mod explain;
 mod history;
 mod lock;
@@ -40,6 +42,7 @@ mod tap;
 mod watch;
 
 pub use client::{Client, ClientError};
+pub use drops::{DropLine, Drops, DropsRequest, QUEUE_FULL};
 pub use explain::{ExplainRequest, protocol_number};
 pub use lock::LockFile;
 pub use order::{MOST_SORTED, Order, Sort};

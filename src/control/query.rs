@@ -1,6 +1,7 @@
 //! What a request asks for, from its method, path and query.
 
 use super::answer::Refusal;
+use super::drops::DropsRequest;
 use super::explain::ExplainRequest;
 use super::history;
 use super::order::{Order, Sort};
@@ -29,6 +30,8 @@ pub enum Query {
     Trace(Watch),
     /// `GET /v1/capture`
     Capture(Watch),
+    /// `GET /v1/drops`
+    Drops(DropsRequest),
     /// `GET /v1/explain`
     Explain(ExplainRequest),
     /// `GET /v1/history`
@@ -94,8 +97,10 @@ impl Query {
                 _ => Err(wrong_method("POST")),
             };
         }
-        let takes_parameters =
-            matches!(path.as_str(), "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/explain" | "/v1/history");
+        let takes_parameters = matches!(
+            path.as_str(),
+            "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/drops" | "/v1/explain" | "/v1/history"
+        );
         let looks_at_one = path.starts_with("/v1/bindings/") && method == Method::GET;
         if !takes_parameters && !looks_at_one && query.is_some_and(|query| !query.is_empty()) {
             return Err(bad(format!("{path} takes no parameters")));
@@ -105,6 +110,7 @@ impl Query {
             "/v1/metrics" => get(Self::Metrics),
             "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
             "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
+            "/v1/drops" => get(Self::Drops(DropsRequest::parse(query.unwrap_or_default())?)),
             "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
             "/v1/history" => get(Self::History(history::parse(query.unwrap_or_default())?)),
             "/v1/bindings" => match *method {
@@ -114,7 +120,7 @@ impl Query {
             },
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/explain, /v1/history, /v1/bindings, \
+                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/drops, /v1/explain, /v1/history, /v1/bindings, \
                                          /v1/bindings/ADDRESS and /v1/reload";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {PATHS}")));
                 };

@@ -1,11 +1,12 @@
 //! Counters of one worker. It alone writes them, so that counting needs no locked instruction; anybody may read.
 
+use super::drops::DropBook;
 use super::verdict::DropReason;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module.
 #[repr(align(128))]
-#[derive(Debug)]
 pub struct Counters {
     /// Packets and bytes from inside to outside.
     pub out: Traffic,
@@ -16,6 +17,8 @@ pub struct Counters {
     /// Bindings made.
     pub created: Counter,
     drops: [Counter; DropReason::ALL.len()],
+    /// What was dropped by whom. Only who reads takes it from the worker for a moment.
+    pub book: Option<Mutex<DropBook>>,
 }
 
 /// Packets and bytes.
@@ -44,6 +47,11 @@ impl Counter {
 }
 
 impl Counters {
+    /// With a book of what is dropped.
+    pub fn with_book(book: DropBook) -> Self {
+        Self { book: Some(Mutex::new(book)), ..Self::default() }
+    }
+
     /// The counter of a drop reason.
     pub fn drops(&self, reason: DropReason) -> &Counter {
         #[allow(clippy::indexing_slicing, reason = "the array has a place for every variant, in their order")]
@@ -67,6 +75,7 @@ impl Default for Counters {
             callbacks: Counter::default(),
             created: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
+            book: None,
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | `alg/` | applications that carry addresses in their text |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
+//! | `drops.rs` | what was dropped, and whose it was |
 //! | `offload.rs` | flows that somebody faster carries |
 //! | `icmp_error.rs`, `strangers.rs` | errors, with the packet they quote |
 //! | `succession.rs` | other settings, the same bindings |
@@ -31,6 +32,7 @@ mod callback;
 mod contacts;
 mod counters;
 mod decide;
+mod drops;
 mod event;
 mod explain;
 mod flows;
@@ -58,6 +60,7 @@ mod verdict;
 
 pub use admin::{AdminError, BindingState, BindingView, Choice, PoolView, StatusView, TrafficView};
 pub use counters::Counter;
+pub use drops::{DropRow, Dropped, End};
 pub use event::{Event, EventKind};
 pub use explain::{Explanation, Question};
 pub use flows::SlotRef;
@@ -81,6 +84,7 @@ use alg::Helpers;
 use callback::Policies;
 use contacts::{Contacts, Owner};
 use counters::Counters;
+use drops::DropBook;
 use flows::Flows;
 use ipnet::IpNet;
 use limit::Limiter;
@@ -252,10 +256,10 @@ impl Nat {
 
     /// A translator for one more worker.
     pub fn translator(self: &Arc<Self>) -> Translator {
-        let counters = Arc::new(Counters::default());
         let mut all = self.counters.lock();
+        let flows = Flows::new(&self.hash_key, all.len() as u64 + 1);
+        let counters = Arc::new(Counters::with_book(DropBook::new(&self.hash_key, all.len() as u64)));
         all.push(Arc::clone(&counters));
-        let flows = Flows::new(&self.hash_key, all.len() as u64);
         Translator::new(Arc::clone(self), counters, flows)
     }
 

@@ -65,11 +65,16 @@ impl Translator {
     /// The way of any packet.
     #[inline(never)]
     fn translate_any(&mut self, packet: &mut Packet<'_>, realm: Realm, now: Time) -> Verdict {
-        let verdict = match Headers::parse(packet.bytes) {
-            Ok(headers) => self.walk(packet, &headers, realm, now),
-            Err(unreadable) => Verdict::Drop(unreadable.into()),
+        let (verdict, ends) = match Headers::parse(packet.bytes) {
+            Ok(headers) => (self.walk(packet, &headers, realm, now), Some((headers.source, headers.destination))),
+            Err(unreadable) => (Verdict::Drop(unreadable.into()), None),
         };
         self.count(&verdict, realm, packet.bytes.len());
+        match &verdict {
+            Verdict::Drop(reason) => self.write_down(*reason, packet.bytes, ends, realm, now),
+            Verdict::Refuse(refused) => self.write_down(refused.reason, packet.bytes, ends, realm, now),
+            Verdict::Forward { .. } | Verdict::Replace(_) => {}
+        }
         verdict
     }
 
@@ -102,6 +107,7 @@ impl Translator {
     /// Counts packets that were lost on their way out, after they had been translated.
     pub fn lost(&self, reason: DropReason, packets: u64) {
         self.counters.drops(reason).add(packets);
+        self.counters.write_down_lost(reason, packets);
     }
 
     /// Whether [`Translator::flush`] has anything to do.
@@ -309,6 +315,13 @@ impl Translator {
                 self.count_created(Some(refused.event));
             }
         }
+    }
+
+    /// A packet that cannot be read may say all the same whose it is.
+    #[inline(never)]
+    fn write_down(&self, reason: DropReason, bytes: &[u8], ends: Option<(Address, Address)>, from: Realm, now: Time) {
+        let quoted = || Headers::parse_quoted(bytes).ok().map(|headers| (headers.source, headers.destination));
+        self.counters.write_down(reason, from, ends.or_else(quoted), now);
     }
 
     #[inline]
