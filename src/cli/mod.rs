@@ -13,6 +13,7 @@ mod cleanup;
 mod doctor;
 mod drops;
 mod explain;
+mod flows;
 mod gateway;
 mod generate;
 mod history;
@@ -74,6 +75,8 @@ enum Command {
     Trace(trace::Arguments),
     /// Say which peers and terminals dropped packets are of, and why they are dropped
     Drops(drops::Arguments),
+    /// List the flows that the kernel carries, or say why one is not among them
+    Flows(flows::Arguments),
     /// Say what would become of a packet, and why
     Explain(explain::Arguments),
     /// Make a call and a callback through the running gateway and say where it stops (as root)
@@ -184,6 +187,7 @@ pub fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Drops(arguments) => drops::run(&arguments),
+        Command::Flows(arguments) => flows::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Capture(arguments) => capture::run(&arguments),

@@ -82,6 +82,11 @@ pub async fn answer(
             let answer = tokio::task::spawn_blocking(move || request.answer(&*admin)).await;
             json(&answer.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))?)
         }
+        Query::Flows(request) => {
+            let admin = Arc::clone(admin);
+            let answer = tokio::task::spawn_blocking(move || request.answer(&*admin)).await;
+            json(&answer.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))?)
+        }
         Query::Explain(request) => {
             settle(admin).await;
             let question = request.question(&admin.nat())?;

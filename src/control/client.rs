@@ -2,7 +2,8 @@
 
 use super::query::Filter;
 use super::{
-    Drops, DropsRequest, ExplainRequest, Failure, Order, Pin, Policy, ReleasedAll, Reloaded, Status, Watch, history,
+    Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, Policy, ReleasedAll, Reloaded,
+    Status, Watch, history,
 };
 use crate::journal::history::{HistoryAnswer, HistoryQuestion};
 use crate::nat::{BindingView, Explanation, Named};
@@ -189,6 +190,16 @@ impl Client {
     /// The same, read.
     pub fn drops(&self, request: &DropsRequest) -> Result<Drops, ClientError> {
         serde_json::from_slice(&self.drops_text(request)?).map_err(|error| self.garbled(error))
+    }
+
+    /// Flows in the kernel.
+    pub fn flows_text(&self, request: &FlowsRequest) -> Result<Vec<u8>, ClientError> {
+        self.text(Method::GET, &format!("/v1/flows{}", request.to_query()), None)
+    }
+
+    /// The same, read.
+    pub fn flows(&self, request: &FlowsRequest) -> Result<Flows, ClientError> {
+        serde_json::from_slice(&self.flows_text(request)?).map_err(|error| self.garbled(error))
     }
 
     /// What would become of a packet.

@@ -8,6 +8,7 @@
 //! | `GET /v1/trace?terminal=ADDRESS&peer=ADDRESS&drops=true&count=N` | a [`Line`] for each packet, as long as the caller listens |
 //! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
 //! | `GET /v1/drops?address=ADDRESS&since-start=true&limit=N` | [`Drops`]: whose the packets are that were dropped, and why |
+//! | `GET /v1/flows?address=ADDRESS&other=ADDRESS&protocol=tcp&port=N&limit=N` | [`Flows`]: what the kernel carries, those that carry most first, and why a flow is not among them |
 //! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
 //! | `GET /v1/history?virtual-ip=ADDRESS&terminal=ADDRESS&at=TIME&since=TIME&until=TIME&before=ID&limit=N` | [`HistoryAnswer`]: who had a virtual IP at a time, or what happened; for root alone |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
@@ -28,6 +29,7 @@ mod answer;
 mod client;
 mod drops;
 mod explain;
+mod flows;
 mod history;
 mod lock;
 mod metrics;
@@ -44,6 +46,7 @@ mod watch;
 pub use client::{Client, ClientError};
 pub use drops::{DropLine, Drops, DropsRequest, QUEUE_FULL};
 pub use explain::{ExplainRequest, protocol_number};
+pub use flows::{CarriedFlow, FlowLine, Flows, FlowsRequest};
 pub use lock::LockFile;
 pub use order::{MOST_SORTED, Order, Sort};
 pub use peer::group_number;
@@ -75,6 +78,8 @@ pub trait Admin: Send + Sync + 'static {
     fn settle(&self);
     /// How the gateway itself is.
     fn status(&self) -> GatewayStatus;
+    /// Every flow in the kernel. Keeps no worker waiting for more than a moment.
+    fn for_each_flow(&self, each: &mut dyn FnMut(CarriedFlow));
     /// Where packets can be watched.
     fn taps(&self) -> &Arc<Taps>;
     /// A binding was changed by hand.

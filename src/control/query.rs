@@ -3,6 +3,7 @@
 use super::answer::Refusal;
 use super::drops::DropsRequest;
 use super::explain::ExplainRequest;
+use super::flows::FlowsRequest;
 use super::history;
 use super::order::{Order, Sort};
 use super::watch::Watch;
@@ -32,6 +33,8 @@ pub enum Query {
     Capture(Watch),
     /// `GET /v1/drops`
     Drops(DropsRequest),
+    /// `GET /v1/flows`
+    Flows(FlowsRequest),
     /// `GET /v1/explain`
     Explain(ExplainRequest),
     /// `GET /v1/history`
@@ -99,7 +102,7 @@ impl Query {
         }
         let takes_parameters = matches!(
             path.as_str(),
-            "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/drops" | "/v1/explain" | "/v1/history"
+            "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/drops" | "/v1/flows" | "/v1/explain" | "/v1/history"
         );
         let looks_at_one = path.starts_with("/v1/bindings/") && method == Method::GET;
         if !takes_parameters && !looks_at_one && query.is_some_and(|query| !query.is_empty()) {
@@ -111,6 +114,7 @@ impl Query {
             "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
             "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
             "/v1/drops" => get(Self::Drops(DropsRequest::parse(query.unwrap_or_default())?)),
+            "/v1/flows" => get(Self::Flows(FlowsRequest::parse(query.unwrap_or_default())?)),
             "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
             "/v1/history" => get(Self::History(history::parse(query.unwrap_or_default())?)),
             "/v1/bindings" => match *method {
@@ -120,7 +124,7 @@ impl Query {
             },
             _ => {
                 let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/drops, /v1/explain, /v1/history, /v1/bindings, \
+                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/drops, /v1/flows, /v1/explain, /v1/history, /v1/bindings, \
                                          /v1/bindings/ADDRESS and /v1/reload";
                     return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {PATHS}")));
                 };

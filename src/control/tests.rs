@@ -53,6 +53,8 @@ impl Admin for Stub {
         Moment { time: self.now(), reading: Reading { boot: 1, since_boot: wall, wall, is_synchronised: true } }
     }
 
+    fn for_each_flow(&self, _each: &mut dyn FnMut(CarriedFlow)) {}
+
     fn taps(&self) -> &Arc<Taps> {
         &self.taps
     }

@@ -18,8 +18,51 @@ struct Entry {
     offer: Offer,
     noted: Carried,
     moved: Time,
+    /// When it was entered, or taken over.
+    entered: Time,
+    /// When the rate was last told, and what had been carried then.
+    measured: (Time, Carried),
+    /// Packets and bytes a second.
+    rate: (u64, u64),
     /// Tells it from an earlier one of the same name.
     serial: u64,
+}
+
+/// A flow in the kernel, as it was when it was last looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelFlow {
+    /// What was decided.
+    pub offer: Offer,
+    /// What it has carried.
+    pub carried: Carried,
+    /// When it was entered, or taken over from a predecessor.
+    pub entered: Time,
+    /// When it was last seen to have carried something.
+    pub moved: Time,
+    /// Packets a second, between two looks.
+    pub packets_a_second: u64,
+    /// Bytes a second.
+    pub bytes_a_second: u64,
+}
+
+impl Entry {
+    /// Nobody looks often enough for less than a second to tell anything.
+    fn measure(&mut self, now: Time) {
+        let (then, before) = self.measured;
+        let millis = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX);
+        if millis < 1000 {
+            return;
+        }
+        let a_second = |all: u64, before: u64| all.wrapping_sub(before).saturating_mul(1000) / millis;
+        self.rate = (a_second(self.noted.packets, before.packets), a_second(self.noted.bytes, before.bytes));
+        self.measured = (now, self.noted);
+    }
+
+    fn told(&self) -> KernelFlow {
+        let Self { offer, noted, moved, entered, rate, .. } = *self;
+        let (packets_a_second, bytes_a_second) = rate;
+        KernelFlow { offer, carried: noted, entered, moved, packets_a_second, bytes_a_second }
+    }
 }
 
 /// See the module.
@@ -60,7 +103,9 @@ impl Books {
     fn write_down(&mut self, offer: Offer, noted: Carried, now: Time) {
         let key = (offer.from, offer.source, offer.destination);
         self.serial += 1;
-        self.entries.insert(key, Entry { offer, noted, moved: now, serial: self.serial });
+        let serial = self.serial;
+        let entry = Entry { offer, noted, moved: now, entered: now, measured: (now, noted), rate: (0, 0), serial };
+        self.entries.insert(key, entry);
         self.of_binding.entry(offer.binding).or_default().insert(key);
         self.round.push_back((key, self.serial));
     }
@@ -114,6 +159,7 @@ impl Books {
                 opened: all.opened.wrapping_sub(entry.noted.opened),
             };
             entry.noted = all;
+            entry.measure(now);
             self.hits += new.packets;
             if new.packets > 0 {
                 entry.moved = now;
@@ -131,6 +177,17 @@ impl Books {
                 self.take_out(key);
             }
         }
+    }
+
+    /// Flows number `first` to `first + most`, in the order in which they are looked at; says how many there are. While
+    /// nobody looks at them their numbers stay, though some may go and others come behind.
+    pub fn part(&self, first: usize, most: usize, each: &mut dyn FnMut(KernelFlow)) -> usize {
+        for (key, serial) in self.round.iter().skip(first).take(most) {
+            if let Some(entry) = self.entries.get(key).filter(|entry| entry.serial == *serial) {
+                each(entry.told());
+            }
+        }
+        self.round.len()
     }
 
     /// How many flows there are.

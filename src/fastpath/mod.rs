@@ -39,6 +39,7 @@ mod place;
 mod program;
 mod seat;
 
+pub use books::KernelFlow;
 pub use detour::{Detour, Port, clear};
 pub use kernel::{FastPath, View, has_left, remove, without_xdp};
 pub use layout::WHYS;

@@ -7,7 +7,7 @@ use super::kernel::{Neighbours, OccupiedAddress};
 use super::reload::{Live, Request};
 use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
-use crate::control::{Admin, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
+use crate::control::{Admin, CarriedFlow, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
 use crate::journal::history::{By, HistoryAnswer, HistoryQuestion};
 use crate::journal::{Journal, Moment};
@@ -54,6 +54,10 @@ impl Admin for GatewayAdmin {
     fn settle(&self) {
         self.shared.settle();
         fast::settle(&self.fast, self.taps(), &self.nat(), self.clock.now());
+    }
+
+    fn for_each_flow(&self, each: &mut dyn FnMut(CarriedFlow)) {
+        self.fast.for_each_flow(&mut |flow| each(fast::carried(&flow)));
     }
 
     fn taps(&self) -> &Arc<Taps> {

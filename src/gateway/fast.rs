@@ -3,9 +3,9 @@
 use super::GatewayError;
 use super::kernel::{Framing, Kernel};
 use crate::config::{Config, FastPathMode};
-use crate::control::{FastPathStatus, Taps};
-use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, PrefixKind, Site};
-use crate::nat::{Multipath, Nat, Realm};
+use crate::control::{CarriedFlow, FastPathStatus, Taps};
+use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, KernelFlow, PrefixKind, Site};
+use crate::nat::{Multipath, Nat, Offer, Realm};
 use crate::time::Time;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -131,6 +131,29 @@ pub fn status(fast: &FastPath, mode: FastPathMode) -> FastPathStatus {
         FastPathMode::Off => "off",
     };
     FastPathStatus { mode: mode.to_owned(), flows: view.flows, hits: view.hits, slow: view.slow, noted: view.noted }
+}
+
+/// A flow as the control interface has it.
+pub fn carried(flow: &KernelFlow) -> CarriedFlow {
+    let Offer { from, source, destination, address, to, .. } = flow.offer;
+    let (inside, terminal, virtual_ip, peer) = match (from, to) {
+        (Realm::Inside(inside), _) => (inside, source, address, destination),
+        (Realm::Outside, Realm::Inside(inside)) => (inside, address, destination, source),
+        (Realm::Outside, Realm::Outside) => (u16::MAX, address, destination, source),
+    };
+    CarriedFlow {
+        bytes_a_second: flow.bytes_a_second,
+        bytes: flow.carried.bytes,
+        packets: flow.carried.packets,
+        packets_a_second: flow.packets_a_second,
+        terminal,
+        virtual_ip,
+        peer,
+        inside,
+        is_outward: from != Realm::Outside,
+        entered: flow.entered,
+        moved: flow.moved,
+    }
 }
 
 /// Tells the log of packets that the kernel's programs drop: each reason when it first counts, then once in a while.

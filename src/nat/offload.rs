@@ -108,6 +108,11 @@ impl Nat {
         stands
     }
 
+    /// TCP ports of control connections that a helper looks into.
+    pub fn control_ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.alg.iter().map(|alg| alg.port)
+    }
+
     /// The decision about a flow that was kept beyond the life of another `Nat`, if it would be the same now.
     pub fn offer_again(
         &self,
