@@ -1,6 +1,6 @@
 //! `kamei explain`.
 
-use super::{CliError, Socket, show};
+use super::{CliError, Socket, host, input, show};
 use crate::control::{Client, ClientError, ExplainRequest, protocol_number};
 use crate::nat::Explanation;
 use anstyle::AnsiColor;
@@ -40,12 +40,15 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let opens = arguments.syn || !arguments.established;
     let request = ExplainRequest { realm: arguments.realm.clone(), source, destination, protocol, opens };
     let client = Client::new(&arguments.socket.control);
+    let mut explanation = client.explain(&request)?;
+    // The gateway itself is confined and runs no programs.
+    explanation.host = host::in_the_way(&explanation, (source, destination), &client.status()?);
     let mut out = io::stdout().lock();
     if arguments.json {
-        out.write_all(&client.explain_text(&request)?)?;
+        serde_json::to_writer_pretty(&mut out, &explanation).map_err(io::Error::from)?;
+        writeln!(out)?;
         return Ok(());
     }
-    let explanation = client.explain(&request)?;
     write(&explanation, &mut out).map_err(|error| ClientError::Output(error).into())
 }
 
@@ -54,6 +57,10 @@ fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "- {step}")?;
     }
     match (&explanation.to, explanation.source, explanation.destination) {
+        _ if explanation.is_of_this_machine => {
+            let passed_by = show::paint("not translated", AnsiColor::Yellow);
+            writeln!(out, "It is {passed_by}: it is this machine's own affair.")?;
+        }
         (Some(to), Some(source), Some(destination)) => {
             let passes = show::paint("passes", AnsiColor::Green);
             writeln!(out, "It {passes}: to {to}, as {source} → {destination}.")?;
@@ -63,10 +70,14 @@ fn write(explanation: &Explanation, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "It is {dropped}: {}.", explanation.reason.as_deref().unwrap_or_default())?;
         }
     }
-    match &explanation.hint {
-        Some(hint) => writeln!(out, "{hint}."),
-        None => Ok(()),
+    if let Some(hint) = &explanation.hint {
+        writeln!(out, "{hint}.")?;
     }
+    if !explanation.host.is_empty() {
+        let but = show::paint("But on this machine", AnsiColor::Red);
+        writeln!(out, "{but}:")?;
+    }
+    explanation.host.iter().try_for_each(|sentence| writeln!(out, "- {}", input::plain(sentence)))
 }
 
 /// The port tells people what they meant; who may call whom does not depend on it.

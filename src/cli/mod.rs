@@ -17,6 +17,7 @@ mod flows;
 mod gateway;
 mod generate;
 mod history;
+mod host;
 mod input;
 mod logging;
 mod progress;

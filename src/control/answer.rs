@@ -1,5 +1,6 @@
 //! Answers to requests.
 
+use super::drops;
 use super::order::{First, Order};
 use super::query::{Filter, Query};
 use super::server::Patience;
@@ -92,6 +93,7 @@ pub async fn answer(
             let question = request.question(&admin.nat())?;
             let mut explanation = admin.nat().explain(&question, admin.now());
             explanation.binding = explanation.binding.map(|binding| binding.shown(admin.moment().seconds_ahead()));
+            explanation.steps.extend(drops::met(&request, &**admin));
             json(&explanation)
         }
         Query::History(question) => {

@@ -1,13 +1,16 @@
 //! What somebody wants to know of dropped packets: whose they were.
 
 use super::answer::Refusal;
+use super::explain::ExplainRequest;
 use super::query::{bad, pairs};
 use super::{Admin, GatewayStatus};
 use crate::nat::{DropRow, End, Nat, Realm};
 use crate::time::Time;
+use crate::wire::Address;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Rows of either list, unless more are asked for.
 const LIMIT: usize = 20;
@@ -130,6 +133,31 @@ impl DropsRequest {
             left_out,
         }
     }
+}
+
+/// What became of the last packets between the two of a question, in sentences.
+pub(super) fn met(request: &ExplainRequest, admin: &dyn Admin) -> Vec<String> {
+    let now = admin.now();
+    let nat = admin.nat();
+    let ends = [Address::from(request.source), Address::from(request.destination)];
+    let dropped = nat.dropped(false, now);
+    let within = humantime::format_duration(Duration::from_secs((now - dropped.since).as_secs()));
+    // A row of the peer with another end is of others than these two.
+    let is_between = |row: &&DropRow| {
+        row.end == End::Peer
+            && ends.contains(&row.address)
+            && row.other.is_none_or(|other| ends.contains(&other) && other != row.address)
+    };
+    let sentence = |row: &DropRow| {
+        let several = if row.other.is_none() { ", not only of these two" } else { "" };
+        format!(
+            "{} packets of the peer {}{several} were dropped in the last {within}: {}.",
+            row.packets,
+            row.address,
+            row.reason.name()
+        )
+    };
+    dropped.rows.iter().filter(is_between).map(sentence).collect()
 }
 
 impl DropLine {

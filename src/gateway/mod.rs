@@ -43,7 +43,7 @@ use crate::time::Time;
 use admin::GatewayAdmin;
 use clock::Clock;
 use confine::{ConfineError, Confinement};
-pub use doctor::{Finding, Grade, examine};
+pub use doctor::{Finding, Grade, examine, examine_firewall};
 use event_log::{EventLog, TerminalNames};
 use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Neighbours, Plan};
 use notify::Manager;

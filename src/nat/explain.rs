@@ -48,6 +48,12 @@ pub struct Explanation {
     /// The binding that it would use, as it is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binding: Option<BindingView>,
+    /// Whether the kernel takes it, or has sent it, for the gateway itself: it is translated in no case.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_this_machine: bool,
+    /// What of the host stands in the way, a sentence each with what to do; the gateway itself does not look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host: Vec<String>,
     /// What was looked at, in order, a sentence each.
     pub steps: Vec<String>,
     /// What to do so that it would pass.
@@ -60,6 +66,9 @@ impl Nat {
     pub fn explain(&self, question: &Question, now: Time) -> Explanation {
         let headers = question.headers();
         let realm = question.realm.unwrap_or_else(|| self.realm_of(headers.source));
+        if let Some(explanation) = self.explain_own(&headers, realm) {
+            return explanation;
+        }
         let decided = match untranslatable(headers.kind) {
             Some(reason) => Err(reason),
             None => match realm {
@@ -79,6 +88,8 @@ impl Nat {
             destination: None,
             reason: None,
             binding: binding.map(|bound| self.view(bound.table.into(), &bound.found, now)),
+            is_of_this_machine: false,
+            host: Vec::new(),
             steps: Vec::new(),
             hint: None,
         };
@@ -104,6 +115,35 @@ impl Nat {
         }
         explanation.steps = steps.0;
         explanation
+    }
+
+    /// What the kernel delivers to the gateway itself, or what that sends, does not come to a worker.
+    fn explain_own(&self, headers: &Headers, realm: Realm) -> Option<Explanation> {
+        let (source, destination) = (headers.source, headers.destination);
+        let surroundings = self.surroundings();
+        let step = if surroundings.is_own(source) {
+            format!(
+                "{source} is this machine's own address: what it sends itself leaves with that, and is no terminal's."
+            )
+        } else if surroundings.is_own(destination) && self.selection.of_virtual_ip(destination).is_none() {
+            format!(
+                "{destination} is this machine's own address: the kernel delivers it here, past kamei; whether it is let in says                  the firewall's input hook (`nft list ruleset`), and who answers `ss -lnp`."
+            )
+        } else {
+            return None;
+        };
+        Some(Explanation {
+            from: self.realm_name(realm).to_owned(),
+            to: None,
+            source: None,
+            destination: None,
+            reason: None,
+            binding: None,
+            is_of_this_machine: true,
+            host: Vec::new(),
+            steps: vec![step],
+            hint: None,
+        })
     }
 
     fn realm_of(&self, source: Address) -> Realm {

@@ -21,6 +21,9 @@ mod ground;
 mod steps;
 mod why;
 
+pub use ground::{Way, way};
+pub use why::not_forwarded;
+
 use crate::control::{Client, ClientError, ExplainRequest, LockFile, Status};
 use crate::fastpath;
 use crate::nat::{BindingState, Named};

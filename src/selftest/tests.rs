@@ -34,6 +34,6 @@ fn what_the_kernel_says_of_a_packet_that_it_would_not_forward_has_a_meaning() {
         ("Permission denied", "prohibit"),
         ("Something new", "a route to the peers is missing"),
     ] {
-        assert!(why::not_forwarded(words, "eth1")[0].contains(meaning), "{words}");
+        assert!(not_forwarded(words, "eth1")[0].contains(meaning), "{words}");
     }
 }

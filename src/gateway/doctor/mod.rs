@@ -228,6 +228,11 @@ fn guard(has_hooks: bool) -> Finding {
 }
 
 /// Interfaces, pools, neighbours; and the prefixes of the insides.
+/// What of the firewall alone is wrong for this gateway.
+pub fn examine_firewall(config: &Config) -> Vec<Finding> {
+    firewall::examine(config, &network(config).1)
+}
+
 fn network(config: &Config) -> (Vec<Finding>, Vec<IpNet>) {
     let plan = super::plan(config);
     let survey = match Survey::take(&plan) {

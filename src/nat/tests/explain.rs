@@ -116,3 +116,23 @@ fn the_realm_is_the_one_that_the_source_suggests() {
     assert_eq!((ask("10.0.0.1", TCP).from.as_str(), ask("192.0.2.1", TCP).from.as_str()), ("inside", "outside"));
     assert_eq!(ask("10.0.0.1", 51).reason.as_deref(), Some("authentication_header"));
 }
+
+#[test]
+fn what_is_the_gateway_s_own_is_not_said_to_be_translated() {
+    let gateway = Gateway::with_pool("198.18.0.0/24");
+    gateway.nat.set_own_inside(vec!["10.0.0.254".parse().unwrap()]);
+    gateway.nat.set_own_outside(vec!["192.0.2.254".parse().unwrap(), "198.18.0.9".parse().unwrap()]);
+    for (realm, source, destination) in [
+        (INSIDE, "10.0.0.1", "10.0.0.254"),
+        (INSIDE, "10.0.0.1", "192.0.2.254"),
+        (Realm::Outside, "192.0.2.9", "192.0.2.254"),
+        (Realm::Outside, "192.0.2.254", "192.0.2.9"),
+        (INSIDE, "10.0.0.254", "192.0.2.9"),
+    ] {
+        let said = ask(&gateway, realm, source, destination, true);
+        assert!(said.is_of_this_machine && said.to.is_none() && said.reason.is_none(), "{said:?}");
+        assert!(said.steps[0].contains("this machine's own address"), "{said:?}");
+    }
+    let said = ask(&gateway, Realm::Outside, "192.0.2.9", "198.18.0.9", true);
+    assert_eq!((said.is_of_this_machine, said.reason.as_deref()), (false, Some("no_binding")), "{said:?}");
+}
