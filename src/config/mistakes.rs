@@ -25,8 +25,17 @@ pub fn read<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<Problem>) {
         if parsed.is_err() && !problems.is_empty() {
             return (None, problems);
         }
-        let entry = parsed.ok().zip(error.span()).and_then(|(table, span)| entry_at(table.get_ref(), "", &span));
-        problems.push(problem(&error, entry.as_ref(), text));
+        let entry = parsed
+            .ok()
+            .zip(error.span())
+            .and_then(|(table, span)| entry_at(table.get_ref(), "", &span).or_else(|| section_at(&rest, span.start)));
+        let problem = problem(&error, entry.as_ref(), text);
+        // A key that is missing may be one that was taken out.
+        let is_known =
+            matches!(&problem.wrong, Wrong::MissingKey(key) if problems.iter().any(|known| known.wrong.is_of(key)));
+        if !is_known {
+            problems.push(problem);
+        }
         match entry {
             Some(entry) if problems.len() < MOST => take_out(&mut rest, entry.range),
             _ => return (None, problems),
@@ -74,6 +83,15 @@ fn entry_at(table: &DeTable<'_>, section: &str, place: &Range<usize>) -> Option<
     None
 }
 
+/// The section whose header is at a place, with all that it has.
+fn section_at(text: &str, place: usize) -> Option<Entry> {
+    let start = text.get(..place)?.rfind('\n').map_or(0, |end| end + 1);
+    let header = text.get(start..)?.lines().next()?.trim();
+    let key = header.strip_prefix('[')?.split(']').next()?.trim_start_matches('[').trim().to_owned();
+    let end = text.get(place..)?.find("\n[").map_or(text.len(), |length| place + length);
+    Some(Entry { section: String::new(), key, range: start..end })
+}
+
 /// Blanks, so that every other place stays what it is.
 fn take_out(text: &mut String, range: Range<usize>) {
     let blank = |letter: char| if letter == '\n' { "\n".to_owned() } else { " ".repeat(letter.len_utf8()) };
@@ -88,14 +106,15 @@ fn problem(error: &toml::de::Error, entry: Option<&Entry>, text: &str) -> Proble
     let message = error.message().lines().collect::<Vec<_>>().join(" ");
     let wrong = match entry {
         _ if message.starts_with("unknown field") => unknown_key(&message),
+        _ if message.starts_with("missing field") => {
+            message.split('`').nth(1).map(|key| Wrong::MissingKey(key.to_owned()))
+        }
         Some(entry) => Some(Wrong::Value {
             key: entry.key.clone(),
             what: in_plain_words(&message),
             example: example(&entry.section, &entry.key),
         }),
-        None => {
-            message.strip_prefix("missing field `").map(|key| Wrong::MissingKey(key.trim_end_matches('`').to_owned()))
-        }
+        None => None,
     };
     Problem { place, wrong: wrong.unwrap_or(Wrong::Syntax(message)) }
 }
@@ -153,6 +172,7 @@ fn example(section: &str, key: &str) -> Option<&'static str> {
             here = header.trim_matches(['[', ']']);
         }
         let shows = line.strip_prefix(key).is_some_and(|rest| rest.starts_with(" = "));
-        (here == section && shows).then_some(line)
+        let is_header = section.is_empty() && here == key && line.starts_with('[');
+        ((here == section && shows) || is_header).then_some(line)
     })
 }

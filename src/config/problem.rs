@@ -249,6 +249,17 @@ pub enum Wrong {
     },
 }
 
+impl Wrong {
+    /// Whether it is about a key that is there with another value or name.
+    pub(super) fn is_of(&self, key: &str) -> bool {
+        match self {
+            Wrong::Value { key: wrong, .. } => wrong == key,
+            Wrong::UnknownKey { nearest, .. } => nearest.as_deref() == Some(key),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {

@@ -114,7 +114,7 @@ fn every_kind_of_nonsense_has_its_line() {
         ("workers = 2", "busy-poll = \"often\"", "line 7: busy-poll 'often' is not a time"),
         ("workers = 2", "pin = []", "line 7: pin names no processor"),
         ("workers = 2", "pin = [1024]", "line 7: pin is 1024; it must be from 0 to 1023"),
-        ("workers = 2", "pin = \"yes\"", "line 7: true, false or a list of processors"),
+        ("workers = 2", "pin = \"yes\"", "line 7: pin: true, false or a list of processors"),
         ("workers = 2", "tun = \"much-too-long\"", "line 7: 'much-too-long' cannot name the TUN devices"),
     ] {
         let said = after(old, new);
@@ -146,8 +146,22 @@ fn every_mistake_is_said_at_once() {
     }
     let many = "x = 1\n".to_owned() + &(0..500).map(|n| format!("y{n} = 1\n")).collect::<String>();
     assert!((10..=60).contains(&problems(&many).len()), "{:?}", problems(&many).len());
-    // A section that does not exist, and what is no TOML, is where one cannot go on.
-    assert!(problems("[[pools]]\nrange = \"198.18.0.0/16\"\n")[0].starts_with("line 1: there is no key 'pools'"));
+    // Sections go whole.
+    let sections = "inside = [\"gi\"]\noutside = [\"go\"]\n[[pools]]\nrange = \"198.18.0.0/16\"\n[pool]\nrange = \"198.18.0.0/16\"\n\
+                    [lifetims]\nhold = 3\n[creation]\nburst = \"x\"\n";
+    let said = problems(sections);
+    let expected = [
+        "line 3: there is no key 'pools'; did you mean 'pool'?",
+        "line 5: pool: takes a list, not a section; for example: [[pool]]",
+        "line 7: there is no key 'lifetims'; did you mean 'lifetimes'?",
+        "line 10: burst: takes a whole number",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    assert!(said.iter().zip(expected).all(|(said, expected)| said.starts_with(expected)), "{said:#?}");
+    assert_eq!(
+        problems("inside = [\"gi\"]\noutside = [\"go\"]\n[[pool]]\nname = \"x\"\n"),
+        ["line 3: the key 'range' is missing here"]
+    );
     assert_eq!(problems("inside = [\"gi\"\noutside = 7\n").len(), 1);
 }
 
