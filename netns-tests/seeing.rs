@@ -201,6 +201,79 @@ fn drops_are_told_by_reason_and_by_whom() {
 }
 
 #[test]
+fn flows_of_the_kernel_are_told_and_why_one_is_not_among_them() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (terminal, server, other) = (lab.terminal(1), lab.server(1), lab.server(2));
+    let gateway = lab.start(1);
+    let ask = |question: &str| gateway.ask(question).ok();
+    assert!(ask("flows").starts_with("No flows are in the kernel"), "{}", ask("flows"));
+    let json = || -> serde_json::Value {
+        serde_json::from_str(&ask(&format!("flows {} {} --json", terminal.v4, server.v4))).unwrap()
+    };
+    wait_until("both directions to be in the kernel, and to have carried something", || {
+        terminal.run(&format!("ping -n -c 5 -i 0.01 -W 1 {}", server.v4)).ok();
+        let flows = json()["flows"].as_array().cloned().unwrap_or_default();
+        flows.len() == 2 && flows.iter().all(|flow| flow["packets"].as_u64() > Some(0))
+    });
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    let told = json();
+    let directions: Vec<_> = told["flows"].as_array().unwrap().iter().map(|flow| flow["direction"].as_str()).collect();
+    assert!(directions.contains(&Some("in")) && directions.contains(&Some("out")), "{told}");
+    assert_eq!(told["flows"][0]["virtual_ip"], virtual_ip.to_string(), "{told}");
+    for address in [terminal.v4.into(), server.v4.into(), virtual_ip] {
+        let text = ask(&format!("flows {address}"));
+        assert!(text.starts_with(&format!("2 flows of {address} are in the kernel (tc).")), "{text}");
+    }
+    assert!(ask("flows --limit 1").contains("2 flows are in the kernel (tc), 1 are shown."));
+    for (question, says) in [
+        (format!("flows {} {}", terminal.v4, other.v4), "Neither direction is in the kernel"),
+        (format!("flows {} {} 47", terminal.v4, server.v4), "Protocol 47 always goes through user space"),
+        (format!("flows {} {} tcp/80", terminal.v4, server.v4), "Single packets go through user space all the same"),
+        (format!("flows {} {virtual_ip}", other.v4), "would be dropped: not_contacted"),
+    ] {
+        let text = ask(&question);
+        assert!(text.contains(says), "{question}: {text}");
+    }
+    for (wrong, code) in [("flows me", 2), ("flows 10.0.0.1 10.0.0.2 tpc", 2), ("flows 10.0.0.1 2001:db8::1", 3)] {
+        let ran = gateway.ask(wrong);
+        assert!(ran.code == Some(code) && ran.stderr.lines().count() == 1, "{wrong}: {:?} {}", ran.code, ran.stderr);
+    }
+}
+
+#[test]
+fn what_is_explained_tells_of_the_machine_too() {
+    let lab = Lab::new(Plan::gateways(1).servers(2));
+    let (host, terminal, server, stranger) = (lab.gateway(1), lab.terminal(1), lab.server(1), lab.server(2));
+    let gateway = lab.start(1);
+    terminal.run(&format!("ping -n -c 2 -i 0.2 -W 1 {}", server.v4)).ok();
+    let virtual_ip = gateway.virtual_ip(terminal.v4.into());
+    let ask = |question: &str| gateway.ask(&format!("explain {question}")).ok();
+    let call = format!("{} {} tcp/80", terminal.v4, server.v4);
+    assert!(!ask(&call).contains("But on this machine"), "{}", ask(&call));
+
+    stranger.run(&format!("ping -n -c 3 -i 0.2 -W 1 {virtual_ip}"));
+    let said = ask(&format!("{} {virtual_ip}", stranger.v4));
+    let met = format!("3 packets of the peer {} were dropped in the last", stranger.v4);
+    assert!(said.contains(&met), "{said}");
+
+    host.run("ip link add elsewhere type dummy && ip link set elsewhere up && ip addr add 172.30.0.1/30 dev elsewhere")
+        .ok();
+    host.run(&format!("ip route add {}/32 dev elsewhere", server.v4)).ok();
+    let said = ask(&call);
+    assert!(
+        said.contains("But on this machine") && said.contains("'elsewhere', which is neither inside nor outside"),
+        "{said}"
+    );
+    let own = ask(&format!("{} 172.30.0.1 tcp/22", terminal.v4));
+    assert!(own.contains("not translated"), "{own}");
+    host.run(&format!("ip route del {}/32 dev elsewhere", server.v4)).ok();
+
+    host.run("nft add table ip closed; nft 'add chain ip closed forward { type filter hook forward priority 0; policy drop; }'").ok();
+    let said = ask(&call);
+    assert!(said.contains("But on this machine") && said.contains("closed"), "{said}");
+}
+
+#[test]
 fn a_log_in_json_tells_a_binding_s_life_without_the_terminal_s_address() {
     let lab = Lab::new(Plan::gateways(1));
     let (terminal, server) = (lab.terminal(1), lab.server(1));

@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         out.write_all(&client.flows_text(&request)?)?;
         return Ok(());
     }
-    write(&client.flows(&request)?, &request, show::columns(), &mut out)
+    write(&client.flows(&request)?, &request, show::width().unwrap_or(80), &mut out)
         .map_err(|error| CliError::Client(ClientError::Output(error)))
 }
 
