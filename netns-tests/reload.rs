@@ -46,7 +46,8 @@ fn s_a_reload_changes_pools_under_an_established_connection() {
     write(&lab, &format!("{SIDES}{}", pools(&["198.18.1.64/26", "198.18.1.0/26"])));
     let would = gateway.ask("reload --dry-run").ok();
     assert!(
-        would.contains("pool 198.18.1.64/26 comes\n") && would.contains("pool 2001:db8:18:1::/64 goes\n"),
+        would.contains("pool 198.18.1.64/26 comes: by a reload\n")
+            && would.contains("pool 2001:db8:18:1::/64 goes: by a reload\n"),
         "{would}"
     );
     assert_eq!(ranges(&gateway), ["198.18.1.0/26", "2001:db8:18:1::/64"]);

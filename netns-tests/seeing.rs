@@ -256,7 +256,7 @@ fn what_is_explained_tells_of_the_machine_too() {
     let met = format!("3 packets of the peer {} were dropped in the last", stranger.v4);
     assert!(said.contains(&met), "{said}");
 
-    host.run("ip link add elsewhere type dummy && ip link set elsewhere up && ip addr add 172.30.0.1/30 dev elsewhere")
+    host.run("ip link add elsewhere type veth peer name nowhere && ip link set nowhere up && ip link set elsewhere up && ip addr add 172.30.0.1/30 dev elsewhere")
         .ok();
     host.run(&format!("ip route add {}/32 dev elsewhere", server.v4)).ok();
     let said = ask(&call);
@@ -264,7 +264,7 @@ fn what_is_explained_tells_of_the_machine_too() {
         said.contains("But on this machine") && said.contains("'elsewhere', which is neither inside nor outside"),
         "{said}"
     );
-    let own = ask(&format!("{} 172.30.0.1 tcp/22", terminal.v4));
+    let own = ask(&format!("{} 10.77.143.1 tcp/22", terminal.v4));
     assert!(own.contains("not translated"), "{own}");
     host.run(&format!("ip route del {}/32 dev elsewhere", server.v4)).ok();
 

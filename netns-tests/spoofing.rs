@@ -259,9 +259,8 @@ fn s_a_family_without_a_pool_is_said_answered_and_counted_or_left_alone() {
     let refused = terminal.inside(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(10))).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "administratively prohibited: {refused}");
     assert!(gateway.status()["drops"]["no_pool"].as_u64().unwrap() > 0);
-    wait_until("the line", || {
-        gateway.log().contains("binding refused: fd5a:77e1:9c0d::b0:11 (inside): No pool serves")
-    });
+    let line = format!("binding refused: {} (inside): No pool serves", terminal.v6);
+    wait_until("the line", || gateway.log().contains(&line));
     drop(gateway);
 
     lab.gateway(1).set_sysctl("net.ipv6.conf.all.forwarding", "0");

@@ -93,7 +93,8 @@ fn a_neighbour_that_has_moved_is_found_again_by_xdp() {
 #[test]
 fn xdp_is_refused_where_packets_may_be_unfinished() {
     let lab = Lab::new(Plan::gateways(1));
-    let (host, scratch, pool) = (lab.gateway(1), lab.scratch().display(), Lab::pool_v4(1));
+    let (host, scratch) = (lab.gateway(1), lab.scratch().display());
+    let pool = format!("{} --pool {}", Lab::pool_v4(1), Lab::pool_v6(1));
     let line = format!(
         "timeout 10 {KAMEI} gateway --inside gi --outside go --pool {pool} --fast-path xdp --control {scratch}/c.sock \
          --state-dir {scratch}/state"
