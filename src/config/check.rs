@@ -222,9 +222,10 @@ impl Draft {
         let mut exempt = Vec::new();
         for text in &self.exempt {
             let Some(net) = problems.take(text.place, prefix(&text.value)) else { continue };
-            if net.prefix_len() == 0 {
+            let is_of_it = |pool: &PoolSettings| pool.range.is_v4() == net.addr().is_ipv4();
+            if net.prefix_len() == 0 && pools.iter().any(is_of_it) {
                 problems.add(text.place, Wrong::ExemptAll(net.to_string()));
-            } else if let Some(pool) = pools.iter().find(|pool| pool.range.overlaps(&net.into())) {
+            } else if let Some(pool) = pools.iter().find(|pool| is_of_it(pool) && pool.range.overlaps(&net.into())) {
                 let wrong = Wrong::ExemptIsPool { prefix: net.to_string(), range: pool.range.to_string() };
                 problems.add(text.place, wrong);
             }

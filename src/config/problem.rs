@@ -164,8 +164,8 @@ pub enum Wrong {
         /// The pool.
         range: String,
     },
-    /// An exemption from everything.
-    #[error("exempt prefix {0} is everybody; nothing would be translated")]
+    /// An exemption from everything, where there is a pool.
+    #[error("exempt prefix {0} is everybody; nothing would be translated, but there is a pool for it")]
     ExemptAll(String),
     /// A policy that cannot be read.
     #[error("callback '{0}' is neither contacted, answered, anyone nor a list of prefixes")]
