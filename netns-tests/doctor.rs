@@ -85,9 +85,16 @@ fn after_kill_9_it_says_that_the_inside_is_blocked_until_the_gateway_is_back_or_
     let running = examine(&lab, CONFIG, "");
     assert_eq!(running.code, Some(0), "{}", running.stdout);
     gateway.kill();
-    host.run(&format!("{KAMEI} cleanup")).ok();
+    let opens = "what comes from inside goes out untranslated from now on";
+    let cleaned = host.run(&format!("{KAMEI} cleanup")).ok();
+    assert!(!cleaned.contains(opens), "{cleaned}");
     let cleared = examine(&lab, CONFIG, "");
     assert_eq!(cleared.code, Some(0), "{}", cleared.stdout);
+    // A machine that forwards without the gateway is open then.
+    host.set_sysctl("net.ipv4.ip_forward", "1");
+    lab.start(1).kill();
+    let cleaned = host.run(&format!("{KAMEI} cleanup")).ok();
+    assert!(cleaned.contains(&format!("this machine forwards IPv4: {opens}")), "{cleaned}");
 }
 
 /// Doctor's words on a machine with systemd, which says this of the unit, and with the configuration where that has it.

@@ -46,6 +46,29 @@ fn p3_what_others_switch_on_meanwhile_stays_on() {
 }
 
 #[test]
+fn p3_what_a_killed_gateway_has_set_goes_back_wherever_its_control_socket_was() {
+    let lab = Lab::new(Plan::gateways(1));
+    let host = lab.gateway(1);
+    lab.start_with(1, &POOLS).kill();
+    assert_ne!(values(&host, FORWARDING), "0 0 0 0 0 0");
+    host.run(&format!("{KAMEI} cleanup")).ok();
+    assert_eq!(values(&host, FORWARDING), "0 0 0 0 0 0");
+
+    // The next has its socket elsewhere.
+    lab.start_with(1, &POOLS).kill();
+    let (control, state) = (lab.scratch().join("other").join("x.sock"), lab.scratch().join("state1"));
+    std::fs::create_dir(control.parent().unwrap()).unwrap();
+    let (control, state) = (control.to_str().unwrap(), state.to_str().unwrap());
+    let words = ["gateway", "--inside", "gi", "--outside", "go", "--control", control, "--state-dir", state];
+    let mut next = host.spawn("next", &[&[KAMEI], &words[..], &POOLS].concat());
+    let asks = format!("{KAMEI} status --wait 1 --control {control}");
+    wait_until("the next to be ready", || host.run(&asks).succeeded());
+    next.signal(Signal::TERM);
+    next.child.wait().unwrap();
+    assert_eq!(values(&host, FORWARDING), "0 0 0 0 0 0");
+}
+
+#[test]
 fn p3_settings_that_others_take_away_are_set_again_and_said() {
     let lab = Lab::new(Plan::gateways(1));
     let (terminal, server, host) = (lab.terminal(1), lab.server(1), lab.gateway(1));

@@ -26,5 +26,18 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         "removed {} rules, {} routes, {} neighbours; put back {} settings{fast}",
         cleaned.rules, cleaned.routes, cleaned.neighbours, cleaned.settings
     );
+    let forwards = ["ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding"].map(|key| {
+        std::fs::read_to_string(Path::new("/proc/sys/net").join(key)).is_ok_and(|value| value.trim() != "0")
+    });
+    let families = match forwards {
+        [true, true] => "IPv4 and IPv6",
+        [true, false] => "IPv4",
+        [false, true] => "IPv6",
+        [false, false] => return Ok(()),
+    };
+    println!(
+        "this machine forwards {families}: what comes from inside goes out untranslated from now on, unless the firewall or a \
+         gateway stops it"
+    );
     Ok(())
 }

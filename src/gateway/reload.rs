@@ -84,7 +84,10 @@ impl Housekeeping {
         }
         let difference = self.config.difference(&config);
         if !difference.restart.is_empty() && dry_run {
-            let restart = restart::cost(&self.nat, &self.config, &config, &difference.restart, self.clock.now());
+            let mut restart = restart::cost(&self.nat, &self.config, &config, &difference.restart, self.clock.now());
+            if let Err(error) = self.kernel.would_start(&plan(&config)) {
+                restart.notes.push(format!("the gateway would not start: {error}"));
+            }
             return Ok(Reloaded { changes: difference.changes, restart: Some(restart), ..Reloaded::default() });
         }
         if !difference.restart.is_empty() {

@@ -31,25 +31,17 @@ pub fn cost(nat: &Nat, before: &Config, after: &Config, keys: &[&'static str], n
         keys: keys.iter().map(|key| (*key).to_owned()).collect(),
         kept_aside,
         named,
-        notes: notes(before, after, is_elsewhere),
+        notes: notes(before, is_elsewhere),
     }
 }
 
-fn notes(before: &Config, after: &Config, is_elsewhere: bool) -> Vec<String> {
+fn notes(before: &Config, is_elsewhere: bool) -> Vec<String> {
     let mut notes = Vec::new();
     if is_elsewhere {
         notes.push(format!(
             "the bindings stay in {}; to take them along, stop the gateway and import there what `kamei state export` gives",
             before.state_dir.display()
         ));
-    }
-    // Of this network namespace, unlike /sys.
-    let there = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let is_there = |name: &str| there.lines().any(|line| line.trim_start().split(':').next() == Some(name));
-    let wanted = after.insides.iter().flat_map(|inside| &inside.interfaces).chain(&after.outsides);
-    let missing: Vec<&str> = wanted.map(String::as_str).filter(|name| !is_there(name)).collect();
-    if !missing.is_empty() {
-        notes.push(format!("{} is not here now: the gateway would not start until it is", missing.join(", ")));
     }
     notes.push(match before.on_stop {
         OnStop::Leave => "while it restarts, known flows go on and other packets wait or are dropped".to_owned(),
@@ -74,13 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_says_what_it_leaves_behind_and_what_is_not_there() {
+    fn a_restart_says_what_it_leaves_behind() {
         let (before, after) = (config(""), config("state-dir = \"/srv/other\"\non-stop = \"leave\"\n"));
-        let said = notes(&before, &after, true).join("\n");
-        for words in ["the bindings stay in /var/lib/kamei", "nobody0 is not here now", "nothing is translated"] {
+        let said = notes(&before, true).join("\n");
+        for words in ["the bindings stay in /var/lib/kamei", "nothing is translated"] {
             assert!(said.contains(words), "{words}: {said}");
         }
-        let said = notes(&after, &after, false);
-        assert!(said.len() == 2 && said[1].contains("known flows go on"), "{said:?}");
+        let said = notes(&after, false);
+        assert!(said.len() == 1 && said[0].contains("known flows go on"), "{said:?}");
     }
 }

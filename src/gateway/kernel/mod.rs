@@ -204,7 +204,12 @@ impl Kernel {
         let monitor = Monitor::open().map_err(|e| KernelError::netlink("watch the network", e.into()))?;
         let mut netlink = open()?;
         let host = host::look(&mut netlink, &plan, Stage::Start)?;
-        let sysctls = Sysctls::take_over(UndoFile::new(&plan.undo_file), &plan.tun);
+        let undo_file = UndoFile::new(&plan.undo_file);
+        // One that was killed may have had its control socket elsewhere.
+        if let Some(before) = roster::undo_file(&plan.tun) {
+            undo_file.take_from(&before, &plan.tun)?;
+        }
+        let sysctls = Sysctls::take_over(undo_file, &plan.tun);
         let left = apply::present(&mut netlink, &plan.tun)?;
         let adopted = sysctls.inherited() || !left.rules.is_empty();
         if adopted {
@@ -391,6 +396,17 @@ impl Kernel {
     pub fn look_ahead(&mut self, plan: &Plan) -> Result<Host, KernelError> {
         let plan = Plan { insides: self.with_names_of_now(plan), outsides: self.plan.outsides.clone(), ..plan.clone() };
         host::look(&mut self.netlink, &plan, Stage::Start)
+    }
+
+    /// Whether a gateway of this plan would start on the host as it is; the gateway's own devices do not matter.
+    ///
+    /// # Errors
+    /// What the start would say.
+    pub fn would_start(&mut self, plan: &Plan) -> Result<(), KernelError> {
+        match host::look(&mut self.netlink, plan, Stage::Start) {
+            Ok(_) | Err(KernelError::DeviceMissing(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Follows another plan of the same interfaces: other pools, exemptions, prefixes.
@@ -601,7 +617,8 @@ pub struct Cleaned {
     pub settings: usize,
 }
 
-/// Removes all that a killed gateway of this name has left. From then on inside packets go where they went before it.
+/// Removes all that a killed gateway of this name has left. What a clean stop would have put back is in the file that it had
+/// noted that in; in `undo_file` if that is not known. From then on inside packets go where they went before it.
 ///
 /// # Errors
 /// [`KernelError::Running`] if it lives; otherwise what the kernel refuses.
@@ -610,7 +627,8 @@ pub fn clean_up(tun: &str, undo_file: &Path) -> Result<Cleaned, KernelError> {
     let _claim = Claim::take(tun)?;
     let _lock = SetUpLock::take()?;
     let mut netlink = open()?;
-    let mut sysctls = Sysctls::take_over(UndoFile::new(undo_file), tun);
+    let undo_file = roster::undo_file(tun).unwrap_or_else(|| undo_file.to_owned());
+    let mut sysctls = Sysctls::take_over(UndoFile::new(&undo_file), tun);
     let settings = sysctls.undo()?;
     let (rules, routes) = apply::remove(&mut netlink, tun)?;
     let neighbours = neighbours::clear_left(&mut netlink, tun)?;

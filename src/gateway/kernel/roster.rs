@@ -9,7 +9,7 @@ use super::claim::{self, place};
 use crate::wire::AddressRange;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Nobody has that many interfaces and pools; a larger file is not ours.
 const LARGEST: u64 = 1 << 20;
@@ -41,6 +41,9 @@ struct Content {
     insides: Vec<String>,
     outsides: Vec<String>,
     pools: Vec<String>,
+    /// Where it notes what a clean stop puts back.
+    #[serde(default)]
+    undo_file: Option<PathBuf>,
 }
 
 impl Roster {
@@ -55,11 +58,7 @@ impl Roster {
         let names = files.flatten().filter(|file| file.file_name().to_string_lossy().ends_with(&ending));
         let boot = boot().unwrap_or_default();
         let entries = names.filter_map(|file| {
-            let path = file.path();
-            let about =
-                std::fs::symlink_metadata(&path).ok().filter(|about| about.is_file() && about.len() <= LARGEST)?;
-            let _ = about;
-            let content: Content = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+            let content = read(&file.path())?;
             let alive = is_alive(&content.tun);
             // Of a namespace before, whose number this one has got: nothing of it is left in the kernel.
             let is_left = || crate::fastpath::has_left(&content.tun).unwrap_or(false);
@@ -102,6 +101,18 @@ pub(super) fn leave(tun: &str) {
     }
 }
 
+/// Where the gateway of this name that was killed has noted what a clean stop puts back.
+pub(super) fn undo_file(tun: &str) -> Option<PathBuf> {
+    let content = read(&file(tun).ok()?)?;
+    content.undo_file.filter(|_| content.tun == tun && boot().is_ok_and(|boot| boot == content.boot))
+}
+
+fn read(path: &Path) -> Option<Content> {
+    let about = std::fs::symlink_metadata(path).ok()?;
+    let is_ours = about.is_file() && about.len() <= LARGEST;
+    is_ours.then(|| serde_json::from_slice(&std::fs::read(path).ok()?).ok()).flatten()
+}
+
 fn write(plan: &Plan) -> io::Result<()> {
     let content = Content {
         tun: plan.tun.clone(),
@@ -109,6 +120,7 @@ fn write(plan: &Plan) -> io::Result<()> {
         insides: plan.insides.iter().flat_map(|inside| inside.interfaces.clone()).collect(),
         outsides: plan.outsides.clone(),
         pools: plan.pools.iter().map(ToString::to_string).collect(),
+        undo_file: Some(plan.undo_file.clone()),
     };
     let path = file(&plan.tun)?;
     let draft = path.with_extension("new");

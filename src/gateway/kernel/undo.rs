@@ -79,6 +79,18 @@ impl UndoFile {
         records
     }
 
+    /// What a predecessor of the same name noted elsewhere is noted here from now on, if nothing is.
+    pub(super) fn take_from(&self, elsewhere: &Path, tun: &str) -> Result<(), KernelError> {
+        if elsewhere == self.path || self.path.exists() {
+            return Ok(());
+        }
+        let before = Self::new(elsewhere);
+        match before.load(tun).as_slice() {
+            [] => Ok(()),
+            records => self.save(tun, records).and_then(|()| before.remove()),
+        }
+    }
+
     /// Writes the records and waits until they are on disk.
     pub(super) fn save(&self, tun: &str, records: &[Record]) -> Result<(), KernelError> {
         self.write(tun, records).map_err(|source| self.error(source))
