@@ -264,6 +264,11 @@ fn what_is_explained_tells_of_the_machine_too() {
         said.contains("But on this machine") && said.contains("'elsewhere', which is neither inside nor outside"),
         "{said}"
     );
+    // An address of this machine on an interface that is neither inside nor outside, at either end.
+    for own in [format!("172.30.0.1 {virtual_ip} tcp/80"), format!("{} 172.30.0.1 tcp/22", terminal.v4)] {
+        let said = ask(&own);
+        assert!(said.contains("172.30.0.1 is this machine's own address") && said.contains("not translated"), "{said}");
+    }
     let own = ask(&format!("{} 10.77.143.1 tcp/22", terminal.v4));
     assert!(own.contains("not translated"), "{own}");
     host.run(&format!("ip route del {}/32 dev elsewhere", server.v4)).ok();

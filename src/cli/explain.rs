@@ -3,6 +3,7 @@
 use super::{CliError, Socket, host, input, show};
 use crate::control::{Client, ClientError, ExplainRequest, protocol_number};
 use crate::nat::Explanation;
+use crate::selftest::own_addresses;
 use anstyle::AnsiColor;
 use clap::Args;
 use std::io::{self, Write};
@@ -40,7 +41,9 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let opens = arguments.syn || !arguments.established;
     let request = ExplainRequest { realm: arguments.realm.clone(), source, destination, protocol, opens };
     let client = Client::new(&arguments.socket.control);
-    let mut explanation = client.explain(&request)?;
+    let own = own_addresses();
+    let mut explanation =
+        client.explain(&request)?.unless_own((source, destination), &|address| own.contains(&address));
     // The gateway itself is confined and runs no programs.
     explanation.host = host::in_the_way(&explanation, (source, destination), &client.status()?);
     let mut out = io::stdout().lock();

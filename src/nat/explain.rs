@@ -61,6 +61,37 @@ pub struct Explanation {
     pub hint: Option<String>,
 }
 
+impl Explanation {
+    /// This explanation, unless one of its ends is the machine's own: then the packet is none of the gateway's. For who knows
+    /// all addresses of the machine; the gateway knows those of its interfaces.
+    pub fn unless_own(self, (source, destination): (IpAddr, IpAddr), is_own: &dyn Fn(IpAddr) -> bool) -> Self {
+        if self.is_of_this_machine {
+            self
+        } else if is_own(source) {
+            Self::of_this_machine(self.from, own_source(source))
+        } else if is_own(destination) {
+            Self::of_this_machine(self.from, own_destination(destination))
+        } else {
+            self
+        }
+    }
+
+    fn of_this_machine(from: String, step: String) -> Self {
+        Self {
+            from,
+            to: None,
+            source: None,
+            destination: None,
+            reason: None,
+            binding: None,
+            is_of_this_machine: true,
+            host: Vec::new(),
+            steps: vec![step],
+            hint: None,
+        }
+    }
+}
+
 impl Nat {
     /// Decides about a packet as a worker would that sees it now, changes nothing, and says why.
     pub fn explain(&self, question: &Question, now: Time) -> Explanation {
@@ -122,28 +153,13 @@ impl Nat {
         let (source, destination) = (headers.source, headers.destination);
         let surroundings = self.surroundings();
         let step = if surroundings.is_own(source) {
-            format!(
-                "{source} is this machine's own address: what it sends itself leaves with that, and is no terminal's."
-            )
+            own_source(source.into())
         } else if surroundings.is_own(destination) && self.selection.of_virtual_ip(destination).is_none() {
-            format!(
-                "{destination} is this machine's own address: the kernel delivers it here, past kamei; whether it is let in says                  the firewall's input hook (`nft list ruleset`), and who answers `ss -lnp`."
-            )
+            own_destination(destination.into())
         } else {
             return None;
         };
-        Some(Explanation {
-            from: self.realm_name(realm).to_owned(),
-            to: None,
-            source: None,
-            destination: None,
-            reason: None,
-            binding: None,
-            is_of_this_machine: true,
-            host: Vec::new(),
-            steps: vec![step],
-            hint: None,
-        })
+        Some(Explanation::of_this_machine(self.realm_name(realm).to_owned(), step))
     }
 
     fn realm_of(&self, source: Address) -> Realm {
@@ -293,6 +309,17 @@ impl Steps {
     fn say(&mut self, sentence: fmt::Arguments<'_>) {
         self.0.push(sentence.to_string());
     }
+}
+
+fn own_source(source: IpAddr) -> String {
+    format!("{source} is this machine's own address: what it sends itself leaves with that, and is no terminal's.")
+}
+
+fn own_destination(destination: IpAddr) -> String {
+    format!(
+        "{destination} is this machine's own address: the kernel delivers it here, past kamei; whether it is let in says the \
+         firewall's input hook (`nft list ruleset`), and who answers `ss -lnp`."
+    )
 }
 
 fn ago(time: Duration) -> String {

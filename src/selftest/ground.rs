@@ -192,7 +192,8 @@ fn neighbours(name: &str) -> BTreeSet<IpAddr> {
     all.into_iter().filter(there).map(|neighbour| neighbour.dst).collect()
 }
 
-fn own_addresses() -> BTreeSet<IpAddr> {
+/// All addresses of this machine.
+pub fn own_addresses() -> BTreeSet<IpAddr> {
     let all: Vec<Addresses> = read(&["address", "show"]).unwrap_or_default();
     all.into_iter().flat_map(|each| each.addr_info).filter_map(|address| address.local).collect()
 }

@@ -21,7 +21,7 @@ mod ground;
 mod steps;
 mod why;
 
-pub use ground::{Way, way};
+pub use ground::{Way, own_addresses, way};
 pub use why::not_forwarded;
 
 use crate::control::{Client, ClientError, ExplainRequest, LockFile, Status};
