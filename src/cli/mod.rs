@@ -214,8 +214,18 @@ pub fn main() -> ExitCode {
 
 fn complain(lines: &str) {
     for line in lines.lines() {
-        let _ = writeln!(std::io::stderr(), "kamei: {}", input::plain(line));
+        let _ = writeln!(std::io::stderr(), "kamei: {}", input::plain(&without_numbers(line)));
     }
+}
+
+/// Without the numbers that the standard library puts behind what the system says, as in "Is a directory (os error 21)".
+fn without_numbers(line: &str) -> String {
+    let mut parts = line.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        text + rest.strip_prefix(')').unwrap_or(rest)
+    })
 }
 
 /// Help and version as clap has them; of an error the one line that matters, with its tip.
@@ -249,6 +259,7 @@ impl CliError {
             | CliError::Import { .. }
             | CliError::Question(_)
             | CliError::Usage(_)
+            | CliError::Client(ClientError::TooLong(_))
             | CliError::Test(TestError::NoInside { .. }) => 2,
             CliError::Gateway(error) if error.is_final() => 5,
             CliError::Gateway(_)
@@ -279,6 +290,7 @@ impl From<TestError> for CliError {
 fn lines(file: &Option<PathBuf>, problems: &[Problem]) -> String {
     let line = |problem: &Problem| match (file, problem.place) {
         (Some(file), Place::Line(line)) => format!("{}:{line}: {}", file.display(), problem.wrong),
+        (Some(file), Place::Column(line, column)) => format!("{}:{line}:{column}: {}", file.display(), problem.wrong),
         (Some(file), Place::Missing) => format!("{}: {}", file.display(), problem.wrong),
         _ => problem.to_string(),
     };
@@ -299,6 +311,15 @@ mod tests {
     use crate::fastpath::FastPathError;
     use crate::gateway::GatewayError;
     use std::io;
+
+    #[test]
+    fn what_the_system_says_has_no_numbers() {
+        let said =
+            "cannot read /etc: Is a directory (os error 21); give a file (as said: Permission denied (os error 13))";
+        let plain = "cannot read /etc: Is a directory; give a file (as said: Permission denied)";
+        assert_eq!(without_numbers(said), plain);
+        assert_eq!(without_numbers(plain), plain);
+    }
 
     /// The unit's RestartPreventExitStatus= goes by it.
     #[test]

@@ -92,8 +92,20 @@ fn section_at(text: &str, place: usize) -> Option<Entry> {
     Some(Entry { section: String::new(), key, range: start..end })
 }
 
-/// Blanks, so that every other place stays what it is.
+/// Blanks, so that every other place stays what it is; with the comma that a key of an inline table has before or after it.
 fn take_out(text: &mut String, range: Range<usize>) {
+    let blank_at = |text: &mut String, place: usize| text.replace_range(place..=place, " ");
+    let after = text.get(range.end..).unwrap_or_default();
+    let before = text.get(..range.start).unwrap_or_default();
+    let next = after.find(|letter: char| !letter.is_whitespace()).map(|offset| range.end + offset);
+    let last = before.rfind(|letter: char| !letter.is_whitespace());
+    let is =
+        |text: &str, place: Option<usize>, letter| place.filter(|place| text.as_bytes().get(*place) == Some(&letter));
+    if let Some(comma) = is(text, next, b',') {
+        blank_at(text, comma);
+    } else if let (Some(_), Some(comma)) = (is(text, next, b'}'), is(text, last, b',')) {
+        blank_at(text, comma);
+    }
     let blank = |letter: char| if letter == '\n' { "\n".to_owned() } else { " ".repeat(letter.len_utf8()) };
     if let Some(part) = text.get(range.clone()) {
         let blank: String = part.chars().map(blank).collect();
@@ -116,7 +128,16 @@ fn problem(error: &toml::de::Error, entry: Option<&Entry>, text: &str) -> Proble
         }),
         None => None,
     };
-    Problem { place, wrong: wrong.unwrap_or(Wrong::Syntax(message)) }
+    match (wrong, error.span()) {
+        (Some(wrong), _) => Problem { place, wrong },
+        (None, Some(span)) => {
+            let before = text.get(..span.start).unwrap_or(text);
+            let column = 1 + before.chars().rev().take_while(|letter| *letter != '\n').count();
+            let place = Place::Column(line_of(text, span.start), column);
+            Problem { place, wrong: Wrong::Syntax(message) }
+        }
+        (None, None) => Problem { place, wrong: Wrong::Syntax(message) },
+    }
 }
 
 /// Serde says "unknown field `x`, expected one of `a`, `b`": say the nearest instead of all.

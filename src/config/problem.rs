@@ -18,6 +18,8 @@ pub enum Place {
     Missing,
     /// A line of the file, counted from 1.
     Line(usize),
+    /// A character of a line, both counted from 1.
+    Column(usize, usize),
     /// A flag.
     Flag(&'static str),
 }
@@ -265,6 +267,7 @@ impl fmt::Display for Problem {
         match self.place {
             Place::Missing => write!(f, "{}", self.wrong),
             Place::Line(line) => write!(f, "line {line}: {}", self.wrong),
+            Place::Column(line, column) => write!(f, "line {line}, column {column}: {}", self.wrong),
             Place::Flag(flag) => write!(f, "{flag}: {}", self.wrong),
         }
     }

@@ -121,7 +121,8 @@ fn every_kind_of_nonsense_has_its_line() {
         assert!(said.contains(expected), "{new}: {said}");
     }
     assert!(problems("").len() == 3, "{:?}", problems(""));
-    assert!(problems("inside = [").join("").starts_with("line 1: "));
+    assert!(problems("inside = [").join("").starts_with("line 1, column 11: "));
+    assert!(problems("# ü\nmss = @\n").join("").starts_with("line 2, column 7: "), "{:?}", problems("# ü\nmss = @\n"));
 }
 
 #[test]
@@ -163,6 +164,21 @@ fn every_mistake_is_said_at_once() {
         ["line 3: the key 'range' is missing here"]
     );
     assert_eq!(problems("inside = [\"gi\"\noutside = 7\n").len(), 1);
+    // Inline tables lose what is wrong in them, and the comma beside it.
+    for table in
+        ["rnage = 1, range = \"198.18.0.0/33\"", "range = \"198.18.0.0/33\", rnage = 1", "range = \"198.18.0.0/33\""]
+    {
+        let text = format!("inside = \"gi\"\noutside = [\"go\"]\npool = [{{ {table} }}]\nmss = \"x\"\n");
+        let said = problems(&text);
+        let is_said = |words: &str| said.iter().any(|line| line.contains(words));
+        assert!(
+            is_said("198.18.0.0/33") && is_said("inside: takes a list") && is_said("mss: takes"),
+            "{table}: {said:#?}"
+        );
+        assert!(is_said("did you mean 'range'") == table.contains("rnage"), "{table}: {said:#?}");
+    }
+    let said = problems("inside = [\"gi\"]\noutside = [\"go\"]\npool = \"198.18.0.0/16\"\n");
+    assert_eq!(said, ["line 3: pool: takes a list, not \"198.18.0.0/16\"; for example: [[pool]]"]);
 }
 
 const TWINS: &str = r#"

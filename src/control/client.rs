@@ -43,6 +43,9 @@ pub enum ClientError {
     /// The gateway is not ready.
     #[error("the gateway on {0} is still starting; `kamei status --wait 10` waits for it")]
     Starting(PathBuf),
+    /// No socket can have this path (unix(7)).
+    #[error("--control {0} is longer than the 107 bytes that the path of a socket can have; no gateway has that one")]
+    TooLong(PathBuf),
     /// Others have all the places.
     #[error("the gateway on {0} is busy: as many callers as it serves at once are there already; try again later")]
     Busy(PathBuf),
@@ -366,6 +369,7 @@ impl Client {
         match error.kind() {
             io::ErrorKind::WouldBlock => ClientError::Busy(self.path.clone()),
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.path.clone()),
+            io::ErrorKind::InvalidInput => ClientError::TooLong(self.path.clone()),
             _ => ClientError::NoGateway { path: self.path.clone(), error },
         }
     }
