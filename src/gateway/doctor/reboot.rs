@@ -245,12 +245,38 @@ fn forwarding(root: &Path) -> Option<String> {
             }
         }
     }
+    on.extend(networkd_forwards(root));
     let (key, file) = on.into_iter().next()?;
     let shown = format!("/{}", file.strip_prefix(root).unwrap_or(&file).display());
     Some(format!(
         "{shown} switches forwarding on ({key}) before the gateway comes, and until then the inside goes out untranslated; take \
          the line out: the gateway switches forwarding on itself"
     ))
+}
+
+/// The key by which systemd-networkd switches forwarding on (systemd.network(5), networkd.conf(5)), and its file.
+fn networkd_forwards(root: &Path) -> Option<(String, PathBuf)> {
+    let places = ["etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd"].map(|top| root.join(top));
+    let mut by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for place in &places {
+        let network = place.join("network");
+        let parts = subdirectories(&network).into_iter().chain([place.join("networkd.conf.d")]);
+        let all = parts.flat_map(|part| files(&part)).chain(files(&network)).chain([place.join("networkd.conf")]);
+        for file in all.filter(|file| file.extension().is_some_and(|kind| kind == "network" || kind == "conf")) {
+            let name = file.strip_prefix(place).unwrap_or(&file).display().to_string();
+            by_name.entry(name).or_insert(file);
+        }
+    }
+    by_name.into_values().find_map(|file| {
+        let text = read(&file);
+        let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+        let says = |(key, value): &(&str, &str)| {
+            matches!(key.trim(), "IPForward" | "IPv4Forwarding" | "IPv6Forwarding")
+                && matches!(value.trim(), "yes" | "true" | "1" | "on" | "ipv4" | "ipv6")
+        };
+        let (key, _) = pairs.find(says)?;
+        Some((format!("{}=", key.trim()), file.clone()))
+    })
 }
 
 fn read(path: &Path) -> String {
@@ -383,6 +409,17 @@ mod tests {
         ] {
             assert!(named(&[(path, text)]).unwrap().starts_with(&format!("/{path} switches forwarding on")), "{path}");
         }
+        for (path, text) in [
+            ("etc/systemd/network/lan.network", "[Match]\nName=eth1\n[Network]\nIPv4Forwarding=yes\n"),
+            ("etc/systemd/network/lan.network.d/x.conf", "[Network]\nIPForward = ipv4\n"),
+            ("etc/systemd/networkd.conf", "[Network]\nIPv6Forwarding=true\n"),
+            ("usr/lib/systemd/networkd.conf.d/x.conf", "[Network]\nIPv4Forwarding=1\n"),
+        ] {
+            assert!(named(&[(path, text)]).unwrap().starts_with(&format!("/{path} switches forwarding on")), "{path}");
+        }
+        let off = ("etc/systemd/network/lan.network", "[Network]\n#IPForward=yes\nIPv4Forwarding=no\n");
+        let masked = ("usr/lib/systemd/network/lan.network", "[Network]\nIPForward=yes\n");
+        assert_eq!(named(&[off, masked]), None);
         // The file of the same name in /etc counts, and the last word.
         let overruled = [("usr/lib/sysctl.d/50.conf", "net.ipv4.ip_forward=1"), ("etc/sysctl.d/50.conf", "")];
         assert_eq!(named(&overruled), None);

@@ -301,7 +301,9 @@ fn judge_families(plan: &Plan, host: &mut Host) {
     for (family, other, all) in [("IPv6", "IPv4", "::/0"), ("IPv4", "IPv6", "0.0.0.0/0")] {
         let is_it = |net: &IpNet| net.addr().is_ipv4() == (family == "IPv4");
         let has_pool = plan.pools.iter().any(|pool| pool.is_v4() == (family == "IPv4"));
-        let is_exempt = plan.exempt.iter().any(|net| is_it(net) && net.prefix_len() == 0);
+        // In one prefix or in several.
+        let exempt = IpNet::aggregate(&plan.exempt.iter().copied().filter(is_it).collect());
+        let is_exempt = exempt.iter().any(|net| net.prefix_len() == 0);
         let mut prefixes = host.insides.iter().flat_map(|inside| &inside.sources).filter(|net| is_it(net));
         if let (false, false, Some(prefix)) = (has_pool, is_exempt, prefixes.next()) {
             host.remarks.push(format!(

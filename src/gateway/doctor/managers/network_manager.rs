@@ -33,7 +33,8 @@ pub fn judge(merged: &str, tun: &str, devices: &[String]) -> Vec<Finding> {
             "NetworkManager counts {device} as its own: whoever disconnects it there or switches networking off takes its \
              address and disturbs packets until the gateway has put it back; put into \
              /etc/NetworkManager/conf.d/zz-{tun}.conf the lines [keyfile], \
-             unmanaged-devices+=interface-name:{tun}-nat,interface-name:{tun}-in*; then nmcli general reload conf"
+             unmanaged-devices+=interface-name:{tun}-nat,interface-name:{tun}-in*,interface-name:{tun}-tin,\
+             interface-name:{tun}-tout; then nmcli general reload conf"
         ))
     };
     devices.iter().find(is_taken).map(say).into_iter().collect()

@@ -51,8 +51,8 @@ pub fn examine(root: &Path, tun: &str, devices: &[String]) -> Vec<Finding> {
         let before = before.iter().find(|before| **before < name).unwrap_or(&before[1]);
         let text = format!(
             "{files} {verb} systemd-networkd configure the gateway's own devices; put before it \
-             /etc/systemd/network/{before} with the lines [Match], Name={tun}-nat {tun}-in*, [Link], Unmanaged=yes; then \
-             networkctl reload"
+             /etc/systemd/network/{before} with the lines [Match], Name={tun}-nat {tun}-in* {tun}-tin {tun}-tout, [Link], \
+             Unmanaged=yes; then networkctl reload"
         );
         if !findings.iter().any(|finding| finding.text == text) {
             findings.push(Finding::note(text));
