@@ -378,7 +378,7 @@ fn p5_a_pppoe_session_outside() {
 }
 
 /// A wire of TUN devices: IP packets without any header before them, as over PPP.
-fn tun_wire(lab: &Lab, gateway: &Host, here: &str, end: &Host, there: &str) -> Vec<Background> {
+pub fn tun_wire(lab: &Lab, gateway: &Host, here: &str, end: &Host, there: &str) -> Vec<Background> {
     need("socat", "socat");
     let paths = ["a", "b"].map(|end| lab.scratch().join(format!("{here}-{end}")).display().to_string());
     let pump = |host: &Host, name: &str, own: &str, other: &str| {

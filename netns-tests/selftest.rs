@@ -3,6 +3,7 @@
 use crate::capture::Capture;
 use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Lab, Plan, Ran, patience, wait_until};
+use crate::links::tun_wire;
 use crate::one_view::nft;
 use crate::traffic::{Web, curl};
 use rustix::process::Signal;
@@ -110,6 +111,28 @@ fn a_test_goes_behind_a_bridge_and_insides_with_equal_addresses() {
     );
     let gateway = lab.start_from_file(1, &text);
     assert_passes(&gateway, "", 3);
+}
+
+/// As WireGuard and PPP have it.
+#[test]
+fn a_test_goes_by_devices_without_link_headers_on_either_side() {
+    let lab = Lab::new(Plan::gateways(1).unwatched());
+    let (host, terminal, server) = (lab.gateway(1), lab.terminal(1), lab.server(1));
+    let _wires = [tun_wire(&lab, &host, "tin", &terminal, "t0"), tun_wire(&lab, &host, "tout", &server, "t1")];
+    for (name, last) in [("tin", 2), ("tout", 3)] {
+        host.run(&format!("ip address add 10.200.{last}.1/24 dev {name}")).ok();
+        host.run(&format!("ip address add 2001:db8:{last}::1/64 dev {name} nodad")).ok();
+    }
+    for (inside, outside) in [("tin", "go"), ("gi", "tout"), ("tin", "tout")] {
+        let text = format!(
+            "inside = [\"{inside}\"]\noutside = [\"{outside}\"]\n[[pool]]\nrange = \"{}\"\n[[pool]]\nrange = \"{}\"\n",
+            Lab::pool_v4(1),
+            Lab::pool_v6(1)
+        );
+        let gateway = lab.start_from_file(1, &text);
+        assert_passes(&gateway, "", 2);
+        gateway.stop();
+    }
 }
 
 #[test]
