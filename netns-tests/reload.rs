@@ -186,7 +186,7 @@ fn a_dry_run_says_what_only_a_restart_brings_and_which_bindings_that_would_cost(
     let moved = format!("workers = 1\n{SIDES}{}", pools(&["198.18.9.0/24"]));
     let said = dry(&moved);
     let words = format!("{} (inside) was {virtual_ip}: would be kept aside after the restart", terminal.v4);
-    assert!(said.contains(&words) && said.contains("1 bindings would not fit"), "{words}: {said}");
+    assert!(said.contains(&words) && said.contains("1 binding would not fit"), "{words}: {said}");
     let named = right
         .replace("inside = [\"gi\"]\n", "")
         .replace("[[pool]]", "[[inside]]\nname = \"x\"\ninterfaces = [\"gi\"]\n[[pool]]");

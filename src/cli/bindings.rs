@@ -14,7 +14,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Columns that a narrow screen does without, the first ones first.
-const SPARED: [&str; 8] = ["PACKETS OUT", "PACKETS IN", "CONTACTS", "AGE", "POOL", "CALLBACKS", "LEFT", "LAST USED"];
+const SPARED: [&str; 10] =
+    ["PACKETS OUT", "PACKETS IN", "CONTACTS", "AGE", "POOL", "CALLBACKS", "LEFT", "LAST USED", "BYTES IN", "BYTES OUT"];
 
 #[derive(Args)]
 pub struct Arguments {

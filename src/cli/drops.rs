@@ -47,10 +47,10 @@ fn write(drops: &Drops, request: &DropsRequest, out: &mut dyn Write) -> std::io:
     let within = show::span(drops.now - drops.since);
     let since =
         if request.since_start { format!("since the start, {within} ago") } else { format!("in the last {within}") };
-    if all == 0 {
-        writeln!(out, "No packets were dropped {since}.")?;
-    } else {
-        writeln!(out, "{} packets were dropped {since}.", show::count(all))?;
+    match all {
+        0 => writeln!(out, "No packets were dropped {since}.")?,
+        1 => writeln!(out, "1 packet was dropped {since}.")?,
+        _ => writeln!(out, "{} were dropped {since}.", show::number_of(all, "packet"))?,
     }
     let mut table = Table::new([">PACKETS", "REASON", "MEANING"]);
     if request.address.is_none() && all > 0 {

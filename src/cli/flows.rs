@@ -67,7 +67,9 @@ fn write(flows: &Flows, request: &FlowsRequest, columns: usize, out: &mut dyn Wr
         _ => {
             let told = flows.flows.len() as u64;
             let more = if told < flows.found { format!(", {told} are shown") } else { String::new() };
-            writeln!(out, "{} flows{of} are in the kernel ({}){more}.\n", show::count(flows.found), flows.way)?;
+            let are = if flows.found == 1 { "is" } else { "are" };
+            let found = show::number_of(flows.found, "flow");
+            writeln!(out, "{found}{of} {are} in the kernel ({}){more}.\n", flows.way)?;
             if columns < WIDE { narrow(flows, out)? } else { wide(flows, out)? }
         }
     }

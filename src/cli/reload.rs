@@ -1,6 +1,6 @@
 //! `kamei reload`.
 
-use super::{CliError, Socket};
+use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, KeptAside, Reloaded, Restart};
 use clap::Args;
 use std::io::Write;
@@ -42,7 +42,7 @@ fn describe(reloaded: &Reloaded, dry_run: bool) -> String {
     let when = if dry_run { ": by a reload" } else { "" };
     let mut lines: Vec<String> = reloaded.changes.iter().map(|change| format!("{change}{when}")).collect();
     if reloaded.moved > 0 {
-        lines.push(format!("{} bindings are kept in pools that change", reloaded.moved));
+        lines.push(format!("{} kept in pools that change", show::number_of(reloaded.moved as u64, "binding")));
     }
     let word = if dry_run { "would be released" } else { "released" };
     let released = reloaded.released.iter().map(|binding| {
@@ -67,7 +67,7 @@ fn of_restart(restart: &Restart, lines: &mut Vec<String>) {
     lines.extend(named);
     let more = restart.kept_aside.saturating_sub(u64::try_from(restart.named.len()).unwrap_or(u64::MAX));
     lines.extend((more > 0).then(|| format!("… and {more} more")));
-    lines.push(format!("{} bindings would not fit after the restart", restart.kept_aside));
+    lines.push(format!("{} would not fit after the restart", show::number_of(restart.kept_aside, "binding")));
     lines.extend(restart.notes.iter().cloned());
 }
 

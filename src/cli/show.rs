@@ -35,6 +35,12 @@ pub fn bold(text: &str) -> String {
     if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
 
+/// A number of things: `1 packet`, `12.0 k packets`.
+pub fn number_of(number: u64, thing: &str) -> String {
+    let several = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{several}", count(number))
+}
+
 /// The two largest units of a span: `3m 12s`.
 pub fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();

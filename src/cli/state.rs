@@ -1,7 +1,7 @@
 //! `kamei state`.
 
 use super::progress::Display;
-use super::{CliError, gateway};
+use super::{CliError, gateway, show};
 use crate::config::{Config, DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::gateway::clock;
 use crate::journal::{self, Found, JournalError, Progress, Stage, StateFile};
@@ -87,7 +87,7 @@ fn import(directory: &Path, tun: &str, file: &Path, display: Display, progress: 
     if let Err(error) = journal::history::note_import(&path, &before, &bindings, clock::reading(), user) {
         log::warn!("the history does not know of it: {error}");
     }
-    println!("{} bindings imported", bindings.len());
+    println!("{} binding{} imported", bindings.len(), if bindings.len() == 1 { "" } else { "s" });
     Ok(())
 }
 
@@ -117,7 +117,8 @@ fn list_misfits(bindings: &[StoredBinding], file: &Path, config: &Config) -> Res
         misfits += 1;
         writeln!(out, "kept aside: {} ({}) was {}: {why}", binding.terminal, binding.inside, binding.virtual_ip)?;
     }
-    writeln!(out, "{misfits} bindings do not fit {}", file.display())?;
+    let do_not = if misfits == 1 { "does not" } else { "do not" };
+    writeln!(out, "{} {do_not} fit {}", show::number_of(misfits, "binding"), file.display())?;
     Ok(out.flush()?)
 }
 

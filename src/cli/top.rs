@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct Arguments {
     #[command(flatten)]
     socket: Socket,
-    /// Print one screen, with the rates of one second, and end
+    /// Print one screen, with the rates of one second, and end: as large as the terminal, or as COLUMNS and LINES say
     #[arg(long)]
     once: bool,
 }
@@ -139,8 +139,10 @@ fn print_once(client: &Client) -> Result<(), CliError> {
         let (status, bindings) = ask(client)?;
         model.take(status, bindings, now());
     }
-    let size = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let text = drawn(&model, size("COLUMNS").unwrap_or(80), size("LINES").unwrap_or(24))?;
+    let told = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let there = ratatui::crossterm::terminal::size().ok().filter(|_| io::stdout().is_terminal());
+    let (columns, lines) = there.unwrap_or((80, 24));
+    let text = drawn(&model, told("COLUMNS").unwrap_or(columns), told("LINES").unwrap_or(lines))?;
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
 

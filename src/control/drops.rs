@@ -95,7 +95,8 @@ impl DropsRequest {
 
     pub(super) fn answer(&self, admin: &dyn Admin) -> Drops {
         let (now, ahead) = (admin.now(), admin.moment().seconds_ahead().saturating_mul(1000));
-        let GatewayStatus { fast_path, devices, .. } = admin.status();
+        let GatewayStatus { fast_path, devices, uptime_seconds, .. } = admin.status();
+        let start = started(now, uptime_seconds);
         let nat = admin.nat();
         let dropped = nat.dropped(self.since_start, now);
         // A terminal is asked for by either of its addresses.
@@ -124,7 +125,7 @@ impl DropsRequest {
         kernel.insert("queue_full".to_owned(), queue_full);
         kernel.retain(|_, packets| *packets > 0);
         Drops {
-            since: dropped.since.shifted(ahead),
+            since: if self.since_start { start } else { dropped.since.max(start) }.shifted(ahead),
             now: now.shifted(ahead),
             reasons: dropped.reasons.iter().map(|(reason, packets)| (reason.name().to_owned(), *packets)).collect(),
             kernel,
@@ -141,7 +142,8 @@ pub(super) fn met(request: &ExplainRequest, admin: &dyn Admin) -> Vec<String> {
     let nat = admin.nat();
     let ends = [Address::from(request.source), Address::from(request.destination)];
     let dropped = nat.dropped(false, now);
-    let within = humantime::format_duration(Duration::from_secs((now - dropped.since).as_secs()));
+    let since = dropped.since.max(started(now, admin.status().uptime_seconds));
+    let within = humantime::format_duration(Duration::from_secs((now - since).as_secs()));
     // A row of the peer with another end is of others than these two.
     let is_between = |row: &&DropRow| {
         row.end == End::Peer
@@ -150,14 +152,20 @@ pub(super) fn met(request: &ExplainRequest, admin: &dyn Admin) -> Vec<String> {
     };
     let sentence = |row: &DropRow| {
         let several = if row.other.is_none() { ", not only of these two" } else { "" };
+        let (packets, were) = if row.packets == 1 { ("packet", "was") } else { ("packets", "were") };
         format!(
-            "{} packets of the peer {}{several} were dropped in the last {within}: {}.",
+            "{} {packets} of the peer {}{several} {were} dropped in the last {within}: {}.",
             row.packets,
             row.address,
             row.reason.name()
         )
     };
     dropped.rows.iter().filter(is_between).map(sentence).collect()
+}
+
+/// When the gateway did.
+fn started(now: Time, uptime_seconds: u64) -> Time {
+    now.shifted(-i64::try_from(uptime_seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
 }
 
 impl DropLine {
