@@ -3,7 +3,7 @@
 use super::table::{Cell, Table};
 use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Filter, MOST_SORTED, Order, Sort, parse_prefix};
-use crate::nat::{BindingState, BindingView, Named};
+use crate::nat::{BindingState, BindingView, ContactView, Direction, Named};
 use crate::time::Time;
 use anstyle::AnsiColor;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -68,7 +68,12 @@ enum State {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Show the bindings with this terminal or virtual IP
+    /// Show the bindings with this terminal or virtual IP, with who may call it and since when
+    ///
+    /// Of each peer that the terminal has called, SINCE says when it first did, without having forgotten it since ("?" where
+    /// an earlier kamei did not write that down), LAST CALLED when it last sent it a packet, and DIRECTION whether only the
+    /// terminal has called, or the peer has called back: has opened a TCP connection to the virtual IP since. With --json
+    /// these are `since` and `last_called`, in milliseconds since the Unix epoch, and `direction`, `called` or `called_back`.
     Show {
         /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
         address: Named,
@@ -297,12 +302,16 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
 /// The peers that the terminal has called.
 fn contacts(view: &BindingView, now: Time, out: &mut dyn Write) -> std::io::Result<()> {
     let Some(list) = view.contact_list.as_ref().filter(|list| !list.is_empty()) else { return Ok(()) };
-    let mut table = Table::new(["PEER", "LAST CALLED", ">FORGOTTEN IN", "HAS ANSWERED", "MAY CALL"]);
+    let columns = ["PEER", ">SINCE", ">LAST CALLED", "DIRECTION", ">FORGOTTEN IN", "HAS ANSWERED", "MAY CALL"];
+    let mut table = Table::new(columns);
     let word = |is: bool| if is { "yes" } else { "no" };
+    let ago = |time: Time| format!("{} ago", show::span(now - time));
     for contact in list {
         table.row([
             contact.peer.to_string().into(),
-            format!("{} ago", show::span(now - contact.last_called)).into(),
+            contact.since.map_or_else(|| "?".to_owned(), ago).into(),
+            ago(contact.last_called).into(),
+            direction(contact).into(),
             show::span(Duration::from_secs(contact.seconds_left)).into(),
             word(contact.answered).into(),
             word(contact.may_call).into(),
@@ -313,6 +322,13 @@ fn contacts(view: &BindingView, now: Time, out: &mut dyn Write) -> std::io::Resu
     match (view.contacts as usize).saturating_sub(list.len()) {
         0 => Ok(()),
         more => writeln!(out, "{more} more, called earlier: --contacts {} shows them", view.contacts),
+    }
+}
+
+fn direction(contact: &ContactView) -> &'static str {
+    match contact.direction {
+        Direction::Called => "called",
+        Direction::CalledBack => "called back",
     }
 }
 

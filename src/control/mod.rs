@@ -13,7 +13,7 @@
 //! | `GET /v1/history?virtual-ip=ADDRESS&terminal=ADDRESS&at=TIME&since=TIME&until=TIME&before=ID&limit=N` | [`HistoryAnswer`]: who had a virtual IP at a time, or what happened; for root alone |
 //! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
 //! | `GET /v1/bindings?sort=bytes&reverse&…` | the same in another order ([`Sort`]): the first [`MOST_SORTED`] at most |
-//! | `GET /v1/bindings/ADDRESS?contacts=N` | array: the bindings with this terminal or virtual IP, with who may call and the N contacts called last (1,000) |
+//! | `GET /v1/bindings/ADDRESS?contacts=N` | array: the bindings with this terminal or virtual IP, with who may call and the N contacts called last (1,000): `peer`, `since` (first called, milliseconds since the Unix epoch; `null`: not known), `last_called`, `answered`, `direction` (`called`; `called_back`: the peer has opened a TCP connection since), `may_call`, `seconds_left` |
 //! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
 //! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
 //! | `POST /v1/reload`, `POST /v1/reload?dry-run` | [`Reloaded`]: what has changed, or would |

@@ -16,7 +16,8 @@
 //! | `ended` | when its quarantine began, seconds since the Unix epoch; left out: not known |
 //! | `packets_out`, `packets_in`, `bytes_out`, `bytes_in`, `callbacks` | counted so far |
 //! | `callback` | a policy of its own: `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes |
-//! | `contacts` | array of `{"peer": ADDRESS, "last": SECONDS, "answered": BOOLEAN}`; without the last: no |
+//! | `contacts` | array of `{"peer": ADDRESS, "first": SECONDS, "last": SECONDS, "answered": BOOLEAN, "called_back": BOOLEAN}`: first
+//!   and last call, since the Unix epoch; without `first`: not known, without the others: no |
 
 use crate::config::{is_inside_name, parse_callback};
 use crate::nat::{BindingState, CallbackPolicy, StoredBinding, StoredContact};
@@ -28,8 +29,8 @@ use std::sync::Arc;
 
 /// Version of the format.
 const VERSION: u32 = 1;
-/// The longest line: a binding with 65,536 contacts has some four megabytes.
-const LONGEST: u64 = 8 << 20;
+/// The longest line: a binding with 65,536 contacts has some eight megabytes, and for four minutes it may have twice as many.
+const LONGEST: u64 = 32 << 20;
 
 /// What is wrong with a line.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +86,13 @@ struct Line {
 #[serde(deny_unknown_fields)]
 struct Contact {
     peer: IpAddr,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    first: u32,
     last: u32,
     #[serde(default, skip_serializing_if = "is_no")]
     answered: bool,
+    #[serde(default, skip_serializing_if = "is_no")]
+    called_back: bool,
 }
 
 fn yes() -> bool {
@@ -207,13 +212,14 @@ fn binding(bytes: &[u8]) -> Result<StoredBinding, String> {
 }
 
 impl From<&StoredContact> for Contact {
-    fn from(StoredContact { peer, last, answered }: &StoredContact) -> Self {
-        Self { peer: *peer, last: *last, answered: *answered }
+    fn from(contact: &StoredContact) -> Self {
+        let StoredContact { peer, first, last, answered, called_back } = *contact;
+        Self { peer, first, last, answered, called_back }
     }
 }
 
 impl From<Contact> for StoredContact {
-    fn from(Contact { peer, last, answered }: Contact) -> Self {
-        Self { peer, last, answered }
+    fn from(Contact { peer, first, last, answered, called_back }: Contact) -> Self {
+        Self { peer, first, last, answered, called_back }
     }
 }

@@ -232,8 +232,7 @@ fn whole(bindings: &[StoredBinding]) -> (Vec<Write>, Vec<ContactChange>) {
             virtual_ip,
             created,
             peer: contact.peer,
-            last: Some(contact.last),
-            answered: contact.answered,
+            contact: Some(*contact),
         };
         binding.contacts.iter().map(change).collect::<Vec<_>>()
     };

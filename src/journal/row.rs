@@ -100,6 +100,14 @@ pub fn contact_sum(row: &ContactRow) -> i64 {
     if row.contact.answered {
         hasher.write(b"/answered");
     }
+    // As the sums were before there were the columns.
+    if row.contact.first != 0 {
+        hasher.write(b"/first");
+        hasher.write_u32(row.contact.first);
+    }
+    if row.contact.called_back {
+        hasher.write(b"/called back");
+    }
     hasher.finish().cast_signed()
 }
 
@@ -163,8 +171,11 @@ pub fn read_binding(row: &Row<'_>, insides: &mut Vec<Arc<str>>) -> rusqlite::Res
 pub fn read_contact(row: &Row<'_>) -> rusqlite::Result<Option<ContactRow>> {
     let (Some(virtual_ip), Some(peer)) = (address(row, 0)?, address(row, 1)?) else { return Ok(None) };
     let (Some(created), Some(last)) = (small(row, 2)?, small(row, 3)?) else { return Ok(None) };
-    let Some(answered) = flag(row, 5)? else { return Ok(None) };
-    let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last, answered } };
+    let (Some(answered), Some(first), Some(called_back)) = (flag(row, 5)?, small(row, 6)?, flag(row, 7)?) else {
+        return Ok(None);
+    };
+    let contact = StoredContact { peer, first, last, answered, called_back };
+    let contact = ContactRow { virtual_ip, created, contact };
     Ok((number(row, 4)? == Some(contact_sum(&contact))).then_some(contact))
 }
 

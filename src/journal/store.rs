@@ -37,12 +37,15 @@ pub(super) const STEPS: &[&str] = &[
     "ALTER TABLE bindings ADD COLUMN ended INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE bindings ADD COLUMN bytes_out INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE bindings ADD COLUMN bytes_in INTEGER NOT NULL DEFAULT 0",
+    // When a contact became one; 0 is not known.
+    "ALTER TABLE contacts ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE contacts ADD COLUMN called_back INTEGER NOT NULL DEFAULT 0",
 ];
 /// What [`row::read_binding`] reads.
 pub const BINDINGS: &str = "SELECT virtual_ip, inside, terminal, state, pinned, created, last_used, packets_out, \
      packets_in, callbacks, callback, sum, answered, ended, bytes_out, bytes_in FROM bindings";
 /// What [`row::read_contact`] reads.
-pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum, answered FROM contacts";
+pub const CONTACTS: &str = "SELECT virtual_ip, peer, created, last, sum, answered, first, called_back FROM contacts";
 /// How long one connection waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of log after which it is brought into the file.
@@ -490,15 +493,26 @@ fn put_bindings(transaction: &Transaction<'_>, writes: &[Write]) -> rusqlite::Re
 
 /// Writes the rows of contacts.
 fn put_contacts(transaction: &Transaction<'_>, contacts: &[ContactChange]) -> rusqlite::Result<()> {
-    let mut note = transaction.prepare_cached("INSERT OR REPLACE INTO contacts VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut note =
+        transaction.prepare_cached("INSERT OR REPLACE INTO contacts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
     let mut drop = transaction.prepare_cached("DELETE FROM contacts WHERE virtual_ip = ?1 AND peer = ?2")?;
     for change in contacts {
-        let ContactChange { virtual_ip, created, peer, last, answered } = *change;
-        match last {
-            Some(last) => {
-                let contact = ContactRow { virtual_ip, created, contact: StoredContact { peer, last, answered } };
-                let sum = row::contact_sum(&contact);
-                note.execute(params![key(virtual_ip).bytes(), key(peer).bytes(), created, last, sum, answered])?
+        let ContactChange { virtual_ip, created, peer, contact } = *change;
+        match contact {
+            Some(contact) => {
+                let sum = row::contact_sum(&ContactRow { virtual_ip, created, contact });
+                let StoredContact { peer, first, last, answered, called_back } = contact;
+                let (virtual_ip, peer) = (key(virtual_ip), key(peer));
+                note.execute(params![
+                    virtual_ip.bytes(),
+                    peer.bytes(),
+                    created,
+                    last,
+                    sum,
+                    answered,
+                    first,
+                    called_back
+                ])?
             }
             None => drop.execute(params![key(virtual_ip).bytes(), key(peer).bytes()])?,
         };

@@ -191,9 +191,64 @@ fn what_can_wait_is_written_by_the_keeper() {
     assert_eq!(of(kept).callback, Some(CallbackPolicy::Anyone));
     assert_eq!(
         of(kept).contacts,
-        [StoredContact { peer: "192.0.2.1".parse().unwrap(), last: NOW.as_secs(), answered: false }]
+        [StoredContact {
+            peer: "192.0.2.1".parse().unwrap(),
+            first: NOW.as_secs(),
+            last: NOW.as_secs(),
+            answered: false,
+            called_back: false
+        }]
     );
     assert_eq!((of(gone).state, of(gone).contacts.len()), (BindingState::Quarantined, 0));
+}
+
+#[test]
+fn since_when_a_peer_is_a_contact_and_whether_it_has_called_back_outlives_the_process_and_a_way_through_lines() {
+    let directory = private_directory();
+    let mut scene = Scene::on(directory.path());
+    let virtual_ip = scene.record(1);
+    let keeper = scene.keep();
+    scene.pass(Duration::from_secs(70));
+    scene.try_call_peer(1, 2);
+    scene.journal.settle(&scene.journal.record(&[virtual_ip]).unwrap());
+    scene.pass(Duration::from_secs(70));
+    let IpAddr::V4(virtual_v4) = virtual_ip else { panic!("{virtual_ip}") };
+    let (terminal, inside) = ([10, 0, 0, 1], Realm::Inside(0));
+    for (realm, from, to) in [
+        (inside, terminal, [192, 0, 2, 1]),
+        (inside, terminal, [192, 0, 2, 2]),
+        (Realm::Outside, [192, 0, 2, 2], virtual_v4.octets()),
+    ] {
+        let mut bytes = Vec::new();
+        let packet = etherparse::PacketBuilder::ipv4(from, to, 64).tcp(5000, 80, 1, 1000).syn();
+        packet.write(&mut bytes, b"").unwrap();
+        let verdict = scene.translator.translate(&mut Packet::new(&mut bytes), realm, scene.now);
+        assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+    }
+    scene.translator.flush(scene.now);
+    keeper.stop();
+    let contact = |n: u8, first, called_back| {
+        let last = NOW.as_secs() + 140;
+        StoredContact {
+            peer: IpAddr::from([192, 0, 2, n]),
+            first: NOW.as_secs() + first,
+            last,
+            answered: false,
+            called_back,
+        }
+    };
+    let expected = [contact(1, 0, false), contact(2, 70, true)];
+    assert_eq!(scene.bindings()[0].contacts, expected);
+    let reading = scene.reading;
+    drop(scene);
+    let after = Scene::at(directory.path(), reading).bindings();
+    assert_eq!(after[0].contacts, expected);
+    let mut lines = Vec::new();
+    lines::write(&after, &mut lines).unwrap();
+    assert_eq!(lines::read(&mut lines.as_slice()).unwrap(), after);
+    let mut moved = after[0].clone();
+    moved.shift(-40);
+    assert_eq!(moved.contacts[1].first, NOW.as_secs() + 30);
 }
 
 #[test]
@@ -257,9 +312,21 @@ fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_
         store::STEPS.iter().take(version).for_each(|step| by_hand(step));
         let sum = row::binding_sum(&binding, None);
         by_hand(&format!("INSERT INTO bindings ({columns}, sum) SELECT {columns}, {sum} FROM later; DROP TABLE later"));
+        // A contact as it was when nothing was written of its first call.
+        let peer = "192.0.2.1".parse().unwrap();
+        let known = StoredContact { peer, first: 0, last: NOW.as_secs(), answered: false, called_back: false };
+        if version > 1 {
+            let row = row::ContactRow { virtual_ip, created: binding.created, contact: known };
+            let (created, last, sum) = (binding.created, known.last, row::contact_sum(&row));
+            by_hand(&format!(
+                "INSERT INTO contacts (virtual_ip, peer, created, last, sum) \
+                 SELECT virtual_ip, x'c0000201', {created}, {last}, {sum} FROM bindings"
+            ));
+        }
         by_hand(&format!("PRAGMA user_version = {version}"));
         let scene = Scene::on(directory.path());
         let now = scene.bindings().remove(0);
+        assert_eq!(now.contacts, vec![known; usize::from(version > 1)], "{version}");
         assert_eq!(
             (now.virtual_ip, now.answered, scene.said.len()),
             (virtual_ip, true, 0),

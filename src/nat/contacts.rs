@@ -1,4 +1,4 @@
-//! The contacts of each binding: the peers that its terminal has called, and when it last did.
+//! The contacts of each binding: the peers that its terminal has called, when it first and when it last did.
 
 use super::settings::Lifetimes;
 use crate::wire::Address;
@@ -15,7 +15,7 @@ mod shard;
 const SHARDS: usize = 256;
 /// Seconds within which an answer may come (RFC 4787 REQ-5, RFC 5382 REQ-5): who was called in these makes no room.
 const ANSWER_TIME: u32 = 240;
-/// Contacts that bindings with several of them have in a shard, unless each may have half as many: 8.4 million in all, of 24
+/// Contacts that bindings with several of them have in a shard, unless each may have half as many: 8.4 million in all, of 28
 /// bytes. Only in what is left of these can a binding have more than it is allowed, to wait for their answers.
 const MOST_IN_A_SHARD: usize = 32_768;
 /// So many a binding may have even if there is no room left.
@@ -62,25 +62,35 @@ pub struct Change {
 pub struct Known {
     /// The peer.
     pub peer: Address,
+    /// The second in which it was first called, without having been forgotten since; 0: that is not known.
+    pub first: u32,
     /// The second in which it was last called.
     pub last: u32,
     /// Whether it has sent anything back since.
     pub answered: bool,
+    /// Whether it has opened a connection to the terminal since.
+    pub called_back: bool,
 }
 
 /// A peer that a terminal has called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Contact {
     peer: Peer,
+    /// See [`Known::first`].
+    first: u32,
     last: u32,
     /// Seconds by which `last` is later than what the journal was told; [`TELL_AGAIN`] stands for all from there, and for
     /// never.
     untold: u8,
     answered: bool,
+    called_back: bool,
 }
 
-/// An address in two words, which need less alignment than one.
+const _: () = assert!(size_of::<Contact>() == 28, "there are millions of them");
+
+/// An address in two words, which need less alignment than one, and no more than a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(packed(4))]
 struct Peer(u64, u64);
 
 impl Contacts {
@@ -130,11 +140,13 @@ impl Contacts {
 
     /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
     pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = Known>, now: u32) {
-        let contact = |Known { peer, last, answered }| Contact {
+        let contact = |Known { peer, first, last, answered, called_back }| Contact {
             peer: Peer::from(peer),
+            first: first.min(last).min(now),
             last: last.min(now),
             untold: 0,
             answered,
+            called_back,
         };
         let mut contacts: Vec<Contact> =
             contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
@@ -153,7 +165,8 @@ impl Contacts {
     pub fn note(&self, owner: Owner, peer: Address, now: u32, waits: bool) -> bool {
         let new = || {
             let untold = || if self.tell(owner, peer) { 0 } else { TELL_AGAIN };
-            Contact { peer: peer.into(), last: now, untold: if waits { OWED } else { untold() }, answered: false }
+            let untold = if waits { OWED } else { untold() };
+            Contact { peer: peer.into(), first: now, last: now, untold, answered: false, called_back: false }
         };
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
@@ -237,15 +250,29 @@ impl Contacts {
 
     /// A peer that the terminal has called has sent something back.
     pub fn answered(&self, owner: Owner, peer: Address) {
+        self.learn(owner, peer, |contact| !std::mem::replace(&mut contact.answered, true));
+    }
+
+    /// A peer that the terminal has called has opened a connection to it.
+    pub fn called_back(&self, owner: Owner, peer: Address) {
+        self.learn(owner, peer, |contact| !std::mem::replace(&mut contact.called_back, true));
+    }
+
+    /// Changes what is known of a peer, if anything; `change` says whether there is news for the journal.
+    fn learn(&self, owner: Owner, peer: Address, change: impl Fn(&mut Contact) -> bool) {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
             Some(Held::One(mut contact)) if contact.peer == peer.into() => {
-                self.answer(owner, &mut contact);
-                shard.replace_one(owner, contact);
+                if change(&mut contact) {
+                    self.tell_of(owner, &mut contact);
+                    shard.replace_one(owner, contact);
+                }
             }
             Some(Held::Several(list)) => {
-                if let Some(contact) = list.get_mut(peer.into()) {
-                    self.answer(owner, contact);
+                if let Some(contact) = list.get_mut(peer.into())
+                    && change(contact)
+                {
+                    self.tell_of(owner, contact);
                 }
             }
             _ => {}
@@ -328,8 +355,7 @@ impl Contacts {
         MOST_IN_A_SHARD.max(2 * self.most)
     }
 
-    fn answer(&self, owner: Owner, contact: &mut Contact) {
-        contact.answered = true;
+    fn tell_of(&self, owner: Owner, contact: &mut Contact) {
         if contact.untold != OWED {
             contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
         }
@@ -340,6 +366,10 @@ impl Contacts {
     fn use_again(&self, owner: Owner, contact: &mut Contact, now: u32, waits: bool) -> bool {
         let Some(later) = now.checked_sub(contact.last) else { return false };
         contact.last = now;
+        // It had been forgotten, if not here: this is a first call.
+        if later >= self.idle {
+            (contact.first, contact.called_back) = (now, false);
+        }
         if contact.untold == OWED {
             return later > 0;
         }
@@ -385,8 +415,8 @@ impl From<Address> for Peer {
 }
 
 impl From<Contact> for Known {
-    fn from(Contact { peer, last, answered, .. }: Contact) -> Self {
-        Self { peer: peer.into(), last, answered }
+    fn from(Contact { peer, first, last, answered, called_back, .. }: Contact) -> Self {
+        Self { peer: peer.into(), first, last, answered, called_back }
     }
 }
 
@@ -426,6 +456,47 @@ mod tests {
         assert!(has(&contacts, OWNER, 1, 189));
         assert!(!has(&contacts, OWNER, 1, 190));
         assert!(!has(&contacts, OWNER, 2, 130));
+    }
+
+    #[test]
+    fn a_contact_says_since_when_it_is_one_and_whether_it_has_called_back() {
+        // The first, which is alone for a while, and one beside it.
+        let contacts = contacts(8);
+        let known = |n: u8| contacts.known(OWNER, peer(n)).map(|known| (known.first, known.last, known.called_back));
+        contacts.note(OWNER, peer(1), 100, false);
+        contacts.note(OWNER, peer(1), 130, false);
+        assert_eq!(known(1), Some((100, 130, false)));
+        contacts.called_back(OWNER, peer(1));
+        contacts.called_back(OWNER, peer(2));
+        contacts.note(OWNER, peer(2), 140, false);
+        contacts.note(OWNER, peer(2), 150, false);
+        assert_eq!((known(1), known(2)), (Some((100, 130, true)), Some((140, 150, false))));
+        // Its time was over: it is a contact again, not still.
+        contacts.note(OWNER, peer(1), 190, false);
+        assert_eq!(known(1), Some((190, 190, false)));
+    }
+
+    #[test]
+    fn one_alone_that_came_after_its_binding_was_made_has_its_own_first_time() {
+        let contacts = contacts(1);
+        let known = |n: u8| contacts.known(OWNER, peer(n)).map(|known| (known.first, known.last));
+        contacts.note(OWNER, peer(1), 107, false);
+        contacts.note(OWNER, peer(1), 120, false);
+        assert_eq!(known(1), Some((107, 120)));
+        contacts.note(OWNER, peer(2), 130, false);
+        assert_eq!((known(1), known(2)), (None, Some((130, 130))));
+        let all = contacts.of(OWNER);
+        let later = Owner { created: 90, ..OWNER };
+        contacts.hand_over(OWNER, later);
+        assert_eq!((contacts.of(later), contacts.of(OWNER)), (all, vec![]));
+        for first in [0, 90, 110] {
+            let of_old = Known { peer: peer(3), first, last: 140, answered: true, called_back: true };
+            contacts.put_back(later, [of_old].into_iter(), 150);
+            assert_eq!(contacts.of(later), [of_old]);
+        }
+        let ahead = Known { peer: peer(3), first: 180, last: 170, answered: true, called_back: true };
+        contacts.put_back(later, [ahead].into_iter(), 150);
+        assert_eq!(contacts.of(later), [Known { first: 150, last: 150, ..ahead }], "nothing is later than now");
     }
 
     #[test]

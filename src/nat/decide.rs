@@ -1,6 +1,5 @@
 //! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
 
-use super::Nat;
 use super::admin::BindingState;
 use super::contacts::{Known, Owner};
 use super::event::{Event, EventKind};
@@ -8,6 +7,7 @@ use super::flows::{Flow, SlotRef, Tally};
 use super::settings::{CallbackPolicy, Hairpin, Inbound};
 use super::table::{Found, Table};
 use super::verdict::{DropReason, Realm};
+use super::{Nat, owner};
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};
 use std::sync::Arc;
@@ -236,6 +236,11 @@ impl Nat {
 
     /// Notes what a worker has counted. What comes in keeps a binding alive only if so configured (RFC 4787 REQ-6).
     pub(super) fn note(&self, tally: Tally, now: Time) {
+        if let Some((slot, peer)) = tally.callback()
+            && let Some(found) = self.table(slot.table()).ok().and_then(|table| table.at(slot.index()))
+        {
+            self.contacts.called_back(owner(slot.table().into(), &found), peer);
+        }
         for (slot, usage) in tally.usages() {
             if let Ok(table) = self.table(slot.table()) {
                 table.used(slot.index(), usage);

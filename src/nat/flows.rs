@@ -120,6 +120,8 @@ pub struct Tally {
     packets: u32,
     bytes: u64,
     opened: u32,
+    /// Who sends to the callee, as it sees it.
+    peer: Address,
     goes_on: bool,
 }
 
@@ -132,23 +134,29 @@ impl Hit {
 
 impl Tally {
     /// One packet of a flow that is not remembered.
-    pub fn of_one(flow: &Flow, opened: bool, bytes: usize) -> Self {
-        let Flow { caller, callee, .. } = *flow;
-        Self { caller, callee, packets: 1, bytes: bytes as u64, opened: opened.into(), goes_on: false }
+    pub fn of_one(source: Address, flow: &Flow, opened: bool, bytes: usize) -> Self {
+        let Flow { caller, callee, rewrite, .. } = *flow;
+        let peer = rewrite.source.unwrap_or(source);
+        Self { caller, callee, packets: 1, bytes: bytes as u64, opened: opened.into(), peer, goes_on: false }
     }
 
-    /// What somebody else has carried of a flow from `from`.
-    pub fn carried(from: Realm, binding: SlotRef, packets: u32, bytes: u64, opened: u32) -> Self {
-        let (caller, callee) = match from {
-            Realm::Inside(_) => (Some(binding), None),
-            Realm::Outside => (None, Some(binding)),
+    /// What somebody else has carried of a flow.
+    pub fn carried(offer: &Offer, packets: u32, bytes: u64, opened: u32) -> Self {
+        let (caller, callee) = match offer.from {
+            Realm::Inside(_) => (Some(offer.binding), None),
+            Realm::Outside => (None, Some(offer.binding)),
         };
-        Self { caller, callee, packets, bytes, opened, goes_on: true }
+        Self { caller, callee, packets, bytes, opened, peer: offer.source, goes_on: true }
     }
 
     /// Whether there was more than one packet, now or before: of a question and its answer there is one each way.
     pub fn is_in_use(&self) -> bool {
         self.packets > 1 || self.goes_on
+    }
+
+    /// The binding whose terminal a peer has called, and that peer.
+    pub fn callback(&self) -> Option<(SlotRef, Address)> {
+        self.callee.filter(|_| self.opened > 0).map(|callee| (callee, self.peer))
     }
 
     /// What to add to which binding.
@@ -359,8 +367,8 @@ impl Entry {
     }
 
     fn tally(&self, goes_on: bool) -> Tally {
-        let Self { caller, callee, packets, bytes, opened, .. } = *self;
-        Tally { caller, callee, packets, bytes, opened, goes_on }
+        let Self { caller, callee, packets, bytes, opened, new_source, .. } = *self;
+        Tally { caller, callee, packets, bytes, opened, peer: new_source, goes_on }
     }
 }
 

@@ -66,7 +66,7 @@ pub use explain::{Explanation, Question};
 pub use flows::SlotRef;
 pub use named::{Named, ParseNamedError};
 pub use offload::{Carried, Offer, Offload};
-pub use policy::{ContactView, PolicyFrom, PolicyView};
+pub use policy::{ContactView, Direction, PolicyFrom, PolicyView};
 pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, Multipath,
     PoolKind, PoolSettings, Settings, Unsolicited,

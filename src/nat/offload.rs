@@ -103,7 +103,7 @@ impl Nat {
             let opened = if offer.from == Realm::Outside { carried.opened } else { 0 };
             counters.callbacks.add(opened);
             let [packets, opened] = [carried.packets, opened].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-            self.note(Tally::carried(offer.from, offer.binding, packets, carried.bytes, opened), now);
+            self.note(Tally::carried(offer, packets, carried.bytes, opened), now);
         }
         stands
     }

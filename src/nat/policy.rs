@@ -35,20 +35,40 @@ pub enum PolicyFrom {
 pub struct ContactView {
     /// The peer.
     pub peer: IpAddr,
+    /// Since when it is a contact: when the terminal first called it, without having been forgotten since (milliseconds
+    /// since the Unix epoch); `None` where an earlier kamei has kept it and did not write that down.
+    #[serde(default)]
+    pub since: Option<Time>,
     /// When the terminal last sent it a packet (milliseconds since the Unix epoch).
     pub last_called: Time,
     /// Whether it has sent anything back since.
     pub answered: bool,
+    /// Who has called whom since then.
+    #[serde(default)]
+    pub direction: Direction,
     /// Whether it may call now.
     pub may_call: bool,
     /// Seconds until it is forgotten, if the terminal does not call it again.
     pub seconds_left: u64,
 }
 
+/// Who has opened connections, a terminal or the peer it has called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Only the terminal.
+    #[default]
+    Called,
+    /// The peer too: it has called back. As with the callbacks that a binding counts, TCP connections are meant; a datagram
+    /// may be an answer.
+    CalledBack,
+}
+
 impl ContactView {
     /// As it is shown where the wall clock is so many seconds ahead of the times in it.
     pub(super) fn shown(self, ahead: i64) -> Self {
-        Self { last_called: self.last_called.shifted(ahead.saturating_mul(1000)), ..self }
+        let shifted = |time: Time| time.shifted(ahead.saturating_mul(1000));
+        Self { since: self.since.map(shifted), last_called: shifted(self.last_called), ..self }
     }
 }
 
@@ -93,12 +113,14 @@ impl Nat {
     fn contacts_of(&self, table: usize, found: &Found, most: usize, now: Time) -> Vec<ContactView> {
         let bound = bound(table, found);
         let idle = self.contacts.idle();
-        let view = |Known { peer, last, answered }: Known| {
+        let view = |Known { peer, first, last, answered, called_back }: Known| {
             let last_called = Time::from_secs(last.into());
             ContactView {
                 peer: peer.into(),
+                since: (first != 0).then(|| Time::from_secs(first.into())),
                 last_called,
                 answered,
+                direction: if called_back { Direction::CalledBack } else { Direction::Called },
                 may_call: self.may_call(&bound, peer, true, now).is_ok(),
                 seconds_left: (last_called + idle - now).as_secs(),
             }

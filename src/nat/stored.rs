@@ -55,9 +55,11 @@ pub struct StoredBinding {
 impl StoredBinding {
     /// Makes all its times so many seconds later, or earlier.
     pub fn shift(&mut self, seconds: i64) {
-        let contacts = self.contacts.iter_mut().map(|contact| &mut contact.last);
-        let ended = Some(&mut self.ended).filter(|ended| **ended != 0);
-        for second in [&mut self.created, &mut self.last_used].into_iter().chain(ended).chain(contacts) {
+        let contacts = self.contacts.iter_mut().flat_map(|contact| [&mut contact.first, &mut contact.last]);
+        let times = [&mut self.created, &mut self.last_used].into_iter();
+        // Of those that can be unknown, zero says so.
+        let known = contacts.chain([&mut self.ended]).filter(|second| **second != 0);
+        for second in times.chain(known) {
             *second = Time::from_secs((*second).into()).shifted(seconds.saturating_mul(1000)).as_secs();
         }
     }
@@ -68,10 +70,14 @@ impl StoredBinding {
 pub struct StoredContact {
     /// The peer.
     pub peer: IpAddr,
+    /// When it was first called, in seconds since the Unix epoch; 0: that is not known.
+    pub first: u32,
     /// When it was last called, in seconds since the Unix epoch.
     pub last: u32,
     /// Whether it has sent anything back since.
     pub answered: bool,
+    /// Whether it has opened a connection to the terminal since.
+    pub called_back: bool,
 }
 
 /// Names a contact.
@@ -94,10 +100,8 @@ pub struct ContactChange {
     pub created: u32,
     /// The peer.
     pub peer: IpAddr,
-    /// When it was last called; `None`: forgotten.
-    pub last: Option<u32>,
-    /// Whether it has answered.
-    pub answered: bool,
+    /// What is known of it; `None`: it is forgotten.
+    pub contact: Option<StoredContact>,
 }
 
 /// What became of bindings that were put back.
@@ -212,13 +216,8 @@ impl Nat {
         let owed = self.contacts.owed(receipt.owner());
         receipt.contacts = owed.iter().map(|known| known.peer).collect();
         let created = receipt.created;
-        let change = |Known { peer, last, answered }: Known| ContactChange {
-            virtual_ip,
-            created,
-            peer: peer.into(),
-            last: Some(last),
-            answered,
-        };
+        let change =
+            |known: Known| ContactChange { virtual_ip, created, peer: known.peer.into(), contact: Some(known.into()) };
         owed.into_iter().map(change).collect()
     }
 
@@ -280,9 +279,8 @@ impl Nat {
         let address = Address::from(virtual_ip);
         let table = self.selection.of_virtual_ip(address)?;
         let found = self.tables.get(usize::from(table))?.of_virtual_ip(address)?;
-        let known = self.contacts.known(owner(table.into(), &found), peer.into());
-        let (last, answered) = (known.map(|known| known.last), known.is_some_and(|known| known.answered));
-        (found.slot.created == created).then_some(ContactChange { virtual_ip, created, peer, last, answered })
+        let contact = self.contacts.known(owner(table.into(), &found), peer.into()).map(StoredContact::from);
+        (found.slot.created == created).then_some(ContactChange { virtual_ip, created, peer, contact })
     }
 
     /// What a packet of the binding has to wait for, whichever peer it is for.
@@ -431,14 +429,14 @@ impl Restoring<'_> {
 }
 
 impl From<Known> for StoredContact {
-    fn from(Known { peer, last, answered }: Known) -> Self {
-        Self { peer: peer.into(), last, answered }
+    fn from(Known { peer, first, last, answered, called_back }: Known) -> Self {
+        Self { peer: peer.into(), first, last, answered, called_back }
     }
 }
 
 impl From<StoredContact> for Known {
-    fn from(StoredContact { peer, last, answered }: StoredContact) -> Self {
-        Self { peer: peer.into(), last, answered }
+    fn from(StoredContact { peer, first, last, answered, called_back }: StoredContact) -> Self {
+        Self { peer: peer.into(), first, last, answered, called_back }
     }
 }
 

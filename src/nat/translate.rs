@@ -195,7 +195,7 @@ impl Translator {
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.
         if is_once || (event.is_some_and(|event| event.kind.is_owed()) && self.nat.is_recording()) {
-            self.nat.note(Tally::of_one(&flow, opens, bytes), now);
+            self.nat.note(Tally::of_one(headers.source, &flow, opens, bytes), now);
             return Ok((Hit::new(headers, &flow), event));
         }
         let (hit, left) = self.flows.learn(realm, headers, &flow, epoch, now, bytes);

@@ -153,7 +153,9 @@ mod tests {
         fn the_oldest_go_and_none_that_is_too_young(
             lasts in prop::collection::vec(0u32..20, 0..60), count in 0usize..70, since in 0u32..25,
         ) {
-            let contact = |(n, last): (usize, &u32)| Contact { peer: Peer(0, n as u64), last: *last, untold: 0, answered: false };
+            let contact = |(n, last): (usize, &u32)| Contact {
+                peer: Peer(0, n as u64), first: 1, last: *last, untold: 0, answered: false, called_back: false,
+            };
             let mut list = List::new(lasts.iter().enumerate().map(contact).collect());
             let mut gone = Vec::new();
             list.forget_oldest(count, since, |last| last >= 5, |contact| gone.push(contact));

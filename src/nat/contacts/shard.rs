@@ -1,5 +1,6 @@
 //! The contacts of some bindings, in little memory: most terminals call one peer, and what is known of such a binding are
-//! 32 bytes that lie close to those of others, found by open addressing over their numbers.
+//! 32 bytes that lie close to those of others, found by open addressing over their numbers. A first call has no room in
+//! them and needs none where it made the binding, which is the rule; where it did not, it has a place elsewhere.
 
 use super::list::List;
 use super::{Contact, Owner, Peer};
@@ -10,22 +11,22 @@ struct Entry {
     index: u32,
     created: u32,
     table: u16,
-    kind: EntryKind,
+    traits: u8,
     untold: u8,
     last: u32,
     peer: Peer,
 }
 
-/// What an entry says.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum EntryKind {
-    /// One contact, which has not answered.
-    Called,
-    /// One contact, which has.
-    Answered,
-    /// Its contacts are in a list; the fields behind mean nothing.
-    Listed,
-}
+/// Of [`Entry::traits`]: the contacts are in a list; the other traits and the fields behind mean nothing.
+const LISTED: u8 = 1;
+/// The one contact has answered.
+const ANSWERED: u8 = 2;
+/// The one contact has called back.
+const CALLED_BACK: u8 = 4;
+/// Nobody knows when the contact was first called. Without this and the next, it was when the binding was made.
+const FIRST_UNKNOWN: u8 = 8;
+/// When it was first called is in [`Shard::firsts`].
+const FIRST_APART: u8 = 16;
 
 const _: () = assert!(size_of::<Entry>() == 32, "two entries are a cache line");
 
@@ -38,6 +39,8 @@ pub struct Shard {
     places: Vec<u32>,
     /// Where there are several, sorted by peer.
     lists: HashMap<(u16, u32), List>,
+    /// First calls of contacts that are alone and younger than their binding.
+    firsts: HashMap<(u16, u32), u32>,
     /// When the lists were last looked through.
     swept: u32,
     /// Contacts in all of them.
@@ -59,7 +62,7 @@ impl Shard {
         if entry.is_listed() {
             self.lists.get_mut(&key(owner)).map(Held::Several)
         } else {
-            Some(Held::One(entry.only()))
+            Some(Held::One(self.only(entry)))
         }
     }
 
@@ -68,7 +71,7 @@ impl Shard {
         let entry = self.number(owner).and_then(|number| self.entries.get(number));
         let entry = entry.filter(|entry| entry.created == owner.created);
         let list = entry.filter(|entry| entry.is_listed()).and_then(|_| self.lists.get(&key(owner)));
-        let only = entry.filter(|entry| !entry.is_listed()).map(Entry::only);
+        let only = entry.filter(|entry| !entry.is_listed()).map(|entry| self.only(entry));
         only.into_iter().chain(list.into_iter().flat_map(List::iter).copied())
     }
 
@@ -86,7 +89,11 @@ impl Shard {
 
     /// Gives a binding this contact and no other.
     pub fn replace_one(&mut self, owner: Owner, contact: Contact) {
-        self.put(Entry::new(owner, contact));
+        let entry = Entry::new(owner, contact);
+        if entry.has(FIRST_APART) {
+            self.firsts.insert(key(owner), contact.first);
+        }
+        self.put(entry);
     }
 
     /// The list of a binding that has one.
@@ -140,8 +147,11 @@ impl Shard {
         let place = self.place(owner)?;
         let number = self.at(place) - 1;
         self.vacate(place);
-        let list =
-            if self.entries.swap_remove(number as usize).is_listed() { self.drop_list(key(owner)) } else { None };
+        let gone = self.entries.swap_remove(number as usize);
+        if gone.has(FIRST_APART) {
+            self.firsts.remove(&key(owner));
+        }
+        let list = if gone.is_listed() { self.drop_list(key(owner)) } else { None };
         // The last entry has taken its number.
         let last = u32::try_from(self.entries.len()).unwrap_or(u32::MAX) + 1;
         if let Some(moved) = self.entries.get(number as usize) {
@@ -156,7 +166,7 @@ impl Shard {
     /// Gives a binding what another had.
     pub fn put_list(&mut self, owner: Owner, list: List) {
         if let Some(first) = list.iter().next() {
-            self.put(Entry { kind: EntryKind::Listed, ..Entry::new(owner, *first) });
+            self.put(Entry { traits: LISTED, ..Entry::new(owner, *first) });
             self.listed += list.len();
             self.lists.insert(key(owner), list);
         }
@@ -171,10 +181,14 @@ impl Shard {
     fn put(&mut self, entry: Entry) {
         if let Some(known) = self.number(entry.owner()).and_then(|number| self.entries.get_mut(number)) {
             let goes = known.is_listed() && !entry.is_listed();
+            let first_goes = known.has(FIRST_APART) && !entry.has(FIRST_APART);
             let key = (entry.table, entry.index);
             *known = entry;
             if goes {
                 self.drop_list(key);
+            }
+            if first_goes {
+                self.firsts.remove(&key);
             }
             return;
         }
@@ -240,6 +254,17 @@ impl Shard {
         None
     }
 
+    /// The contact of an entry that has one.
+    fn only(&self, entry: &Entry) -> Contact {
+        let first = match entry.traits & (FIRST_UNKNOWN | FIRST_APART) {
+            0 => entry.created,
+            FIRST_APART => self.firsts.get(&(entry.table, entry.index)).copied().unwrap_or(0),
+            _ => 0,
+        };
+        let Entry { peer, last, untold, .. } = *entry;
+        Contact { peer, first, last, untold, answered: entry.has(ANSWERED), called_back: entry.has(CALLED_BACK) }
+    }
+
     fn at(&self, place: usize) -> u32 {
         self.places.get(place).copied().unwrap_or(0)
     }
@@ -260,17 +285,22 @@ impl Shard {
 impl Entry {
     fn new(owner: Owner, contact: Contact) -> Self {
         let Owner { table, index, created } = owner;
-        let Contact { peer, last, untold, answered } = contact;
-        let kind = if answered { EntryKind::Answered } else { EntryKind::Called };
-        Self { index, created, table, kind, untold, last, peer }
+        let Contact { peer, first, last, untold, answered, called_back } = contact;
+        let first = match first {
+            0 => FIRST_UNKNOWN,
+            first if first == created => 0,
+            _ => FIRST_APART,
+        };
+        let traits = first | if answered { ANSWERED } else { 0 } | if called_back { CALLED_BACK } else { 0 };
+        Self { index, created, table, traits, untold, last, peer }
     }
 
-    fn only(&self) -> Contact {
-        Contact { peer: self.peer, last: self.last, untold: self.untold, answered: self.kind == EntryKind::Answered }
+    fn has(&self, of: u8) -> bool {
+        self.traits & of != 0
     }
 
     fn is_listed(&self) -> bool {
-        self.kind == EntryKind::Listed
+        self.has(LISTED)
     }
 
     fn owner(&self) -> Owner {
@@ -298,18 +328,20 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn contact(n: u64) -> Contact {
-        Contact { peer: Peer(0, n), last: 1, untold: 0, answered: n % 2 == 1 }
+        // Of a binding made in second 7: not known when, with it, or later.
+        let first = [0, 7, 8, 9][n as usize % 4];
+        Contact { peer: Peer(0, n), first, last: 9, untold: 0, answered: n % 2 == 1, called_back: n % 4 > 1 }
     }
 
     proptest! {
         #[test]
-        fn it_behaves_like_a_map(steps in prop::collection::vec((0usize..4, 0u16..2, 0u32..40), 0..300)) {
+        fn it_behaves_like_a_map(steps in prop::collection::vec((0usize..4, 0u16..2, 0u32..40, 0u64..4), 0..300)) {
             let mut shard = Shard::default();
             let mut model: BTreeMap<(u16, u32), Vec<Contact>> = BTreeMap::new();
-            for (contacts, table, index) in steps {
+            for (contacts, table, index, from) in steps {
                 // As in a shard of 256.
                 let owner = Owner { table, index: index << 8, created: 7 };
-                let contacts: Vec<Contact> = (0..contacts as u64).map(contact).collect();
+                let contacts: Vec<Contact> = (from..from + contacts as u64).map(contact).collect();
                 shard.replace(owner, contacts.clone());
                 model.insert(key(owner), contacts);
                 for (&(table, index), contacts) in &model {
@@ -320,6 +352,8 @@ mod tests {
             }
             let lists = model.values().filter(|contacts| contacts.len() > 1).count();
             prop_assert_eq!(shard.lists.len(), lists);
+            let apart = model.values().filter(|contacts| matches!(contacts.as_slice(), [one] if one.first > 7)).count();
+            prop_assert_eq!(shard.firsts.len(), apart);
             prop_assert_eq!(shard.listed(), model.values().map(Vec::len).filter(|len| *len > 1).sum::<usize>());
         }
     }

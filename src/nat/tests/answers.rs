@@ -246,6 +246,35 @@ fn r8_five_thousand_peers_answer_late_and_none_is_unsolicited() {
 }
 
 #[test]
+fn since_when_a_peer_may_call_is_told_and_whether_it_has() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    let virtual_ip = gateway.call("10.0.0.5", PEER).unwrap();
+    gateway.tick(60 * SECOND);
+    gateway.call("10.0.0.5", "192.0.2.3").unwrap();
+    gateway.tick(60 * SECOND);
+    gateway.call("10.0.0.5", PEER).unwrap();
+    let told = |gateway: &mut Gateway| {
+        gateway.translator.flush(gateway.now);
+        let mut list =
+            gateway.nat.find_with_contacts(&virtual_ip.into(), 9, gateway.now).remove(0).contact_list.unwrap();
+        list.sort_by_key(|contact| contact.since);
+        list.iter()
+            .map(|contact| (contact.since.unwrap() - START, contact.last_called - START, contact.direction))
+            .collect::<Vec<_>>()
+    };
+    let (zero, one, two) = (Duration::ZERO, 60 * SECOND, 120 * SECOND);
+    assert_eq!(told(&mut gateway), [(zero, two, Direction::Called), (one, one, Direction::Called)]);
+    // Both ways of a packet: decided anew, and of a flow that the worker knows.
+    for peer in ["192.0.2.3", PEER] {
+        gateway.send(&mut tcp(peer, &virtual_ip.to_string(), Flags::SynAck), Realm::Outside);
+        let before = told(&mut gateway);
+        gateway.callback(peer, virtual_ip).unwrap();
+        assert_ne!(told(&mut gateway), before, "{peer}");
+    }
+    assert_eq!(told(&mut gateway), [(zero, two, Direction::CalledBack), (one, one, Direction::CalledBack)]);
+}
+
+#[test]
 fn who_may_call_a_terminal_is_told_with_where_that_comes_from() {
     let strict = PoolSettings { callback: Some(CallbackPolicy::Answered), ..pool("198.18.0.0/24", &[]) };
     let mut gateway = Gateway::new(settings(vec![strict, pool("fd00:2::/64", &[])]));
@@ -267,6 +296,8 @@ fn who_may_call_a_terminal_is_told_with_where_that_comes_from() {
     assert_eq!(contacts[1].last_called, START);
     let later = view.shown(3600).contact_list.unwrap();
     assert_eq!(later[1].last_called, START + Duration::from_secs(3600), "by the wall clock");
+    assert_eq!(later[1].since, Some(later[1].last_called));
+    assert!(contacts.iter().all(|contact| contact.direction == Direction::Called), "an answer is no call");
     assert_eq!(shown(&gateway, virtual_ip, 1).contact_list.unwrap().len(), 1, "the latest alone");
     assert_eq!(shown(&gateway, other, 10).policy.unwrap().from, PolicyFrom::Gateway);
 

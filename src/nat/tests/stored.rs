@@ -224,7 +224,7 @@ fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
     let last = |gateway: &Gateway| {
         let changes = gateway.nat.changed_contacts();
         let now = changes.iter().filter_map(|key| gateway.nat.contact_now(key));
-        now.map(|change| (change.peer.to_string(), change.last.is_some())).collect::<Vec<_>>()
+        now.map(|change| (change.peer.to_string(), change.contact.is_some())).collect::<Vec<_>>()
     };
     let virtual_ip = gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
     gateway.call_in_vain("10.0.0.1", "192.0.2.1").unwrap();
