@@ -5,6 +5,7 @@ use crate::nat::{
 };
 use crate::time::Time;
 use crate::wire::Packet;
+use std::hash::Hasher;
 use std::path::Path;
 
 mod anew;
@@ -316,8 +317,13 @@ fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_
         let peer = "192.0.2.1".parse().unwrap();
         let known = StoredContact { peer, first: 0, last: NOW.as_secs(), answered: false, called_back: false };
         if version > 1 {
-            let row = row::ContactRow { virtual_ip, created: binding.created, contact: known };
-            let (created, last, sum) = (binding.created, known.last, row::contact_sum(&row));
+            let (created, last) = (binding.created, known.last);
+            // Its sum as it was then, not as it is made now.
+            let mut sum = siphasher::sip::SipHasher13::new();
+            [row::key(virtual_ip).bytes(), b"/", &[192, 0, 2, 1]].into_iter().for_each(|part| sum.write(part));
+            sum.write_u32(created);
+            sum.write_u32(last);
+            let sum = sum.finish().cast_signed();
             by_hand(&format!(
                 "INSERT INTO contacts (virtual_ip, peer, created, last, sum) \
                  SELECT virtual_ip, x'c0000201', {created}, {last}, {sum} FROM bindings"
