@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 /// Packets of a case.
 const PACKETS: u32 = 1000;
-const CASES: [&str; 6] =
-    ["hit-tcp-out", "hit-tcp-in", "hit-udp6-out", "miss-of-the-worker", "create", "drop-no-binding"];
+const CASES: [&str; 7] =
+    ["hit-tcp-out", "hit-tcp-in", "hit-udp6-out", "miss-of-the-worker", "create", "drop-no-binding", "drop-scan"];
 
 /// What Callgrind counts, and nothing else.
 #[inline(never)]
@@ -69,13 +69,20 @@ fn main() {
                 .unwrap();
             (same(packet(Transport::Udp, PEER, unused, 60)), Realm::Outside)
         }
+        // Each for another virtual IP: of one peer, which scans.
+        "drop-scan" => {
+            let unused = |n: u32| IpAddr::from((172 << 24 | 32 << 16 | n).to_be_bytes());
+            let called = |n: &u32| unused(*n) == virtual_ip;
+            let targets: Vec<u32> = (1..).filter(|n| !called(n)).take(PACKETS as usize).collect();
+            (targets.iter().map(|n| packet(Transport::Udp, PEER, unused(*n), 60)).collect(), Realm::Outside)
+        }
         other => {
             println!("no such case: {other}; there are {}", CASES.join(", "));
             std::process::exit(2);
         }
     };
     let passed = measured(&mut translator, &mut packets, realm);
-    assert_eq!(passed, if case == "drop-no-binding" { 0 } else { PACKETS });
+    assert_eq!(passed, if case.starts_with("drop-") { 0 } else { PACKETS });
 }
 
 /// The peer's first packet to the virtual IP, so that the worker knows the flow.

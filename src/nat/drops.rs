@@ -6,6 +6,10 @@
 //! the more that one has (randomized admission: Ben Basat et al., "Randomized admission policy for efficient top-k and
 //! frequency estimation", 2017): a flood of addresses that come once each raises the fewest by its square root only, and
 //! leaves those that come often. What a row counts since it got in is exact, so it is never too much.
+//!
+//! A flood comes from one peer, or for one address, or both. So what counts for the same end as the packet before it is
+//! added up beside the page, a peer apart from the other end, and gets there when another comes, the span is over, or
+//! somebody reads.
 
 use super::verdict::{DropReason, Realm};
 use super::{Nat, counters::Counters, flows::fold};
@@ -104,6 +108,13 @@ struct Page {
     sheets: [Sheet; REASONS],
 }
 
+/// Packets one after the other that count for the same row, which is not on the page yet; none where the row counts none.
+#[derive(Clone, Copy, FromZeros)]
+struct Run {
+    row: Row,
+    reason: u64,
+}
+
 /// See the module.
 pub struct DropBook {
     /// By number, modulo their number.
@@ -113,6 +124,12 @@ pub struct DropBook {
     key: [u64; 2],
     dice: u64,
     begun: Option<Time>,
+    /// The page of the present, and from when (inclusive) to when it is (milliseconds).
+    place: usize,
+    from: u64,
+    until: u64,
+    peers: Run,
+    own: Run,
 }
 
 impl DropBook {
@@ -122,31 +139,54 @@ impl DropBook {
         // Other numbers than those from which a worker's flows have their keys.
         let key = [0, 1].map(|part: u64| hasher.hash(&(!(worker << 1 | part)).to_le_bytes()));
         let pages = |number| <[Page]>::new_box_zeroed_with_elems(number).unwrap_or_default();
-        Self { pages: pages(SPANS), before: pages(1), key, dice: key[0] ^ key[1] | 1, begun: None }
+        Self {
+            pages: pages(SPANS),
+            before: pages(1),
+            key,
+            dice: key[0] ^ key[1] | 1,
+            begun: None,
+            place: 0,
+            from: 0,
+            until: 0,
+            peers: Run::new_zeroed(),
+            own: Run::new_zeroed(),
+        }
     }
 
     /// Writes down a packet from `from` between a peer and an address of this side.
     pub fn write(&mut self, reason: DropReason, from: Realm, ends: Option<(Address, Address)>, now: Time) {
-        let dice = self.roll();
-        let key = self.key;
-        self.begun.get_or_insert(now);
-        let Some(page) = self.page(now) else { return };
-        if let Some(count) = page.packets.get_mut(reason as usize) {
+        if !(self.from..self.until).contains(&now.as_millis()) {
+            self.begin_span(now);
+        }
+        if let Some(count) = self.pages.get_mut(self.place).and_then(|page| page.packets.get_mut(reason as usize)) {
             *count += 1;
         }
-        let (Some(sheet), Some((peer, own))) = (page.sheets.get_mut(reason as usize), ends) else { return };
-        let realm = number(from);
-        let row = |address: Address, other: Address| Row {
-            address: address.bits(),
-            other: other.bits(),
-            packets: 1,
-            before: 0,
-            last: now.as_secs(),
-            realm,
-            has_others: 0,
-        };
-        add(&mut sheet.peers, row(peer, own), key, dice);
-        add(&mut sheet.own, row(own, peer), key, dice.rotate_left(32));
+        let Some((peer, own)) = ends else { return };
+        let (realm, now) = (number(from), now.as_secs());
+        if !self.peers.count(reason, realm, (peer, own), now) {
+            let run = std::mem::replace(&mut self.peers, Run::begin(reason, realm, (peer, own), now));
+            self.put(run, |sheet| &mut sheet.peers);
+        }
+        if !self.own.count(reason, realm, (own, peer), now) {
+            let run = std::mem::replace(&mut self.own, Run::begin(reason, realm, (own, peer), now));
+            self.put(run, |sheet| &mut sheet.own);
+        }
+    }
+
+    /// Brings to the page what is beside it.
+    fn settle(&mut self) {
+        let [peers, own] = [&mut self.peers, &mut self.own].map(|run| std::mem::replace(run, Run::new_zeroed()));
+        self.put(peers, |sheet| &mut sheet.peers);
+        self.put(own, |sheet| &mut sheet.own);
+    }
+
+    fn put(&mut self, run: Run, rows: fn(&mut Sheet) -> &mut [[Row; WAYS]; SETS]) {
+        let (key, dice) = (self.key, self.roll());
+        let page = self.pages.get_mut(self.place).filter(|_| run.row.packets > 0);
+        let reason = usize::try_from(run.reason).unwrap_or(REASONS);
+        if let Some(sheet) = page.and_then(|page| page.sheets.get_mut(reason)) {
+            add(rows(sheet), run.row, key, dice);
+        }
     }
 
     /// Writes down packets of which nobody knows the ends any more.
@@ -157,17 +197,21 @@ impl DropBook {
         }
     }
 
-    /// The page of the present; what was on it before goes to those before.
-    fn page(&mut self, now: Time) -> Option<&mut Page> {
+    /// Turns to the page of the present; what was on it before goes to those before.
+    #[cold]
+    fn begin_span(&mut self, now: Time) {
+        self.settle();
+        self.begun.get_or_insert(now);
         let number = u64::from(now.as_secs() / SPAN);
-        let place = usize::try_from(number).unwrap_or(0) % SPANS;
-        if self.pages.get(place)?.number != number {
-            self.turn(place, number);
+        self.place = usize::try_from(number).unwrap_or(0) % SPANS;
+        if self.pages.get(self.place).is_some_and(|page| page.number != number) {
+            self.turn(self.place, number);
         }
-        self.pages.get_mut(place)
+        let millis = u64::from(SPAN) * 1000;
+        self.from = now.as_millis() / millis * millis;
+        self.until = self.from + millis;
     }
 
-    #[cold]
     fn turn(&mut self, place: usize, number: u64) {
         let (key, mut dice) = (self.key, self.roll());
         let (Some(old), Some(before)) = (self.pages.get_mut(place), self.before.first_mut()) else { return };
@@ -246,7 +290,8 @@ impl Nat {
         let oldest = u64::from(span).saturating_sub(SPANS as u64 - 1);
         let mut begun = now;
         for book in self.counters.lock().iter().filter_map(|counters| counters.book.as_ref()) {
-            let book = book.lock();
+            let mut book = book.lock();
+            book.settle();
             begun = book.begun.map_or(begun, |first| first.min(begun));
             book.pages.iter().filter(|page| since_start || page.number >= oldest).for_each(|page| sum.add(page));
             if since_start {
@@ -276,6 +321,25 @@ impl Counters {
         if let Some(mut book) = self.book.as_ref().filter(|_| packets > 0).and_then(|book| book.try_lock()) {
             book.write_lost(reason, packets);
         }
+    }
+}
+
+impl Run {
+    fn begin(reason: DropReason, realm: u32, (address, other): (Address, Address), last: u32) -> Self {
+        let (address, other) = (address.bits(), other.bits());
+        Self { row: Row { address, other, packets: 1, before: 0, last, realm, has_others: 0 }, reason: reason as u64 }
+    }
+
+    /// Counts a packet; false if it is of another row.
+    fn count(&mut self, reason: DropReason, realm: u32, (address, other): (Address, Address), now: u32) -> bool {
+        let row = &mut self.row;
+        if row.address != address.bits() || row.realm != realm || self.reason != reason as u64 || row.packets == 0 {
+            return false;
+        }
+        row.packets += 1;
+        row.last = now;
+        row.has_others |= u64::from(row.other != other.bits());
+        true
     }
 }
 
@@ -347,7 +411,8 @@ mod tests {
         DropBook::new(&[7; 16], 0)
     }
 
-    fn told(book: &DropBook) -> Dropped {
+    fn told(book: &mut DropBook) -> Dropped {
+        book.settle();
         let mut sum = Sum::default();
         book.pages.iter().chain(&book.before).for_each(|page| sum.add(page));
         sum.told(Time::default())
@@ -363,7 +428,7 @@ mod tests {
         book.write(DropReason::NoPool, Realm::Inside(3), Some((peer, address(9))), now);
         book.write(DropReason::Malformed, Realm::Outside, None, now);
         book.write_lost(DropReason::CannotRecord, 5);
-        let told = told(&book);
+        let told = told(&mut book);
         let most = &told.rows[0];
         assert_eq!((most.end, most.address, most.packets, most.other), (End::Peer, peer, 3, None));
         let of = |number: u32| told.rows.iter().find(|row| row.address == address(number)).unwrap();
@@ -388,7 +453,7 @@ mod tests {
                 book.write(DropReason::NoPool, Realm::Inside(0), Some((address(3), address(4))), now);
             }
         }
-        let told = told(&book);
+        let told = told(&mut book);
         let peers: Vec<&DropRow> = told.rows.iter().filter(|row| row.end == End::Peer).collect();
         let loud = peers.iter().find(|row| row.address == address(42)).expect("the one that comes often");
         assert!(loud.packets > 200, "{loud:?}");
@@ -400,6 +465,49 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_one_after_the_other_is_told_as_what_comes_in_turns() {
+        let now = |n: u32| Time::from_secs(10_000 + u64::from(n));
+        // Two reasons, two realms, two peers and two virtual IPs, each for as long as `stretch` says, over several spans.
+        let of = |stretch: u32| {
+            let mut book = book();
+            for n in 0..960 {
+                let kind = |halves: u32| n / stretch / halves % 2;
+                let reason = if kind(1) == 0 { REASON } else { DropReason::NoBinding };
+                let from = if kind(2) == 0 { Realm::Outside } else { Realm::Inside(4) };
+                book.write(reason, from, Some((address(1 + kind(4)), address(3 + kind(8)))), now(n));
+                if n % 100 == 0 {
+                    book.write(DropReason::Malformed, from, None, now(n));
+                }
+            }
+            told(&mut book)
+        };
+        for stretch in [1, 3, 10, 60] {
+            let told = of(stretch);
+            let packets = |reason: DropReason, end: End| {
+                let rows = told.rows.iter().filter(|row| row.reason == reason && row.end == end);
+                rows.map(|row| row.packets).collect::<Vec<_>>()
+            };
+            for reason in [REASON, DropReason::NoBinding] {
+                let ([peers, own], all) = ([End::Peer, End::Own].map(|end| packets(reason, end)), 480);
+                assert_eq!((peers.len(), own.len()), (4, 4), "{stretch}: {told:?}");
+                assert_eq!((peers.iter().sum::<u64>(), own.iter().sum::<u64>()), (all, all), "{stretch}");
+            }
+            assert!(told.reasons.contains(&(DropReason::Malformed, 10)), "{stretch}");
+            let latest = told.rows.iter().map(|row| row.last).max();
+            assert_eq!(latest, Some(now(959)), "{stretch}");
+            let is_of_both = |row: &DropRow| row.other.is_none() && !row.may_be_more;
+            assert!(stretch > 10 || told.rows.iter().all(is_of_both), "{stretch}: {told:?}");
+        }
+        let mut book = book();
+        // Back by a span, as a clock that was set can go, and by an hour.
+        for n in [500, 380, 100_000, 96_400] {
+            book.write(REASON, Realm::Outside, Some((address(1), address(2))), now(n));
+        }
+        let told = told(&mut book);
+        assert_eq!((told.rows.len(), told.rows[0].packets, told.rows[0].last), (2, 4, now(100_000)));
+    }
+
+    #[test]
     fn a_book_has_one_size_and_forgets_nothing_that_it_counted() {
         let mut book = book();
         assert!(size_of::<Page>() * (SPANS + 1) < 1_100_000, "{}", size_of::<Page>());
@@ -407,7 +515,7 @@ mod tests {
             let now = Time::from_secs(minute * 60);
             book.write(REASON, Realm::Outside, Some((address(1), address(2))), now);
         }
-        let told = told(&book);
+        let told = told(&mut book);
         assert!(told.rows.iter().all(|row| row.packets == 100 && !row.may_be_more), "{told:?}");
         let last = u64::from(99 * 60 / SPAN);
         let kept = book.pages.iter().filter(|page| page.number + 5 >= last).map(|page| page.packets[REASON as usize]);

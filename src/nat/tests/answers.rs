@@ -246,6 +246,22 @@ fn r8_five_thousand_peers_answer_late_and_none_is_unsolicited() {
 }
 
 #[test]
+fn what_was_dropped_up_to_now_is_told_at_once() {
+    let mut gateway = Gateway::with_pool("198.18.0.0/24");
+    for (n, packets) in [(1, 3), (2, 1)] {
+        for _ in 0..packets {
+            let verdict = gateway.send(&mut udp(PEER, "198.18.0.9"), Realm::Outside);
+            assert_eq!(verdict, Verdict::Drop(DropReason::NoBinding));
+        }
+        for _ in 0..2 {
+            let told = gateway.nat.dropped(n == 2, gateway.now);
+            let rows: Vec<_> = told.rows.iter().map(|row| (row.packets, row.other.is_some())).collect();
+            assert_eq!(rows, [(2 + n, true), (2 + n, true)], "{told:?}");
+        }
+    }
+}
+
+#[test]
 fn since_when_a_peer_may_call_is_told_and_whether_it_has() {
     let mut gateway = Gateway::with_pool("198.18.0.0/24");
     let virtual_ip = gateway.call("10.0.0.5", PEER).unwrap();
