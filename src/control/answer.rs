@@ -7,6 +7,7 @@ use super::server::Patience;
 use super::watch::{Format, Watch};
 use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
+use crate::journal::history::Happened;
 use crate::nat::{AdminError, BindingView, Choice, Event, Named, Nat};
 use crate::time::Time;
 use http_body_util::BodyExt;
@@ -118,7 +119,7 @@ pub async fn answer(
             })?;
             settle(admin).await;
             let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, force, admin.now())?;
-            tell(events, admin, user).await?;
+            tell(events, Happened::Pinned, admin, user).await?;
             json(&binding.shown(admin.moment().seconds_ahead()))
         }
         Query::SetCallback(which) => {
@@ -129,7 +130,8 @@ pub async fn answer(
             let policy =
                 callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
             let bindings = admin.nat().set_callback(&which, policy.as_ref(), admin.now())?;
-            record(bindings.iter().map(|binding| binding.virtual_ip).collect(), admin, user).await?;
+            let virtual_ips = bindings.iter().map(|binding| binding.virtual_ip).collect();
+            record(virtual_ips, Happened::Callback, admin, user).await?;
             shown(bindings, admin)
         }
         Query::Reload { dry_run } => {
@@ -148,7 +150,7 @@ pub async fn answer(
         Query::Release(address) => {
             settle(admin).await;
             let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
-            tell(events, admin, user).await?;
+            tell(events, Happened::Released, admin, user).await?;
             shown(bindings, admin)
         }
     }
@@ -178,19 +180,19 @@ async fn settle(admin: &Arc<dyn Admin>) {
 }
 
 /// Changes are on disk before they are answered.
-async fn tell(events: Vec<Event>, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
+async fn tell(events: Vec<Event>, done: Happened, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
     let virtual_ips = events.iter().map(|event| event.virtual_ip.into()).collect();
     for event in events {
         admin.changed(event);
     }
-    record(virtual_ips, admin, user).await
+    record(virtual_ips, done, admin, user).await
 }
 
-async fn record(virtual_ips: Vec<IpAddr>, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
+async fn record(virtual_ips: Vec<IpAddr>, done: Happened, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
     let admin = Arc::clone(admin);
-    let done = tokio::task::spawn_blocking(move || admin.record(&virtual_ips, user)).await;
-    let done = done.unwrap_or_else(|_| Err("done, but the gateway is stopping".to_owned()));
-    done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
+    let recorded = tokio::task::spawn_blocking(move || admin.record(&virtual_ips, done, user)).await;
+    let recorded = recorded.unwrap_or_else(|_| Err("done, but the gateway is stopping".to_owned()));
+    recorded.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
 }
 
 fn show(which: &Named, contacts: usize, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
@@ -354,7 +356,7 @@ fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin, user: u32) -> 
         if virtual_ips.is_empty() {
             return Ok(ReleasedAll { bindings, released: !dry_run });
         }
-        admin.record(&virtual_ips, user)?;
+        admin.record(&virtual_ips, Happened::Released, user)?;
     }
 }
 

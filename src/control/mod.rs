@@ -56,7 +56,7 @@ pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
 
-use crate::journal::history::{HistoryAnswer, HistoryQuestion, HistoryStatus};
+use crate::journal::history::{Happened, HistoryAnswer, HistoryQuestion, HistoryStatus};
 use crate::journal::{JournalStatus, Moment};
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
 use crate::time::Time;
@@ -85,8 +85,8 @@ pub trait Admin: Send + Sync + 'static {
     /// A binding was changed by hand.
     fn changed(&self, event: Event);
     /// Has the present state of bindings put on disk; takes a moment. The error says that they are changed, but not there.
-    /// `user` is who changed them.
-    fn record(&self, virtual_ips: &[IpAddr], user: u32) -> Result<(), String>;
+    /// `done` is how they were changed, and `user` who did.
+    fn record(&self, virtual_ips: &[IpAddr], done: Happened, user: u32) -> Result<(), String>;
     /// Who had which virtual IP when. The error says why that cannot be told. May take a moment.
     fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String>;
     /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line

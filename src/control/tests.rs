@@ -71,7 +71,7 @@ impl Admin for Stub {
         Err("none is kept".to_owned())
     }
 
-    fn record(&self, virtual_ips: &[IpAddr], _: u32) -> Result<(), String> {
+    fn record(&self, virtual_ips: &[IpAddr], _: Happened, _: u32) -> Result<(), String> {
         self.recorded.lock().extend(virtual_ips);
         Ok(())
     }

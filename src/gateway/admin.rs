@@ -9,7 +9,7 @@ use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
 use crate::control::{Admin, CarriedFlow, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
-use crate::journal::history::{By, HistoryAnswer, HistoryQuestion};
+use crate::journal::history::{By, Happened, HistoryAnswer, HistoryQuestion};
 use crate::journal::{Journal, Moment};
 use crate::nat::{Event, EventKind, Nat};
 use crate::time::Time;
@@ -73,8 +73,8 @@ impl Admin for GatewayAdmin {
         self.log.lock().write(&self.nat(), event, self.clock.now());
     }
 
-    fn record(&self, virtual_ips: &[IpAddr], user: u32) -> Result<(), String> {
-        self.journal.record_and_sync(virtual_ips, By::Operator(user))
+    fn record(&self, virtual_ips: &[IpAddr], done: Happened, user: u32) -> Result<(), String> {
+        self.journal.record_and_sync(virtual_ips, done, By::Operator(user))
     }
 
     fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String> {

@@ -5,6 +5,8 @@
 //! {"inside":"inside","terminal":"10.0.0.11","virtual_ip":"198.18.1.22","state":"active","created":1763724000,…}
 //! ```
 //!
+//! Behind them there may be the history, with a header line of its own: see [`super::history`].
+//!
 //! | field | what |
 //! | --- | --- |
 //! | `inside` | name of the inside realm |
@@ -139,11 +141,19 @@ pub fn write(bindings: &[StoredBinding], out: &mut dyn Write) -> io::Result<()> 
     Ok(())
 }
 
-/// Reads lines; all of them or an error. Whatever the bytes, never panics.
+/// Reads lines; all of them or an error. Whatever the bytes, never panics. Lines of a history are passed over.
 pub fn read(input: &mut dyn BufRead) -> Result<Vec<StoredBinding>, LineError> {
+    read_with(input, &mut |_| Ok(()))
+}
+
+/// The same, and has those of a history read by `history`, its header line first.
+pub fn read_with(
+    input: &mut dyn BufRead,
+    history: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+) -> Result<Vec<StoredBinding>, LineError> {
     let mut bindings = Vec::new();
     let mut known = HashSet::new();
-    let mut number = 0;
+    let (mut number, mut is_history) = (0, false);
     let mut bytes = Vec::new();
     loop {
         number += 1;
@@ -157,6 +167,9 @@ pub fn read(input: &mut dyn BufRead) -> Result<Vec<StoredBinding>, LineError> {
             check_header(&bytes).map_err(wrong)?;
         } else if length == 0 {
             return Ok(bindings);
+        } else if is_history || bytes.starts_with(super::history::BEGIN) {
+            is_history = true;
+            history(&bytes).map_err(wrong)?;
         } else {
             let binding = binding(&bytes).map_err(wrong)?;
             if !known.insert(binding.virtual_ip) {

@@ -30,13 +30,13 @@ mod store;
 mod tail;
 
 pub use keeper::Keeper;
-pub use lines::{LineError, read as read_lines, write as write_lines};
+pub use lines::{LineError, read as read_lines, read_with as read_lines_with, write as write_lines};
 pub use moment::{Moment, Reading};
 pub use open::{Found, Opened, StateFile, look, look_at};
 pub use progress::{Progress, Stage};
 
 use crate::nat::{Nat, Receipt, Restored, StoredBinding};
-use history::{By, History, HistoryAnswer, HistoryQuestion, HistorySettings, HistoryStatus};
+use history::{By, Happened, History, HistoryAnswer, HistoryQuestion, HistorySettings, HistoryStatus};
 use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -196,7 +196,7 @@ impl Journal {
             Some(history) => {
                 let misfits = restored.misfits.iter().map(|misfit| misfit.binding.clone());
                 history.note_aside(misfits, By::Start, now.time);
-                history.note(&nat, &restored.changed, By::Start, now.time);
+                history.note(&nat, &restored.changed, (By::Start, None), now.time);
             }
             None => History::remove(file.path()),
         }
@@ -249,12 +249,12 @@ impl Journal {
         }
     }
 
-    /// What the administrator changed: recorded and on disk when this returns, and in the history.
+    /// What the administrator changed, and how: recorded and on disk when this returns, and in the history.
     ///
     /// # Errors
     /// What to tell them.
-    pub fn record_and_sync(&self, virtual_ips: &[IpAddr], by: By) -> Result<(), String> {
-        self.note(virtual_ips, by);
+    pub fn record_and_sync(&self, virtual_ips: &[IpAddr], done: Happened, by: By) -> Result<(), String> {
+        self.note_done(virtual_ips, by, Some(done));
         let failed = |why: &dyn std::fmt::Display| {
             format!("done, but not on disk ({why}); it will be written as soon as that is possible")
         };
@@ -280,8 +280,12 @@ impl Journal {
 
     /// Bindings are in force again as they were recorded.
     pub fn note(&self, virtual_ips: &[IpAddr], by: By) {
+        self.note_done(virtual_ips, by, None);
+    }
+
+    fn note_done(&self, virtual_ips: &[IpAddr], by: By, done: Option<Happened>) {
         if let Some(history) = &self.history {
-            history.note(&self.nat.read(), virtual_ips, by, (self.clock)().time);
+            history.note(&self.nat.read(), virtual_ips, (by, done), (self.clock)().time);
         }
     }
 

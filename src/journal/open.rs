@@ -91,9 +91,10 @@ impl StateFile {
         Self { progress: progress.clone(), ..self }
     }
 
-    /// Puts `bindings` in place of all that it holds, all or none.
-    pub fn replace(self, bindings: &[StoredBinding]) -> Result<(), JournalError> {
-        Store::open(&self.path)?.replace(bindings, &self.progress)
+    /// Puts `bindings` in place of all that it holds, all or none. It stays taken as long as what this returns is kept.
+    pub fn replace(self, bindings: &[StoredBinding]) -> Result<Self, JournalError> {
+        Store::open(&self.path)?.replace(bindings, &self.progress)?;
+        Ok(self)
     }
 
     /// Where it is.

@@ -9,6 +9,7 @@ use std::hash::Hasher;
 use std::path::Path;
 
 mod anew;
+mod carried;
 mod faults;
 mod moment;
 mod past;
@@ -259,7 +260,7 @@ fn what_an_administrator_is_told_is_on_disk() {
     let keeper = scene.keep();
     let (terminal, virtual_ip) = ("10.0.0.9".parse().unwrap(), "198.18.0.9".parse().unwrap());
     scene.nat.pin(terminal, virtual_ip, NOW).unwrap();
-    scene.journal.record_and_sync(&[virtual_ip], By::Operator(0)).unwrap();
+    scene.journal.record_and_sync(&[virtual_ip], Happened::Pinned, By::Operator(0)).unwrap();
     let status = scene.journal.status();
     assert!(status.commits >= 1 && status.synced >= 1 && status.failing.is_none(), "{status:?}");
     keeper.stop();

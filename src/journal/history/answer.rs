@@ -1,19 +1,20 @@
 //! Questions about the history, and their answers.
 
 use super::clock::{ClockState, Stretches};
-use super::file::{BITS, HistoryFile, ROWS, Stored, address, last_of, read_row};
+use super::file::{BITS, HistoryFile, ROWS, Stored, last_of, read_row};
 use super::{Happened, Standing};
 use crate::journal::row::key;
 use crate::nat::{BindingState, Named, StoredBinding};
-use rusqlite::types::Value;
-use rusqlite::{OptionalExtension, params, params_from_iter};
+use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Entries of one answer, at most.
 pub const MOST_ENTRIES: u64 = 10_000;
-/// Virtual IPs of a terminal that are looked at, at most.
-const MOST_VIRTUAL_IPS: usize = 1000;
+/// Entries that are read for one answer, at most, whether or not they are what was asked for.
+const MOST_READ: u64 = MOST_ENTRIES;
+/// Virtual IPs of a terminal that are looked at, and those of each time that the clock showed what was asked, at most.
+const MOST_LOOKED_AT: usize = 1000;
 
 /// What is asked. Times are milliseconds of the wall clock since the Unix epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,8 +48,12 @@ pub struct HistoryAnswer {
     pub owners: Vec<Owner>,
     /// What happened, the oldest first; empty if it was asked who had it.
     pub entries: Vec<Entry>,
-    /// Ask for entries before this number to have the next page; `None`: there are no more.
+    /// Ask for entries before this number to have the next page, which there may be though this one is empty: no more than
+    /// 10,000 entries are read for an answer. `None`: there are no more.
     pub more: Option<u64>,
+    /// Whether a terminal has had so many virtual IPs, or the clock was set so often, that not all are in `owners`.
+    #[serde(default)]
+    pub left_out: bool,
     /// Entries that are not what was written, and left out.
     pub damaged: u64,
 }
@@ -143,10 +148,11 @@ pub fn look_up(
         owners: Vec::new(),
         entries: Vec::new(),
         more: None,
+        left_out: false,
         damaged: 0,
     };
     match question.at {
-        Some(at) => answer.owners = look.owners(question, at)?,
+        Some(at) => look.owners(question, at, &mut answer)?,
         None => look.entries(question, &mut answer)?,
     }
     Ok(answer)
@@ -160,7 +166,7 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn owners(&self, question: &HistoryQuestion, at: u64) -> rusqlite::Result<Vec<Owner>> {
+    fn owners(&self, question: &HistoryQuestion, at: u64, answer: &mut HistoryAnswer) -> rusqlite::Result<()> {
         let virtual_ips = match (question.virtual_ip, &question.terminal) {
             (Some(virtual_ip), _) => vec![virtual_ip],
             (None, Some(terminal)) => self.virtual_ips_of(terminal.address)?,
@@ -171,25 +177,22 @@ impl Look<'_> {
             (Some(named), Some(found)) => is_named(named, found.terminal, &found.realm),
             (Some(_), None) => question.virtual_ip.is_some(),
         };
-        let mut owners = Vec::new();
-        for (moment, clock) in self.clock.moments(at) {
-            for virtual_ip in &virtual_ips {
-                let owner = self.owner(*virtual_ip, moment, at, clock)?;
-                owners.extend(Some(owner).filter(is_asked));
-            }
+        let moments = self.clock.moments(at);
+        let all = moments.iter().flat_map(|moment| virtual_ips.iter().map(move |virtual_ip| (*moment, *virtual_ip)));
+        answer.left_out = moments.len().saturating_mul(virtual_ips.len()) > MOST_LOOKED_AT;
+        for ((moment, clock), virtual_ip) in all.take(MOST_LOOKED_AT) {
+            let owner = self.owner(virtual_ip, moment, at, clock)?;
+            answer.owners.extend(Some(owner).filter(is_asked));
         }
-        Ok(owners)
+        Ok(())
     }
 
     fn virtual_ips_of(&self, terminal: IpAddr) -> rusqlite::Result<Vec<IpAddr>> {
-        let mut select =
-            self.file.connection.prepare_cached("SELECT DISTINCT virtual_ip FROM history WHERE terminal = ?1")?;
-        let rows = select.query_map([key(terminal).bytes()], |row| address(row, 0))?;
-        let mut found: Vec<IpAddr> = rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        found.extend((self.held)(terminal).iter().map(|binding| binding.virtual_ip));
-        found.sort_unstable();
-        found.dedup();
-        found.truncate(MOST_VIRTUAL_IPS);
+        // Those of now first: there are few, and they are not to be left out.
+        let mut found: Vec<IpAddr> = (self.held)(terminal).iter().map(|binding| binding.virtual_ip).collect();
+        let had = self.file.had(terminal, MOST_LOOKED_AT + 1)?;
+        let held: std::collections::HashSet<IpAddr> = found.iter().copied().collect();
+        found.extend(had.into_iter().filter(|virtual_ip| !held.contains(virtual_ip)));
         Ok(found)
     }
 
@@ -199,10 +202,10 @@ impl Look<'_> {
         let next = self.next_of(virtual_ip, moment, None)?;
         let reach = self.file.reach;
         let owner = match (&last, &next) {
-            (Some(last), _) if last.holds() => Some(self.ownership(last, last.created, Some(last.standing), moment)?),
+            (Some(last), _) if last.holds() => Some(self.ownership(last, None, moment)?),
             // Its beginning is not kept any more.
             (_, Some(next)) if self.began_before(next, last.as_ref(), moment) => {
-                Some(self.ownership(next, next.created, None, moment)?)
+                Some(self.ownership(next, Some(last.as_ref().map_or(0, Stored::at)), moment)?)
             }
             (_, Some(_)) => None,
             (_, None) => self.present(virtual_ip, last.as_ref(), moment),
@@ -233,7 +236,7 @@ impl Look<'_> {
         let is_it = found.state != BindingState::Quarantined
             && created <= moment
             && last.is_none_or(|last| last.standing != Standing::Aside && created + 999 >= last.at());
-        let (since, since_clock) = self.clock.wall(created);
+        let (since, since_clock) = self.clock.wall(created.max(last.map_or(0, Stored::at)));
         is_it.then(|| Ownership {
             terminal: found.terminal,
             realm: found.inside.to_string(),
@@ -246,15 +249,12 @@ impl Look<'_> {
         })
     }
 
-    fn ownership(
-        &self,
-        entry: &Stored,
-        created: u64,
-        standing: Option<Standing>,
-        moment: u64,
-    ) -> rusqlite::Result<Ownership> {
+    /// What an entry of before `moment` says, or one of later: then with the time of the entry before, which was another's.
+    fn ownership(&self, entry: &Stored, before: Option<u64>, moment: u64) -> rusqlite::Result<Ownership> {
         let end = self.next_of(entry.virtual_ip, moment, Some(entry))?;
-        let (since, since_clock) = self.clock.wall(created);
+        let standing = before.is_none().then_some(entry.standing);
+        // Of a binding that was made in the second in which another ended, the second alone may be known.
+        let (since, since_clock) = self.clock.wall(entry.created.max(before.unwrap_or(0)));
         let by = end.as_ref().map(|end| end.by.named());
         Ok(Ownership {
             terminal: entry.terminal,
@@ -285,53 +285,38 @@ impl Look<'_> {
     }
 
     fn entries(&self, question: &HistoryQuestion, answer: &mut HistoryAnswer) -> rusqlite::Result<()> {
-        let mut conditions = Vec::new();
-        let mut values: Vec<Value> = Vec::new();
-        let mut with = |condition: &str, value: Value| {
-            values.push(value);
-            conditions.push(format!("{condition} ?{}", values.len()));
+        // One index finds them; what else is asked for is looked at here, so that what is read can be counted.
+        let (condition, address) = match (question.virtual_ip, &question.terminal) {
+            (Some(virtual_ip), _) => ("virtual_ip = ?3", Some(key(virtual_ip))),
+            (None, Some(terminal)) => ("terminal = ?3", Some(key(terminal.address))),
+            (None, None) => ("?3 IS NULL", None),
         };
-        let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
-        if let Some(virtual_ip) = question.virtual_ip {
-            with("virtual_ip =", Value::Blob(key(virtual_ip).bytes().to_vec()));
-        }
-        if let Some(terminal) = &question.terminal {
-            with("terminal =", Value::Blob(key(terminal.address).bytes().to_vec()));
-            if let Some(inside) = &terminal.inside {
-                with("inside =", Value::Text(inside.clone()));
-            }
-        }
-        // Wherever the clock may have shown that time.
-        if let Some(first) = question.since.and_then(|since| self.clock.moments(since).first().copied()) {
-            with("id >=", number(first.0 << BITS));
-        }
-        if let Some(last) = question.until.and_then(|until| self.clock.moments(until).last().copied()) {
-            with("id <", number((last.0 + 1) << BITS));
-        }
-        if let Some(before) = question.before {
-            with("id <", number(before));
-        }
+        let is_asked = |stored: &Stored| {
+            question.terminal.as_ref().is_none_or(|named| is_named(named, stored.terminal, &stored.inside))
+        };
         let limit = question.limit.unwrap_or(100).clamp(1, MOST_ENTRIES);
-        let such = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
-        let mut select = self.file.connection.prepare(&format!("{ROWS} {such} ORDER BY id DESC"))?;
-        let mut rows = select.query(params_from_iter(values))?;
-        while let Some(row) = rows.next()? {
-            let Some(stored) = read_row(row)? else {
-                answer.damaged += 1;
-                continue;
-            };
-            let entry = self.entry(&stored);
-            // A clock that was set back has shown times twice.
-            if question.since.is_some_and(|since| entry.at < since)
-                || question.until.is_some_and(|until| entry.at >= until)
-            {
-                continue;
+        let query = format!("{ROWS} WHERE {condition} AND id >= ?1 AND id < ?2 ORDER BY id DESC");
+        let mut select = self.file.connection.prepare(&query)?;
+        let mut read = 0;
+        let mut oldest = question.before.unwrap_or(u64::MAX);
+        'all: for (from, to) in self.clock.within(question.since, question.until).into_iter().rev() {
+            let id = |moment: u64| moment.saturating_mul(1 << BITS).min(i64::MAX.cast_unsigned());
+            let behind = id(to).min(question.before.unwrap_or(u64::MAX)).min(i64::MAX.cast_unsigned());
+            let address = address.as_ref().map(|address| address.bytes());
+            let mut rows = select.query(params![id(from).cast_signed(), behind.cast_signed(), address])?;
+            while let Some(row) = rows.next()? {
+                if read == MOST_READ || answer.entries.len() as u64 == limit {
+                    answer.more = Some(oldest);
+                    break 'all;
+                }
+                read += 1;
+                oldest = row.get::<_, i64>(0)?.max(0).cast_unsigned();
+                match read_row(row)? {
+                    Some(stored) if is_asked(&stored) => answer.entries.push(self.entry(&stored)),
+                    Some(_) => {}
+                    None => answer.damaged += 1,
+                }
             }
-            if answer.entries.len() as u64 == limit {
-                answer.more = answer.entries.last().map(|last| last.id);
-                break;
-            }
-            answer.entries.push(entry);
         }
         answer.entries.reverse();
         Ok(())

@@ -35,23 +35,51 @@ pub enum ClockState {
 
 /// Every stretch, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Stretches(pub Vec<Stretch>);
+pub struct Stretches {
+    all: Vec<Stretch>,
+    /// What each is told by: see [`Stretches::of`].
+    told: Vec<(i64, ClockState)>,
+}
 
 impl Stretches {
+    /// Of stretches in order. Where the clock was set right later in the same boot, the right clock's difference counts: the
+    /// history's time has gone on as time does.
+    pub fn of(all: Vec<Stretch>) -> Self {
+        let mut told = Vec::with_capacity(all.len());
+        let mut right: Option<Stretch> = None;
+        for stretch in all.iter().rev() {
+            if stretch.is_synchronised {
+                right = Some(*stretch);
+            }
+            right = right.filter(|right| right.boot == stretch.boot && (right == stretch || stretch.boot != 0));
+            told.push(match right {
+                _ if stretch.is_synchronised => (stretch.ahead, ClockState::Synchronised),
+                Some(right) => (right.ahead, ClockState::SetLater),
+                None => (stretch.ahead, ClockState::Unsynchronised),
+            });
+        }
+        told.reverse();
+        Self { all, told }
+    }
+
+    /// The last.
+    pub fn last(&self) -> Option<Stretch> {
+        self.all.last().copied()
+    }
+
     /// The time on the wall at a moment of the history.
     pub fn wall(&self, moment: u64) -> (u64, ClockState) {
-        let behind = self.0.partition_point(|stretch| stretch.since <= moment);
-        let (ahead, state) = self.true_difference(behind.saturating_sub(1));
+        let behind = self.all.partition_point(|stretch| stretch.since <= moment);
+        let (ahead, state) = self.difference(behind.saturating_sub(1));
         (moment.saturating_add_signed(ahead), state)
     }
 
     /// The moments at which the wall clock showed `wall`; at least one, unless nothing is known of any clock.
     pub fn moments(&self, wall: u64) -> Vec<(u64, ClockState)> {
         let mut found = Vec::new();
-        for number in 0..self.0.len() {
-            let (ahead, state) = self.true_difference(number);
-            let from = if number == 0 { i128::MIN } else { self.since(number) };
-            let to = if number + 1 == self.0.len() { i128::MAX } else { self.since(number + 1) };
+        for number in 0..self.all.len() {
+            let (ahead, state) = self.difference(number);
+            let (from, to) = self.bounds(number);
             let moment = i128::from(wall) - i128::from(ahead);
             if (from..to).contains(&moment) {
                 found.push((u64::try_from(moment).unwrap_or(0), state));
@@ -59,31 +87,47 @@ impl Stretches {
         }
         if found.is_empty() {
             // It begins before and goes on behind: somewhere it was passed over.
-            let over = (1..self.0.len()).find(|number| {
-                i128::from(wall) < self.since(*number) + i128::from(self.true_difference(*number).0)
-                    && i128::from(wall) >= self.since(*number) + i128::from(self.true_difference(number - 1).0)
+            let over = (1..self.all.len()).find(|number| {
+                let (since, _) = self.bounds(*number);
+                i128::from(wall) < since + i128::from(self.difference(*number).0)
+                    && i128::from(wall) >= since + i128::from(self.difference(number - 1).0)
             });
-            found.extend(over.and_then(|number| Some((self.0.get(number)?.since, ClockState::PassedOver))));
+            found.extend(over.and_then(|number| Some((self.all.get(number)?.since, ClockState::PassedOver))));
         }
         found
     }
 
-    fn since(&self, number: usize) -> i128 {
-        self.0.get(number).map_or(0, |stretch| stretch.since.into())
+    /// The moments at which the wall clock showed `since` or later and less than `until`: from each first to before each
+    /// second, in order and apart. A clock that was set makes several of one.
+    pub fn within(&self, since: Option<u64>, until: Option<u64>) -> Vec<(u64, u64)> {
+        let mut found: Vec<(u64, u64)> = Vec::new();
+        for number in 0..self.all.len().max(1) {
+            let (ahead, _) = self.difference(number);
+            let (from, to) = self.bounds(number);
+            // The wall clock's times begin with 0, whatever it was ahead.
+            let low =
+                since.filter(|since| *since > 0).map_or(from, |since| from.max(i128::from(since) - i128::from(ahead)));
+            let high = until.map_or(to, |until| to.min(i128::from(until) - i128::from(ahead)));
+            let moment = |moment: i128| u64::try_from(moment.max(0)).unwrap_or(u64::MAX);
+            let (low, high) = (moment(low), moment(high));
+            match found.last_mut() {
+                _ if low >= high => {}
+                Some(last) if last.1 == low => last.1 = high,
+                _ => found.push((low, high)),
+            }
+        }
+        found
     }
 
-    /// The difference of a stretch. Where the clock was set right later in the same boot, the right clock's: the history's
-    /// time has gone on as time does.
-    fn true_difference(&self, number: usize) -> (i64, ClockState) {
-        let Some(stretch) = self.0.get(number) else { return (0, ClockState::Unsynchronised) };
-        if stretch.is_synchronised {
-            return (stretch.ahead, ClockState::Synchronised);
-        }
-        let later = self.0.iter().skip(number + 1).take_while(|later| later.boot == stretch.boot && later.boot != 0);
-        match later.into_iter().find(|later| later.is_synchronised) {
-            Some(right) => (right.ahead, ClockState::SetLater),
-            None => (stretch.ahead, ClockState::Unsynchronised),
-        }
+    /// From when to before when a stretch was, for the first and the last without an end.
+    fn bounds(&self, number: usize) -> (i128, i128) {
+        let since = |number: usize| self.all.get(number).map(|stretch| i128::from(stretch.since));
+        let from = if number == 0 { i128::MIN } else { since(number).unwrap_or(i128::MIN) };
+        (from, since(number + 1).unwrap_or(i128::MAX))
+    }
+
+    fn difference(&self, number: usize) -> (i64, ClockState) {
+        self.told.get(number).copied().unwrap_or((0, ClockState::Unsynchronised))
     }
 }
 
@@ -98,7 +142,7 @@ mod tests {
             is_synchronised: *is_synchronised,
             boot: *boot,
         };
-        Stretches(all.iter().map(stretch).collect())
+        Stretches::of(all.iter().map(stretch).collect())
     }
 
     #[test]
@@ -124,5 +168,30 @@ mod tests {
         let other_boot = stretches(&[(1000, -900, false, 1), (2000, 5000, true, 2)]);
         assert_eq!(other_boot.wall(1500), (600, Unsynchronised));
         assert_eq!(Stretches::default().moments(5), []);
+    }
+
+    #[test]
+    fn every_time_that_a_clock_showed_is_within_and_no_other() {
+        let far = 100_000;
+        // Set on and back again, twice: what was passed over first was shown, or passed over again, later.
+        let clock = stretches(&[
+            (1000, 0, true, 1),
+            (1100, far, true, 1),
+            (1200, 0, true, 1),
+            (1300, far, true, 1),
+            (2000, -1500, true, 1),
+            (3000, 0, false, 2),
+        ]);
+        for (since, until) in [(50_000, 50_001), (0, 50_000), (1250, 50_000), (1150, 101_150), (600, 700), (2900, 3100)]
+        {
+            let within = clock.within(Some(since), Some(until));
+            for moment in 0..4000 {
+                let is_shown = (since..until).contains(&clock.wall(moment).0);
+                let is_within = within.iter().any(|(from, to)| (*from..*to).contains(&moment));
+                assert_eq!(is_within, is_shown, "{moment} for {since} to {until}: {within:?}");
+            }
+        }
+        assert_eq!(clock.within(None, None), [(0, u64::MAX)]);
+        assert_eq!(Stretches::default().within(None, None), [(0, u64::MAX)]);
     }
 }

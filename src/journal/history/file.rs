@@ -1,12 +1,13 @@
 //! The history's file: SQLite with a write-ahead log, as the state file, and nothing that any packet waits for.
 
 use super::clock::{Stretch, Stretches};
+use super::writing::append_one;
 use super::{By, Happened, Note, Standing};
 use crate::journal::moment::{Moment, Reading, millis};
 use crate::journal::row::key;
-use crate::nat::{BindingState, StoredBinding};
+use crate::nat::StoredBinding;
 use crate::time::Time;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
@@ -33,6 +34,8 @@ const TABLES: &str = "
     CREATE TABLE now (one INTEGER PRIMARY KEY CHECK (one = 1), time INTEGER NOT NULL, boot BLOB NOT NULL,
         since_boot INTEGER NOT NULL, wall INTEGER NOT NULL, synchronised INTEGER NOT NULL, sum INTEGER NOT NULL,
         whole INTEGER NOT NULL, answered INTEGER NOT NULL) STRICT;";
+/// Which virtual IPs a terminal has had, each found by one look.
+const HELD: &str = "CREATE INDEX IF NOT EXISTS had ON history (terminal, virtual_ip)";
 /// What [`read_row`] reads.
 pub const ROWS: &str = "SELECT id, what, who, uid, virtual_ip, inside, terminal, created, standing, pinned, callback, \
      answered, sum FROM history";
@@ -40,7 +43,10 @@ pub const ROWS: &str = "SELECT id, what, who, uid, virtual_ip, inside, terminal,
 /// 53 bits that every JSON parser has for a whole number.
 pub const BITS: u32 = 10;
 /// Stretches of the wall clock that are kept.
-const STRETCHES: i64 = 4096;
+pub const STRETCHES: i64 = 4096;
+/// Free pages that are given back at once, and what part of a file may be free before any is.
+const GIVEN_BACK_AT_ONCE: u64 = 4096;
+const FREE_PART: u64 = 4;
 /// Entries removed in one transaction.
 const REMOVED_AT_ONCE: u64 = 2000;
 /// How long one connection waits for the other.
@@ -86,7 +92,7 @@ impl Stored {
         self.id >> BITS
     }
 
-    fn is_of(&self, binding: &StoredBinding) -> bool {
+    pub fn is_of(&self, binding: &StoredBinding) -> bool {
         self.terminal == binding.terminal && self.inside == binding.inside
     }
 
@@ -114,13 +120,19 @@ impl HistoryFile {
         rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(std::io::Error::from(error))))?;
         let connection = Self::connect(path)?;
-        connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL;")?;
+        // So that pages can be given back; it counts for a file that is empty yet.
+        connection.execute_batch(
+            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = NORMAL; PRAGMA journal_mode = WAL;",
+        )?;
         if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))? == 0 {
             connection.execute_batch(&format!(
                 "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
             ))?;
         }
-        Self::over(connection, path)
+        let file = Self::over(connection, path)?;
+        // A file of before has none.
+        file.connection.execute_batch(HELD)?;
+        Ok(file)
     }
 
     /// Another connection, to read.
@@ -147,7 +159,7 @@ impl HistoryFile {
         });
         let reach = reach.optional()?.unwrap_or_default();
         let mut file = Self { connection, path: path.to_owned(), reach, last: None };
-        file.last = file.stretches()?.0.pop();
+        file.last = file.stretches()?.last();
         Ok(file)
     }
 
@@ -192,15 +204,7 @@ impl HistoryFile {
         };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if self.last.is_none_or(|last| is_other(&last, &stretch)) {
-            transaction.execute(
-                "INSERT OR REPLACE INTO clock VALUES (?1, ?2, ?3, ?4)",
-                params![
-                    stretch.since.cast_signed(),
-                    stretch.ahead,
-                    stretch.is_synchronised,
-                    stretch.boot.to_be_bytes()
-                ],
-            )?;
+            insert_stretch(&transaction, &stretch)?;
             transaction.execute(
                 "DELETE FROM clock WHERE since < (SELECT since FROM clock ORDER BY since DESC LIMIT 1 OFFSET ?1)",
                 [STRETCHES],
@@ -236,13 +240,25 @@ impl HistoryFile {
 
     /// What the wall clock said.
     pub fn stretches(&self) -> rusqlite::Result<Stretches> {
+        self.all_stretches().map(Stretches::of)
+    }
+
+    /// The same, as it was noted.
+    pub fn all_stretches(&self) -> rusqlite::Result<Vec<Stretch>> {
         let mut select =
             self.connection.prepare_cached("SELECT since, ahead, synchronised, boot FROM clock ORDER BY since")?;
         let read = |row: &Row<'_>| {
             let boot = u128::from_be_bytes(row.get(3)?);
             Ok(Stretch { since: unsigned(row, 0)?, ahead: row.get(1)?, is_synchronised: row.get(2)?, boot })
         };
-        Ok(Stretches(select.query_map([], read)?.collect::<Result<_, _>>()?))
+        select.query_map([], read)?.collect()
+    }
+
+    /// One more, later than all there are.
+    pub fn put_stretch(&mut self, stretch: Stretch) -> rusqlite::Result<()> {
+        insert_stretch(&self.connection, &stretch)?;
+        self.last = Some(stretch);
+        Ok(())
     }
 
     /// Writes what is new about each binding, in one transaction. `ahead` is what this file's time is ahead of the notes'.
@@ -261,6 +277,34 @@ impl HistoryFile {
         let mut select = self.connection.prepare("SELECT DISTINCT virtual_ip FROM history WHERE what = 7")?;
         let found = select.query_map([], |row| address(row, 0))?.collect::<Result<Vec<_>, _>>()?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The virtual IPs that a terminal has had, `most` of them at most.
+    pub fn had(&self, terminal: IpAddr, most: usize) -> rusqlite::Result<Vec<IpAddr>> {
+        // From one to the next: that of all entries is not read.
+        let select = "SELECT min(virtual_ip) FROM history WHERE terminal = ?1 AND virtual_ip > ?2";
+        let mut select = self.connection.prepare_cached(select)?;
+        let (mut found, mut after) = (Vec::new(), Vec::new());
+        while found.len() < most {
+            let next =
+                select.query_row(params![key(terminal).bytes(), after], |row| row.get::<_, Option<Vec<u8>>>(0))?;
+            let Some(next) = next else { break };
+            found.extend(address_of(&next));
+            after = next;
+        }
+        Ok(found)
+    }
+
+    /// Gives back to the file system what has become free, some of it, where that is a good part of the file.
+    fn shrink(&self) -> rusqlite::Result<()> {
+        let number = |name| self.connection.pragma_query_value(None, name, |row| unsigned(row, 0));
+        if number("freelist_count")? > number("page_count")? / FREE_PART {
+            // It gives back a page for each row that is asked for.
+            let mut vacuum = self.connection.prepare(&format!("PRAGMA incremental_vacuum({GIVEN_BACK_AT_ONCE})"))?;
+            let mut pages = vacuum.query([])?;
+            while pages.next()?.is_some() {}
+        }
+        Ok(())
     }
 
     /// How many entries there are.
@@ -297,7 +341,7 @@ impl HistoryFile {
                 break;
             }
         }
-        Ok(())
+        self.shrink()
     }
 
     /// How many entries it has removed, and how many turned out to be of answered bindings.
@@ -351,98 +395,22 @@ pub fn last_of(connection: &Connection, virtual_ip: IpAddr, until: u64) -> rusql
     select.query_row(params![key(virtual_ip).bytes(), behind], read_row).optional().map(Option::flatten)
 }
 
-fn append_one(transaction: &Transaction<'_>, note: &Note, reach: Reach, ahead: i64) -> rusqlite::Result<()> {
-    let last = last_of(transaction, note.virtual_ip, u64::MAX >> BITS)?;
-    let at = note.at.as_millis().saturating_add_signed(ahead);
-    let mut id = last.as_ref().map_or(0, |last| last.id + 1);
-    let mut put = |what, at: u64, binding: &StoredBinding, standing| {
-        let row = Stored {
-            id: vacant(transaction, id.max(at << BITS))?,
-            what,
-            by: note.by,
-            virtual_ip: binding.virtual_ip,
-            inside: Arc::clone(&binding.inside),
-            terminal: binding.terminal,
-            created: (u64::from(binding.created) * 1000).saturating_add_signed(ahead),
-            standing,
-            pinned: binding.pinned,
-            callback: binding.callback.as_ref().map(crate::journal::row::policy_text),
-            answered: binding.answered,
-        };
-        id = row.id + 1;
-        insert(transaction, &row)
-    };
-    let (binding, is_aside) = match &note.binding {
-        Some((binding, is_aside)) => (binding, *is_aside),
-        // It has gone without a word.
-        None => {
-            let Some(last) = last.filter(Stored::holds) else { return Ok(()) };
-            let row =
-                Stored { id: 0, what: Happened::Released, by: note.by, standing: Standing::Ended, ..last.clone() };
-            let id = vacant(transaction, (last.id + 1).max(at << BITS))?;
-            return insert(transaction, &Stored { id, ..row });
-        }
-    };
-    let held = last.as_ref().filter(|last| last.holds() && last.is_of(binding));
-    if is_aside || binding.state == BindingState::Quarantined {
-        let what = if is_aside { Happened::KeptAside } else { Happened::Released };
-        // It may have waited in vain since the last time anything was written.
-        let is_unknown = last.as_ref().is_none_or(|last| !last.is_of(binding)) && !is_aside;
-        let was_aside = last.as_ref().is_some_and(|last| last.standing == Standing::Aside && last.is_of(binding));
-        if held.is_some() || is_unknown || (was_aside && !is_aside) {
-            put(what, at, binding, if is_aside { Standing::Aside } else { Standing::Ended })?;
-        }
-        return if binding.answered { all_answered(transaction, binding.virtual_ip) } else { Ok(()) };
-    }
-    let standing = if binding.state == BindingState::Dormant { Standing::Dormant } else { Standing::Active };
-    let Some(held) = held else {
-        let created = (u64::from(binding.created) * 1000).saturating_add_signed(ahead);
-        let is_back = last.as_ref().is_some_and(|last| last.standing == Standing::Aside && last.is_of(binding));
-        if is_back {
-            return put(Happened::Back, at, binding, standing);
-        }
-        let is_older = last.is_none() && created.saturating_add(999) < reach.answered;
-        if !is_older {
-            let made = if at.abs_diff(created) < 2000 || note.by.is_import() { at } else { created };
-            put(Happened::Made, made, binding, standing)?;
-        }
-        if binding.pinned && matches!(note.by, By::Operator(_)) {
-            put(Happened::Pinned, at, binding, standing)?;
-        }
-        return Ok(());
-    };
-    let callback = binding.callback.as_ref().map(crate::journal::row::policy_text);
-    if held.standing != standing {
-        let what = if standing == Standing::Dormant { Happened::Dormant } else { Happened::Woken };
-        put(what, at, binding, standing)?;
-    }
-    if binding.pinned && !held.pinned {
-        put(Happened::Pinned, at, binding, standing)?;
-    }
-    if callback != held.callback {
-        put(Happened::Callback, at, binding, standing)?;
-    }
+fn insert_stretch(connection: &Connection, stretch: &Stretch) -> rusqlite::Result<()> {
+    let Stretch { since, ahead, is_synchronised, boot } = stretch;
+    connection.prepare_cached("INSERT OR REPLACE INTO clock VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        since.cast_signed(),
+        ahead,
+        is_synchronised,
+        boot.to_be_bytes()
+    ])?;
     Ok(())
 }
 
-/// A number that no entry has: this, or the next above.
-fn vacant(transaction: &Transaction<'_>, mut from: u64) -> rusqlite::Result<u64> {
-    let mut select = transaction.prepare_cached("SELECT max(id) FROM history WHERE id >= ?1 AND id < ?2")?;
-    loop {
-        let behind = ((from >> BITS) + 1) << BITS;
-        let highest: Option<i64> = select.query_row([from.cast_signed(), behind.cast_signed()], |row| row.get(0))?;
-        match highest {
-            None => return Ok(from),
-            Some(highest) if highest.cast_unsigned() + 1 < behind => return Ok(highest.cast_unsigned() + 1),
-            Some(_) => from = behind,
-        }
-    }
-}
-
-fn insert(transaction: &Transaction<'_>, row: &Stored) -> rusqlite::Result<()> {
+/// Writes an entry.
+pub fn insert(connection: &Connection, row: &Stored) -> rusqlite::Result<()> {
     let put = "INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     let (who, uid) = row.by.numbers();
-    transaction.prepare_cached(put)?.execute(params![
+    connection.prepare_cached(put)?.execute(params![
         row.id.cast_signed(),
         row.what.number().cast_signed(),
         who.cast_signed(),
@@ -457,14 +425,6 @@ fn insert(transaction: &Transaction<'_>, row: &Stored) -> rusqlite::Result<()> {
         row.answered,
         row.sum(),
     ])?;
-    Ok(())
-}
-
-/// The entries of the binding that a virtual IP has, or had last, are of an answered one.
-fn all_answered(transaction: &Transaction<'_>, virtual_ip: IpAddr) -> rusqlite::Result<()> {
-    let update = "UPDATE history SET answered = 1 WHERE virtual_ip = ?1 AND answered = 0 AND created = \
-         (SELECT created FROM history WHERE virtual_ip = ?1 ORDER BY id DESC LIMIT 1)";
-    transaction.prepare_cached(update)?.execute([key(virtual_ip).bytes()])?;
     Ok(())
 }
 
@@ -497,9 +457,12 @@ pub fn read_row(row: &Row<'_>) -> rusqlite::Result<Option<Stored>> {
 }
 
 pub fn address(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<IpAddr>> {
-    let Ok(bytes) = row.get_ref(column)?.as_blob() else { return Ok(None) };
+    Ok(row.get_ref(column)?.as_blob().ok().and_then(address_of))
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok();
-    Ok(v4.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok()))
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok())
 }
 
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {

@@ -3,8 +3,10 @@
 //! | file | what |
 //! | --- | --- |
 //! | `file.rs` | the file of entries, and how many are kept |
+//! | `writing.rs` | what is new about a binding, as entries |
 //! | `clock.rs` | what the wall clock said meanwhile |
 //! | `answer.rs` | questions and their answers |
+//! | `lines.rs` | the history as text, to be kept elsewhere and put back |
 //!
 //! It is a file of its own beside the state file. No packet waits for it: who changes a binding leaves a note of what it has
 //! become, and the keeper writes what is new about that before it syncs, so that an administrator's change is in it when he is
@@ -14,10 +16,13 @@
 mod answer;
 mod clock;
 mod file;
+mod lines;
+mod writing;
 
 pub use crate::config::HistorySettings;
 pub use answer::{Entry, HistoryAnswer, HistoryQuestion, MOST_ENTRIES, Owner, Ownership, look_up};
 pub use clock::ClockState;
+pub use lines::{BEGIN, CarryError, Checked, Incoming, Outgoing};
 
 use crate::journal::moment::{Moment, Reading};
 use crate::nat::{BindingState, Nat, StoredBinding};
@@ -99,7 +104,8 @@ pub enum By {
 }
 
 /// Where in its life a binding was when an entry was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// In use.
     Active,
@@ -119,6 +125,8 @@ pub struct Note {
     virtual_ip: IpAddr,
     /// As it is, and whether it is kept aside; `None`: it is not any more.
     binding: Option<(StoredBinding, bool)>,
+    /// What was done to it by hand: of a binding that is older than the history nothing else tells.
+    done: Option<Happened>,
 }
 
 /// See the module.
@@ -219,6 +227,10 @@ impl By {
         (name, self.numbers().1)
     }
 
+    fn of_name(name: &str, uid: Option<u32>) -> Option<Self> {
+        (1..=6).filter_map(|number| Self::of_numbers(number, uid)).find(|by| by.named() == (name, uid))
+    }
+
     fn is_import(self) -> bool {
         matches!(self, Self::Import(_))
     }
@@ -275,9 +287,8 @@ impl History {
     /// Removes the history of a gateway that is to keep none.
     pub fn remove(state_file: &Path) {
         let path = state_file.with_extension("history");
-        for suffix in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(crate::journal::store::beside(&path, suffix)); // there may be none
-        }
+        let all = ["", ".damaged", ".before-import"].map(|name| crate::journal::store::beside(&path, name));
+        all.iter().for_each(|path| remove(path));
     }
 
     /// Opens the file; what has happened to bindings that the process before has not come to write.
@@ -299,12 +310,14 @@ impl History {
                     by: By::Itself,
                     virtual_ip: binding.virtual_ip,
                     binding: Some((binding, false)),
+                    done: None,
                 });
             }
         }
         for virtual_ip in file.aside()?.into_iter().take(MOST_NOTES / 2) {
             if let Some((binding, _)) = nat.stored(virtual_ip) {
-                missed.push(Note { at: now.time, by: By::Start, virtual_ip, binding: Some((binding, false)) });
+                let binding = Some((binding, false));
+                missed.push(Note { at: now.time, by: By::Start, virtual_ip, binding, done: None });
             }
         }
         self.status.lock().entries = file.count()?;
@@ -333,13 +346,14 @@ impl History {
         HistoryFile::open(&self.path)
     }
 
-    /// Notes what bindings have become. Costs little more than reading them.
-    pub fn note(&self, nat: &Nat, virtual_ips: &[IpAddr], by: By, at: Time) {
+    /// Notes what bindings have become, and what was done to them where that was by hand. Costs little more than reading them.
+    pub fn note(&self, nat: &Nat, virtual_ips: &[IpAddr], (by, done): (By, Option<Happened>), at: Time) {
         let found = virtual_ips.iter().map(|virtual_ip| Note {
             at,
             by,
             virtual_ip: *virtual_ip,
             binding: nat.stored(*virtual_ip).map(|(binding, _)| (binding, false)),
+            done,
         });
         let mut notes = self.notes.lock();
         found.for_each(|note| notes.add(note));
@@ -349,7 +363,8 @@ impl History {
     pub fn note_aside(&self, bindings: impl Iterator<Item = StoredBinding>, by: By, at: Time) {
         let mut notes = self.notes.lock();
         for binding in bindings {
-            notes.add(Note { at, by, virtual_ip: binding.virtual_ip, binding: Some((binding, true)) });
+            let virtual_ip = binding.virtual_ip;
+            notes.add(Note { at, by, virtual_ip, binding: Some((binding, true)), done: None });
         }
     }
 
@@ -428,6 +443,13 @@ impl History {
                 now.answered && now.terminal == entry.terminal && created.abs_diff(entry.created) < 5000
             })
         };
+        for name in [".damaged", ".before-import"] {
+            let former = crate::journal::store::beside(&self.path, name);
+            let written = std::fs::metadata(&former).and_then(|metadata| metadata.modified());
+            if written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > self.settings.keep)) {
+                remove(&former);
+            }
+        }
         let before = file.count()?;
         file.trim(oldest, self.settings.entries, &is_answered)?;
         let entries = file.count()?;
@@ -476,6 +498,12 @@ impl Notes {
         } else {
             self.lost += 1;
         }
+    }
+}
+
+fn remove(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(crate::journal::store::beside(path, suffix)); // there may be none
     }
 }
 
@@ -534,11 +562,12 @@ pub fn note_import(
         was.keys().chain(is.keys()).filter(|ip| was.get(ip) != is.get(ip)).copied().collect();
     let mut notes = Vec::new();
     for virtual_ip in changed.iter().filter(|virtual_ip| was.contains_key(virtual_ip)) {
-        notes.push(Note { at, by: By::Import(uid), virtual_ip: *virtual_ip, binding: None });
+        notes.push(Note { at, by: By::Import(uid), virtual_ip: *virtual_ip, binding: None, done: None });
     }
     for binding in after.iter().filter(is_held).filter(|binding| changed.contains(&binding.virtual_ip)) {
         let binding = StoredBinding { contacts: Vec::new(), ..binding.clone() };
-        notes.push(Note { at, by: By::Import(uid), virtual_ip: binding.virtual_ip, binding: Some((binding, false)) });
+        let virtual_ip = binding.virtual_ip;
+        notes.push(Note { at, by: By::Import(uid), virtual_ip, binding: Some((binding, false)), done: None });
     }
     file.note_time(&now)?;
     notes.chunks(NOTES_AT_ONCE).try_for_each(|some| file.append(some, ahead).map(|_| ()))

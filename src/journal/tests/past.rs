@@ -1,7 +1,7 @@
 //! Who had which virtual IP when, across ends, floods, clocks that are set, and files that are damaged.
 
 use super::*;
-use history::{ClockState, Happened, Owner};
+use history::{ClockState, Owner};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -57,7 +57,7 @@ fn who_had_a_virtual_ip_is_known_for_every_time_and_after_a_kill() {
     scene.nat.release(virtual_ip, scene.now).unwrap();
     let journal = Arc::clone(&scene.journal);
     let keeper = scene.keep();
-    journal.record_and_sync(&[virtual_ip], By::Operator(1000)).unwrap();
+    journal.record_and_sync(&[virtual_ip], Happened::Released, By::Operator(1000)).unwrap();
     scene.pass(HOUR);
     while scene.nat.stored(virtual_ip).is_some() {
         let now = scene.now;
@@ -65,7 +65,7 @@ fn who_had_a_virtual_ip_is_known_for_every_time_and_after_a_kill() {
         scene.pass(HOUR);
     }
     scene.nat.pin("10.0.0.2".parse().unwrap(), virtual_ip, scene.now).unwrap();
-    journal.record_and_sync(&[virtual_ip], By::Operator(0)).unwrap();
+    journal.record_and_sync(&[virtual_ip], Happened::Pinned, By::Operator(0)).unwrap();
     let given = scene.now;
     scene.pass(HOUR);
     let check = |scene: &Scene, how: &str| {
@@ -175,7 +175,7 @@ fn a_clock_that_is_set_back_has_two_answers_and_is_not_taken_for_right() {
     scene.pass(HOUR);
     let keeper = scene.keep();
     scene.nat.release(virtual_ip, scene.now).unwrap();
-    scene.journal.record_and_sync(&[virtual_ip], By::Operator(0)).unwrap();
+    scene.journal.record_and_sync(&[virtual_ip], Happened::Released, By::Operator(0)).unwrap();
     keeper.stop();
     scene.pass(HOUR);
     scene.reading.wall -= 2 * HOUR;
