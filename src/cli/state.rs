@@ -4,6 +4,7 @@ use super::progress::Display;
 use super::{CliError, gateway, show};
 use crate::config::{Config, DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::gateway::clock;
+use crate::journal::history::{CarryError, Checked, History, Incoming, Outgoing, note_import};
 use crate::journal::{self, Found, JournalError, Progress, Stage, StateFile};
 use crate::nat::{BindingState, StoredBinding};
 use clap::{Args, Subcommand};
@@ -27,14 +28,19 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// Write all bindings to standard output: JSON, one a line; the gateway may be running
-    Export,
-    /// Put the bindings of such a file in place of those there are, all or none; the gateway must be stopped
+    /// Write all bindings and the history to standard output: JSON, one a line; the gateway may be running
+    Export {
+        /// Only the bindings
+        #[arg(long)]
+        no_history: bool,
+    },
+    /// Put the bindings of such a file, and its history if it has one, in place of those there are, all or none; the gateway
+    /// must be stopped
     Import {
         /// The file
         file: PathBuf,
     },
-    /// Check the state file, and with --config name the bindings that do not fit it; the gateway may be running
+    /// Check the state file and the history, and with --config name the bindings that do not fit it; the gateway may be running
     Verify,
 }
 
@@ -50,12 +56,22 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let progress = Progress::default();
     let display = Display::start(&progress);
     match &arguments.what {
-        What::Export => {
+        What::Export { no_history } => {
+            // First: what happens meanwhile to a binding is no part of it, rather than half.
+            let history = (!no_history).then(|| look_at_history(directory, tun)).transpose()?.flatten();
             let Found { bindings, damage } = journal::look(directory, tun, &progress)?;
             progress.begin(Stage::WritingLines, bindings.len() as u64);
             let mut out = BufWriter::new(Lines { inner: io::stdout().lock(), progress: &progress });
             journal::write_lines(&bindings, &mut out)?;
+            let written = history.map(|history| history.write(&mut out)).transpose();
+            let written = written.map_err(|error| of_history(error, directory, tun))?.unwrap_or_default();
             out.flush()?;
+            if written.damaged > 0 {
+                super::complain(&format!(
+                    "{} entries of the history are not what was written, and left out",
+                    written.damaged
+                ));
+            }
             Ok(damage.map_or(Ok(()), Err)?)
         }
         What::Import { file } => import(directory, tun, file, display, &progress),
@@ -73,22 +89,46 @@ fn read(file: &Path) -> Result<Config, CliError> {
 
 fn import(directory: &Path, tun: &str, file: &Path, display: Display, progress: &Progress) -> Result<(), CliError> {
     let open = super::input::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
-    // Of a pipe nobody knows.
-    progress.begin(Stage::ReadingLines, open.metadata().map_or(0, |about| about.len()));
-    let bindings = journal::read_lines(&mut BufReader::new(Bytes { inner: open, progress }))
-        .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
     let state = StateFile::take(directory, tun)?;
     let path = state.path().to_owned();
+    let mut incoming = Incoming::new(&path);
+    // Of a pipe nobody knows.
+    progress.begin(Stage::ReadingLines, open.metadata().map_or(0, |about| about.len()));
+    let mut input = BufReader::new(Bytes { inner: open, progress });
+    let bindings = journal::read_lines_with(&mut input, &mut |line| incoming.line(line))
+        .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
     // What can be read of it: it is about to be replaced.
     let before = journal::look_at(&path, progress).unwrap_or_default();
-    state.watched(progress).replace(&bindings)?;
+    let _taken = state.watched(progress).replace(&bindings)?;
     drop(display);
+    let entries =
+        incoming.finish().map_err(|error| CliError::NoHistory(format!("the bindings are imported, but {error}")))?;
+    // Another history knows nothing of what was here before.
+    let before = if entries.is_some() { &[] } else { before.as_slice() };
     let user = rustix::process::getuid().as_raw();
-    if let Err(error) = journal::history::note_import(&path, &before, &bindings, clock::reading(), user) {
+    if let Err(error) = note_import(&path, before, &bindings, clock::reading(), user) {
         log::warn!("the history does not know of it: {error}");
     }
     println!("{} binding{} imported", bindings.len(), if bindings.len() == 1 { "" } else { "s" });
+    if let Some(entries) = entries {
+        let former = History::path_in(directory, tun).with_extension("history.before-import");
+        println!("{entries} entries of the history imported; the history before is {}", former.display());
+    }
     Ok(())
+}
+
+fn look_at_history(directory: &Path, tun: &str) -> Result<Option<Outgoing>, CliError> {
+    Outgoing::look(&StateFile::path_in(directory, tun)).map_err(|error| of_history(error, directory, tun))
+}
+
+fn of_history(error: CarryError, directory: &Path, tun: &str) -> CliError {
+    match error {
+        CarryError::Io(error) => error.into(),
+        CarryError::Sqlite(error) => CliError::NoHistory(format!(
+            "{}: {error}; --no-history leaves it out",
+            History::path_in(directory, tun).display()
+        )),
+    }
 }
 
 fn verify(found: Found, directory: &Path, tun: &str, config: Option<(&Path, &Config)>) -> Result<(), CliError> {
@@ -103,6 +143,11 @@ fn verify(found: Found, directory: &Path, tun: &str, config: Option<(&Path, &Con
         count(BindingState::Dormant),
         count(BindingState::Quarantined)
     );
+    let history = look_at_history(directory, tun)?.map(|history| history.check()).transpose();
+    if let Some(Checked { entries, damaged }) = history.map_err(|error| of_history(error, directory, tun))? {
+        let state = if damaged > 0 { format!("{damaged} entries are damaged") } else { "sound".to_owned() };
+        println!("{}: {state}; {entries} entries", History::path_in(directory, tun).display());
+    }
     if let Some((file, config)) = config {
         list_misfits(&bindings, file, config)?;
     }
