@@ -12,7 +12,7 @@ use anstyle::AnsiColor;
 use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -78,6 +78,10 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         answer.more = page.more;
         answer.entries.splice(0..0, page.entries);
     }
+    // The clock of a machine that has just started may be far behind what the history knows.
+    if let Some(at) = arguments.at.filter(|at| *at > Timestamp::now() && at_millis(*at) > answer.until) {
+        return Err(CliError::Question(format!("{} is still to come", local(at_millis(at)))));
+    }
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &answer).map_err(std::io::Error::from)?;
@@ -86,6 +90,9 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         say_owners(&answer, &question, &mut out)?;
     } else {
         list(&answer, &mut out)?;
+    }
+    if answer.left_out {
+        super::complain("these are not all: the terminal has had too many virtual IPs, or the clock was set too often");
     }
     if answer.damaged > 0 {
         super::complain(&format!("{} entries are not what was written, and left out", answer.damaged));
@@ -96,14 +103,9 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
 fn question(arguments: &Arguments) -> Result<HistoryQuestion, CliError> {
     let millis = |time: Option<Timestamp>| time.map(|time| u64::try_from(time.as_millisecond()).unwrap_or(0));
     let (virtual_ip, terminal) = (arguments.virtual_ip, arguments.terminal.clone());
-    if let Some(at) = arguments.at {
-        if virtual_ip.is_none() && terminal.is_none() {
-            let what = "--at needs a virtual IP, or --terminal: `kamei history 198.18.1.22 --at '2026-11-24 14:00'`";
-            return Err(CliError::Question(what.to_owned()));
-        }
-        if at > Timestamp::now() {
-            return Err(CliError::Question(format!("{} is still to come", local(at_millis(at)))));
-        }
+    if arguments.at.is_some() && virtual_ip.is_none() && terminal.is_none() {
+        let what = "--at needs a virtual IP, or --terminal: `kamei history 198.18.1.22 --at '2026-11-24 14:00'`";
+        return Err(CliError::Question(what.to_owned()));
     }
     if arguments.since.zip(arguments.until).is_some_and(|(since, until)| since >= until) {
         return Err(CliError::Question("--since is not before --until".to_owned()));
@@ -140,7 +142,10 @@ fn ask(client: &Client, arguments: &Arguments, question: &HistoryQuestion) -> Re
 
 /// A time as people write it. Local, unless it says how far it is from UTC.
 fn time(text: &str) -> Result<Timestamp, String> {
-    let zone = TimeZone::system();
+    time_in(text, &TimeZone::system())
+}
+
+fn time_in(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
@@ -152,10 +157,17 @@ fn time(text: &str) -> Result<Timestamp, String> {
         format!("'{text}' is no time; write '2026-11-24 14:00' (local), 2026-11-24T14:00Z, or 2h for two hours ago")
     })?;
     let moment = zone.to_ambiguous_zoned(civil);
-    if moment.is_ambiguous() {
-        return Err(format!(
-            "'{text}' is twice or never on a local clock (summer time); add Z or an offset such as +01:00"
-        ));
+    match moment.offset() {
+        AmbiguousOffset::Unambiguous { .. } => {}
+        AmbiguousOffset::Gap { .. } => {
+            return Err(format!("the local clock was set over '{text}' (summer time began); add Z or an offset"));
+        }
+        AmbiguousOffset::Fold { before, after } => {
+            let of =
+                |offset: Offset| offset.to_timestamp(civil).map(|time| time.display_with_offset(offset).to_string());
+            let (first, second) = (of(before).unwrap_or_default(), of(after).unwrap_or_default());
+            return Err(format!("'{text}' was twice on the local clock (summer time ended): {first} or {second}"));
+        }
     }
     moment.unambiguous().map(|zoned| zoned.timestamp()).map_err(|error| error.to_string())
 }
@@ -246,13 +258,10 @@ fn say_owner(owner: &Owner, answer: &HistoryAnswer, at: &str, out: &mut dyn Writ
 
 fn list(answer: &HistoryAnswer, out: &mut dyn Write) -> std::io::Result<()> {
     if answer.entries.is_empty() {
-        return writeln!(out, "no entries; the history is whole since {}", local(answer.whole_since));
+        writeln!(out, "no entries; the history is whole since {}", local(answer.whole_since))?;
+    } else {
+        table(&answer.entries, &TimeZone::system()).write(show::colours(), out)?;
     }
-    let mut table = Table::new(["TIME", "EVENT", "VIRTUAL IP", "TERMINAL", "BY"]);
-    for entry in &answer.entries {
-        table.row(row(entry));
-    }
-    table.write(show::colours(), out)?;
     let unvouched = answer.entries.iter().any(|entry| entry.clock == ClockState::Unsynchronised);
     if unvouched {
         super::complain("?: this machine's clock was not synchronised then");
@@ -260,21 +269,30 @@ fn list(answer: &HistoryAnswer, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(more) = answer.more {
         super::complain(&format!("there are older entries: --before {more}, or a larger --limit"));
     }
-    super::complain(&format!("times are local ({})", zone_of(answer.until)));
     Ok(())
 }
 
-fn row(entry: &Entry) -> [Cell; 5] {
+/// Nothing in it can be spared: where a line is too long for the screen, it goes on in the next.
+fn table(entries: &[Entry], zone: &TimeZone) -> Table<5> {
+    // The same address in several insides is several terminals.
+    let is_plain = entries.iter().all(|entry| entry.realm == entries[0].realm);
+    let mut table = Table::new(["TIME", "EVENT", "VIRTUAL IP", "TERMINAL", "BY"]);
+    entries.iter().for_each(|entry| table.row(row(entry, is_plain, zone)));
+    table
+}
+
+fn row(entry: &Entry, is_plain: bool, zone: &TimeZone) -> [Cell; 5] {
     let event = match (&entry.callback, entry.event) {
         (policy, history::Happened::Callback) => format!("callback {}", policy.as_deref().unwrap_or("pool")),
         (_, event) => event.name().to_owned(),
     };
-    let time = local_short(entry.at) + mark(entry.clock);
+    let terminal = if is_plain { entry.terminal.to_string() } else { format!("{}@{}", entry.terminal, entry.realm) };
     [
-        time.into(),
+        // With the offset, which is another in summer.
+        (zoned(entry.at, zone).strftime("%F %T%:z").to_string() + mark(entry.clock)).into(),
         super::input::plain(&event).into(),
         entry.virtual_ip.to_string().into(),
-        entry.terminal.to_string().into(),
+        super::input::plain(&terminal).into(),
         by_whom(&entry.by, entry.uid).into(),
     ]
 }
@@ -290,21 +308,13 @@ fn mark(clock: ClockState) -> &'static str {
     if clock == ClockState::Unsynchronised { "?" } else { "" }
 }
 
-fn zoned(millis: u64) -> jiff::Zoned {
+fn zoned(millis: u64, zone: &TimeZone) -> jiff::Zoned {
     let millis = i64::try_from(millis).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system())
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX).to_zoned(zone.clone())
 }
 
 fn local(millis: u64) -> String {
-    zoned(millis).strftime("%F %T%:z").to_string()
-}
-
-fn local_short(millis: u64) -> String {
-    zoned(millis).strftime("%F %T").to_string()
-}
-
-fn zone_of(millis: u64) -> String {
-    zoned(millis).strftime("%:z").to_string()
+    zoned(millis, &TimeZone::system()).strftime("%F %T%:z").to_string()
 }
 
 #[cfg(test)]
@@ -327,6 +337,67 @@ mod tests {
         assert!(ago > two_hours - Duration::from_secs(60) && ago < two_hours + Duration::from_secs(60), "{ago:?}");
         for wrong in ["", "tuesday", "2026-13-01", "25:00", "2026-11-24 14:00 CET"] {
             assert!(time(wrong).unwrap_err().contains("is no time"), "{wrong}");
+        }
+    }
+
+    /// The rule of central Europe.
+    fn europe() -> TimeZone {
+        TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()
+    }
+
+    #[test]
+    fn an_hour_that_summer_time_shows_twice_or_never_is_asked_for_again() {
+        let of = |text: &str| time_in(text, &europe()).map(|time| time.to_string());
+        let twice = of("2026-10-25 02:30").unwrap_err();
+        for offset in ["2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"] {
+            assert!(twice.contains(offset) && of(offset).is_ok(), "{twice}");
+        }
+        let never = of("2026-03-29 02:30").unwrap_err();
+        assert!(never.contains("set over"), "{never}");
+        assert_eq!(of("2026-10-25 03:00").as_deref(), Ok("2026-10-25T02:00:00Z"));
+        assert_eq!(of("2027-01-01 00:00").as_deref(), Ok("2026-12-31T23:00:00Z"), "the year begins where the clock is");
+        // A leap second is on no clock of a computer.
+        assert!(of("2016-12-31T23:59:60Z").is_ok_and(|time| time.starts_with("2016-12-31T23:59:59")));
+    }
+
+    fn entry(at: &str, virtual_ip: &str, terminal: &str, realm: &str) -> Entry {
+        Entry {
+            id: 1,
+            at: at_millis(at.parse().unwrap()),
+            clock: ClockState::Unsynchronised,
+            event: history::Happened::KeptAside,
+            by: "command".to_owned(),
+            uid: Some(1000),
+            virtual_ip: virtual_ip.parse().unwrap(),
+            terminal: terminal.parse().unwrap(),
+            realm: realm.to_owned(),
+            created: 0,
+            callback: None,
+            answered: true,
+        }
+    }
+
+    fn text(entries: &[Entry]) -> String {
+        let mut text = Vec::new();
+        table(entries, &europe()).write(false, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn an_entry_says_which_of_two_equal_hours_it_was() {
+        let of = |at| entry(at, "198.18.1.22", "10.0.0.11", "inside");
+        let text = text(&[of("2026-10-25T00:30:00Z"), of("2026-10-25T01:30:00Z")]);
+        assert!(text.contains("02:30:00+02:00?") && text.contains("02:30:00+01:00?"), "{text}");
+        assert!(!text.contains('@') && text.lines().all(|line| line.len() <= 98), "{text}");
+    }
+
+    #[test]
+    fn terminals_of_several_insides_are_told_apart_and_long_addresses_are_whole() {
+        let (virtual_ip, terminal) = ("fd00:2:3333:4444:5555:6666:7777:8888", "fd00:1:3333:4444:5555:6666:7777:9999");
+        let of = |realm| entry("2026-11-24T14:00:00Z", virtual_ip, terminal, realm);
+        let text = text(&[of("north"), of("south")]);
+        for part in [virtual_ip, &format!("{terminal}@north"), &format!("{terminal}@south"), "(uid 1000)"] {
+            assert!(text.contains(part), "{text}");
         }
     }
 }
