@@ -83,7 +83,9 @@ fn main() {
     }
     let end = BEGIN + Duration::from_secs(3600 * u64::from(2 * ROUNDS + 1));
     let now = Moment { time: Time::default() + end, reading: reading(end) };
-    println!("{} entries", 2 * ROUNDS * VIRTUAL_IPS);
+    let all = 2 * ROUNDS * VIRTUAL_IPS;
+    let size = std::fs::metadata(state_file.with_extension("history")).unwrap().len();
+    println!("{all} entries, {} bytes on disk each", size / u64::from(all));
     let millis = |hours: u32| u64::try_from(BEGIN.as_millis()).unwrap() + 3_600_000 * u64::from(hours) + 1_800_000;
     let at = |number: u32| Some(millis(number % (2 * ROUNDS)));
     ask(&history, &nat, &now, "who had a virtual IP at a time", &|number| HistoryQuestion {
