@@ -121,7 +121,7 @@ fn a_virtual_ip_that_is_given_anew_within_a_second_has_each_owner_at_his_time() 
 }
 
 /// A history of so many bindings, all of one terminal.
-fn large(directory: &Path, number: u32) -> Vec<StoredBinding> {
+fn large(directory: &Path, number: u32) {
     let mut scene = Scene::on(directory);
     scene.record(1);
     let one = StoredBinding { contacts: Vec::new(), ..scene.bindings().remove(0) };
@@ -134,7 +134,6 @@ fn large(directory: &Path, number: u32) -> Vec<StoredBinding> {
     let later = moment(NOW + HOUR).reading;
     let later = Reading { since_boot: later.since_boot + HOUR, ..later };
     history::note_import(&directory.join("kamei.db"), &[], &bindings, later, 0).unwrap();
-    bindings
 }
 
 #[test]
@@ -163,21 +162,6 @@ fn what_is_removed_from_a_large_history_is_given_back_to_the_disk() {
     assert!(all(&scene).len() <= 1000);
     drop(scene);
     assert!(size() < before / 3, "{} of {before} bytes", size());
-}
-
-#[test]
-fn an_import_into_a_history_that_has_noted_no_time_yet_begins_it() {
-    let directory = private_directory();
-    drop(Scene::on(directory.path()));
-    let path = directory.path().join("kamei.history");
-    rusqlite::Connection::open(&path).unwrap().execute_batch("DELETE FROM clock; DELETE FROM now").unwrap();
-    let bindings = large(directory.path(), 0);
-    assert!(bindings.is_empty());
-    rusqlite::Connection::open(&path).unwrap().execute_batch("DELETE FROM clock; DELETE FROM now").unwrap();
-    let mut scene = Scene::at(directory.path(), moment(NOW + 2 * HOUR).reading);
-    let virtual_ip = scene.record(9);
-    let found = all(&scene).into_iter().find(|entry| entry.virtual_ip == virtual_ip).unwrap();
-    assert_eq!(found.at, (NOW + 2 * HOUR).as_millis());
 }
 
 fn lines(state_file: &Path) -> (Vec<u8>, Checked) {
