@@ -209,7 +209,7 @@ impl DropBook {
         }
         let millis = u64::from(SPAN) * 1000;
         self.from = now.as_millis() / millis * millis;
-        self.until = self.from + millis;
+        self.until = self.from.saturating_add(millis);
     }
 
     fn turn(&mut self, place: usize, number: u64) {
