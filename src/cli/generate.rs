@@ -29,21 +29,71 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The manual page of the configuration file: the example is the reference.
+/// The manual page of the configuration file, made from the example: its comments explain the keys.
 fn configuration_page() -> String {
     let mut page = Roff::new();
     page.control("TH", ["kamei.toml", "5", "", concat!("kamei ", env!("CARGO_PKG_VERSION"))]);
     page.control("SH", ["NAME"]).text([roman("kamei.toml - configuration of a kamei gateway")]);
     page.control("SH", ["SYNOPSIS"]).text([bold("/etc/kamei/gateway.toml")]);
-    page.control("SH", ["DESCRIPTION"]);
-    page.text([roman("A file in TOML. What follows is one that explains every key.")]);
-    page.control("PP", []).control("nf", []);
-    for line in EXAMPLE.lines() {
-        page.text([roman(line)]);
+    page.control("SH", ["DESCRIPTION"]).text([roman("A file in TOML.")]).control("PP", []);
+    for paragraph in EXAMPLE.split("\n\n") {
+        describe(paragraph, &mut page);
     }
-    page.control("fi", []);
+    page.control("SH", ["FILES"]);
+    page.text([bold("/usr/share/doc/kamei/examples/gateway.toml"), roman(" has the same explanations, to be copied.")]);
     page.control("SH", ["SEE ALSO"]).text([bold("kamei"), roman("(1), "), bold("kamei-gateway"), roman("(1)")]);
     page.to_roff()
+}
+
+/// A paragraph of the example: a title, or keys behind the comment that explains them.
+fn describe(paragraph: &str, page: &mut Roff) {
+    let mut comment = Vec::new();
+    let mut is_explained = false;
+    for line in paragraph.lines() {
+        if let Some(title) = line.strip_prefix("# --- ") {
+            page.control("SH", [title.trim_end_matches(['-', ' ']).to_uppercase().as_str()]);
+        } else if let Some((shown, what)) = setting(line) {
+            if shown.starts_with('[') {
+                page.control("SS", [shown]);
+            } else {
+                page.control("TP", []).text([bold(shown), roman(what)]);
+            }
+            explain(&comment, page);
+            is_explained = true;
+            comment.clear();
+        } else {
+            comment.push(line.trim_start_matches('#'));
+        }
+    }
+    if !is_explained {
+        explain(&comment, page);
+        page.control("PP", []);
+    }
+}
+
+/// A line that shows a key or the head of a section, and what its value is.
+fn setting(line: &str) -> Option<(&str, &'static str)> {
+    let (shown, what) = match (line.strip_prefix("# "), line.strip_prefix('#')) {
+        (Some(shown), _) => (shown, " (an example)"),
+        (None, Some(shown)) => (shown, " (the default)"),
+        (None, None) => (line, " (needed)"),
+    };
+    let is_key = |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let shows = shown.starts_with('[') || shown.split_once(" = ").is_some_and(|(key, _)| is_key(key));
+    shows.then_some((shown, what))
+}
+
+/// A comment: flowing text, empty lines between paragraphs of it, commands as they stand.
+fn explain(comment: &[&str], page: &mut Roff) {
+    for line in comment {
+        match line.strip_prefix("   ") {
+            Some(command) => {
+                page.control("RS", []).control("nf", []).text([roman(command)]).control("fi", []).control("RE", [])
+            }
+            None if line.is_empty() => page.control("IP", []),
+            None => page.text([roman(line.trim_start())]),
+        };
+    }
 }
 
 #[cfg(test)]
@@ -63,5 +113,22 @@ mod tests {
             }
         }
         assert!(there("kamei.toml.5").contains("contacts\\-per\\-binding"));
+    }
+
+    #[test]
+    fn the_page_of_the_configuration_has_every_key_of_the_example_and_all_that_is_said_of_it() {
+        let page = configuration_page().replace("\\-", "-").replace("\\(aq", "'");
+        let mut keys = 0;
+        for line in EXAMPLE.lines() {
+            let text = line.trim_start_matches(['#', ' ']);
+            let is_key = text.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+            if is_key {
+                keys += 1;
+                assert!(page.contains(&format!(".TP\n\\fB{text}\\fR")), "{text} has no entry");
+            } else if !line.starts_with("# ---") {
+                assert!(page.contains(text), "not in the page: {text}");
+            }
+        }
+        assert!(keys > 50, "{keys}");
     }
 }
