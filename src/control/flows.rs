@@ -213,7 +213,7 @@ impl Asked {
             return why;
         }
         if number == protocol::TCP && self.port.is_some_and(|port| nat.control_ports().any(|control| control == port)) {
-            say("A helper looks into connections to this port ([alg]): they go through user space.".to_owned());
+            say("A helper looks into connections to this port (alg): they go through user space.".to_owned());
             return why;
         }
         if inward && outward {
@@ -247,7 +247,7 @@ impl Asked {
                 };
                 say(format!(
                     "{missing} in the kernel: it takes a direction over from its second packet on, within a second, and drops it \
-                     after two minutes without one; or there is no room for more flows ([fast-path] flows)."
+                     after two minutes without one; or there is no room for more flows (fast-path-flows)."
                 ));
             }
         }
