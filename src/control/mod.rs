@@ -1,29 +1,9 @@
 //! The local interface: HTTP/JSON on a unix socket that only root and the gateway's own user may ask; a group may be let
 //! look (`GET`).
 //!
-//! | request | answer |
-//! | --- | --- |
-//! | `GET /v1/status` | [`Status`] |
-//! | `GET /v1/metrics` | OpenMetrics text, also on a loopback port if so configured |
-//! | `GET /v1/trace?terminal=ADDRESS&peer=ADDRESS&drops=true&count=N` | a [`Line`] for each packet, as long as the caller listens |
-//! | `GET /v1/capture?…&snap=BYTES` | the same as a pcapng file |
-//! | `GET /v1/drops?address=ADDRESS&since-start=true&limit=N` | [`Drops`]: whose the packets are that were dropped, and why |
-//! | `GET /v1/flows?address=ADDRESS&other=ADDRESS&protocol=tcp&port=N&limit=N` | [`Flows`]: what the kernel carries, those that carry most first, and why a flow is not among them |
-//! | `GET /v1/explain?source=ADDRESS&destination=ADDRESS&protocol=tcp&opens=true&realm=NAME` | [`Explanation`](crate::nat::Explanation): what would become of such a packet |
-//! | `GET /v1/history?virtual-ip=ADDRESS&terminal=ADDRESS&at=TIME&since=TIME&until=TIME&before=ID&limit=N` | [`HistoryAnswer`]: who had a virtual IP at a time, or what happened; for root alone |
-//! | `GET /v1/bindings?state=active&pool=NAME&limit=N` | array of [`BindingView`], one a line, in the order of the virtual IPs; each filter is optional |
-//! | `GET /v1/bindings?sort=bytes&reverse&…` | the same in another order ([`Sort`]): the first [`MOST_SORTED`] at most |
-//! | `GET /v1/bindings/ADDRESS?contacts=N` | array: the bindings with this terminal or virtual IP, with who may call and the N contacts called last (1,000): `peer`, `since` (first called, milliseconds since the Unix epoch; `null`: not known), `last_called`, `answered`, `direction` (`called`; `called_back`: the peer has opened a TCP connection since), `may_call`, `seconds_left` |
-//! | `PUT /v1/bindings/TERMINAL` with [`Pin`] | the pinned binding |
-//! | `PATCH /v1/bindings/ADDRESS` with [`Policy`] | array: the bindings that have the policy now |
-//! | `POST /v1/reload`, `POST /v1/reload?dry-run` | [`Reloaded`]: what has changed, or would |
-//! | `DELETE /v1/bindings/ADDRESS` | array: what was released, as it was |
-//!
-//! ADDRESS and TERMINAL may be followed by `@INSIDE` where several insides have the same address.
-//!
-//! Times are milliseconds since the Unix epoch. An error is [`Failure`] with status 400 (cannot be read), 403 (not allowed),
-//! 404 (no such binding or path), 405, 408 (too slow), 409 (the virtual IP is taken or cannot be given), 413 (body too
-//! long), 431 (head too long) or 503 (the gateway is starting, or as many callers as it serves at once are there already). One request a connection.
+//! README.md in this folder describes every request and its answer. The routes are in [`query`], the parameters and answers with
+//! their types: [`Status`], [`Filter`], [`Sort`], [`Watch`], [`Line`], [`Drops`], [`Flows`], [`ExplainRequest`], [`Pin`],
+//! [`Policy`], [`Reloaded`], [`ReleasedAll`]. An error is a [`Failure`].
 
 mod answer;
 mod client;

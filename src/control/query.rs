@@ -20,6 +20,27 @@ const CONTACTS: usize = 1000;
 /// The most that can be asked for: some eight megabytes of text.
 const MOST_CONTACTS: usize = 65_536;
 
+/// Stands for an address, perhaps with the name of an inside, at the end of a path.
+const ADDRESS: &str = "ADDRESS";
+/// Every request that there is. README.md in this folder describes each; a test holds the two together.
+const ROUTES: [(&str, &str); 15] = [
+    ("GET", "/v1/status"),
+    ("GET", "/v1/metrics"),
+    ("POST", "/v1/reload"),
+    ("GET", "/v1/bindings"),
+    ("DELETE", "/v1/bindings"),
+    ("GET", "/v1/bindings/ADDRESS"),
+    ("PUT", "/v1/bindings/ADDRESS"),
+    ("PATCH", "/v1/bindings/ADDRESS"),
+    ("DELETE", "/v1/bindings/ADDRESS"),
+    ("GET", "/v1/history"),
+    ("GET", "/v1/trace"),
+    ("GET", "/v1/capture"),
+    ("GET", "/v1/drops"),
+    ("GET", "/v1/flows"),
+    ("GET", "/v1/explain"),
+];
+
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -89,55 +110,59 @@ impl Query {
     /// Understands a request line.
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, Refusal> {
         let path = decode(path).ok_or_else(|| bad("the path is not properly percent-encoded".to_owned()))?;
-        let wrong_method =
-            |allowed| Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes {allowed}, not {method}"));
-        let get = |query| if method == Method::GET { Ok(query) } else { Err(wrong_method("GET")) };
-        if path == "/v1/reload" {
-            return match (method, query.unwrap_or_default()) {
-                (&Method::POST, "") => Ok(Self::Reload { dry_run: false }),
-                (&Method::POST, "dry-run") => Ok(Self::Reload { dry_run: true }),
-                (&Method::POST, other) => Err(bad(format!("no parameter '{other}'; there is dry-run"))),
-                _ => Err(wrong_method("POST")),
-            };
+        let route = route(method, &path)?;
+        let query = query.unwrap_or_default();
+        let address = path.strip_prefix("/v1/bindings/").unwrap_or_default();
+        let named = || address.parse::<Named>().map_err(|error: ParseNamedError| bad(error.to_string()));
+        let plain = |asked| match query {
+            "" => Ok(asked),
+            _ => Err(bad(format!("{method} {path} takes no parameters"))),
+        };
+        match route {
+            ("GET", "/v1/status") => plain(Self::Status),
+            ("GET", "/v1/metrics") => plain(Self::Metrics),
+            ("GET", "/v1/trace") => Ok(Self::Trace(Watch::parse(query)?)),
+            ("GET", "/v1/capture") => Ok(Self::Capture(Watch::parse(query)?)),
+            ("GET", "/v1/drops") => Ok(Self::Drops(DropsRequest::parse(query)?)),
+            ("GET", "/v1/flows") => Ok(Self::Flows(FlowsRequest::parse(query)?)),
+            ("GET", "/v1/explain") => Ok(Self::Explain(ExplainRequest::parse(query)?)),
+            ("GET", "/v1/history") => Ok(Self::History(history::parse(query)?)),
+            ("GET", "/v1/bindings") => list(query),
+            ("DELETE", "/v1/bindings") => release_all(query),
+            ("GET", _) => show(named()?, query),
+            ("PUT", _) => plain(Self::Pin(named()?)),
+            ("PATCH", _) => plain(Self::SetCallback(named()?)),
+            ("DELETE", _) => plain(Self::Release(named()?)),
+            _ => reload(query),
         }
-        let takes_parameters = matches!(
-            path.as_str(),
-            "/v1/bindings" | "/v1/trace" | "/v1/capture" | "/v1/drops" | "/v1/flows" | "/v1/explain" | "/v1/history"
-        );
-        let looks_at_one = path.starts_with("/v1/bindings/") && method == Method::GET;
-        if !takes_parameters && !looks_at_one && query.is_some_and(|query| !query.is_empty()) {
-            return Err(bad(format!("{path} takes no parameters")));
-        }
-        match path.as_str() {
-            "/v1/status" => get(Self::Status),
-            "/v1/metrics" => get(Self::Metrics),
-            "/v1/trace" => get(Self::Trace(Watch::parse(query.unwrap_or_default())?)),
-            "/v1/capture" => get(Self::Capture(Watch::parse(query.unwrap_or_default())?)),
-            "/v1/drops" => get(Self::Drops(DropsRequest::parse(query.unwrap_or_default())?)),
-            "/v1/flows" => get(Self::Flows(FlowsRequest::parse(query.unwrap_or_default())?)),
-            "/v1/explain" => get(Self::Explain(ExplainRequest::parse(query.unwrap_or_default())?)),
-            "/v1/history" => get(Self::History(history::parse(query.unwrap_or_default())?)),
-            "/v1/bindings" => match *method {
-                Method::GET => list(query.unwrap_or_default()),
-                Method::DELETE => release_all(query.unwrap_or_default()),
-                _ => Err(wrong_method("GET or DELETE")),
-            },
-            _ => {
-                let Some(address) = path.strip_prefix("/v1/bindings/") else {
-                    const PATHS: &str = "/v1/status, /v1/metrics, /v1/trace, /v1/capture, /v1/drops, /v1/flows, /v1/explain, /v1/history, /v1/bindings, \
-                                         /v1/bindings/ADDRESS and /v1/reload";
-                    return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {PATHS}")));
-                };
-                let address = address.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?;
-                match *method {
-                    Method::GET => show(address, query.unwrap_or_default()),
-                    Method::PUT => Ok(Self::Pin(address)),
-                    Method::PATCH => Ok(Self::SetCallback(address)),
-                    Method::DELETE => Ok(Self::Release(address)),
-                    _ => Err(wrong_method("GET, PUT, PATCH or DELETE")),
-                }
-            }
-        }
+    }
+}
+
+/// The route that a request takes.
+fn route(method: &Method, path: &str) -> Result<(&'static str, &'static str), Refusal> {
+    let leads_to = |route: &str| match route.strip_suffix(ADDRESS) {
+        Some(folder) => path.starts_with(folder),
+        None => path == route,
+    };
+    let here = || ROUTES.into_iter().filter(|(_, route)| leads_to(route));
+    let Some((_, known)) = here().next() else {
+        let mut paths: Vec<&str> = ROUTES.into_iter().map(|(_, path)| path).collect();
+        paths.dedup();
+        let error = format!("no such path; there are {}", listed(&paths, "and"));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
+    };
+    here().find(|(allowed, _)| method == allowed).ok_or_else(|| {
+        let allowed: Vec<&str> = here().map(|(method, _)| method).collect();
+        let error = format!("{known} takes {}, not {method}", listed(&allowed, "or"));
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
+    })
+}
+
+/// "a, b and c".
+fn listed(words: &[&str], and: &str) -> String {
+    match words {
+        [some @ .., last] if !some.is_empty() => format!("{} {and} {last}", some.join(", ")),
+        _ => words.concat(),
     }
 }
 
@@ -188,8 +213,7 @@ impl Filter {
                         Some(value.parse().map_err(|_| bad(format!("limit takes a number, not '{value}'")))?);
                 }
                 _ => {
-                    const KEYS: &str =
-                        "state, pool, prefix, older-than, unanswered and limit, and sort and reverse for lists";
+                    const KEYS: &str = "state, pool, prefix, older-than, unanswered and limit, sort and reverse for lists, and dry-run for releases";
                     return Err(bad(format!("no parameter '{key}' with '{value}'; there are {KEYS}")));
                 }
             }
@@ -248,6 +272,14 @@ fn release_all(query: &str) -> Result<Query, Refusal> {
         return Err(bad("say which bindings: state, pool, prefix, older-than or unanswered".to_owned()));
     }
     Ok(Query::ReleaseAll { filter, dry_run: !dry.is_empty() })
+}
+
+fn reload(query: &str) -> Result<Query, Refusal> {
+    match query {
+        "" => Ok(Query::Reload { dry_run: false }),
+        "dry-run" => Ok(Query::Reload { dry_run: true }),
+        other => Err(bad(format!("no parameter '{other}'; there is dry-run"))),
+    }
 }
 
 /// A state as it is written in JSON.
@@ -394,11 +426,61 @@ mod tests {
         for path in ["/", "", "/v1", "/v2/status", "/v1/status/", "*"] {
             assert_eq!(get(path), Err(StatusCode::NOT_FOUND), "{path}");
         }
-        for (method, path) in
-            [(Method::POST, "/v1/status"), (Method::PUT, "/v1/bindings"), (Method::HEAD, "/v1/bindings/::1")]
-        {
-            let status = Query::parse(&method, path, None).unwrap_err().status;
-            assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        for (method, path, said) in [
+            (Method::POST, "/v1/status", "/v1/status takes GET, not POST"),
+            (Method::PUT, "/v1/bindings", "/v1/bindings takes GET or DELETE, not PUT"),
+            (Method::HEAD, "/v1/bindings/::1", "/v1/bindings/ADDRESS takes GET, PUT, PATCH or DELETE, not HEAD"),
+        ] {
+            let refusal = Query::parse(&method, path, None).unwrap_err();
+            assert_eq!((refusal.status, refusal.error.as_str()), (StatusCode::METHOD_NOT_ALLOWED, said));
+        }
+    }
+
+    fn methods() -> [Method; 9] {
+        let some = [Method::GET, Method::PUT, Method::PATCH, Method::DELETE, Method::POST];
+        let [get, put, patch, delete, post] = some;
+        [get, put, patch, delete, post, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::CONNECT]
+    }
+
+    #[test]
+    fn there_are_the_routes_that_are_listed_and_no_others() {
+        for (_, path) in ROUTES {
+            let path = path.replace(ADDRESS, "192.0.2.1");
+            for method in methods() {
+                let is_there = ROUTES.iter().any(|(m, p)| method == *m && path == p.replace(ADDRESS, "192.0.2.1"));
+                let asked = Query::parse(&method, &path, None);
+                let status = asked.err().map(|refusal| refusal.status);
+                assert_eq!(status != Some(StatusCode::METHOD_NOT_ALLOWED), is_there, "{method} {path}");
+                assert_ne!(status, Some(StatusCode::NOT_FOUND), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_describes_every_route_and_every_parameter_and_no_others() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/README.md")).unwrap();
+        let parts: Vec<(&str, &str)> =
+            page.split("\n### `").skip(1).filter_map(|part| part.split_once("`\n")).collect();
+        let described: Vec<String> = parts.iter().map(|(title, _)| (*title).to_owned()).collect();
+        assert_eq!(described, ROUTES.map(|(method, path)| format!("{method} {path}")));
+        for ((method, path), (title, text)) in ROUTES.into_iter().zip(parts) {
+            let method: Method = method.parse().unwrap();
+            let path = path.replace(ADDRESS, "192.0.2.1");
+            let said = Query::parse(&method, &path, Some("no-such-key=1")).unwrap_err().error;
+            let known = said.split_once("; there ").map_or("", |(_, keys)| keys);
+            let is_of_others = |key: &&str| {
+                matches!((*key, title), ("dry-run", "GET /v1/bindings") | ("sort" | "reverse", "DELETE /v1/bindings"))
+            };
+            let mut known: Vec<&str> = known
+                .split([',', ' '])
+                .filter(|word| !["", "is", "are", "and", "for", "lists", "releases"].contains(word))
+                .filter(|word| !is_of_others(word))
+                .collect();
+            let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '=']).next());
+            let mut told: Vec<&str> = rows.collect();
+            known.sort_unstable();
+            told.sort_unstable();
+            assert_eq!(told, known, "{title}: {said}");
         }
     }
 

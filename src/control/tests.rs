@@ -202,6 +202,32 @@ fn status_says_everything() {
 }
 
 #[test]
+fn the_page_names_every_field_of_the_answers() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/README.md")).unwrap();
+    let scene = Scene::new();
+    scene.pin(1);
+    for (method, path, fields) in [
+        ("GET", "/v1/status", 20),
+        ("GET", "/v1/bindings/10.0.0.1", 19),
+        ("DELETE", "/v1/bindings?prefix=10.0.0.1&dry-run", 2),
+        ("POST", "/v1/reload?dry-run", 4),
+        ("GET", "/v1/drops", 7),
+        ("GET", "/v1/flows", 5),
+        ("GET", "/v1/explain?source=192.0.2.1&destination=100.64.0.1", 4),
+        ("GET", "/v1/nothing", 1),
+    ] {
+        let (_, mut answer) = scene.ask(method, path, "");
+        let one = if answer.is_array() { answer[0].take() } else { answer };
+        let fields_there = one.as_object().unwrap();
+        assert!(fields_there.len() >= fields, "{path}: {one}");
+        for field in fields_there.keys() {
+            let is_named = page.contains(&format!("`{field}`")) || page.contains(&format!("{{\"{field}\": "));
+            assert!(is_named, "src/control/README.md does not name '{field}' of {method} {path}");
+        }
+    }
+}
+
+#[test]
 fn bindings_are_pinned_listed_shown_and_released() {
     let scene = Scene::new();
     let client = scene.client();
