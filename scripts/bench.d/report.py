@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Makes medians, tables and a chart of what scripts/bench measured.
 
-report.py DIRECTORY [--publish README CHART]    reads results.jsonl and facts there
-report.py --targets                             what is expected
+report.py DIRECTORY [--publish README PAGE CHART]    reads results.jsonl and facts there
+report.py --targets                                  what is expected
 """
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -111,7 +112,7 @@ class Target(NamedTuple):
 
 BULK_ROWS = ("tcp_out_1", "tcp_in_1", "tcp_out_4", "tcp_in_4")
 HTTP_ROWS = ("http_out", "http_in")
-# What user space made of nftables before it was moved to tc, by gateways in a row: medians that README had. It may lose a
+# What user space made of nftables before it was moved to tc, by gateways in a row: medians published then. It may lose a
 # tenth in bulk, and nothing in packets and connections.
 BEFORE = {
     1: {"tcp_out_1": 0.71, "tcp_in_1": 0.74, "tcp_out_4": 0.63, "tcp_in_4": 0.62, "http_out": 0.89, "http_in": 0.89, "packets": 0.37},
@@ -317,12 +318,22 @@ def published(results, base="nftables"):
             yield setting
 
 
-def summary_table(results):
-    """What the README shows: a line for each row, kamei's ways relative to nftables."""
+# The rows that README shows.
+TELLING = (
+    Setting("tcp_out_1"),
+    Setting("http_in"),
+    Setting("packets"),
+    Setting("packets", walled=True),
+    Setting("tcp_in_1", walled=True),
+)
+
+
+def summary_table(results, settings):
+    """A line for each of these settings, kamei's ways relative to nftables."""
     expected = expectations()
-    yield "| kamei ÷ nftables `snat`, 1:1 | nftables | user space | tc | redirect | XDP |"
+    yield "| kamei ÷ nftables `snat`, 1:1 | nftables, and by how much it varied | user space | tc | redirect | XDP |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
-    for setting in published(results):
+    for setting in settings:
         cells = []
         for way in (ALONE.get((setting.row, way), way) for way in KAMEI):
             target = expected.get((setting, way)) or Target(setting, way, 0)
@@ -330,12 +341,12 @@ def summary_table(results):
             missed = value is not None and not met(target, value)
             cells.append(number(value) + (f" (of {target.bound:g})" if missed else ""))
         base = results[setting, "nftables"]
-        told = f"{number(base['median'])} {ROWS[setting.row].unit}{in_doubt(setting, results)}"
-        yield f"| {setting.title()} | {told} | {' | '.join(cells)} |"
+        varied = "once" if base["varies"] is None else percent(base["varies"] / base["median"])
+        yield f"| {setting.title()} | {number(base['median'])} {ROWS[setting.row].unit}, {varied} | {' | '.join(cells)} |"
 
 
 def remarks(results):
-    """What the README says below the table, of what is not relative to nftables or was measured in one row."""
+    """What is said below the table, of what is not relative to nftables or was measured in one row."""
     transit, trip, packets = Setting("transit"), Setting("rtt"), Setting("packets")
     if (value := compare(Target(transit, "tc", 0), results)) is not None:
         yield (
@@ -451,17 +462,16 @@ def group(setting, results, y):
 # --- putting it out -------------------------------------------------------------------------------------------------
 
 
-def publish(readme, chart_path, text, drawing):
-    """Replaces what stands between the marks in the README, and the chart beside the scripts."""
-    Path(chart_path).write_text(drawing)
+def publish(page, chart_path, text):
+    """Replaces what stands between the marks in a page by the chart and a text."""
     begin, end = MARKS
-    picture = Path(chart_path).relative_to(Path(readme).parent)
-    whole = Path(readme).read_text()
+    whole = Path(page).read_text()
     pattern = re.escape(begin) + ".*?" + re.escape(end)
     if not re.search(pattern, whole, re.DOTALL):
-        sys.exit(f"report: {readme} has no place for it: a line {begin} and a line {end}")
+        sys.exit(f"report: {page} has no place for it: a line {begin} and a line {end}")
+    picture = os.path.relpath(chart_path, Path(page).parent)
     text = f"{begin}\n\n![kamei beside nftables, relative]({picture})\n\n{text}\n\n{end}"
-    Path(readme).write_text(re.sub(pattern, lambda _: text, whole, flags=re.DOTALL))
+    Path(page).write_text(re.sub(pattern, lambda _: text, whole, flags=re.DOTALL))
 
 
 def main(arguments):
@@ -493,8 +503,11 @@ def main(arguments):
     (directory / "results.md").write_text("\n".join(text) + "\n")
     print("\n".join(text))
     if arguments[1:2] == ["--publish"]:
-        readme, chart_path = arguments[2:4]
-        publish(readme, chart_path, "\n".join([*summary_table(results), "", *remarks(results), "", f"({said})"]), drawing)
+        readme, page, chart_path = arguments[2:5]
+        every = list(published(results))
+        Path(chart_path).write_text(drawing)
+        publish(readme, chart_path, "\n".join(summary_table(results, [setting for setting in TELLING if setting in every])))
+        publish(page, chart_path, "\n".join([*summary_table(results, every), "", *remarks(results), "", f"({said})"]))
 
 
 main(sys.argv[1:])
