@@ -40,7 +40,10 @@ fn configuration_page() -> String {
         describe(paragraph, &mut page);
     }
     page.control("SH", ["FILES"]);
-    page.text([bold("/usr/share/doc/kamei/examples/gateway.toml"), roman(" has the same explanations, to be copied.")]);
+    page.text([
+        bold("/usr/share/doc/kamei/examples/gateway.toml"),
+        roman(" has the same explanations, to be copied. Beside it are pages for operators."),
+    ]);
     page.control("SH", ["SEE ALSO"]).text([bold("kamei"), roman("(1), "), bold("kamei-gateway"), roman("(1)")]);
     page.to_roff()
 }
