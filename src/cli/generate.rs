@@ -33,6 +33,8 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
 fn configuration_page() -> String {
     let mut page = Roff::new();
     page.control("TH", ["kamei.toml", "5", "", concat!("kamei ", env!("CARGO_PKG_VERSION"))]);
+    // Flags and values are not to be cut in two.
+    page.control("nh", []);
     page.control("SH", ["NAME"]).text([roman("kamei.toml - configuration of a kamei gateway")]);
     page.control("SH", ["SYNOPSIS"]).text([bold("/etc/kamei/gateway.toml")]);
     page.control("SH", ["DESCRIPTION"]).text([roman("A file in TOML.")]).control("PP", []);
@@ -61,7 +63,7 @@ fn describe(paragraph: &str, page: &mut Roff) {
             } else {
                 page.control("TP", []).text([bold(shown), roman(what)]);
             }
-            explain(&comment, page);
+            explain(&comment, "IP", page);
             is_explained = true;
             comment.clear();
         } else {
@@ -69,7 +71,7 @@ fn describe(paragraph: &str, page: &mut Roff) {
         }
     }
     if !is_explained {
-        explain(&comment, page);
+        explain(&comment, "PP", page);
         page.control("PP", []);
     }
 }
@@ -86,14 +88,14 @@ fn setting(line: &str) -> Option<(&str, &'static str)> {
     shows.then_some((shown, what))
 }
 
-/// A comment: flowing text, empty lines between paragraphs of it, commands as they stand.
-fn explain(comment: &[&str], page: &mut Roff) {
+/// A comment: flowing text, commands as they stand, and `paragraph` for an empty line.
+fn explain(comment: &[&str], paragraph: &str, page: &mut Roff) {
     for line in comment {
         match line.strip_prefix("   ") {
             Some(command) => {
                 page.control("RS", []).control("nf", []).text([roman(command)]).control("fi", []).control("RE", [])
             }
-            None if line.is_empty() => page.control("IP", []),
+            None if line.is_empty() => page.control(paragraph, []),
             None => page.text([roman(line.trim_start())]),
         };
     }
