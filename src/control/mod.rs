@@ -1,7 +1,7 @@
 //! The local interface: HTTP/JSON on a unix socket that only root and the gateway's own user may ask; a group may be let
 //! look (`GET`).
 //!
-//! README.md in this folder describes every request and its answer. The routes are in [`query`], the parameters and answers with
+//! README.md in this folder describes every request and its answer. The routes are in `query.rs`, the parameters and answers with
 //! their types: [`Status`], [`Filter`], [`Sort`], [`Watch`], [`Line`], [`Drops`], [`Flows`], [`ExplainRequest`], [`Pin`],
 //! [`Policy`], [`Reloaded`], [`ReleasedAll`]. An error is a [`Failure`].
 
