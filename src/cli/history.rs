@@ -289,7 +289,7 @@ fn row(entry: &Entry, is_plain: bool, zone: &TimeZone) -> [Cell; 5] {
     let terminal = if is_plain { entry.terminal.to_string() } else { format!("{}@{}", entry.terminal, entry.realm) };
     [
         // With the offset, which is another in summer.
-        (zoned(entry.at, zone).strftime("%F %T%:z").to_string() + mark(entry.clock)).into(),
+        (zoned(entry.at, zone).strftime("%F %T%:::z").to_string() + mark(entry.clock)).into(),
         super::input::plain(&event).into(),
         entry.virtual_ip.to_string().into(),
         super::input::plain(&terminal).into(),
@@ -387,7 +387,7 @@ mod tests {
     fn an_entry_says_which_of_two_equal_hours_it_was() {
         let of = |at| entry(at, "198.18.1.22", "10.0.0.11", "inside");
         let text = text(&[of("2026-10-25T00:30:00Z"), of("2026-10-25T01:30:00Z")]);
-        assert!(text.contains("02:30:00+02:00?") && text.contains("02:30:00+01:00?"), "{text}");
+        assert!(text.contains("02:30:00+02?") && text.contains("02:30:00+01?"), "{text}");
         assert!(!text.contains('@') && text.lines().all(|line| line.len() <= 98), "{text}");
     }
 

@@ -90,7 +90,7 @@ const _: () = assert!(size_of::<Contact>() == 28, "there are millions of them");
 
 /// An address in two words, which need less alignment than one, and no more than a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(packed(4))]
+#[repr(Rust, packed(4))]
 struct Peer(u64, u64);
 
 impl Contacts {
@@ -263,7 +263,8 @@ impl Contacts {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
             Some(Held::One(mut contact)) if contact.peer == peer.into() => {
-                if change(&mut contact) {
+                let is_news = change(&mut contact);
+                if is_news {
                     self.tell_of(owner, &mut contact);
                     shard.replace_one(owner, contact);
                 }

@@ -329,7 +329,10 @@ mod tests {
 
     fn contact(n: u64) -> Contact {
         // Of a binding made in second 7: not known when, with it, or later.
-        let first = [0, 7, 8, 9][n as usize % 4];
+        let first = match n % 4 {
+            0 => 0,
+            later => 6 + u32::try_from(later).unwrap(),
+        };
         Contact { peer: Peer(0, n), first, last: 9, untold: 0, answered: n % 2 == 1, called_back: n % 4 > 1 }
     }
 
