@@ -4,9 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark that prints figures")]
 
-use kamei::journal::history::{History, HistoryQuestion, HistorySettings, note_import};
-use kamei::journal::{Moment, Reading};
 use kamei::nat::{BindingState, Named, Nat, StoredBinding};
+use kamei::store::history::{History, HistoryQuestion, HistorySettings, note_import};
+use kamei::store::{Moment, Reading};
 use kamei::time::Time;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

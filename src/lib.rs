@@ -13,18 +13,17 @@ pub mod control;
 #[cfg(feature = "gateway")]
 pub mod device;
 #[cfg(feature = "gateway")]
+pub mod doctor;
+#[cfg(feature = "gateway")]
 pub mod fastpath;
 #[cfg(feature = "gateway")]
 pub mod gateway;
-
 #[cfg(feature = "gateway")]
-pub mod journal;
+pub mod host;
 #[cfg(feature = "gateway")]
 pub mod selftest;
+#[cfg(feature = "gateway")]
+pub mod store;
 
 #[cfg(test)]
-mod fuzzed;
-#[cfg(test)]
-mod import_rule;
-#[cfg(test)]
-mod pages;
+mod testkit;

@@ -1,7 +1,9 @@
 //! `kamei bindings`.
 
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use super::table::{Cell, Table};
-use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Filter, MOST_SORTED, Order, Sort, parse_prefix};
 use crate::nat::{BindingState, BindingView, ContactView, Direction, Named};
 use crate::time::Time;
@@ -11,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Columns that a narrow screen does without, the first ones first.
 const SPARED: [&str; 10] =
@@ -213,7 +215,7 @@ fn list(views: &[BindingView], filter: &Filter, order: Option<Order>) -> Result<
         };
         return Ok(writeln!(out, "{hint}")?);
     }
-    let now = now();
+    let now = show::now();
     // Where there is one inside only, its name says nothing.
     let several = views.iter().any(|view| views.first().is_some_and(|first| first.realm != view.realm));
     let terminal = |view: &BindingView| match several {
@@ -266,7 +268,7 @@ fn list(views: &[BindingView], filter: &Filter, order: Option<Order>) -> Result<
 }
 
 fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
-    let now = now();
+    let now = show::now();
     for (number, view) in views.iter().enumerate() {
         if number > 0 {
             writeln!(out)?;
@@ -379,10 +381,4 @@ fn state_name(state: BindingState) -> &'static str {
 fn point(time: Time) -> String {
     let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(millis).map_or_else(|_| "?".to_owned(), |at| at.strftime("%F %T UTC").to_string())
-}
-
-/// The time now.
-pub fn now() -> Time {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,7 +1,8 @@
 //! `kamei capture`.
 
+use super::error::CliError;
+use super::socket::Socket;
 use super::trace::{Which, begun, ended, has_fast_path, stopped_by_signal};
-use super::{CliError, Socket};
 use crate::control::{Client, ClientError};
 use clap::Args;
 use std::fs::OpenOptions;

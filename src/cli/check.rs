@@ -1,6 +1,7 @@
 //! `kamei check`.
 
-use super::{CliError, gateway};
+use super::error::CliError;
+use super::input;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -13,8 +14,9 @@ pub struct Arguments {
 /// Checks a file; nothing of the host is looked at.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let file = &arguments.file;
-    let config =
-        gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.clone()), problems })?;
+    let config = input::read_config(file)?
+        .check()
+        .map_err(|problems| CliError::Config { file: Some(file.clone()), problems })?;
     let insides: Vec<String> = match config.insides.as_slice() {
         [only] => only.interfaces.clone(),
         several => several.iter().map(|inside| format!("{}={}", inside.name, inside.interfaces.join(","))).collect(),

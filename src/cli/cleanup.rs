@@ -1,9 +1,10 @@
 //! `kamei cleanup`.
 
-use super::{CliError, Socket};
+use super::error::CliError;
+use super::socket::Socket;
 use crate::config::DEFAULT_TUN;
 use crate::fastpath;
-use crate::gateway::{self, kernel};
+use crate::host;
 use clap::Args;
 use std::path::Path;
 
@@ -18,7 +19,11 @@ pub struct Arguments {
 
 /// Removes what a dead gateway left in the kernel.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let cleaned = kernel::clean_up(&arguments.tun, &gateway::undo_file(&arguments.socket.control, &arguments.tun))?;
+    let cleaned = host::clean_up(
+        &arguments.tun,
+        &host::undo_file(&arguments.socket.control, &arguments.tun),
+        fastpath::has_left,
+    )?;
     let path = Path::new("/sys/fs/bpf");
     let fast = fastpath::remove(&arguments.tun).map_err(|error| CliError::File { path: path.to_owned(), error })?;
     let fast = if fast { "; took the programs off" } else { "" };

@@ -1,7 +1,8 @@
 //! `kamei doctor`.
 
-use super::{CliError, gateway, show};
-use crate::gateway::{Finding, Grade, examine};
+use super::error::CliError;
+use super::{input, show};
+use crate::doctor::{Finding, Grade, examine};
 use anstyle::AnsiColor;
 use clap::Args;
 use std::io::Write;
@@ -18,7 +19,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     let config = arguments.config.as_ref().map(|file| {
         let problems = |problems| CliError::Config { file: Some(file.clone()), problems };
-        gateway::read(file)?.check().map_err(problems)
+        input::read_config(file)?.check().map_err(problems)
     });
     let mut findings = examine(config.transpose()?.as_ref(), arguments.config.as_deref());
     findings.sort_by_key(|finding| finding.grade);
@@ -29,7 +30,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
             Grade::Note => show::paint("note ", AnsiColor::Yellow),
             Grade::Wrong => show::paint("WRONG", AnsiColor::Red),
         };
-        writeln!(out, "{word}  {}", super::input::plain(text))?;
+        writeln!(out, "{word}  {}", input::plain(text))?;
     }
     match findings.iter().filter(|finding| finding.grade == Grade::Wrong).count() {
         0 => Ok(()),

@@ -1,7 +1,9 @@
 //! `kamei drops`.
 
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use super::table::{Cell, Table};
-use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, DropLine, Drops, DropsRequest, QUEUE_FULL};
 use crate::fastpath;
 use crate::nat::DropReason;

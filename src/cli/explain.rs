@@ -1,6 +1,8 @@
 //! `kamei explain`.
 
-use super::{CliError, Socket, host, input, show};
+use super::error::CliError;
+use super::socket::Socket;
+use super::{host, input, show};
 use crate::control::{Client, ClientError, ExplainRequest, protocol_number};
 use crate::nat::Explanation;
 use crate::selftest::own_addresses;

@@ -1,7 +1,9 @@
 //! `kamei flows`.
 
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use super::table::Table;
-use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, Flows, FlowsRequest, protocol_number};
 use clap::Args;
 use std::io::Write;

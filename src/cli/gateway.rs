@@ -1,6 +1,7 @@
 //! `kamei gateway`.
 
-use super::{CliError, logging};
+use super::error::CliError;
+use super::{input, logging};
 use crate::config::{Draft, FastPathMode, InsideDraft, Located, LogFormat, LogTerminals, OnStop, Place, PoolDraft};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -105,15 +106,9 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 /// What the file says, if there is one, and the flags.
 fn whole(file: Option<&Path>, flags: Draft) -> Result<Draft, CliError> {
     Ok(match file {
-        Some(path) => read(path)?.overridden_by(flags),
+        Some(path) => input::read_config(path)?.overridden_by(flags),
         None => flags,
     })
-}
-
-/// Reads a configuration file.
-pub fn read(path: &Path) -> Result<Draft, CliError> {
-    let text = super::input::read_text(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
-    Draft::parse(&text).map_err(|problems| CliError::Config { file: Some(path.to_owned()), problems })
 }
 
 impl Arguments {

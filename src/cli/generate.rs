@@ -1,7 +1,7 @@
 //! `kamei generate`: manual pages and completions, from what the program knows of itself.
 
-use super::{Cli, CliError};
-use clap::{Args, CommandFactory};
+use super::error::CliError;
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, bold, roman};
 use std::fs;
@@ -17,10 +17,10 @@ pub struct Arguments {
 }
 
 /// Writes `kamei*.1`, `kamei.toml.5`, `kamei.bash`, `_kamei` and `kamei.fish`.
-pub fn run(arguments: &Arguments) -> Result<(), CliError> {
+pub fn run(arguments: &Arguments, command: Command) -> Result<(), CliError> {
     let directory = &arguments.directory;
     fs::create_dir_all(directory)?;
-    let command = Cli::command().name("kamei");
+    let command = command.name("kamei");
     clap_mangen::generate_to(command.clone(), directory)?;
     fs::write(directory.join("kamei.toml.5"), configuration_page())?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
@@ -104,11 +104,13 @@ fn explain(comment: &[&str], paragraph: &str, page: &mut Roff) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
 
     #[test]
     fn there_is_a_page_for_every_subcommand_and_a_completion_for_every_shell() {
         let scratch = tempfile::tempdir().unwrap();
-        run(&Arguments { directory: scratch.path().join("new") }).unwrap();
+        run(&Arguments { directory: scratch.path().join("new") }, Cli::command()).unwrap();
         let there = |name: &str| fs::read_to_string(scratch.path().join("new").join(name)).unwrap_or_default();
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();

@@ -1,13 +1,13 @@
 //! `kamei history`.
 
+use super::error::CliError;
+use super::socket::Socket;
 use super::table::{Cell, Table};
-use super::{CliError, Socket, show};
+use super::{input, show};
 use crate::config::{DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::control::{Client, ClientError};
-use crate::journal::history::{
-    self, ClockState, Entry, HistoryAnswer, HistoryQuestion, MOST_ENTRIES, Owner, Ownership,
-};
 use crate::nat::{BindingState, Named};
+use crate::store::history::{self, ClockState, Entry, HistoryAnswer, HistoryQuestion, MOST_ENTRIES, Owner, Ownership};
 use anstyle::AnsiColor;
 use clap::Args;
 use jiff::Timestamp;
@@ -92,10 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         list(&answer, &mut out)?;
     }
     if answer.left_out {
-        super::complain("these are not all: the terminal has had too many virtual IPs, or the clock was set too often");
+        show::complain("these are not all: the terminal has had too many virtual IPs, or the clock was set too often");
     }
     if answer.damaged > 0 {
-        super::complain(&format!("{} entries are not what was written, and left out", answer.damaged));
+        show::complain(&format!("{} entries are not what was written, and left out", answer.damaged));
     }
     Ok(())
 }
@@ -264,10 +264,10 @@ fn list(answer: &HistoryAnswer, out: &mut dyn Write) -> std::io::Result<()> {
     }
     let unvouched = answer.entries.iter().any(|entry| entry.clock == ClockState::Unsynchronised);
     if unvouched {
-        super::complain("?: this machine's clock was not synchronised then");
+        show::complain("?: this machine's clock was not synchronised then");
     }
     if let Some(more) = answer.more {
-        super::complain(&format!("there are older entries: --before {more}, or a larger --limit"));
+        show::complain(&format!("there are older entries: --before {more}, or a larger --limit"));
     }
     Ok(())
 }
@@ -290,9 +290,9 @@ fn row(entry: &Entry, is_plain: bool, zone: &TimeZone) -> [Cell; 5] {
     [
         // With the offset, which is another in summer.
         (zoned(entry.at, zone).strftime("%F %T%:::z").to_string() + mark(entry.clock)).into(),
-        super::input::plain(&event).into(),
+        input::plain(&event).into(),
         entry.virtual_ip.to_string().into(),
-        super::input::plain(&terminal).into(),
+        input::plain(&terminal).into(),
         by_whom(&entry.by, entry.uid).into(),
     ]
 }

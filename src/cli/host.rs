@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Draft};
 use crate::control::Status;
-use crate::gateway::{Grade, examine_firewall};
+use crate::doctor::{Grade, examine_firewall};
 use crate::nat::Explanation;
 use crate::selftest::{not_forwarded, way};
 use std::net::IpAddr;

@@ -1,6 +1,8 @@
 //! Files that an operator names: regular ones, a pipe (`<(…)`, `/dev/stdin`), and whatever else, but none that never begins or
 //! never ends.
 
+use super::error::CliError;
+use crate::config::Draft;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -43,6 +45,12 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 4 MiB: that is no configuration"));
     }
     decode(bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// Reads a configuration file.
+pub fn read_config(path: &Path) -> Result<Draft, CliError> {
+    let text = read_text(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;
+    Draft::parse(&text).map_err(|problems| CliError::Config { file: Some(path.to_owned()), problems })
 }
 
 /// UTF-8, with or without a byte order mark.

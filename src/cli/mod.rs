@@ -12,6 +12,7 @@ mod check;
 mod cleanup;
 mod doctor;
 mod drops;
+mod error;
 mod explain;
 mod flows;
 mod gateway;
@@ -23,6 +24,7 @@ mod logging;
 mod progress;
 mod reload;
 mod show;
+mod socket;
 mod state;
 mod status;
 mod table;
@@ -30,15 +32,9 @@ mod test;
 mod top;
 mod trace;
 
-use crate::config::{DEFAULT_CONTROL, Place, Problem};
 use crate::control::ClientError;
-use crate::gateway::GatewayError;
-use crate::gateway::kernel::KernelError;
-use crate::journal::LineError;
-use crate::selftest::TestError;
-use clap::{Args, Parser, Subcommand};
-use std::io::Write;
-use std::path::PathBuf;
+use clap::{CommandFactory, Parser, Subcommand};
+use error::CliError;
 use std::process::ExitCode;
 
 /// A virtual-IP gateway: every hidden host gets an address that the outside can call back.
@@ -94,84 +90,6 @@ enum Command {
     Generate(generate::Arguments),
 }
 
-/// Which gateway to ask.
-#[derive(Args)]
-struct Socket {
-    /// Control socket of the gateway
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL, global = true)]
-    control: PathBuf,
-}
-
-/// Why a subcommand ended without doing what it was told.
-#[derive(Debug, thiserror::Error)]
-enum CliError {
-    /// The configuration is wrong: one line a problem.
-    #[error("{}", lines(.file, .problems))]
-    Config {
-        /// The file; none if all came from flags.
-        file: Option<PathBuf>,
-        /// What is wrong.
-        problems: Vec<Problem>,
-    },
-    /// The same, of which the first problem is enough to say.
-    #[error("{}{}", lines(.file, &.problems[..1.min(.problems.len())]), more(.file, .problems.len()))]
-    Start {
-        /// The file; none if all came from flags.
-        file: Option<PathBuf>,
-        /// What is wrong.
-        problems: Vec<Problem>,
-    },
-    /// The configuration file cannot be read.
-    #[error("cannot read {path}: {error}; give the path of a configuration file that this user can read")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// A file of bindings is wrong.
-    #[error("{}:{error}", .file.display())]
-    Import {
-        /// Which.
-        file: PathBuf,
-        /// The line, and what is wrong with it.
-        error: LineError,
-    },
-    /// The gateway did not start, or ended.
-    #[error(transparent)]
-    Gateway(#[from] GatewayError),
-    /// The host's network could not be changed.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The gateway did not answer, or said no.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// What `kamei doctor` found.
-    #[error("{0} found wrong; the lines above say what to do")]
-    Unfit(usize),
-    /// What `kamei test` found.
-    #[error("{0} of the tests stopped; the lines above say where, and what is likely")]
-    Stopped(usize),
-    /// `kamei test` could not begin.
-    #[error(transparent)]
-    Test(TestError),
-    /// What is asked of the history makes no sense.
-    #[error("{0}")]
-    Question(String),
-    /// There is no history to read.
-    #[error("{0}")]
-    NoHistory(String),
-    /// Arguments that do not go together.
-    #[error("{0}")]
-    Usage(&'static str),
-    /// The log cannot be written as asked.
-    #[error("log-format journald: cannot reach the journal ({0}); choose text or json")]
-    Log(std::io::Error),
-    /// Output could not be written.
-    #[error("cannot write: {0}")]
-    Output(#[from] std::io::Error),
-}
-
 /// Parses the arguments, runs the subcommand, says what went wrong.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -195,7 +113,7 @@ pub fn main() -> ExitCode {
         Command::State(arguments) => state::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -206,26 +124,10 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(&error.to_string());
+            show::complain(&error.to_string());
             ExitCode::from(error.code())
         }
     }
-}
-
-fn complain(lines: &str) {
-    for line in lines.lines() {
-        let _ = writeln!(std::io::stderr(), "kamei: {}", input::plain(&without_numbers(line)));
-    }
-}
-
-/// Without the numbers that the standard library puts behind what the system says, as in "Is a directory (os error 21)".
-fn without_numbers(line: &str) -> String {
-    let mut parts = line.split(" (os error ");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| {
-        let rest = part.trim_start_matches(|letter: char| letter.is_ascii_digit());
-        text + rest.strip_prefix(')').unwrap_or(rest)
-    })
 }
 
 /// Help and version as clap has them; of an error the one line that matters, with its tip.
@@ -241,67 +143,12 @@ fn usage(error: &clap::Error) -> ExitCode {
             let what = parts.next().unwrap_or_default().trim_start_matches("error: ");
             let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
             let tip = parts.find_map(|part| part.trim().strip_prefix("tip: "));
-            complain(&match tip {
+            show::complain(&match tip {
                 Some(tip) => format!("{what}; {}", tip.lines().next().unwrap_or_default()),
                 None => format!("{what}; see `kamei help`"),
             });
             ExitCode::from(2)
         }
-    }
-}
-
-impl CliError {
-    fn code(&self) -> u8 {
-        match self {
-            CliError::Config { .. }
-            | CliError::Start { .. }
-            | CliError::File { .. }
-            | CliError::Import { .. }
-            | CliError::Question(_)
-            | CliError::Usage(_)
-            | CliError::Client(ClientError::TooLong(_))
-            | CliError::Test(TestError::NoInside { .. }) => 2,
-            CliError::Gateway(error) if error.is_final() => 5,
-            CliError::Gateway(_)
-            | CliError::Kernel(_)
-            | CliError::Log(_)
-            | CliError::Output(_)
-            | CliError::NoHistory(_)
-            | CliError::Unfit(_)
-            | CliError::Stopped(_)
-            | CliError::Test(_) => 1,
-            CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
-            CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_)) => 4,
-            CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,
-        }
-    }
-}
-
-impl From<TestError> for CliError {
-    fn from(error: TestError) -> Self {
-        match error {
-            TestError::Client(error) => CliError::Client(error),
-            other => CliError::Test(other),
-        }
-    }
-}
-
-/// `FILE:LINE: what`, as compilers have it.
-fn lines(file: &Option<PathBuf>, problems: &[Problem]) -> String {
-    let line = |problem: &Problem| match (file, problem.place) {
-        (Some(file), Place::Line(line)) => format!("{}:{line}: {}", file.display(), problem.wrong),
-        (Some(file), Place::Column(line, column)) => format!("{}:{line}:{column}: {}", file.display(), problem.wrong),
-        (Some(file), Place::Missing) => format!("{}: {}", file.display(), problem.wrong),
-        _ => problem.to_string(),
-    };
-    problems.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn more(file: &Option<PathBuf>, problems: usize) -> String {
-    match (problems, file) {
-        (0 | 1, _) => String::new(),
-        (_, Some(file)) => format!(" ({} more: kamei check {})", problems - 1, file.display()),
-        (_, None) => format!(" ({} more)", problems - 1),
     }
 }
 
@@ -317,8 +164,8 @@ mod tests {
         let said =
             "cannot read /etc: Is a directory (os error 21); give a file (as said: Permission denied (os error 13))";
         let plain = "cannot read /etc: Is a directory; give a file (as said: Permission denied)";
-        assert_eq!(without_numbers(said), plain);
-        assert_eq!(without_numbers(plain), plain);
+        assert_eq!(show::without_numbers(said), plain);
+        assert_eq!(show::without_numbers(plain), plain);
     }
 
     /// The unit's RestartPreventExitStatus= goes by it.

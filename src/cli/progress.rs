@@ -1,6 +1,6 @@
 //! How far something has come that takes long, on the terminal of whoever waits; in pipes and logs there is nothing of it.
 
-use crate::journal::Progress;
+use crate::store::Progress;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

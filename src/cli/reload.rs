@@ -1,6 +1,8 @@
 //! `kamei reload`.
 
-use super::{CliError, Socket, show};
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use crate::control::{Client, ClientError, KeptAside, Reloaded, Restart};
 use clap::Args;
 use std::io::Write;

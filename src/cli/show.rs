@@ -1,8 +1,10 @@
 //! How numbers, ages and words look.
 
+use super::input;
+use crate::time::Time;
 use anstyle::{AnsiColor, Style};
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Whether to colour what goes to standard output (<https://no-color.org>, <https://bixense.com/clicolors>).
 pub fn colours() -> bool {
@@ -33,6 +35,12 @@ pub fn paint(text: &str, colour: AnsiColor) -> String {
 pub fn bold(text: &str) -> String {
     let style = Style::new().bold();
     if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// The time now.
+pub fn now() -> Time {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A number of things: `1 packet`, `12.0 k packets`.
@@ -75,6 +83,23 @@ fn scaled(number: u64, step: u64, units: &[&str]) -> String {
     let name = units.get(unit).copied().unwrap_or_default();
     let text = if unit == 0 || rest >= 100 { rest.to_string() } else { format!("{rest}.{tenths}") };
     if name.is_empty() { text } else { format!("{text} {name}") }
+}
+
+/// Says on standard error what is wrong, a line each.
+pub fn complain(lines: &str) {
+    for line in lines.lines() {
+        let _ = writeln!(std::io::stderr(), "kamei: {}", input::plain(&without_numbers(line)));
+    }
+}
+
+/// Without the numbers that the standard library puts behind what the system says, as in "Is a directory (os error 21)".
+pub fn without_numbers(line: &str) -> String {
+    let mut parts = line.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        text + rest.strip_prefix(')').unwrap_or(rest)
+    })
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! `kamei state`.
 
+use super::error::CliError;
 use super::progress::Display;
-use super::{CliError, gateway, show};
+use super::{input, show};
 use crate::config::{Config, DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::gateway::clock;
-use crate::journal::history::{CarryError, Checked, History, Incoming, Outgoing, note_import};
-use crate::journal::{self, Found, JournalError, Progress, Stage, StateFile};
 use crate::nat::{BindingState, StoredBinding};
+use crate::store::history::{CarryError, Checked, History, Incoming, Outgoing, note_import};
+use crate::store::{self, Found, Progress, Stage, StateFile, StoreError};
 use clap::{Args, Subcommand};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -59,15 +60,15 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         What::Export { no_history } => {
             // First: what happens meanwhile to a binding is no part of it, rather than half.
             let history = (!no_history).then(|| look_at_history(directory, tun)).transpose()?.flatten();
-            let Found { bindings, damage } = journal::look(directory, tun, &progress)?;
+            let Found { bindings, damage } = store::look(directory, tun, &progress)?;
             progress.begin(Stage::WritingLines, bindings.len() as u64);
             let mut out = BufWriter::new(Lines { inner: io::stdout().lock(), progress: &progress });
-            journal::write_lines(&bindings, &mut out)?;
+            store::write_lines(&bindings, &mut out)?;
             let written = history.map(|history| history.write(&mut out)).transpose();
             let written = written.map_err(|error| of_history(error, directory, tun))?.unwrap_or_default();
             out.flush()?;
             if written.damaged > 0 {
-                super::complain(&format!(
+                show::complain(&format!(
                     "{} entries of the history are not what was written, and left out",
                     written.damaged
                 ));
@@ -76,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         }
         What::Import { file } => import(directory, tun, file, display, &progress),
         What::Verify => {
-            let found = journal::look(directory, tun, &progress)?;
+            let found = store::look(directory, tun, &progress)?;
             drop(display);
             verify(found, directory, tun, arguments.config.as_deref().zip(config.as_ref()))
         }
@@ -84,21 +85,21 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
 }
 
 fn read(file: &Path) -> Result<Config, CliError> {
-    gateway::read(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })
+    input::read_config(file)?.check().map_err(|problems| CliError::Config { file: Some(file.to_owned()), problems })
 }
 
 fn import(directory: &Path, tun: &str, file: &Path, display: Display, progress: &Progress) -> Result<(), CliError> {
-    let open = super::input::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
+    let open = input::open(file).map_err(|error| CliError::File { path: file.to_owned(), error })?;
     let state = StateFile::take(directory, tun)?;
     let path = state.path().to_owned();
     let mut incoming = Incoming::new(&path);
     // Of a pipe nobody knows.
     progress.begin(Stage::ReadingLines, open.metadata().map_or(0, |about| about.len()));
     let mut input = BufReader::new(Bytes { inner: open, progress });
-    let bindings = journal::read_lines_with(&mut input, &mut |line| incoming.line(line))
+    let bindings = store::read_lines_with(&mut input, &mut |line| incoming.line(line))
         .map_err(|error| CliError::Import { file: file.to_owned(), error })?;
     // What can be read of it: it is about to be replaced.
-    let before = journal::look_at(&path, progress).unwrap_or_default();
+    let before = store::look_at(&path, progress).unwrap_or_default();
     let _taken = state.watched(progress).replace(&bindings)?;
     drop(display);
     let entries =
@@ -200,8 +201,8 @@ impl<W: Write> Write for Lines<'_, W> {
     }
 }
 
-impl From<JournalError> for CliError {
-    fn from(error: JournalError) -> Self {
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
         CliError::Gateway(error.into())
     }
 }

@@ -1,11 +1,13 @@
 //! `kamei status`.
 
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use super::table::{Cell, Table};
-use super::{CliError, Socket, show};
 use crate::control::{Client, ClientError, GatewayStatus, RealmStatus, Status};
 use crate::fastpath;
-use crate::journal::history::HistoryStatus;
 use crate::nat::{DropReason, PoolView};
+use crate::store::history::HistoryStatus;
 use anstyle::AnsiColor;
 use clap::Args;
 use std::io::Write;

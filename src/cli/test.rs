@@ -1,6 +1,8 @@
 //! `kamei test`.
 
-use super::{CliError, Socket, input, show};
+use super::error::CliError;
+use super::socket::Socket;
+use super::{input, show};
 use crate::selftest::{self, Outcome, Request, Step, Test};
 use anstyle::AnsiColor;
 use clap::Args;

@@ -3,8 +3,9 @@
 mod model;
 mod screen;
 
-use super::bindings::now;
-use super::{CliError, Socket, show};
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use crate::control::{Client, ClientError, Filter, Order, Sort, Status};
 use crate::nat::BindingView;
 use clap::Args;
@@ -46,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     // A first answer before the screen is taken: what is wrong is said where it can still be read.
     let first = ask(&client)?;
     let mut model = Model::new(show::colours());
-    model.take(first.0, first.1, now());
+    model.take(first.0, first.1, show::now());
     let answers = keep_asking(client);
     let mut terminal = ratatui::try_init()?;
     let shown = run_screen(&mut terminal, &mut model, &answers);
@@ -70,7 +71,7 @@ fn run_screen(
         }
         for answer in answers.try_iter() {
             match answer {
-                Ok((status, bindings)) => model.take(status, bindings, now()),
+                Ok((status, bindings)) => model.take(status, bindings, show::now()),
                 Err(error) => model.lose(&error),
             }
         }
@@ -137,7 +138,7 @@ fn print_once(client: &Client) -> Result<(), CliError> {
     for pause in [Duration::ZERO, ASK_EVERY] {
         std::thread::sleep(pause);
         let (status, bindings) = ask(client)?;
-        model.take(status, bindings, now());
+        model.take(status, bindings, show::now());
     }
     let told = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let there = ratatui::crossterm::terminal::size().ok().filter(|_| io::stdout().is_terminal());

@@ -1,6 +1,8 @@
 //! `kamei trace`.
 
-use super::{CliError, Socket, show};
+use super::error::CliError;
+use super::show;
+use super::socket::Socket;
 use crate::control::{Client, ClientError, Ends, Line, PacketLine, Watch};
 use crate::nat::DropReason;
 use crate::time::Time;

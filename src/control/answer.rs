@@ -1,14 +1,16 @@
 //! Answers to requests.
 
 use super::drops;
+use super::filter::Filter;
+use super::limits::{CHUNK, CHUNKS, Patience};
 use super::order::{First, Order};
-use super::query::{Filter, Query};
-use super::server::Patience;
+use super::query::Query;
+use super::refusal::Refusal;
 use super::watch::{Format, Watch};
 use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
-use crate::journal::history::Happened;
 use crate::nat::{AdminError, BindingView, Choice, Event, Named, Nat};
+use crate::store::history::Happened;
 use crate::time::Time;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -29,38 +31,10 @@ const LARGEST_BODY: usize = 64 * 1024;
 /// Bytes of a body too large that are still taken from the caller, who would otherwise be cut off while writing and
 /// never read the answer.
 const LARGEST_DRAINED: u64 = 1024 * 1024;
-/// Bytes of an answer in pieces that are sent at once.
-pub const CHUNK: usize = 64 * 1024;
 /// Bindings released at one time where there are many.
 const RELEASED_AT_ONCE: usize = 10_000;
 /// Pools that are named to who asks for one that there is not.
 const POOLS_NAMED: usize = 8;
-/// Such pieces that wait for a slow reader.
-pub const CHUNKS: usize = 4;
-
-/// An error as the caller sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: StatusCode,
-    pub error: String,
-}
-
-impl Refusal {
-    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into() }
-    }
-}
-
-impl From<AdminError> for Refusal {
-    fn from(error: AdminError) -> Self {
-        let status = match error {
-            AdminError::NotFound(_) | AdminError::NoInside(_) => StatusCode::NOT_FOUND,
-            AdminError::Family { .. } => StatusCode::BAD_REQUEST,
-            _ => StatusCode::CONFLICT,
-        };
-        Self::new(status, error.to_string())
-    }
-}
 
 /// Carries a request of `user` out. `progress` counts the pieces of the answer that the caller has taken.
 pub async fn answer(

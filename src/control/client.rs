@@ -1,12 +1,12 @@
 //! The other end: what the command line asks with.
 
-use super::query::Filter;
+use super::filter::Filter;
 use super::{
     Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, Policy, ReleasedAll, Reloaded,
     Status, Watch, history,
 };
-use crate::journal::history::{HistoryAnswer, HistoryQuestion};
 use crate::nat::{BindingView, Explanation, Named};
+use crate::store::history::{HistoryAnswer, HistoryQuestion};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};

@@ -1,8 +1,9 @@
 //! What somebody wants to know of dropped packets: whose they were.
 
-use super::answer::Refusal;
 use super::explain::ExplainRequest;
-use super::query::{bad, pairs};
+use super::parameters::pairs;
+use super::refusal::Refusal;
+use super::refusal::bad;
 use super::{Admin, GatewayStatus};
 use crate::nat::{DropRow, End, Nat, Realm};
 use crate::time::Time;

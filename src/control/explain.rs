@@ -1,7 +1,8 @@
 //! What somebody wants explained: a packet that is only talked about.
 
-use super::answer::Refusal;
-use super::query::{bad, encode, pairs};
+use super::parameters::{encode, pairs};
+use super::refusal::Refusal;
+use super::refusal::bad;
 use crate::nat::{Nat, Question, Realm};
 use crate::wire::protocol;
 use std::net::IpAddr;

@@ -1,9 +1,10 @@
 //! What somebody wants to know of flows in the kernel: which there are, and why one is not among them.
 
 use super::Admin;
-use super::answer::Refusal;
 use super::explain::protocol_number;
-use super::query::{bad, pairs};
+use super::parameters::pairs;
+use super::refusal::Refusal;
+use super::refusal::bad;
 use crate::nat::{Nat, Question, Realm};
 use crate::time::Time;
 use crate::wire::{Address, protocol};

@@ -1,9 +1,10 @@
 //! `GET /v1/history`: the question as a query string.
 
-use super::answer::Refusal;
-use super::query::{bad, encode, pairs};
-use crate::journal::history::HistoryQuestion;
+use super::parameters::{encode, pairs};
+use super::refusal::Refusal;
+use super::refusal::bad;
 use crate::nat::ParseNamedError;
+use crate::store::history::HistoryQuestion;
 
 /// Reads a question.
 pub fn parse(query: &str) -> Result<HistoryQuestion, Refusal> {

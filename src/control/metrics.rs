@@ -57,7 +57,8 @@ impl Metrics {
                 (BindingState::Dormant, pool.dormant),
                 (BindingState::Quarantined, pool.quarantined),
             ];
-            states.map(|(state, number)| ([("pool", pool.name.as_str()), ("state", super::query::name(state))], number))
+            states
+                .map(|(state, number)| ([("pool", pool.name.as_str()), ("state", super::filter::name(state))], number))
         });
         to.gauge("bindings", "Bindings, by pool and state", None, bindings)?;
         let capacity = nat.pools.iter().map(|pool| ([("pool", pool.name.as_str())], pool.capacity));

@@ -9,15 +9,18 @@ mod answer;
 mod client;
 mod drops;
 mod explain;
+mod filter;
 mod flows;
 mod history;
-mod lock;
+mod limits;
 mod metrics;
 mod order;
+mod parameters;
 mod pcapng;
 mod peer;
 mod places;
 mod query;
+mod refusal;
 mod server;
 mod socket;
 mod tap;
@@ -26,19 +29,18 @@ mod watch;
 pub use client::{Client, ClientError};
 pub use drops::{DropLine, Drops, DropsRequest, QUEUE_FULL};
 pub use explain::{ExplainRequest, protocol_number};
+pub use filter::{Filter, parse_prefix};
 pub use flows::{CarriedFlow, FlowLine, Flows, FlowsRequest};
-pub use lock::LockFile;
 pub use order::{MOST_SORTED, Order, Sort};
 pub use peer::group_number;
-pub use query::{Filter, parse_prefix};
 pub use server::{Door, Listener, Server};
 pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
 
-use crate::journal::history::{Happened, HistoryAnswer, HistoryQuestion, HistoryStatus};
-use crate::journal::{JournalStatus, Moment};
 use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
+use crate::store::history::{Happened, HistoryAnswer, HistoryQuestion, HistoryStatus};
+use crate::store::{Moment, StoreStatus};
 use crate::time::Time;
 use parking_lot::RwLockReadGuard;
 use serde::{Deserialize, Serialize};
@@ -102,7 +104,7 @@ pub struct GatewayStatus {
     pub events_waiting: usize,
     /// The file that the bindings are recorded in.
     #[serde(default)]
-    pub state_file: JournalStatus,
+    pub state_file: StoreStatus,
     /// What is kept of who had which virtual IP when.
     #[serde(default)]
     pub history: HistoryStatus,

@@ -1,19 +1,17 @@
 //! What a request asks for, from its method, path and query.
 
-use super::answer::Refusal;
 use super::drops::DropsRequest;
 use super::explain::ExplainRequest;
+use super::filter::Filter;
 use super::flows::FlowsRequest;
 use super::history;
 use super::order::{Order, Sort};
+use super::parameters::{decode, pairs};
+use super::refusal::{Refusal, bad};
 use super::watch::Watch;
-use crate::journal::history::HistoryQuestion;
-use crate::nat::{BindingState, BindingView, Named, ParseNamedError};
-use crate::time::Time;
+use crate::nat::{Named, ParseNamedError};
+use crate::store::history::HistoryQuestion;
 use hyper::{Method, StatusCode};
-use ipnet::IpNet;
-use std::net::IpAddr;
-use std::time::Duration;
 
 /// Contacts of a binding that are shown unless more or fewer are asked for.
 const CONTACTS: usize = 1000;
@@ -89,23 +87,6 @@ pub enum Query {
     },
 }
 
-/// Which bindings to list or to release.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// In this state.
-    pub state: Option<BindingState>,
-    /// Of this pool.
-    pub pool: Option<String>,
-    /// Whose terminal or virtual IP is in this prefix.
-    pub prefix: Option<IpNet>,
-    /// Made at least so long ago.
-    pub older_than: Option<Duration>,
-    /// That nobody has answered yet.
-    pub unanswered: bool,
-    /// So many at most.
-    pub limit: Option<u64>,
-}
-
 impl Query {
     /// Understands a request line.
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, Refusal> {
@@ -166,69 +147,6 @@ fn listed(words: &[&str], and: &str) -> String {
     }
 }
 
-impl Filter {
-    /// As a query string, with its question mark; empty if it lets everything pass.
-    pub fn to_query(&self) -> String {
-        let state = self.state.map(|state| format!("state={}", name(state)));
-        let pool = self.pool.as_ref().map(|pool| format!("pool={}", encode(pool)));
-        let limit = self.limit.map(|limit| format!("limit={limit}"));
-        let prefix = self.prefix.map(|prefix| format!("prefix={prefix}"));
-        let older = |age| format!("older-than={}", encode(&humantime::format_duration(age).to_string()));
-        let unanswered = self.unanswered.then(|| "unanswered".to_owned());
-        let all: Vec<String> =
-            [state, pool, prefix, self.older_than.map(older), unanswered, limit].into_iter().flatten().collect();
-        if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
-    }
-
-    /// Whether a binding is one of those; the limit is for who counts.
-    pub fn lets_pass(&self, binding: &BindingView, now: Time) -> bool {
-        self.state.is_none_or(|state| state == binding.state)
-            && self.pool.as_ref().is_none_or(|pool| *pool == binding.pool)
-            && self.prefix.is_none_or(|net| net.contains(&binding.terminal) || net.contains(&binding.virtual_ip))
-            && self.older_than.is_none_or(|age| now - binding.created >= age)
-            && !(self.unanswered && binding.answered)
-    }
-
-    fn parse(query: &str) -> Result<Self, Refusal> {
-        let mut filter = Self::default();
-        for pair in pairs(query) {
-            let (key, value) = pair?;
-            match key {
-                "state" => {
-                    let states = [BindingState::Active, BindingState::Dormant, BindingState::Quarantined];
-                    let state = states.into_iter().find(|state| name(*state) == value);
-                    filter.state = Some(state.ok_or_else(|| {
-                        bad(format!("'{value}' is no state; there are active, dormant and quarantined"))
-                    })?);
-                }
-                "pool" => filter.pool = Some(value),
-                "prefix" => filter.prefix = Some(parse_prefix(&value).map_err(bad)?),
-                "older-than" => {
-                    let wrong = |_| bad(format!("older-than takes a time such as 1h, not '{value}'"));
-                    filter.older_than = Some(humantime::parse_duration(&value).map_err(wrong)?);
-                }
-                "unanswered" if matches!(value.as_str(), "" | "true") => filter.unanswered = true,
-                "limit" => {
-                    filter.limit =
-                        Some(value.parse().map_err(|_| bad(format!("limit takes a number, not '{value}'")))?);
-                }
-                _ => {
-                    const KEYS: &str = "state, pool, prefix, older-than, unanswered and limit, sort and reverse for lists, and dry-run for releases";
-                    return Err(bad(format!("no parameter '{key}' with '{value}'; there are {KEYS}")));
-                }
-            }
-        }
-        Ok(filter)
-    }
-}
-
-/// A prefix, or an address as one.
-pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
-    let prefix = text.parse().ok().or_else(address).map(|net: IpNet| net.trunc());
-    prefix.ok_or_else(|| format!("'{text}' is no prefix; write it like 10.0.0.0/24"))
-}
-
 /// Which binding, and how many of its contacts.
 fn show(which: Named, query: &str) -> Result<Query, Refusal> {
     let mut contacts = CONTACTS;
@@ -282,15 +200,6 @@ fn reload(query: &str) -> Result<Query, Refusal> {
     }
 }
 
-/// A state as it is written in JSON.
-pub fn name(state: BindingState) -> &'static str {
-    match state {
-        BindingState::Active => "active",
-        BindingState::Dormant => "dormant",
-        BindingState::Quarantined => "quarantined",
-    }
-}
-
 /// Whether the answer is who had which virtual IP in the past.
 pub fn shows_history(path: &str) -> bool {
     decode(path).is_none_or(|path| path == "/v1/history")
@@ -301,55 +210,13 @@ pub fn shows_packets(path: &str) -> bool {
     decode(path).is_none_or(|path| matches!(path.as_str(), "/v1/trace" | "/v1/capture"))
 }
 
-/// The keys of a query and their values, decoded.
-pub fn pairs(query: &str) -> impl Iterator<Item = Result<(&str, String), Refusal>> {
-    query.split('&').filter(|part| !part.is_empty()).map(|part| {
-        let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = decode(value).ok_or_else(|| bad(format!("{key} is not properly percent-encoded")))?;
-        Ok((key, value))
-    })
-}
-
-/// The request cannot be understood.
-pub fn bad(error: String) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, error)
-}
-
-/// Undoes percent-encoding (RFC 3986 §2.1).
-fn decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((byte, behind)) = rest.split_first() {
-        rest = behind;
-        if *byte != b'%' {
-            decoded.push(*byte);
-            continue;
-        }
-        let (digits, behind) = rest.split_at_checked(2)?;
-        rest = behind;
-        let [high, low] = [digits.first()?, digits.last()?].map(|digit| char::from(*digit).to_digit(16));
-        decoded.push(u8::try_from(high? * 16 + low?).ok()?);
-    }
-    String::from_utf8(decoded).ok()
-}
-
-/// Percent-encodes what a path or a query cannot carry.
-pub fn encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::parameters::encode;
+    use crate::nat::BindingState;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn get(path: &str) -> Result<Query, StatusCode> {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));

@@ -1,10 +1,12 @@
 //! The thread that serves the control socket.
 
 use super::Admin;
-use super::answer::{self, AnswerBody, Refusal};
+use super::answer::{self, AnswerBody};
+use super::limits::Patience;
 use super::peer::{self, Access};
 use super::places::{Place, Places};
 use super::query::{self, Query};
+use super::refusal::Refusal;
 use super::socket::{ControlError, SocketFile};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -40,24 +42,6 @@ const FAREWELL_TIME: Duration = Duration::from_millis(500);
 const LARGEST_HEAD: usize = 16 * 1024;
 /// Headers of a request.
 const MOST_HEADERS: usize = 64;
-
-/// How long callers may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For the head of a request to arrive.
-    pub head: Duration,
-    /// For its body to arrive.
-    pub body: Duration,
-    /// Until a caller has taken a piece more of its answer; a pager may hold it for a while. Longer than the others.
-    pub stall: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        let head = Duration::from_secs(10);
-        Self { head, body: head, stall: Duration::from_secs(60) }
-    }
-}
 
 /// Where the socket is and who may come in.
 pub struct Door {

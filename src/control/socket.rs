@@ -1,6 +1,6 @@
 //! The socket file: one server a path, private from its first moment, gone when the server is.
 
-use super::lock::LockFile;
+use crate::host::LockFile;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;

@@ -1,13 +1,13 @@
 //! A real socket, a real translator; only the gateway around them is missing.
 
-use super::server::Patience;
+use super::limits::Patience;
 use super::*;
-use crate::fuzzed::{Fuzzed, cases};
-use crate::journal::Reading;
 use crate::nat::{
     BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
     PoolSettings, Realm, Settings,
 };
+use crate::store::Reading;
+use crate::testkit::fuzzed::{Fuzzed, cases};
 use crate::wire::Packet;
 use etherparse::PacketBuilder;
 use parking_lot::{Mutex, RwLock};

@@ -1,7 +1,9 @@
 //! Watching packets over the control socket: what is asked for, and how it is written, line by line or as pcapng.
 
-use super::answer::{CHUNK, CHUNKS, Refusal};
-use super::query::{bad, pairs};
+use super::limits::{CHUNK, CHUNKS};
+use super::parameters::pairs;
+use super::refusal::Refusal;
+use super::refusal::bad;
 use super::tap::{Kept, Sighting, Tap, TapSettings};
 use super::{Admin, pcapng};
 use crate::nat::{EventKind, Nat};

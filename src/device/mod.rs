@@ -1,6 +1,5 @@
 //! Edges that carry packets.
 
-pub mod memory;
 pub mod tun;
 mod virtio;
 

@@ -1,6 +1,6 @@
 //! What interfaces and their drivers can, as the kernel tells it in generic netlink.
 
-use super::netlink::{Netlink, attribute, attributes, half, number, value};
+use crate::host::raw_netlink::{Netlink, attribute, attributes, half, number, value};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_sys::protocols::NETLINK_GENERIC;
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,9 +4,9 @@
 //! Both stay until somebody removes them, whatever becomes of this process. The discipline may be somebody else's; the
 //! handle of our filters says whether it is, to whoever removes the last of them.
 
-use super::netlink::{Netlink, attribute, number, value};
-use super::seat::{Position, Role, Stance};
+use super::role::{Position, Role, Stance};
 use super::{Entrance, FastPathError};
+use crate::host::raw_netlink::{Netlink, attribute, number, value};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use netlink_packet_core::NLM_F_DUMP;
@@ -368,14 +368,4 @@ fn message(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 
 fn tc_error(error: io::Error) -> ProgramError {
     TcError::IoError(error).into()
-}
-
-impl Role {
-    /// The direction of its packets.
-    pub(super) fn side(self) -> TcAttachType {
-        match self {
-            Role::Leaving | Role::Watching | Role::Routed | Role::Beneath => TcAttachType::Egress,
-            Role::Arriving | Role::Shortcut | Role::Returning => TcAttachType::Ingress,
-        }
-    }
 }

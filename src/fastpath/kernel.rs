@@ -5,9 +5,10 @@ use super::books::{Books, KernelFlow};
 use super::guard::{self, Guard, Ways};
 use super::layout::{Interface, realm_number};
 use super::program::{Loader, Surroundings};
-use super::seat::{Position, Role, Seat, Stance};
+use super::role::{Position, Role, Stance};
+use super::seat::Seat;
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
-use crate::nat::{Nat, Offer, Offload, Realm, SlotRef};
+use crate::nat::{Epoch, Nat, Offer, Offload, Realm, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -396,9 +397,9 @@ impl FastPath {
 }
 
 impl Offload for FastPath {
-    fn offer(&self, nat: &Nat, offer: &Offer) {
+    fn offer(&self, epoch: &Epoch, offer: &Offer) {
         let mut books = self.books.lock();
-        if nat.is_current(offer) {
+        if epoch.is_current(offer) {
             books.enter(offer, Time::from_millis(self.now.load(Ordering::Relaxed)));
         }
     }

@@ -34,9 +34,9 @@ mod detour;
 mod guard;
 mod kernel;
 mod layout;
-mod netlink;
 mod place;
 mod program;
+mod role;
 mod seat;
 
 pub use books::KernelFlow;
@@ -48,6 +48,7 @@ pub use seat::overtaking;
 pub use guard::{GuardError, RulesetMonitor};
 
 use crate::config::FastPathHook;
+use crate::host::Ethernet;
 use crate::nat::Realm;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -248,15 +249,6 @@ pub struct Entrance {
     pub realm: Realm,
     /// What is before the IP header of its packets.
     pub ethernet: Option<Ethernet>,
-}
-
-/// An interface with Ethernet headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ethernet {
-    /// Its own address.
-    pub hardware: [u8; 6],
-    /// Whether there is no wire: what comes in by it another program or namespace of this machine has made.
-    pub is_local: bool,
 }
 
 /// Whose the addresses of a prefix are.

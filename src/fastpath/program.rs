@@ -4,7 +4,8 @@ use super::layout::{
     CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS, realm_number,
 };
 use super::place::Place;
-use super::seat::{Position, Role, Seat};
+use super::role::{Position, Role};
+use super::seat::Seat;
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;

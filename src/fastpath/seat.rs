@@ -4,6 +4,7 @@
 //! system; where none is mounted, it is a filter on `clsact`.
 
 use super::place::{self, Place};
+use super::role::{Position, Role, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp};
 use super::{attached, clsact};
 use crate::config::FastPathHook;
@@ -14,85 +15,6 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode, load
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-/// What a program at tc is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Translates what leaves by an outside interface.
-    Leaving,
-    /// Drops what [`Role::Leaving`] should have translated.
-    Watching,
-    /// Translates what arrives at an outside interface.
-    Arriving,
-    /// Translates what arrives at an inside interface, and sends it out at once.
-    Shortcut,
-    /// At the gateway's device: takes packets back to where user space got them from.
-    Returning,
-    /// At the gateway's device: says what the kernel has routed to it.
-    Routed,
-    /// Translates what leaves by a port of an outside bridge and has not passed the bridge.
-    Beneath,
-}
-
-impl Role {
-    /// The roles at an outside interface, in the order in which they take their seats: closed before it is open.
-    pub const OUTSIDE: [Self; 3] = [Self::Watching, Self::Leaving, Self::Arriving];
-    /// The roles at the gateway's device.
-    pub const DEVICE: [Self; 2] = [Self::Routed, Self::Returning];
-    /// The role at a port of an outside bridge.
-    pub const PORT: [Self; 1] = [Self::Beneath];
-
-    /// The name of its program.
-    pub fn program(self) -> &'static str {
-        match self {
-            Self::Leaving => "kamei_leaving",
-            Self::Watching => "kamei_watching",
-            Self::Arriving => "kamei_arriving",
-            Self::Shortcut => "kamei_shortcut",
-            Self::Returning => "kamei_returning",
-            Self::Routed => "kamei_routed",
-            Self::Beneath => "kamei_beneath",
-        }
-    }
-
-    /// Its number in handles of filters.
-    pub(super) fn code(self) -> u16 {
-        match self {
-            Self::Leaving => 1,
-            Self::Watching => 2,
-            Self::Arriving => 3,
-            Self::Shortcut => 4,
-            Self::Returning => 5,
-            Self::Routed => 6,
-            Self::Beneath => 7,
-        }
-    }
-}
-
-/// Where a program comes to sit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// Where one sits that a predecessor has left; else in front of the programs of others.
-    AsLeft,
-    /// In front of the programs of others, whatever was left.
-    InFront,
-}
-
-/// How a program sits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stance {
-    /// In front of the programs of others.
-    First,
-    /// Another comes before it, which may keep packets from it.
-    Behind {
-        /// That one, in words.
-        who: String,
-        /// Nothing can be put in front of it.
-        is_fixed: bool,
-    },
-    /// Not any more.
-    Gone,
-}
 
 /// Where a program sits.
 pub enum Seat {

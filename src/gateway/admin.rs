@@ -3,15 +3,15 @@
 use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast;
-use super::kernel::{Neighbours, OccupiedAddress};
-use super::reload::{Live, Request};
+use super::live::{Live, Request};
 use super::worker::{Load, Shared};
 use crate::config::{Config, FastPathMode};
 use crate::control::{Admin, CarriedFlow, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;
-use crate::journal::history::{By, Happened, HistoryAnswer, HistoryQuestion};
-use crate::journal::{Journal, Moment};
+use crate::host::{Neighbours, OccupiedAddress};
 use crate::nat::{Event, EventKind, Nat};
+use crate::store::history::{By, Happened, HistoryAnswer, HistoryQuestion};
+use crate::store::{Moment, Store};
 use crate::time::Time;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLockReadGuard};
@@ -25,7 +25,7 @@ pub struct GatewayAdmin {
     pub requests: Sender<Request>,
     pub clock: Clock,
     pub log: Arc<Mutex<EventLog>>,
-    pub journal: Arc<Journal>,
+    pub store: Arc<Store>,
     pub fast: Arc<FastPath>,
     pub outsides: Vec<String>,
     /// What the outside interfaces had dropped before this process came.
@@ -74,11 +74,11 @@ impl Admin for GatewayAdmin {
     }
 
     fn record(&self, virtual_ips: &[IpAddr], done: Happened, user: u32) -> Result<(), String> {
-        self.journal.record_and_sync(virtual_ips, done, By::Operator(user))
+        self.store.record_and_sync(virtual_ips, done, By::Operator(user))
     }
 
     fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String> {
-        self.journal.history(question)
+        self.store.history(question)
     }
 
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
@@ -97,8 +97,8 @@ impl Admin for GatewayAdmin {
             by_worker: self.shared.loads.iter().map(Load::view).collect(),
             devices: queue_full(&self.devices),
             events_waiting: self.events.len(),
-            state_file: self.journal.status(),
-            history: self.journal.history_status(),
+            state_file: self.store.status(),
+            history: self.store.history_status(),
             super_packets: self.shared.super_packets.load(Ordering::Relaxed),
             fast_path,
             occupied: self.neighbours.occupied().into_iter().map(status_of).collect(),

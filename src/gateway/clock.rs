@@ -1,6 +1,6 @@
 //! The one clock of the process.
 
-use crate::journal::{Moment, Opened, Reading};
+use crate::store::{Moment, Opened, Reading};
 use crate::time::Time;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,10 +1,10 @@
 //! Translation in the kernel, as the configuration and the host want it.
 
-use super::GatewayError;
-use super::kernel::{Framing, Kernel};
+use super::error::GatewayError;
 use crate::config::{Config, FastPathMode};
 use crate::control::{CarriedFlow, FastPathStatus, Taps};
 use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, KernelFlow, PrefixKind, Site};
+use crate::host::{Framing, Kernel};
 use crate::nat::{Multipath, Nat, Offer, Realm};
 use crate::time::Time;
 use ipnet::IpNet;

@@ -3,9 +3,9 @@
 //! systemd keeps them (`FDSTORE`, sd_notify(3)) and hands them to the next process (`LISTEN_FDS`, sd_listen_fds(3)).
 //! What arrives in between waits in the queues. Routes and rules stay, for they lead to the same devices.
 
-use super::notify::Manager;
 use crate::config;
 use crate::device::tun::{self, Devices, HandedQueue, Offload};
+use crate::host::systemd::Manager;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 

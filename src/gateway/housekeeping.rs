@@ -4,16 +4,17 @@ use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast::NotedLog;
 use super::huge_pages;
-use super::kernel::{Kernel, Neighbours};
-use super::notify::Manager;
-use super::quota::Quota;
-use super::reload::{Live, Request, Source};
+use super::live::{Live, Request, Source};
+use super::surroundings::{announce, tell_surroundings};
 use super::worker::Shared;
 use crate::config::Config;
 use crate::fastpath::FastPath;
-use crate::journal::Journal;
-use crate::journal::history::By;
+use crate::host::quota::Quota;
+use crate::host::systemd::Manager;
+use crate::host::{Kernel, Neighbours};
 use crate::nat::{Event, EventKind, Nat};
+use crate::store::Store;
+use crate::store::history::By;
 use crate::time::Time;
 use crossbeam_channel::{Receiver, select};
 use parking_lot::Mutex;
@@ -65,7 +66,7 @@ pub struct Housekeeping {
     /// Who must know of a virtual IP that is in use no more.
     pub neighbours: Neighbours,
     /// Where bindings are recorded.
-    pub journal: Arc<Journal>,
+    pub store: Arc<Store>,
     /// Writes the log.
     pub log: Arc<Mutex<EventLog>>,
     /// Closed when it is time to stop.
@@ -123,13 +124,13 @@ impl Housekeeping {
     /// changes has not passed yet.
     fn follow_host(&mut self) -> Option<Time> {
         match self.kernel.poll() {
-            Ok(true) => super::tell_surroundings(&self.nat, self.kernel.host()),
+            Ok(true) => tell_surroundings(&self.nat, self.kernel.host()),
             Ok(false) => {}
             Err(error) => log::error!("{error}"),
         }
         self.follow_reserved();
         if self.neighbours.have_another_lan() {
-            super::announce(&self.nat, &self.neighbours, self.clock.now());
+            announce(&self.nat, &self.neighbours, self.clock.now());
         }
         super::fast::follow(&self.fast, &self.kernel);
         self.kernel.pause().map(|pause| self.clock.now() + pause)
@@ -141,7 +142,7 @@ impl Housekeeping {
             if event.kind == EventKind::Released {
                 self.neighbours.withdraw(event.virtual_ip.into());
             }
-            self.journal.mark(event.virtual_ip.into(), By::Itself);
+            self.store.mark(event.virtual_ip.into(), By::Itself);
             log.write(&self.nat, event, now);
         });
         log.beat(now, self.shared.events_lost.swap(0, Ordering::Relaxed));

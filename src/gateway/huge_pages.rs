@@ -35,8 +35,8 @@ fn advise(memory: &Range<*const u8>, advice: libc::c_int) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::tests::{pool, settings};
     use crate::nat::{BindingState, StoredBinding};
+    use crate::testkit::scene::{pool, settings};
     use crate::time::Time;
     use std::net::Ipv4Addr;
 

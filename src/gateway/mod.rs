@@ -15,105 +15,47 @@
 
 mod admin;
 pub mod clock;
-mod confine;
-mod doctor;
+mod error;
 mod event_log;
 mod fast;
 mod handover;
 mod housekeeping;
 pub mod huge_pages;
-pub mod kernel;
-mod notify;
+mod live;
 mod parking;
 mod progress;
-mod quota;
 mod reload;
 mod restart;
 mod settings;
+mod surroundings;
 mod threads;
 mod worker;
 
 use crate::config::{Config, FastPathMode, Hardening, OnStop};
-use crate::control::{self, ControlError, Door, Listener};
-use crate::device::tun::{self, TunError};
-use crate::fastpath::{self, FastPath, FastPathError};
-use crate::journal::{Journal, JournalError, JournalSettings, Keeper, Opened, Progress, StateFile};
-use crate::nat::{BindingState, Misfit, Nat, SettingsError};
-use crate::time::Time;
+use crate::control::{self, Door, Listener};
+use crate::device::tun::{self};
+use crate::fastpath::{self, FastPath};
+use crate::host::confine::Confinement;
+use crate::host::systemd::Manager;
+use crate::host::{self, Claim, Kernel, Plan};
+use crate::nat::{Misfit, Nat};
+use crate::store::{Keeper, Opened, Progress, StateFile, Store, StoreSettings};
 use admin::GatewayAdmin;
 use clock::Clock;
-use confine::{ConfineError, Confinement};
-pub use doctor::{Finding, Grade, examine, examine_firewall};
+pub use error::GatewayError;
 use event_log::{EventLog, TerminalNames};
-use kernel::{Claim, Host, InsidePlan, Kernel, KernelError, Neighbours, Plan};
-use notify::Manager;
+use live::Live;
+pub use live::Source;
 use parking_lot::{Mutex, RwLock};
-use reload::Live;
-pub use reload::Source;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use surroundings::{announce, tell_surroundings};
 use threads::{Reload, Running};
 
 /// Bindings that do not fit the configuration and get a line each.
 const MISFITS_NAMED: usize = 10;
-
-/// Why the gateway did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// Setting up the host's network.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The control socket.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The TUN devices.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// Translation in the kernel.
-    #[error(transparent)]
-    FastPath(#[from] FastPathError),
-    /// What the translator cannot hold.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The state file.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The state directory.
-    #[error("state directory {path}: {error}; choose another with --state-dir")]
-    State {
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The group of the control socket.
-    #[error("{0}")]
-    Group(String),
-    /// The system would not take back what the process no longer needs.
-    #[error(transparent)]
-    Confine(#[from] ConfineError),
-    /// Something the system would not give.
-    #[error("{what}: {error}; this machine may be out of descriptors, threads or memory")]
-    System {
-        /// What was asked for.
-        what: &'static str,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A worker ended: the process must not go on without it.
-    #[error("{0}; inside packets are blocked until the gateway is started again")]
-    WorkerEnded(String),
-}
-
-impl GatewayError {
-    /// Whether it is this kernel that lacks something: trying again will not help.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::FastPath(error) if error.is_final())
-    }
-}
 
 /// Runs the gateway until SIGTERM or SIGINT. On the way out, and on an error on the way in, the host's network is put
 /// back as it was.
@@ -125,7 +67,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
-    let plan = plan(&config);
+    let plan = Plan::of(&config, fastpath::has_left);
     let _claim = Claim::take(&config.tun)?;
     let progress = Progress::default();
     let state = StateFile::take(&config.state_dir, &config.tun)?.watched(&progress);
@@ -134,8 +76,8 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let workers = config.workers.unwrap_or_else(one_a_core).get();
     let names: Vec<String> = plan.devices().map(str::to_owned).collect();
     let adopted = handover::adopt(&names, workers, config.offload, handed, &manager);
-    let there = if adopted.is_some() { kernel::Devices::HandedOver } else { kernel::Devices::Missing };
-    let host = kernel::inspect(&plan, there)?;
+    let there = if adopted.is_some() { host::Devices::HandedOver } else { host::Devices::Missing };
+    let host = host::inspect(&plan, there)?;
     let told = settings::settings(&config, &host)?;
     let reserved = settings::reserved_in_pools(&config, &host);
     let given = settings::given(&told);
@@ -157,7 +99,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     })?;
     let kernel = set_up(plan, &fast, is_first)?;
     tell_surroundings(&nat, kernel.host());
-    let journal = restore(&config, opened, &nat, &kernel, clock, terminals)?;
+    let store = restore(&config, opened, &nat, &kernel, clock, terminals)?;
     if config.fast_path.mode != FastPathMode::Off {
         nat.set_offload(Arc::clone(&fast) as _);
     }
@@ -182,16 +124,16 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         fast: Arc::clone(&fast),
         reserved,
     };
-    let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &journal)?;
+    let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &store)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
-    let keeper = Keeper::start(Arc::clone(&journal), contact, move || clock.moment(), move || shared.wake())?;
+    let keeper = Keeper::start(Arc::clone(&store), contact, move || clock.moment(), move || shared.wake())?;
     let admin = Arc::new(GatewayAdmin {
         live,
         requests: requests.clone(),
         clock,
         log,
-        journal,
+        store,
         fast: Arc::clone(&fast),
         dropped_before: admin::dropped_on_arrival(&config.outsides),
         outsides: config.outsides.clone(),
@@ -256,15 +198,15 @@ fn restore(
     kernel: &Kernel,
     clock: Clock,
     terminals: TerminalNames,
-) -> Result<Arc<Journal>, GatewayError> {
-    let settings = JournalSettings {
+) -> Result<Arc<Store>, GatewayError> {
+    let settings = StoreSettings {
         durability: config.durability,
         when_disk_fails: config.when_disk_fails,
         sync_interval: config.sync_interval,
         history: config.history,
     };
     let now = clock.now();
-    let (journal, restored) = Journal::start(opened, Arc::clone(nat), settings, move || clock.moment());
+    let (store, restored) = Store::start(opened, Arc::clone(nat), settings, move || clock.moment());
     announce(nat, &kernel.neighbours(), now);
     if restored.kept > 0 {
         log::info!("{} bindings restored in {} ms", restored.kept, clock.uptime().as_millis());
@@ -279,17 +221,7 @@ fn restore(
             "{count} bindings do not fit this configuration and are kept aside; `kamei state verify` lists them"
         );
     }
-    Ok(journal)
-}
-
-/// Whoever can be called is answered for, if he is on an outside LAN.
-fn announce(nat: &Nat, neighbours: &Neighbours, now: Time) {
-    nat.for_each_binding(now, &mut |binding| {
-        if binding.state == BindingState::Active {
-            neighbours.announce(binding.virtual_ip);
-        }
-        true
-    });
+    Ok(store)
 }
 
 /// What the process may still touch when it is set up; `None` if it is not to be hardened.
@@ -298,7 +230,7 @@ fn confinement(config: &Config, file: Option<&Path>) -> Result<Option<Confinemen
         return Ok(None);
     }
     let parent = |path: &Path| path.parent().map(Path::to_owned);
-    let written = [Some(config.state_dir.clone()), parent(&config.control), Some(kernel::lock_directory().to_owned())];
+    let written = [Some(config.state_dir.clone()), parent(&config.control), Some(host::lock_directory().to_owned())];
     // A link to the file, and the file.
     let read = [file.map(Path::to_owned), file.and_then(|file| file.canonicalize().ok())];
     let read = read.into_iter().flatten().filter_map(|file| parent(&std::path::absolute(file).ok()?));
@@ -316,42 +248,6 @@ fn door(config: &Config, confinement: Option<Confinement>) -> Result<Door, Gatew
     Ok(Door::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
 }
 
-fn plan(config: &Config) -> Plan {
-    Plan {
-        tun: config.tun.clone(),
-        insides: config
-            .insides
-            .iter()
-            .enumerate()
-            .map(|(number, inside)| InsidePlan {
-                device: (config.insides.len() > 1).then(|| format!("{}-in{number}", config.tun)),
-                interfaces: inside.interfaces.clone(),
-                sources: inside.prefixes.clone(),
-            })
-            .collect(),
-        device: format!("{}-nat", config.tun),
-        outsides: config.outsides.clone(),
-        pools: config.pools.iter().map(|pool| pool.range).collect(),
-        exempt: config.exempt.clone(),
-        undo_file: undo_file(&config.control, &config.tun),
-    }
-}
-
-/// Where it is noted what to restore, for a successor after `kill -9`: beside the control socket.
-pub fn undo_file(control: &Path, tun: &str) -> PathBuf {
-    control.with_file_name(format!("{tun}.undo"))
-}
-
 fn one_a_core() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
-/// Tells the translator what the host's network looks like now.
-fn tell_surroundings(nat: &Nat, host: &Host) {
-    for (inside, sources) in host.sources().into_iter().enumerate() {
-        nat.set_sources(inside, sources);
-    }
-    nat.set_own_inside(host.own_inside());
-    nat.set_own_outside(host.own_outside());
-    nat.set_outside_networks(host.outside_networks());
 }

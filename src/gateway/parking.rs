@@ -2,7 +2,7 @@
 //! (`durability = "strict"`) until a new binding is on disk. What follows between the same two hosts waits behind them,
 //! though another worker may have recorded the binding meanwhile: no packet overtakes another.
 
-use crate::journal::{Journal, NotRecorded, Recorded};
+use crate::store::{NotRecorded, Recorded, Store};
 use crate::wire::Address;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ const MOST: usize = 1024;
 
 /// See the module.
 pub struct Parking {
-    journal: Arc<Journal>,
+    store: Arc<Store>,
     virtual_ips: Vec<IpAddr>,
     /// Of this turn.
     packets: Vec<Parked>,
@@ -40,8 +40,8 @@ pub struct Parked {
 
 impl Parking {
     /// Nothing waits.
-    pub fn new(journal: Arc<Journal>) -> Self {
-        Self { journal, virtual_ips: Vec::new(), packets: Vec::new(), waiting: VecDeque::new(), held: 0 }
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, virtual_ips: Vec::new(), packets: Vec::new(), waiting: VecDeque::new(), held: 0 }
     }
 
     /// The binding of `virtual_ip` is to be recorded, and the packets are to wait for that. Says how many of them there
@@ -91,11 +91,11 @@ impl Parking {
             return (Vec::new(), 0);
         }
         let packets = std::mem::take(&mut self.packets);
-        let result = self.journal.record(&self.virtual_ips);
+        let result = self.store.record(&self.virtual_ips);
         self.virtual_ips.clear();
         match result {
-            Ok(mut recorded) if self.journal.is_strict() => {
-                self.journal.settle(&recorded.take_known());
+            Ok(mut recorded) if self.store.is_strict() => {
+                self.store.settle(&recorded.take_known());
                 let (new, mut leave) = divide(packets);
                 if !new.is_empty() {
                     self.held += new.len();
@@ -105,7 +105,7 @@ impl Parking {
                 (leave, 0)
             }
             Ok(recorded) => {
-                self.journal.settle(&recorded);
+                self.store.settle(&recorded);
                 (packets, 0)
             }
             Err(NotRecorded) => {
@@ -119,9 +119,9 @@ impl Parking {
     pub fn release(&mut self) -> Vec<Parked> {
         let mut packets = Vec::new();
         while let Some((recorded, some)) =
-            self.waiting.pop_front_if(|(recorded, _)| self.journal.may_leave(recorded.commit))
+            self.waiting.pop_front_if(|(recorded, _)| self.store.may_leave(recorded.commit))
         {
-            self.journal.settle(&recorded);
+            self.store.settle(&recorded);
             self.held -= some.len();
             packets.extend(some);
         }

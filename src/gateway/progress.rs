@@ -1,6 +1,6 @@
 //! How far a start with many bindings has come, in the log.
 
-use crate::journal::Progress;
+use crate::store::Progress;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

@@ -4,36 +4,24 @@
 //! queues of the devices. There is never a second allocator over a pool: the state before allocates nothing any more
 //! once the workers rest, and they wake with the state after.
 
+use super::error::GatewayError;
 use super::housekeeping::Housekeeping;
-use super::kernel::{KernelError, Plan};
-use super::quota::Quota;
-use super::{GatewayError, plan, restart, settings, tell_surroundings};
+use super::live::Request;
+use super::surroundings::tell_surroundings;
+use super::{restart, settings};
 use crate::config::Config;
 use crate::control::Reloaded;
-use crate::journal::JournalError;
-use crate::journal::history::By;
+use crate::fastpath;
+use crate::host::quota::Quota;
+use crate::host::{KernelError, Plan};
 use crate::nat::{BindingState, BindingView, Event, Nat, Settings, SettingsError, StoredBinding};
+use crate::store::StoreError;
+use crate::store::history::By;
 use crate::time::Time;
-use crossbeam_channel::Sender;
-use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The state in force. Whoever changes bindings holds the lock, so that no change falls into a reload.
-pub type Live = Arc<RwLock<Arc<Nat>>>;
-
-/// Reads the configuration anew; the error says in whole lines what is wrong with it.
-pub type Source = Box<dyn Fn() -> Result<Config, String> + Send>;
-
-/// Asks housekeeping for a reload.
-pub struct Request {
-    /// Only say what would change.
-    pub dry_run: bool,
-    /// Where to say it.
-    pub reply: Option<Sender<Result<Reloaded, String>>>,
-}
 
 /// Addresses of other hosts of which something is said one by one; more are counted.
 pub const SAID_ONE_BY_ONE: Quota = Quota::new(16, Duration::from_secs(60));
@@ -52,7 +40,7 @@ enum ReloadError {
     #[error(transparent)]
     Gateway(#[from] GatewayError),
     #[error("{0}; nothing was changed")]
-    Journal(#[from] JournalError),
+    Store(#[from] StoreError),
     #[error("the workers are too busy to change over; nothing was changed. Try again")]
     Busy,
 }
@@ -85,7 +73,7 @@ impl Housekeeping {
         let difference = self.config.difference(&config);
         if !difference.restart.is_empty() && dry_run {
             let mut restart = restart::cost(&self.nat, &self.config, &config, &difference.restart, self.clock.now());
-            if let Err(error) = self.kernel.would_start(&plan(&config)) {
+            if let Err(error) = self.kernel.would_start(&Plan::of(&config, fastpath::has_left)) {
                 restart.notes.push(format!("the gateway would not start: {error}"));
             }
             return Ok(Reloaded { changes: difference.changes, restart: Some(restart), ..Reloaded::default() });
@@ -97,7 +85,7 @@ impl Housekeeping {
         if reloaded.changes.is_empty() {
             return Ok(reloaded);
         }
-        let plan = plan(&config);
+        let plan = Plan::of(&config, fastpath::has_left);
         let settings = settings::settings(&config, &self.kernel.look_ahead(&plan)?)?;
         let now = self.clock.now();
         if dry_run {
@@ -105,7 +93,7 @@ impl Housekeeping {
             (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
             return Ok(reloaded);
         }
-        let aside = if config.pools == self.config.pools { Vec::new() } else { self.journal.kept_aside()? };
+        let aside = if config.pools == self.config.pools { Vec::new() } else { self.store.kept_aside()? };
         self.change_over(config, &plan, settings, aside, By::Reload, &mut reloaded)?;
         reloaded.applied = true;
         Ok(reloaded)
@@ -181,16 +169,16 @@ impl Housekeeping {
     fn have_ended(&self, ended: Vec<Event>, now: Time, by: By) {
         for event in ended {
             self.neighbours.withdraw(event.virtual_ip.into());
-            self.journal.mark(event.virtual_ip.into(), by);
+            self.store.mark(event.virtual_ip.into(), by);
             self.log.lock().write(&self.nat, event, now);
         }
     }
 
     /// The virtual IPs that ended by it.
     fn change_reserved(&mut self) -> Result<BTreeSet<IpAddr>, ReloadError> {
-        let (config, plan) = (self.config.clone(), plan(&self.config));
+        let (config, plan) = (self.config.clone(), Plan::of(&self.config, fastpath::has_left));
         let settings = settings::settings(&config, self.kernel.host())?;
-        let aside = self.journal.kept_aside()?;
+        let aside = self.store.kept_aside()?;
         let mut reloaded = Reloaded::default();
         self.change_over(config, &plan, settings, aside, By::Occupied, &mut reloaded)?;
         Ok(reloaded.released.iter().map(|binding| binding.virtual_ip).collect())
@@ -221,9 +209,9 @@ impl Housekeeping {
         let (said, back) = self.put_back(aside, &after);
         reloaded.changes.extend(said);
         // What fitted nowhere stays in the state file, for the day its pool comes back.
-        self.journal.adopt(Arc::clone(&after));
-        self.journal.note_aside(reloaded.released.iter().map(BindingView::to_store), by);
-        self.journal.note(&back, by);
+        self.store.adopt(Arc::clone(&after));
+        self.store.note_aside(reloaded.released.iter().map(BindingView::to_store), by);
+        self.store.note(&back, by);
         self.fast.renew(super::fast::common(&config));
         super::fast::follow(&self.fast, &self.kernel);
         rest.end_with(&after);
@@ -246,7 +234,7 @@ impl Housekeeping {
             aside.into_iter().filter(|binding| nat.is_in_a_pool(binding.virtual_ip)).collect();
         let virtual_ips: Vec<IpAddr> = back.iter().map(|binding| binding.virtual_ip).collect();
         let restored = nat.restore(back, self.clock.now());
-        restored.changed.into_iter().for_each(|virtual_ip| self.journal.mark(virtual_ip, By::Reload));
+        restored.changed.into_iter().for_each(|virtual_ip| self.store.mark(virtual_ip, By::Reload));
         let is_active = |ip: &&IpAddr| nat.stored(**ip).is_some_and(|(there, _)| there.state == BindingState::Active);
         for virtual_ip in virtual_ips.iter().filter(is_active) {
             self.neighbours.announce(*virtual_ip);

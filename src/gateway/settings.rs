@@ -1,8 +1,8 @@
 //! From the configuration and the host to what the translator is told.
 
-use super::GatewayError;
-use super::kernel::{Host, Watched};
+use super::error::GatewayError;
 use crate::config::Config;
+use crate::host::{Host, Watched};
 use crate::nat::{CreationLimit, InsideSettings, PoolKind, PoolSettings, Settings};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

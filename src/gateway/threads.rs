@@ -1,21 +1,22 @@
 //! The threads of a running gateway: their start, and their end in order.
 
-use super::GatewayError;
 use super::clock::Clock;
-use super::confine::{self, Role};
+use super::error::GatewayError;
 use super::event_log::EventLog;
 use super::fast::NotedLog;
 use super::housekeeping::{Housekeeping, Watchdog};
-use super::kernel::Kernel;
-use super::notify::Manager;
+use super::live::{Live, Request, Source};
 use super::parking::Parking;
-use super::reload::{Live, Request, SAID_ONE_BY_ONE, Source};
+use super::reload::SAID_ONE_BY_ONE;
 use super::worker::{Shared, Worker};
 use crate::config::{Config, Hardening, OnStop};
 use crate::device::tun;
 use crate::fastpath::{FastPath, RulesetMonitor};
-use crate::journal::Journal;
+use crate::host::Kernel;
+use crate::host::confine::{self, Role};
+use crate::host::systemd::Manager;
 use crate::nat::{Event, Nat};
+use crate::store::Store;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 use rustix::event::epoll;
@@ -74,7 +75,7 @@ impl Running {
         clock: Clock,
         reload: Reload,
         manager: &Arc<Manager>,
-        journal: &Arc<Journal>,
+        store: &Arc<Store>,
     ) -> Result<Self, GatewayError> {
         let system = |what| move |error| GatewayError::System { what, error };
         let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
@@ -99,7 +100,7 @@ impl Running {
                 clock,
                 events: events.clone(),
                 neighbours: neighbours.clone(),
-                parking: Parking::new(Arc::clone(journal)),
+                parking: Parking::new(Arc::clone(store)),
                 shared: Arc::clone(&shared),
                 busy_poll: reload.config.busy_poll,
                 pin: reload.config.pin.clone(),
@@ -135,7 +136,7 @@ impl Running {
             said_one_by_one: SAID_ONE_BY_ONE,
             events: received,
             neighbours,
-            journal: Arc::clone(journal),
+            store: Arc::clone(store),
             log: reload.log,
             stop: stopped,
             watchdog: Watchdog::new(Arc::clone(manager), clock.now()),

@@ -1,11 +1,11 @@
 //! One worker: reads its queue of every device, translates, has packets go back to where they were taken.
 
 use super::clock::Clock;
-use super::kernel::Neighbours;
 use super::parking::{Ends, Parked, Parking};
 use crate::config::Pinning;
 use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Origin, Queue, Taken, Way};
+use crate::host::Neighbours;
 use crate::nat::{Counter, DropReason, Event, EventKind, Nat, Realm, Replaced, Translator, Verdict};
 use crate::time::Time;
 use crate::wire::Address;
@@ -506,7 +506,7 @@ impl Worker {
         }
     }
 
-    /// Tells others of an event. Whether the packet that comes with it must wait for the journal.
+    /// Tells others of an event. Whether the packet that comes with it must wait for the store.
     fn tell(&self, event: Event) -> bool {
         match event.kind {
             EventKind::Created | EventKind::Woken => self.neighbours.give(event.virtual_ip.into()),
@@ -520,7 +520,7 @@ impl Worker {
         event.kind.is_owed()
     }
 
-    /// Has frames between two hosts wait for the journal if it is owed an event, or behind those that wait; else writes
+    /// Has frames between two hosts wait for the store if it is owed an event, or behind those that wait; else writes
     /// them.
     fn send(
         &mut self,

@@ -1,8 +1,9 @@
 //! Who may call back though the terminal has not called.
 
-use super::contacts::{Known, Owner};
+use super::contacts::Known;
 use super::settings::CallbackPolicy;
-use super::verdict::DropReason;
+use crate::nat::binding::Owner;
+use crate::nat::reason::DropReason;
 use crate::wire::Address;
 use parking_lot::RwLock;
 use std::collections::HashMap;

@@ -1,15 +1,20 @@
 //! The contacts of each binding: the peers that its terminal has called, when it first and when it last did.
 
 use super::settings::Lifetimes;
+use crate::nat::binding::Owner;
 use crate::wire::Address;
+use entry::{Contact, Peer};
 use list::List;
 use parking_lot::Mutex;
 use shard::{Held, Shard};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod entry;
 mod list;
 mod shard;
+
+pub use entry::Known;
 
 /// Shards: more than any number of workers, so that two rarely meet.
 const SHARDS: usize = 256;
@@ -26,18 +31,6 @@ const MOST_CHANGES: usize = 65_536;
 const TELL_AGAIN: u8 = 60;
 /// Stands in [`Contact::untold`] for a contact that is to be on record before a packet to the peer leaves, and is not.
 const OWED: u8 = u8::MAX;
-
-/// Names a binding for as long as it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// Number of its table.
-    pub table: u16,
-    /// Its slot.
-    pub index: u32,
-    /// The second in which it was made: a later binding in the same slot has another one, for a virtual IP is not given
-    /// again before its quarantine is over.
-    pub created: u32,
-}
 
 /// Which peers each terminal has called.
 pub struct Contacts {
@@ -56,42 +49,6 @@ pub struct Change {
     /// The peer.
     pub peer: Address,
 }
-
-/// What is known of a peer that a terminal has called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// The peer.
-    pub peer: Address,
-    /// The second in which it was first called, without having been forgotten since; 0: that is not known.
-    pub first: u32,
-    /// The second in which it was last called.
-    pub last: u32,
-    /// Whether it has sent anything back since.
-    pub answered: bool,
-    /// Whether it has opened a connection to the terminal since.
-    pub called_back: bool,
-}
-
-/// A peer that a terminal has called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Contact {
-    peer: Peer,
-    /// See [`Known::first`].
-    first: u32,
-    last: u32,
-    /// Seconds by which `last` is later than what the journal was told; [`TELL_AGAIN`] stands for all from there, and for
-    /// never.
-    untold: u8,
-    answered: bool,
-    called_back: bool,
-}
-
-const _: () = assert!(size_of::<Contact>() == 28, "there are millions of them");
-
-/// An address in two words, which need less alignment than one, and no more than a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(Rust, packed(4))]
-struct Peer(u64, u64);
 
 impl Contacts {
     /// No contacts yet.
@@ -405,25 +362,6 @@ impl Contacts {
     fn shard(&self, owner: Owner) -> &Mutex<Shard> {
         #[allow(clippy::indexing_slicing, reason = "the remainder is below the length")]
         &self.shards[owner.index as usize % SHARDS]
-    }
-}
-
-impl From<Address> for Peer {
-    fn from(address: Address) -> Self {
-        let (upper, lower) = address.halves();
-        Self(upper, lower)
-    }
-}
-
-impl From<Contact> for Known {
-    fn from(Contact { peer, first, last, answered, called_back, .. }: Contact) -> Self {
-        Self { peer: peer.into(), first, last, answered, called_back }
-    }
-}
-
-impl From<Peer> for Address {
-    fn from(Peer(upper, lower): Peer) -> Self {
-        Self::from_bits(u128::from(upper) << 64 | u128::from(lower))
     }
 }
 

@@ -1,7 +1,10 @@
 //! Counters of one worker. It alone writes them, so that counting needs no locked instruction; anybody may read.
 
+use super::binding::Realm;
 use super::drops::DropBook;
-use super::verdict::DropReason;
+use super::reason::DropReason;
+use crate::time::Time;
+use crate::wire::Address;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,6 +79,27 @@ impl Default for Counters {
             created: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             book: None,
+        }
+    }
+}
+
+impl Counters {
+    /// Writes a dropped packet down: never waits, a packet that comes while somebody reads is only counted.
+    pub fn write_down(&self, reason: DropReason, from: Realm, ends: Option<(Address, Address)>, now: Time) {
+        if let Some(mut book) = self.book.as_ref().and_then(|book| book.try_lock()) {
+            // From an inside, the destination is the peer.
+            let ends = ends.map(|(source, destination)| match from {
+                Realm::Inside(_) => (destination, source),
+                Realm::Outside => (source, destination),
+            });
+            book.write(reason, from, ends, now);
+        }
+    }
+
+    /// Writes down packets that were lost after they had been translated.
+    pub fn write_down_lost(&self, reason: DropReason, packets: u64) {
+        if let Some(mut book) = self.book.as_ref().filter(|_| packets > 0).and_then(|book| book.try_lock()) {
+            book.write_lost(reason, packets);
         }
     }
 }

@@ -11,8 +11,9 @@
 //! added up beside the page, a peer apart from the other end, and gets there when another comes, the span is over, or
 //! somebody reads.
 
-use super::verdict::{DropReason, Realm};
-use super::{Nat, counters::Counters, flows::fold};
+use super::binding::Realm;
+use super::fold::fold;
+use super::reason::DropReason;
 use crate::time::Time;
 use crate::wire::Address;
 use siphasher::sip::SipHasher13;
@@ -282,46 +283,22 @@ impl Sum {
     }
 }
 
-impl Nat {
-    /// What the workers have dropped: in the last ten to twelve minutes, or since the start.
-    pub fn dropped(&self, since_start: bool, now: Time) -> Dropped {
-        let mut sum = Sum::default();
-        let span = now.as_secs() / SPAN;
-        let oldest = u64::from(span).saturating_sub(SPANS as u64 - 1);
-        let mut begun = now;
-        for book in self.counters.lock().iter().filter_map(|counters| counters.book.as_ref()) {
-            let mut book = book.lock();
-            book.settle();
-            begun = book.begun.map_or(begun, |first| first.min(begun));
-            book.pages.iter().filter(|page| since_start || page.number >= oldest).for_each(|page| sum.add(page));
-            if since_start {
-                book.before.iter().for_each(|page| sum.add(page));
-            }
-        }
-        let window = Time::from_secs(u64::from((span * SPAN).saturating_sub(WINDOW)));
-        sum.told(if since_start { begun } else { window })
-    }
-}
-
-impl Counters {
-    /// Writes a dropped packet down: never waits, a packet that comes while somebody reads is only counted.
-    pub fn write_down(&self, reason: DropReason, from: Realm, ends: Option<(Address, Address)>, now: Time) {
-        if let Some(mut book) = self.book.as_ref().and_then(|book| book.try_lock()) {
-            // From an inside, the destination is the peer.
-            let ends = ends.map(|(source, destination)| match from {
-                Realm::Inside(_) => (destination, source),
-                Realm::Outside => (source, destination),
-            });
-            book.write(reason, from, ends, now);
+/// What is in several books, of several workers: of the last ten to twelve minutes, or all.
+pub fn sum<'a>(books: impl Iterator<Item = &'a mut DropBook>, since_start: bool, now: Time) -> Dropped {
+    let mut sum = Sum::default();
+    let span = now.as_secs() / SPAN;
+    let oldest = u64::from(span).saturating_sub(SPANS as u64 - 1);
+    let mut begun = now;
+    for book in books {
+        book.settle();
+        begun = book.begun.map_or(begun, |first| first.min(begun));
+        book.pages.iter().filter(|page| since_start || page.number >= oldest).for_each(|page| sum.add(page));
+        if since_start {
+            book.before.iter().for_each(|page| sum.add(page));
         }
     }
-
-    /// Writes down packets that were lost after they had been translated.
-    pub fn write_down_lost(&self, reason: DropReason, packets: u64) {
-        if let Some(mut book) = self.book.as_ref().filter(|_| packets > 0).and_then(|book| book.try_lock()) {
-            book.write_lost(reason, packets);
-        }
-    }
+    let window = Time::from_secs(u64::from((span * SPAN).saturating_sub(WINDOW)));
+    sum.told(if since_start { begun } else { window })
 }
 
 impl Run {

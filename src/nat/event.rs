@@ -1,6 +1,6 @@
-//! What happens to bindings, for the log and the journal.
+//! What happens to bindings, for the log and the state file.
 
-use super::DropReason;
+use super::reason::DropReason;
 use crate::time::Time;
 use crate::wire::Address;
 

@@ -2,7 +2,7 @@
 //! and quotas.
 
 use super::settings::CreationLimit;
-use super::verdict::DropReason;
+use crate::nat::reason::DropReason;
 use crate::time::Time;
 use crate::wire::Address;
 use parking_lot::Mutex;

@@ -1,7 +1,7 @@
 //! IPv6 prefix translation (RFC 6296): stateless, one prefix for another, so that every checksum stays right.
 
 use super::settings::{PoolKind, PoolSettings};
-use super::verdict::DropReason;
+use crate::nat::reason::DropReason;
 use crate::wire::{Address, Headers};
 use ipnet::{IpNet, Ipv6Net};
 use std::net::IpAddr;

@@ -1,13 +1,14 @@
 //! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
 
-use super::admin::BindingState;
-use super::contacts::{Change, Known, Owner};
+use super::contacts::{Change, Known};
 use super::event::EventKind;
-use super::ledger::Stamp;
 use super::settings::CallbackPolicy;
-use super::slots::{Slot, Usage};
+use super::table::ledger::Stamp;
+use super::table::slots::{Slot, Usage};
 use super::table::{Found, Misplaced};
-use super::{Nat, owner};
+use crate::nat::binding::BindingState;
+use crate::nat::binding::Owner;
+use crate::nat::shared::{Nat, owner};
 use crate::time::Time;
 use crate::wire::Address;
 use std::collections::HashMap;

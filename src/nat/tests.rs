@@ -1,6 +1,11 @@
 use super::*;
+use crate::testkit::scene::{pool, settings};
+use crate::time::Time;
+use crate::wire::Address;
 use crate::wire::{Headers, Packet};
 use etherparse::{PacketBuilder, SlicedPacket};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod answers;
@@ -10,49 +15,12 @@ mod from_outside;
 mod leaks;
 mod life;
 mod model;
-pub(crate) mod packets;
 mod properties;
 mod races;
-mod reference;
 mod reload;
 mod stored;
 
 const START: Time = Time::from_secs(1_800_000_000);
-
-pub(crate) fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
-    PoolSettings {
-        name: range.to_owned(),
-        range: range.parse().unwrap(),
-        reserved: Vec::new(),
-        destinations: destinations.iter().map(|prefix| prefix.parse().unwrap()).collect(),
-        callback: None,
-        draining: false,
-        kind: Default::default(),
-    }
-}
-
-pub(crate) fn settings(pools: Vec<PoolSettings>) -> Settings {
-    Settings {
-        insides: vec![InsideSettings {
-            name: "inside".to_owned(),
-            sources: vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
-        }],
-        pools,
-        callback: CallbackPolicy::Contacted,
-        lifetimes: Lifetimes::default(),
-        creation: CreationLimit::default(),
-        exhausted: Exhausted::Prohibited,
-        hairpin: Hairpin::default(),
-        inbound_refresh: Inbound::default(),
-        unsolicited: Unsolicited::default(),
-        mss: None,
-        mptcp: Multipath::default(),
-        alg: Vec::new(),
-        own_outside: vec!["203.0.113.1".parse().unwrap()],
-        hash_key: [7; 16],
-        restore_hop: false,
-    }
-}
 
 struct Gateway {
     nat: Arc<Nat>,

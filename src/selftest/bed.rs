@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often something is looked at that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -165,20 +165,6 @@ pub fn answer_one(listener: &TcpListener, stop: &dyn Fn() -> bool) -> Option<IpA
     // Who called says whether it heard the answer.
     let _: io::Result<()> = answered;
     Some(from.ip())
-}
-
-/// Waits until `condition` holds, for as long as `patience` says.
-pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + patience;
-    loop {
-        if condition() {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
 }
 
 /// What `ip` is told in the namespace. The router is nobody: who takes the frames addresses them anew.

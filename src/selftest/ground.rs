@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// How often something is looked at that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// So long the kernel is given to find a neighbour; it asks once a second, and who is there answers the first time.
 const NEIGHBOUR_TIME: Duration = Duration::from_millis(700);
 /// Addresses that are tried until one is free.
@@ -125,7 +127,7 @@ pub fn is_answered(address: IpAddr, name: &str) -> bool {
     if run(&["neighbour", "replace", &text, "dev", name, "nud", "none", "use"]).is_err() {
         return false; // no interface with neighbours
     }
-    let found = super::bed::wait_until(NEIGHBOUR_TIME, || is_found(address, name) == Some(true));
+    let found = wait_until(NEIGHBOUR_TIME, || is_found(address, name) == Some(true));
     let _ = run(&["neighbour", "delete", &text, "dev", name]);
     found
 }
@@ -190,6 +192,20 @@ fn neighbours(name: &str) -> BTreeSet<IpAddr> {
     let all: Vec<Neighbour> = read(&["neighbour", "show", "dev", name]).unwrap_or_default();
     let there = |neighbour: &Neighbour| !neighbour.state.iter().any(|state| state == "FAILED");
     all.into_iter().filter(there).map(|neighbour| neighbour.dst).collect()
+}
+
+/// Waits until `condition` holds, for as long as `patience` says.
+pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + patience;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// All addresses of this machine.

@@ -18,134 +18,24 @@
 
 mod bed;
 mod ground;
+mod scene;
 mod steps;
 mod why;
 
 pub use ground::{Way, own_addresses, way};
+pub use scene::{Outcome, Report, Request, Step, Test, TestError};
 pub use why::not_forwarded;
 
-use crate::control::{Client, ClientError, ExplainRequest, LockFile, Status};
-use crate::fastpath;
-use crate::nat::{BindingState, Named};
-use crate::wire::protocol;
-use serde::{Deserialize, Serialize};
-use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use scene::{Note, Scene};
 
-/// Virtual IPs that a pool must have left: the test takes one, and a terminal may come meanwhile.
-const SPARE: u64 = 2;
+use crate::control::{Client, Status};
+use crate::fastpath;
+use crate::host::LockFile;
+use crate::nat::{BindingState, Named};
+use std::path::Path;
+
 /// A note is shorter.
 const LONGEST_NOTE: usize = 64 * 1024;
-
-/// What to test.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Control socket of the gateway.
-    pub control: PathBuf,
-    /// The inside interface behind which the terminal is; `None`: behind each.
-    pub interface: Option<String>,
-    /// The terminal's address, at most one of each family, instead of one that is found.
-    pub address: Vec<IpAddr>,
-    /// The peer's, likewise.
-    pub peer: Vec<IpAddr>,
-    /// The TCP port that is called.
-    pub port: u16,
-    /// How long each step is waited for.
-    pub patience: Duration,
-    /// Set when the test is to end: it takes away what it has made first.
-    pub stop: Arc<AtomicBool>,
-}
-
-/// How it went.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Whether all that was tried went as it should.
-    pub passed: bool,
-    /// A test for each inside interface and address family.
-    pub tests: Vec<Test>,
-}
-
-/// One test.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Test {
-    /// The inside interface.
-    pub interface: String,
-    /// `IPv4` or `IPv6`.
-    pub family: &'static str,
-    /// The steps, up to the first that fails.
-    pub steps: Vec<Step>,
-}
-
-/// One step of a test.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
-    /// Its name.
-    pub step: &'static str,
-    /// How it went.
-    pub outcome: Outcome,
-    /// What was seen.
-    pub text: String,
-    /// Where it failed: likely reasons with what to do, the likeliest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub why: Vec<String>,
-}
-
-/// How a step went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should.
-    Ok,
-    /// It stopped here.
-    Failed,
-    /// There is nothing to see.
-    Skipped,
-}
-
-/// Why nothing could be tested.
-#[derive(Debug, thiserror::Error)]
-pub enum TestError {
-    /// Not by this user.
-    #[error("only root can make network namespaces and look at the gateway's; run kamei test as root")]
-    NotRoot,
-    /// There is no such inside interface.
-    #[error("{interface} is no inside interface of this gateway; there are {}", .there.join(", "))]
-    NoInside {
-        /// What was asked for.
-        interface: String,
-        /// What there is.
-        there: Vec<String>,
-    },
-    /// The gateway is elsewhere.
-    #[error("the gateway's interface {0}; run kamei test in the gateway's network namespace")]
-    Elsewhere(String),
-    /// Another test runs.
-    #[error("another test of this gateway is running; try again when it has ended")]
-    Busy,
-    /// The file that remembers the binding.
-    #[error("cannot write {path}: {error}; without it, a test that is killed would leave its binding")]
-    Note {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The gateway did not answer, or said no.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-}
-
-/// What a test goes by.
-struct Scene<'a> {
-    request: &'a Request,
-    client: Client,
-    status: Status,
-    note: PathBuf,
-}
 
 /// Tests, and hands each step on as it is done.
 ///
@@ -189,37 +79,6 @@ fn interfaces(request: &Request, status: &Status) -> Result<Vec<String>, TestErr
         None => Ok(there.clone()),
         Some(interface) if there.contains(interface) => Ok(vec![interface.clone()]),
         Some(interface) => Err(TestError::NoInside { interface: interface.clone(), there: there.clone() }),
-    }
-}
-
-impl Scene<'_> {
-    fn is_stopped(&self) -> bool {
-        self.request.stop.load(Ordering::Relaxed)
-    }
-
-    fn has_pool(&self, is_v4: bool) -> bool {
-        self.status.nat.pools.iter().any(|pool| pool.range.is_v4() == is_v4)
-    }
-
-    fn question(&self, source: IpAddr, destination: IpAddr, realm: Option<&str>) -> ExplainRequest {
-        let realm = realm.map(str::to_owned);
-        ExplainRequest { realm, source, destination, protocol: protocol::TCP, opens: true }
-    }
-}
-
-/// A binding that a test makes, in the file that outlives it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Note {
-    terminal: IpAddr,
-    peer: IpAddr,
-}
-
-impl Scene<'_> {
-    /// To be called before the first packet.
-    fn note(&self, terminal: IpAddr, peer: IpAddr) -> Result<(), TestError> {
-        let text = serde_json::to_vec(&Note { terminal, peer }).unwrap_or_default();
-        std::fs::write(&self.note, text).map_err(|error| TestError::Note { path: self.note.clone(), error })
     }
 }
 

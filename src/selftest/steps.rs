@@ -1,12 +1,12 @@
 //! The steps of one test, each said as it is done, up to the first that fails.
 
 use super::bed::{self, Host};
-use super::ground::{self, Way};
-use super::{Outcome, SPARE, Scene, Step, Test, TestError, why};
+use super::ground::{self};
+use super::scene::{Cast, Outcome, SPARE, Scene, Step, Test, TestError};
+use super::why;
 use crate::control::{Line, PacketLine, Watch};
 use crate::nat::{BindingState, BindingView, Explanation, Named};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,20 +19,6 @@ const BEGIN_TIME: Duration = Duration::from_secs(5);
 
 /// How long a line may be on its way.
 const LINE_TIME: Duration = Duration::from_millis(500);
-
-/// Who takes part.
-pub struct Cast {
-    /// Its own address.
-    pub terminal: IpAddr,
-    /// Who is called, and calls back.
-    pub peer: IpAddr,
-    /// Who calls without having been called.
-    pub stranger: IpAddr,
-    /// The way to the peer.
-    pub way: Way,
-    /// What the gateway has dropped until now, by reason.
-    pub dropped: BTreeMap<String, u64>,
-}
 
 /// Says steps.
 struct Teller<'a> {
@@ -374,7 +360,7 @@ fn exchange(
         let answering = scope.spawn(|| bed::answer_one(&listener, &|| ended.load(Ordering::Relaxed)));
         let went = caller.call(to, patience).and_then(|told| {
             let mut went = None;
-            bed::wait_until(patience, || {
+            ground::wait_until(patience, || {
                 went = told.try_recv().ok();
                 went.is_some() || enough()
             });
@@ -447,7 +433,7 @@ impl Watched {
 
     /// The same, when those that are on their way have come.
     fn lines_at_last(&self) -> Vec<PacketLine> {
-        bed::wait_until(LINE_TIME, || !self.lines.lock().is_empty());
+        ground::wait_until(LINE_TIME, || !self.lines.lock().is_empty());
         self.lines()
     }
 }

@@ -1,11 +1,10 @@
 //! Likely reasons why a test stops where it stops, each with what to do, the likeliest first.
 
-use super::Scene;
 use super::ground;
-use super::steps::Cast;
+use super::scene::{Cast, Scene};
 use crate::config::Draft;
 use crate::control::{PacketLine, Status};
-use crate::gateway::{Grade, examine};
+use crate::doctor::{Grade, examine};
 use crate::nat::DropReason;
 use std::collections::BTreeMap;
 use std::net::IpAddr;

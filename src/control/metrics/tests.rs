@@ -3,9 +3,9 @@
 use super::*;
 use crate::control::{DeviceStatus, FastPathStatus, GatewayStatus, WorkerStatus};
 use crate::fastpath::{MEANINGS, WHYS};
-use crate::journal::JournalStatus;
-use crate::journal::history::HistoryStatus;
 use crate::nat::{DropReason, PoolView, StatusView, TrafficView};
+use crate::store::StoreStatus;
+use crate::store::history::HistoryStatus;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -32,7 +32,7 @@ fn status() -> Status {
         events_waiting: 43,
         super_packets: 44,
         write_errors: 45,
-        state_file: JournalStatus { commits: 46, synced: 46, failing: Some("the disk is full".into()) },
+        state_file: StoreStatus { commits: 46, synced: 46, failing: Some("the disk is full".into()) },
         history: HistoryStatus {
             entries: 52,
             removed: 53,

@@ -4,7 +4,7 @@
 //! links that have been there are given up. Meanwhile both drop what they know.
 
 use super::bpf;
-use super::{REASONS, Ways};
+use super::ways::{REASONS, Ways};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use aya_obj::btf::{Btf, BtfError, BtfKind, BtfRelocationError};

@@ -7,8 +7,8 @@ use super::batch::{
     Batch, Element, GET_RULE, GET_TABLE, Meta, Sender, Type, Verdict, comment_data, compare, counter, ipsec, meta,
     network_header, question, verdict,
 };
-use super::{REASONS, Reason, Ways};
-use crate::fastpath::netlink::{Netlink, attributes, value};
+use super::ways::{REASONS, Reason, Ways};
+use crate::host::raw_netlink::{Netlink, attributes, value};
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};

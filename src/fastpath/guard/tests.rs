@@ -2,6 +2,7 @@
 
 use super::*;
 use etherparse::PacketBuilder;
+use ipnet::IpNet;
 use pnet::datalink::{Channel, Config, DataLinkReceiver, DataLinkSender, NetworkInterface};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
@@ -9,6 +10,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -3,9 +3,9 @@
 //! where there is a way for every packet; nothing is sent.
 
 use super::*;
-use crate::nat::tests::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
-use crate::nat::tests::{pool, settings};
-use crate::nat::{Alg, AlgSettings, Nat, Offload, SlotRef, Translator, Verdict};
+use crate::nat::{Alg, AlgSettings, Epoch, Nat, Offload, SlotRef, Translator, Verdict};
+use crate::testkit::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
+use crate::testkit::scene::{pool, settings};
 use crate::time::Time;
 use crate::wire::{Headers, Kind, Packet};
 use aya::programs::{TestRun, TestRunOptions};
@@ -114,7 +114,7 @@ fn case() -> impl Strategy<Value = Case> {
 struct Offered(Mutex<Vec<Offer>>);
 
 impl Offload for Offered {
-    fn offer(&self, _: &Nat, offer: &Offer) {
+    fn offer(&self, _: &Epoch, offer: &Offer) {
         self.0.lock().push(*offer);
     }
 

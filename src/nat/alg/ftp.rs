@@ -3,7 +3,7 @@
 //! Only the sender's own address is written over, for ports are never changed. Any other address, and a port below
 //! 1024, is refused: with them one host could have another one connect to a third (RFC 2577 §3).
 
-use super::{Ends, Helper, Look, Memory, Role};
+use super::helper::{Ends, Helper, Look, Memory, Role};
 use std::net::IpAddr;
 use std::ops::Range;
 

@@ -15,18 +15,19 @@
 //! forgotten: control connections in which something was written over do not survive that.
 
 mod ftp;
+mod helper;
 mod segment;
 mod stream;
 
 use super::settings::{Alg, AlgSettings};
-use super::verdict::DropReason;
+use crate::nat::reason::DropReason;
 use crate::time::Time;
 use crate::wire::{Address, Fragment, Headers, Packet, Rewrite, protocol};
 use ftp::Ftp;
+use helper::{Ends, Helper, Look, Memory, Role};
 use parking_lot::Mutex;
 use segment::{ACK, FIN, RST, SYN, Segment};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::Duration;
 use stream::{Stream, Taken, Toward};
 
@@ -38,56 +39,6 @@ const ESTABLISHED: Duration = Duration::from_secs(7440);
 const TRANSITORY: Duration = Duration::from_secs(240);
 /// What a receiver is taken to offer that has not said anything yet.
 const WINDOW: u16 = 4096;
-
-/// Which end of a control connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// The end that called.
-    Client,
-    /// The end with the port that the helper looks after.
-    Server,
-}
-
-/// The address of the end that speaks.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    /// As it itself writes it.
-    own: Address,
-    /// As the other end knows it.
-    shown: Address,
-}
-
-/// What a helper remembers from one unit of a text to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Memory(u32);
-
-/// What a helper says of the text that begins here.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    /// So many bytes go on as they are.
-    Pass(usize),
-    /// So many bytes go on, and in one place of them other text.
-    Write {
-        /// Where.
-        place: Range<usize>,
-        /// What.
-        text: Box<[u8]>,
-        /// How many bytes this settles.
-        count: usize,
-    },
-    /// The rest must be seen first.
-    More,
-    /// It may not go on.
-    Refuse,
-    /// From here on nothing can be read any more, in either direction.
-    Opaque,
-}
-
-/// Knows one application.
-trait Helper: Send + Sync {
-    /// Looks at `text`, which begins where the last call left off. `last`: nothing will follow.
-    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Ends) -> Look;
-}
 
 /// What becomes of a packet, before its addresses are written.
 #[derive(Debug)]

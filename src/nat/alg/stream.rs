@@ -7,8 +7,8 @@
 //! From then on they are the gateway's to deliver: they go out again in front of everything that follows, until the
 //! receiver has said that it has them.
 
-use super::{Look, Memory};
-use crate::nat::verdict::DropReason;
+use super::helper::{Look, Memory};
+use crate::nat::reason::DropReason;
 use std::collections::VecDeque;
 use std::ops::Range;
 

@@ -6,6 +6,7 @@ use crate::wire::pseudo_header;
 use etherparse::{PacketBuilder, TcpOptionElement};
 use proptest::prelude::*;
 use std::net::IpAddr;
+use std::ops::Range;
 
 const NOW: Time = Time::from_secs(1_000_000);
 const TERMINAL: &str = "10.0.0.5";

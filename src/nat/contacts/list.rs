@@ -1,6 +1,6 @@
 //! The contacts of a binding that has several: sorted by peer, and what became of those that made room.
 
-use super::{Contact, Peer};
+use super::entry::{Contact, Peer};
 
 /// Bits that remember which peers were forgotten: two peers in a few hundred share one.
 const BITS: usize = 8192;

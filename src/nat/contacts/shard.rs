@@ -2,8 +2,9 @@
 //! 32 bytes that lie close to those of others, found by open addressing over their numbers. A first call has no room in
 //! them and needs none where it made the binding, which is the rule; where it did not, it has a place elsewhere.
 
+use super::entry::{Contact, Peer};
 use super::list::List;
-use super::{Contact, Owner, Peer};
+use crate::nat::binding::Owner;
 use std::collections::HashMap;
 
 /// What is known of one binding.

@@ -1,6 +1,7 @@
 //! Bindings of an earlier run, put back where they were.
 
-use super::{BindingState, Found, Slot, Stamp, Table, Usage, begun};
+use super::{Found, Slot, Stamp, Table, Usage, begun};
+use crate::nat::binding::BindingState;
 use crate::time::Time;
 
 /// Why a binding cannot be put back.

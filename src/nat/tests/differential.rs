@@ -2,10 +2,10 @@
 //!
 //! `KAMEI_CASES=1000000 cargo test --release differential` (or `scripts/fuzz`) for as long as you like.
 
-use super::packets::{Spec, error_about, spec};
-use super::reference::{Expected, Reference};
 use super::*;
-use crate::fuzzed::{Fuzzed, cases};
+use crate::testkit::fuzzed::{Fuzzed, cases};
+use crate::testkit::packets::{Spec, error_about, spec};
+use crate::testkit::reference::{Expected, Reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -122,7 +122,8 @@ impl Step {
 
     fn bytes(&self) -> (Vec<u8>, Option<usize>) {
         let built = self.spec.build(self.address(self.from), self.address(self.to));
-        let partial = self.spec.sum == packets::Sum::Partial && built.checksum.is_some() && built.protocol != 1;
+        let partial =
+            self.spec.sum == crate::testkit::packets::Sum::Partial && built.checksum.is_some() && built.protocol != 1;
         let start = partial.then_some(built.transport);
         let mut bytes = match self.shape {
             Shape::Plain => built.bytes.clone(),
@@ -184,7 +185,7 @@ fn compare(callback: CallbackPolicy, hairpin: Hairpin, steps: &[Step]) -> Result
             Verdict::Forward { event: Some(event), .. } => Some(event.virtual_ip.into()),
             // A call that policy refuses has its binding all the same; look it up.
             _ if before.len() >= 40 || before.first().is_some_and(|b| b >> 4 == 4 && before.len() >= 20) => {
-                let source = packets::addresses(&before).0;
+                let source = crate::testkit::packets::addresses(&before).0;
                 gateway.nat.find(source, gateway.now).iter().find(|view| view.terminal == source).map(|v| v.virtual_ip)
             }
             _ => None,

@@ -1,8 +1,8 @@
 //! The table against a model that a child could check: a list, searched from its start.
 
-use crate::nat::admin::BindingState::{self, Active, Dormant, Quarantined};
-use crate::nat::parts::Parts;
-use crate::nat::slots::Usage;
+use crate::nat::binding::BindingState::{self, Active, Dormant, Quarantined};
+use crate::nat::table::parts::Parts;
+use crate::nat::table::slots::Usage;
 use crate::nat::table::{Aged, Found, PinError, Pinned, Table};
 use crate::nat::{Lifetimes, PoolSettings};
 use crate::time::Time;

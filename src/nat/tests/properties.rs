@@ -1,7 +1,7 @@
 //! What holds for every packet.
 
-use super::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
 use super::*;
+use crate::testkit::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
 use proptest::prelude::*;
 
 /// A gateway for both families, through which `terminal` has called `peer`; and the terminal's virtual IP.

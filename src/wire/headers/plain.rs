@@ -2,7 +2,7 @@
 //!
 //! Anything else, and anything that is wrong, is left to the full reader: both say the same of what this one reads.
 
-use super::{Fragment, Headers, Kind, kind_of_tcp, protocol};
+use super::fields::{Fragment, Headers, Kind, kind_of_tcp, protocol};
 use crate::wire::Address;
 
 /// Version 4, five words of header.

@@ -1,0 +1,58 @@
+//! One contact: a peer that a terminal has called.
+
+use crate::wire::Address;
+
+/// What is known of a peer that a terminal has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The peer.
+    pub peer: Address,
+    /// The second in which it was first called, without having been forgotten since; 0: that is not known.
+    pub first: u32,
+    /// The second in which it was last called.
+    pub last: u32,
+    /// Whether it has sent anything back since.
+    pub answered: bool,
+    /// Whether it has opened a connection to the terminal since.
+    pub called_back: bool,
+}
+
+/// A peer that a terminal has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact {
+    pub peer: Peer,
+    /// See [`Known::first`].
+    pub first: u32,
+    pub last: u32,
+    /// Seconds by which `last` is later than what the journal was told; [`super::TELL_AGAIN`] stands for all from there, and for
+    /// never.
+    pub untold: u8,
+    pub answered: bool,
+    pub called_back: bool,
+}
+
+const _: () = assert!(size_of::<Contact>() == 28, "there are millions of them");
+
+/// An address in two words, which need less alignment than one, and no more than a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(Rust, packed(4))]
+pub struct Peer(pub u64, pub u64);
+
+impl From<Address> for Peer {
+    fn from(address: Address) -> Self {
+        let (upper, lower) = address.halves();
+        Self(upper, lower)
+    }
+}
+
+impl From<Contact> for Known {
+    fn from(Contact { peer, first, last, answered, called_back, .. }: Contact) -> Self {
+        Self { peer: peer.into(), first, last, answered, called_back }
+    }
+}
+
+impl From<Peer> for Address {
+    fn from(Peer(upper, lower): Peer) -> Self {
+        Self::from_bits(u128::from(upper) << 64 | u128::from(lower))
+    }
+}

@@ -1,0 +1,357 @@
+//! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
+
+use super::known::{Flow, Tally};
+use crate::nat::binding::BindingState;
+use crate::nat::binding::Owner;
+use crate::nat::binding::Realm;
+use crate::nat::binding::SlotRef;
+use crate::nat::contacts::Known;
+use crate::nat::event::{Event, EventKind};
+use crate::nat::reason::DropReason;
+use crate::nat::settings::{CallbackPolicy, Hairpin, Inbound};
+use crate::nat::shared::{Nat, owner};
+use crate::nat::table::{Found, Table};
+use crate::time::Time;
+use crate::wire::{Address, Headers, Kind, Rewrite};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What was decided, before it is written into the packet.
+pub(in crate::nat) struct Decision {
+    pub flow: Flow,
+    pub event: Option<Event>,
+    /// Whether the next packet of the flow is to be decided anew: it may be the answer that this one was not.
+    pub is_once: bool,
+}
+
+/// Whether a decision is to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::nat) enum Run {
+    /// It is: bindings are made, woken and used.
+    Real,
+    /// It is only asked for; nothing changes.
+    Dry,
+}
+
+/// A binding and the table it is in.
+#[derive(Clone, Copy)]
+pub(in crate::nat) struct Bound {
+    pub table: u16,
+    pub found: Found,
+}
+
+impl Nat {
+    /// From a terminal to a peer: its binding, made now if this is a first packet (N2, N3).
+    pub(in crate::nat) fn outbound(
+        &self,
+        headers: &Headers,
+        inside: u16,
+        now: Time,
+        run: Run,
+    ) -> Result<Decision, DropReason> {
+        let peer = headers.destination;
+        if !is_unicast(peer) {
+            return Err(DropReason::NotUnicast);
+        }
+        if let Some(prefix) = self.prefixes.of_virtual_ip(peer) {
+            if self.hairpin == Hairpin::Off {
+                return Err(DropReason::Hairpin);
+            }
+            let source = self.prefixes.outward(Some(inside), headers.source, peer).ok_or(DropReason::Hairpin)??;
+            let rewrite = Rewrite { source: Some(source), destination: Some(prefix.inward(peer)?) };
+            let flow = Flow { rewrite, to: Realm::Inside(prefix.inside), caller: None, callee: None };
+            return Ok(Decision::new(flow, None));
+        }
+        if self.selection.of_virtual_ip(peer).is_some() {
+            return self.hairpin(headers, inside, now, run);
+        }
+        if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
+            let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, caller: None, callee: None };
+            return Ok(Decision::new(flow, None));
+        }
+        let (caller, event) = self.caller(headers, inside, now, run)?;
+        let flow = Flow {
+            rewrite: Rewrite::source(caller.found.slot.virtual_ip),
+            to: Realm::Outside,
+            caller: Some(caller.slot()),
+            callee: None,
+        };
+        Ok(Decision::new(flow, event))
+    }
+
+    /// From a peer to a virtual IP: to the terminal that has it, if the peer may call (N5).
+    pub(in crate::nat) fn inbound(&self, headers: &Headers, now: Time, run: Run) -> Result<Decision, DropReason> {
+        let (peer, virtual_ip) = (headers.source, headers.destination);
+        if let Some(prefix) = self.prefixes.of_virtual_ip(virtual_ip) {
+            self.is_peer(peer, prefix.inside)?;
+            let flow = Flow {
+                rewrite: Rewrite::destination(prefix.inward(virtual_ip)?),
+                to: Realm::Inside(prefix.inside),
+                caller: None,
+                callee: None,
+            };
+            return Ok(Decision::new(flow, None));
+        }
+        let callee = self.callee(virtual_ip)?;
+        let slot = &callee.found.slot;
+        if !self.surroundings.read().is_source(slot.inside, slot.terminal) {
+            return Err(DropReason::InsideGone);
+        }
+        self.is_peer(peer, slot.inside)?;
+        let contact = self.may_call(&callee, peer, calls(headers.kind), now)?;
+        let is_once = self.heard(&callee, contact, headers.kind, run);
+        let flow = Flow {
+            rewrite: Rewrite::destination(callee.found.slot.terminal),
+            to: Realm::Inside(callee.found.slot.inside),
+            caller: None,
+            callee: Some(callee.slot()),
+        };
+        Ok(Decision { flow, event: None, is_once })
+    }
+
+    /// From a terminal to the virtual IP of another, or its own: the called side sees the caller's virtual IP
+    /// (RFC 4787 REQ-9).
+    fn hairpin(&self, headers: &Headers, inside: u16, now: Time, run: Run) -> Result<Decision, DropReason> {
+        if self.hairpin == Hairpin::Off {
+            return Err(DropReason::Hairpin);
+        }
+        let callee = self.callee(headers.destination)?;
+        let (caller, event) = self.caller(headers, inside, now, run)?;
+        let shown = caller.found.slot.virtual_ip;
+        // Whoever calls itself has called itself.
+        let is_itself = caller.slot() == callee.slot();
+        let mut is_once = false;
+        if !is_itself {
+            let contact = match self.hairpin {
+                Hairpin::Policy => self.may_call(&callee, shown, calls(headers.kind), now)?,
+                _ => self.contacts.live(callee.owner(), shown, now.as_secs()),
+            };
+            is_once = self.heard(&callee, contact, headers.kind, run);
+        }
+        let rewrite = Rewrite { source: Some(shown), destination: Some(callee.found.slot.terminal) };
+        let flow = Flow {
+            rewrite,
+            to: Realm::Inside(callee.found.slot.inside),
+            caller: Some(caller.slot()),
+            callee: Some(callee.slot()),
+        };
+        Ok(Decision { flow, event, is_once })
+    }
+
+    /// The binding of the terminal that sent the packet, made or woken if need be; its contact with the peer is noted.
+    fn caller(
+        &self,
+        headers: &Headers,
+        inside: u16,
+        now: Time,
+        run: Run,
+    ) -> Result<(Bound, Option<Event>), DropReason> {
+        let (terminal, peer) = (headers.source, headers.destination);
+        let number = self.selection.for_peer(peer).ok_or(DropReason::NoPool)?;
+        let table = self.table(number)?;
+        let (found, event) = match table.of_terminal(inside, terminal) {
+            Some(found) if run == Run::Dry => {
+                let wakes = found.slot.state == BindingState::Dormant;
+                (found, wakes.then(|| self.event(EventKind::Woken, number.into(), &found)))
+            }
+            Some(found) => {
+                // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
+                table.touch(found.index, now);
+                let (found, woken) = self.wake(number, table, found, now);
+                // Another worker made or woke it and may not have recorded that yet: this packet must not overtake.
+                let owed = self.owes(number, found.index).map(|kind| self.event(kind, number.into(), &found));
+                (found, if owed.is_some_and(|owed| owed.kind.is_of_a_new_binding()) { owed } else { woken.or(owed) })
+            }
+            None => self.create(number, table, headers, inside, now, run)?,
+        };
+        let bound = Bound { table: number, found };
+        if run == Run::Dry {
+            return Ok((bound, event));
+        }
+        let waits = self.is_recording() && !self.cannot_record.load(Ordering::Acquire);
+        let is_owed = self.contacts.note(bound.owner(), peer, now.as_secs(), waits);
+        let contacted = || is_owed.then(|| self.event(EventKind::Contacted, number.into(), &found));
+        Ok((bound, event.or_else(contacted)))
+    }
+
+    /// The binding of a virtual IP that can be called.
+    pub(in crate::nat) fn callee(&self, virtual_ip: Address) -> Result<Bound, DropReason> {
+        let table = self.selection.of_virtual_ip(virtual_ip).ok_or(DropReason::NotVirtual)?;
+        let found = self.table(table)?.of_virtual_ip(virtual_ip).ok_or(DropReason::NoBinding)?;
+        match found.slot.state {
+            BindingState::Active => Ok(Bound { table, found }),
+            BindingState::Dormant => Err(DropReason::Dormant),
+            BindingState::Quarantined => Err(DropReason::NoBinding),
+        }
+    }
+
+    /// Whether `peer` can be a peer of a terminal of realm `inside`: not a virtual IP, not an inside address.
+    pub(in crate::nat) fn is_peer(&self, peer: Address, inside: u16) -> Result<(), DropReason> {
+        let is_virtual = self.selection.of_virtual_ip(peer).is_some() || self.prefixes.of_virtual_ip(peer).is_some();
+        if !is_unicast(peer) || is_virtual || self.surroundings.read().is_source(inside, peer) {
+            return Err(DropReason::SpoofedSource);
+        }
+        Ok(())
+    }
+
+    /// Whether a packet of `peer`, which `calls` or may be an answer, may reach the binding; what is known of the peer if the
+    /// terminal has called it.
+    pub(in crate::nat) fn may_call(
+        &self,
+        callee: &Bound,
+        peer: Address,
+        calls: bool,
+        now: Time,
+    ) -> Result<Option<Known>, DropReason> {
+        if self.selection.for_peer(peer) != Some(callee.table) {
+            return Err(DropReason::WrongPool);
+        }
+        let owner = callee.owner();
+        let contact = self.contacts.live(owner, peer, now.as_secs());
+        let of_pool = || self.policy_of_pool(callee).unwrap_or(&self.callback).admit(peer, contact, calls);
+        match self.policies.admit(owner, peer, contact, calls).unwrap_or_else(of_pool) {
+            Ok(()) => Ok(contact),
+            Err(DropReason::NotContacted) if contact.is_none() && self.contacts.has_forgotten(owner, peer) => {
+                Err(DropReason::ContactForgotten)
+            }
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// A peer sends to a binding. If the terminal has called it and it has not answered before, this may be the answer.
+    /// Returns whether it still has not.
+    fn heard(&self, callee: &Bound, contact: Option<Known>, kind: Kind, run: Run) -> bool {
+        let Some(contact) = contact.filter(|contact| !contact.answered) else { return false };
+        let is_answer = matches!(kind, Kind::Tcp | Kind::Datagram | Kind::IcmpOther | Kind::Other);
+        if is_answer && run == Run::Real {
+            self.contacts.answered(callee.owner(), contact.peer);
+            let slot = &callee.found.slot;
+            if !slot.answered && self.table(callee.table).is_ok_and(|table| table.answered(&callee.found)) {
+                self.limiter.answered(slot.inside, slot.created);
+            }
+        }
+        !is_answer
+    }
+
+    /// The callback policy that the binding's pool has of its own.
+    pub(in crate::nat) fn policy_of_pool(&self, callee: &Bound) -> Option<&CallbackPolicy> {
+        let part = self.table(callee.table).ok()?.part(callee.found.index)?;
+        self.pools.get(usize::from(part.pool()))?.callback.as_ref()
+    }
+
+    pub(in crate::nat) fn table(&self, number: u16) -> Result<&Table, DropReason> {
+        self.tables.get(usize::from(number)).map(Arc::as_ref).ok_or(DropReason::NoPool)
+    }
+
+    /// Notes what a worker has counted. What comes in keeps a binding alive only if so configured (RFC 4787 REQ-6).
+    pub(in crate::nat) fn note(&self, tally: Tally, now: Time) {
+        if let Some((slot, peer)) = tally.callback()
+            && let Some(found) = self.table(slot.table()).ok().and_then(|table| table.at(slot.index()))
+        {
+            self.contacts.called_back(owner(slot.table().into(), &found), peer);
+        }
+        for (slot, usage) in tally.usages() {
+            if let Ok(table) = self.table(slot.table()) {
+                table.used(slot.index(), usage);
+                if usage.packets_out > 0 || self.inbound_refresh == Inbound::Refreshes {
+                    table.touch(slot.index(), now);
+                }
+            }
+        }
+    }
+
+    fn wake(&self, number: u16, table: &Table, found: Found, now: Time) -> (Found, Option<Event>) {
+        if found.slot.state != BindingState::Dormant {
+            return (found, None);
+        }
+        match table.wake(found, now) {
+            Some(found) => (found, Some(self.event(EventKind::Woken, number.into(), &found))),
+            None => (found, None), // another worker woke it a moment ago
+        }
+    }
+
+    fn create(
+        &self,
+        number: u16,
+        table: &Table,
+        headers: &Headers,
+        inside: u16,
+        now: Time,
+        run: Run,
+    ) -> Result<(Found, Option<Event>), DropReason> {
+        let terminal = headers.source;
+        match headers.kind {
+            Kind::TcpSyn | Kind::Datagram | Kind::IcmpQuery | Kind::Other => {}
+            _ => return Err(DropReason::NotAFirstPacket),
+        }
+        if !is_unicast(terminal) || self.selection.of_virtual_ip(terminal).is_some() {
+            return Err(DropReason::SpoofedSource);
+        }
+        if !self.surroundings.read().is_source(inside, terminal) {
+            return Err(DropReason::SourceNotInside);
+        }
+        if self.cannot_record.load(Ordering::Acquire) {
+            return Err(DropReason::CannotRecord);
+        }
+        if run == Run::Dry {
+            self.limiter.would_admit(inside, terminal, now, || table.free())?;
+            let found = table.preview(inside, terminal, now).ok_or(DropReason::PoolExhausted)?;
+            return Ok((found, Some(self.event(EventKind::Created, number.into(), &found))));
+        }
+        self.limiter.admit(inside, terminal, now, || table.free())?;
+        let (made, ended) = table.create(inside, terminal, now);
+        if let Some(ended) = ended {
+            self.ended(number.into(), &ended);
+        }
+        let Some((found, true)) = made else {
+            self.limiter.leave(inside, terminal);
+            self.limiter.answered(inside, now.as_secs());
+            let event = |found: &Found| Some(self.event(self.owes(number, found.index)?, number.into(), found));
+            return made.map(|(found, _)| (found, event(&found))).ok_or(DropReason::PoolExhausted);
+        };
+        Ok((found, Some(self.event(EventKind::Created, number.into(), &found))))
+    }
+}
+
+impl Decision {
+    fn new(flow: Flow, event: Option<Event>) -> Self {
+        Self { flow, event, is_once: false }
+    }
+}
+
+impl Bound {
+    pub(in crate::nat) fn owner(&self) -> Owner {
+        Owner { table: self.table, index: self.found.index, created: self.found.slot.created }
+    }
+
+    pub(in crate::nat) fn slot(&self) -> SlotRef {
+        SlotRef::new(self.table, self.found.index)
+    }
+}
+
+/// Whether a packet asks for something new of its receiver, rather than answering.
+pub(in crate::nat) fn calls(kind: Kind) -> bool {
+    matches!(kind, Kind::TcpSyn | Kind::IcmpQuery)
+}
+
+/// Why no packet of this kind is ever translated.
+pub(in crate::nat) fn untranslatable(kind: Kind) -> Option<DropReason> {
+    match kind {
+        Kind::Authentication => Some(DropReason::AuthenticationHeader),
+        Kind::IcmpRedirect => Some(DropReason::NotUnicast),
+        _ => None,
+    }
+}
+
+/// Whether packets to or from `address` cross routers at all (RFC 1812 §5.3.7, RFC 4291 §2.4, RFC 6890). 240.0.0.0/4 is
+/// reserved, and Linux and clouds route it all the same; 0.0.0.0/8, which Linux routes too, other systems refuse.
+pub(in crate::nat) fn is_unicast(address: Address) -> bool {
+    if address.is_v4() {
+        let [first, second, ..] = address.v4_octets();
+        let is_broadcast = address.v4_octets() == [255; 4];
+        !(first == 0 || first == 127 || first & 0xf0 == 224 || is_broadcast || (first == 169 && second == 254))
+    } else {
+        let bits = address.bits();
+        bits > 1 && bits >> 120 != 0xff && bits >> 118 != 0x3fa
+    }
+}

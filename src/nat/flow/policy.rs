@@ -1,0 +1,75 @@
+//! Who may call a terminal, for who asks: the policy, where it comes from, and the peers that the terminal has called.
+
+use super::decide::Bound;
+use crate::nat::contacts::Known;
+use crate::nat::named::Named;
+use crate::nat::settings::CallbackPolicy;
+use crate::nat::shared::{Nat, owner};
+use crate::nat::table::Found;
+use crate::nat::views::BindingView;
+use crate::nat::views::ContactView;
+use crate::nat::views::Direction;
+use crate::nat::views::PolicyFrom;
+use crate::nat::views::PolicyView;
+use crate::time::Time;
+
+impl Nat {
+    /// The bindings in which an address is the terminal or the virtual IP, each with the `most` contacts called last, the latest
+    /// first.
+    pub fn find_with_contacts(&self, which: &Named, most: usize, now: Time) -> Vec<BindingView> {
+        let found = self.named(which).unwrap_or_default();
+        let full = |(table, found): &(usize, Found)| BindingView {
+            contact_list: Some(self.contacts_of(*table, found, most, now)),
+            ..self.full_view(*table, found, now)
+        };
+        found.iter().map(full).collect()
+    }
+
+    /// A binding with its callback policy.
+    pub(in crate::nat) fn full_view(&self, table: usize, found: &Found, now: Time) -> BindingView {
+        let bound = bound(table, found);
+        let (policy, from) = match (self.policies.of(bound.owner()), self.policy_of_pool(&bound)) {
+            (Some(policy), _) => (policy, PolicyFrom::Binding),
+            (None, Some(policy)) => (policy.clone(), PolicyFrom::Pool),
+            (None, None) => (self.callback.clone(), PolicyFrom::Gateway),
+        };
+        let source = match from {
+            PolicyFrom::Binding => "its own",
+            PolicyFrom::Pool => "the pool's",
+            PolicyFrom::Gateway => "as all",
+        };
+        BindingView {
+            callback: Some(format!("{policy} ({source})")),
+            policy: Some(PolicyView { callback: policy.words(), from }),
+            ..self.view(table, found, now)
+        }
+    }
+
+    /// The policy that a binding has of its own.
+    pub(in crate::nat) fn own_policy(&self, table: usize, found: &Found) -> Option<PolicyView> {
+        let policy: CallbackPolicy = self.policies.of(owner(table, found))?;
+        Some(PolicyView { callback: policy.words(), from: PolicyFrom::Binding })
+    }
+
+    fn contacts_of(&self, table: usize, found: &Found, most: usize, now: Time) -> Vec<ContactView> {
+        let bound = bound(table, found);
+        let idle = self.contacts.idle();
+        let view = |Known { peer, first, last, answered, called_back }: Known| {
+            let last_called = Time::from_secs(last.into());
+            ContactView {
+                peer: peer.into(),
+                since: (first != 0).then(|| Time::from_secs(first.into())),
+                last_called,
+                answered,
+                direction: if called_back { Direction::CalledBack } else { Direction::Called },
+                may_call: self.may_call(&bound, peer, true, now).is_ok(),
+                seconds_left: (last_called + idle - now).as_secs(),
+            }
+        };
+        self.contacts.latest(bound.owner(), most, now.as_secs()).into_iter().map(view).collect()
+    }
+}
+
+fn bound(table: usize, found: &Found) -> Bound {
+    Bound { table: u16::try_from(table).unwrap_or(u16::MAX), found: *found }
+}

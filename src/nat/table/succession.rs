@@ -1,0 +1,166 @@
+//! A reload: other settings, the same bindings.
+//!
+//! [`Nat::succeed`] builds the state for the new settings beside the one in force and changes nothing in that; what it
+//! returns says what would become of the bindings. [`Succession::commit`] makes it so. Tables whose pools and times stay
+//! as they are go over whole, at once; bindings of others move one by one, and those that fit nowhere end.
+
+use super::parts::Parts;
+use crate::nat::alg::Helpers;
+use crate::nat::binding::BindingState;
+use crate::nat::binding::Owner;
+use crate::nat::event::{Event, EventKind};
+use crate::nat::limit::Limiter;
+use crate::nat::settings::Settings;
+use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, owner, parts_of_tables};
+use crate::nat::table::{Found, Table};
+use crate::nat::views::BindingView;
+use crate::time::Time;
+use std::sync::Arc;
+
+/// A state that is ready to take over.
+pub struct Succession {
+    before: Arc<Nat>,
+    after: Arc<Nat>,
+    /// Tables that go over whole, with what the new settings say of their pools.
+    kept: Vec<(Arc<Table>, Parts)>,
+    /// Bindings that have another place now: before and after.
+    moved: Vec<(Owner, Owner)>,
+    /// Bindings that fit nowhere.
+    misfits: Vec<(usize, Found)>,
+}
+
+impl Nat {
+    /// The state for other settings, with the bindings of this one. From here until the succession is dropped or
+    /// committed nobody may translate with this state or change bindings of it.
+    ///
+    /// # Errors
+    /// As [`Nat::new`].
+    pub fn succeed(self: &Arc<Self>, settings: Settings, now: Time) -> Result<Succession, SettingsError> {
+        if settings.insides.len() > usize::from(super::slots::MAX_INSIDE) {
+            return Err(SettingsError::TooManyInsides(settings.insides.len()));
+        }
+        let (tables, kept) = self.tables_for(&settings)?;
+        let limiter = if settings.creation == self.creation {
+            Arc::clone(&self.limiter)
+        } else {
+            Arc::new(Limiter::new(settings.creation.clone()))
+        };
+        let helpers =
+            if settings.alg == self.alg { self.helpers.clone() } else { Helpers::new(&settings.alg).map(Arc::new) };
+        let inherited = Inherited {
+            contacts: self.contacts.under(&settings.lifetimes),
+            policies: Arc::clone(&self.policies),
+            limiter,
+            helpers,
+            counters: Arc::clone(&self.counters),
+            offloaded: Arc::clone(&self.offloaded),
+            // Whatever a worker remembers was decided under the state before.
+            epoch: self.epoch.now() + 1,
+        };
+        let after = Arc::new(Self::assemble(settings, tables, inherited));
+        let mut succession =
+            Succession { before: Arc::clone(self), after, kept, moved: Vec::new(), misfits: Vec::new() };
+        succession.move_bindings(now);
+        Ok(succession)
+    }
+
+    /// Tables for other settings, under numbers that say the same of a binding in both states; and which of them are
+    /// this state's own, with what is new about their pools.
+    #[expect(clippy::type_complexity, reason = "two lists, for one caller")]
+    fn tables_for(&self, settings: &Settings) -> Result<(Vec<Arc<Table>>, Vec<(Arc<Table>, Parts)>), SettingsError> {
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+        let mut tables: Vec<Option<Arc<Table>>> = vec![None; self.tables.len()];
+        let same =
+            self.lifetimes.of_bindings() == settings.lifetimes.of_bindings() && self.hash_key == settings.hash_key;
+        for parts in parts_of_tables(&settings.pools)? {
+            let like = self.tables.iter().zip(&mut tables).find(|(table, _)| same && table.parts().is_like(&parts));
+            match like {
+                Some((table, place)) => {
+                    *place = Some(Arc::clone(table));
+                    kept.push((Arc::clone(table), parts));
+                }
+                None => fresh.push(parts),
+            }
+        }
+        for parts in fresh {
+            let vacant = |(number, place): &(usize, &mut Option<Arc<Table>>)| {
+                place.is_none() && self.tables.get(*number).is_none_or(|table| table.len() == 0)
+            };
+            let table = Some(new_table(parts, settings)?);
+            match tables.iter_mut().enumerate().find(vacant) {
+                Some((_, place)) => *place = table,
+                None => tables.push(table),
+            }
+        }
+        let none = new_table(Parts::none(), settings)?;
+        Ok((tables.into_iter().map(|table| table.unwrap_or_else(|| Arc::clone(&none))).collect(), kept))
+    }
+}
+
+impl Succession {
+    /// The bindings that fit nowhere under the new settings: a commit releases them.
+    pub fn misfits(&self, now: Time) -> Vec<BindingView> {
+        self.misfits.iter().map(|(table, found)| self.before.view(*table, found, now)).collect()
+    }
+
+    /// How many bindings have another place in the tables; each keeps its virtual IP.
+    pub fn moved(&self) -> usize {
+        self.moved.len()
+    }
+
+    /// Makes the new state the one in force: workers go on with [`crate::nat::Translator::succeed`]. Returns it, and what
+    /// ended, numbered as in the state before.
+    pub fn commit(self) -> (Arc<Nat>, Vec<Event>) {
+        let Self { before, after, kept, moved, misfits } = self;
+        for (table, parts) in &kept {
+            table.parts().follow(parts);
+        }
+        for (from, to) in moved {
+            after.contacts.hand_over(from, to);
+            after.policies.hand_over(from, to);
+        }
+        let mut events = Vec::new();
+        for (table, found) in misfits {
+            before.ended(table, &found);
+            events.push(before.event(EventKind::Released, table, &found));
+        }
+        if !Arc::ptr_eq(&before.limiter, &after.limiter) {
+            for table in &after.tables {
+                table.each(&mut |found| {
+                    if found.slot.state != BindingState::Quarantined {
+                        after.limiter.enter(found.slot.inside, found.slot.terminal);
+                    }
+                });
+            }
+        }
+        before.invalidate(None);
+        (after, events)
+    }
+
+    /// Takes the bindings of every table that does not go over whole into the new one of their virtual IP, those first
+    /// that have been idle longest: that is the order in which they make room.
+    fn move_bindings(&mut self, now: Time) {
+        for (number, table) in self.before.tables.iter().enumerate() {
+            if self.kept.iter().any(|(kept, _)| Arc::ptr_eq(kept, table)) {
+                continue;
+            }
+            let mut all = Vec::new();
+            table.each(&mut |found| {
+                let (usage, last_used) = table.usage(found.index);
+                all.push((last_used, usage, found));
+            });
+            all.sort_by_key(|(last_used, ..)| *last_used);
+            for (last_used, usage, found) in all {
+                let taken = self.after.selection.of_virtual_ip(found.slot.virtual_ip).and_then(|to| {
+                    let taken = self.after.table(to).ok()?.take_in(found.slot, usage, last_used, now)?;
+                    Some(owner(to.into(), &taken))
+                });
+                match taken {
+                    Some(to) => self.moved.push((owner(number, &found), to)),
+                    None if found.slot.state == BindingState::Quarantined => {}
+                    None => self.misfits.push((number, found)),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The journal: bindings survive.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `store.rs` | the state file |
+//! | `row.rs` | its rows, each with a sum |
+//! | `moment.rs` | how time goes on from one process to the next |
+//! | `open.rs` | the lock, opening, what becomes of a damaged file |
+//! | `tail.rs` | whether all of its write-ahead log can be read |
+//! | `lines.rs` | bindings as text, to take them elsewhere |
+//! | `keeper.rs` | the thread that syncs, and writes what can wait |
+//! | `anew.rs` | another file in place of one that a sync has failed for |
+//! | `history/` | who had which virtual IP when, in a file of its own |
+//!
+//! The table is the truth, the file follows: a change is recorded by reading what the table says *now* about a virtual IP
+//! and writing that, under one lock. So it does not matter in which order threads bring their changes.
+//!
+//! A worker records new bindings, their waking and new contacts before it writes the packets that made them. Everything
+//! else (last use, what housekeeping changes) is marked and written by the keeper within the sync interval.
+
+mod error;
+mod files;
+pub mod history;
+mod lines;
+mod moment;
+mod open;
+mod progress;
+mod rewrite;
+mod row;
+mod shared;
+mod state_file;
+mod tail;
+mod writer;
+
+pub use crate::config::{Durability, WhenDiskFails};
+pub use error::StoreError;
+pub use lines::{LineError, read as read_lines, read_with as read_lines_with, write as write_lines};
+pub use moment::{Moment, Reading};
+pub use open::{Found, Opened, StateFile, look, look_at};
+pub use progress::{Progress, Stage};
+pub use shared::{NotRecorded, Recorded, Store, StoreSettings, StoreStatus};
+pub use writer::Keeper;
+
+#[cfg(test)]
+mod tests;

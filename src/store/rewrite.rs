@@ -1,0 +1,70 @@
+//! Another state file in place of one that a sync has failed for.
+//!
+//! When a sync fails, the system may have dropped what it could not write and take it for written: the next sync says
+//! that all is well, though it is not (Rebello and others, "Can Applications Recover from fsync Failures?", USENIX ATC
+//! 2020). So the file is trusted no more. Another is written from the table, which is the truth, with those rows of the
+//! old one that the table does not know, and then takes its place:
+//!
+//! 1. `kamei.db.new` is written and synced, and becomes `kamei.db.whole`. From here on it is the state file.
+//! 2. The old file's log goes, and `kamei.db.whole` becomes `kamei.db`.
+//!
+//! Whoever is killed in step 1 leaves the old file in force; in step 2, the next start carries it out.
+
+use super::files::{beside, finish, remove_with_log};
+use super::state_file::{AT_ONCE, Database, Salvaged};
+use super::{Store, StoreError};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+impl Store {
+    /// Step 1. `old` is a connection to the file in doubt. What changes meanwhile is marked by those who cannot record it.
+    pub(super) fn write_anew(&self, old: &Database) -> Result<(), StoreError> {
+        let nat = Arc::clone(&self.nat.read());
+        let (new, whole) = (beside(&self.path, ".new"), beside(&self.path, ".whole"));
+        remove_with_log(&new).map_err(|error| self.not_written(error))?;
+        let mut store = Database::open(&new)?;
+        let mut write = |some: &mut Vec<_>| {
+            store.write_whole(some)?;
+            some.clear();
+            store.shorten_log()
+        };
+        let mut some = Vec::new();
+        for binding in nat.stored_bindings() {
+            some.push(binding);
+            if some.len() >= AT_ONCE {
+                write(&mut some)?;
+            }
+        }
+        let salvaged = old.salvage(|binding| {
+            if nat.stored(binding.virtual_ip).is_none() {
+                some.push(binding);
+            }
+        });
+        write(&mut some)?;
+        if let Ok(Some(moment)) = old.moment() {
+            store.note(&moment)?;
+        }
+        if salvaged != Salvaged::default() {
+            log::error!("{}: some bindings that were kept aside cannot be read any more", self.path.display());
+        }
+        store.empty_log()?;
+        drop(store);
+        File::open(&new).and_then(|file| file.sync_all()).map_err(|error| self.not_synced(&error))?;
+        std::fs::rename(&new, &whole).map_err(|error| self.not_written(error))
+    }
+
+    /// Step 2, and opens the file.
+    pub(super) fn open_anew(&self) -> Result<Database, StoreError> {
+        finish(&self.path).map_err(|error| self.not_written(error))?;
+        Database::open(&self.path)
+    }
+
+    pub(super) fn not_synced(&self, error: &io::Error) -> StoreError {
+        StoreError::NotSynced { path: self.path.clone(), error: error.to_string() }
+    }
+
+    fn not_written(&self, error: io::Error) -> StoreError {
+        StoreError::File { path: self.path.clone(), error }
+    }
+}
