@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark that prints figures")]
 
-use kamei::nat::{BindingState, Named, Nat, StoredBinding};
+use kamei::nat::{BindingState, Nat, Qualified, StoredBinding};
 use kamei::store::history::{History, HistoryQuestion, HistorySettings, note_import};
 use kamei::store::{Moment, Reading};
 use kamei::time::Time;
@@ -94,7 +94,7 @@ fn main() {
         ..HistoryQuestion::default()
     });
     ask(&history, &nat, &now, "what a terminal had at a time", &|number| HistoryQuestion {
-        terminal: Some(Named::from(IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + number)))),
+        terminal: Some(Qualified::from(IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + number)))),
         at: at(number),
         ..HistoryQuestion::default()
     });

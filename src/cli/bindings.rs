@@ -5,7 +5,7 @@ use super::show;
 use super::socket::Socket;
 use super::table::{Cell, Table};
 use crate::control::{Client, ClientError, Filter, MOST_SORTED, Order, Sort, parse_prefix};
-use crate::nat::{BindingState, BindingView, ContactView, Direction, Named};
+use crate::nat::{BindingState, BindingView, ContactView, Direction, Qualified};
 use crate::time::Time;
 use anstyle::AnsiColor;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -78,7 +78,7 @@ enum Action {
     /// these are `since` and `last_called`, in milliseconds since the Unix epoch, and `direction`, `called` or `called_back`.
     Show {
         /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
-        address: Named,
+        address: Qualified,
         /// So many of the peers that the terminal has called, the latest first [default: 20; with --json 1000]
         #[arg(long, value_name = "N")]
         contacts: Option<usize>,
@@ -86,7 +86,7 @@ enum Action {
     /// Tie a terminal to a virtual IP until it is released
     Pin {
         /// Address of the terminal (ADDRESS@INSIDE where several insides have it)
-        terminal: Named,
+        terminal: Qualified,
         /// The virtual IP it shall have
         #[arg(value_name = "VIRTUAL")]
         virtual_ip: IpAddr,
@@ -97,7 +97,7 @@ enum Action {
     /// Let others call the bindings with this terminal or virtual IP than their pool lets
     Callback {
         /// Address of a terminal (ADDRESS@INSIDE where several insides have it), or a virtual IP
-        address: Named,
+        address: Qualified,
         /// Who may call; `pool`: whoever the pool lets
         #[arg(value_name = "contacted|answered|anyone|pool|CIDR,…", value_delimiter = ',', required = true)]
         policy: Vec<String>,
@@ -108,7 +108,7 @@ enum Action {
         /// Address of a terminal (10.0.0.5, or 10.0.0.5@INSIDE where several insides have it), or a virtual IP
         #[arg(required_unless_present_any = ["state", "pool", "prefix", "older_than", "unanswered"],
               conflicts_with_all = ["state", "pool", "prefix", "older_than", "unanswered", "limit"])]
-        address: Option<Named>,
+        address: Option<Qualified>,
         #[command(flatten)]
         filter: Filters,
         /// Release all that the options name; without it, only say how many those are

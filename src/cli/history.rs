@@ -6,7 +6,7 @@ use super::table::{Cell, Table};
 use super::{input, show};
 use crate::config::{DEFAULT_STATE_DIR, DEFAULT_TUN};
 use crate::control::{Client, ClientError};
-use crate::nat::{BindingState, Named};
+use crate::nat::{BindingState, Qualified};
 use crate::store::history::{self, ClockState, Entry, HistoryAnswer, HistoryQuestion, MOST_ENTRIES, Owner, Ownership};
 use anstyle::AnsiColor;
 use clap::Args;
@@ -35,7 +35,7 @@ pub struct Arguments {
     virtual_ip: Option<IpAddr>,
     /// Only of this terminal (ADDRESS@INSIDE where several insides have it)
     #[arg(long, value_name = "ADDRESS")]
-    terminal: Option<Named>,
+    terminal: Option<Qualified>,
     /// Say who had the virtual IP then, or which virtual IPs the terminal had
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["since", "until", "before", "limit"])]
     at: Option<Timestamp>,

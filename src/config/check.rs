@@ -3,7 +3,7 @@
 use super::draft::{Draft, InsideDraft, Located, PinDraft, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, HistorySettings, Inside, Pinning};
-use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, Inbound, Lifetimes, PoolKind, PoolSettings};
+use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, InboundRefresh, Lifetimes, PoolKind, PoolSettings};
 use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -119,8 +119,8 @@ impl Draft {
             exhausted: self.exhausted.unwrap_or_default(),
             hairpin: self.hairpin.unwrap_or_default(),
             inbound_refresh: match self.inbound_refresh {
-                Some(true) => Inbound::Refreshes,
-                _ => Inbound::Ignored,
+                Some(true) => InboundRefresh::Refreshes,
+                _ => InboundRefresh::Ignored,
             },
             unsolicited: self.unsolicited.unwrap_or_default(),
             mss,

@@ -13,7 +13,7 @@ pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 
 use crate::nat::{
-    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, Multipath, PoolSettings,
+    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, Lifetimes, Multipath, PoolSettings,
     Unsolicited,
 };
 use ipnet::IpNet;
@@ -53,7 +53,7 @@ pub struct Config {
     /// Whether terminals may call each other's virtual IPs.
     pub hairpin: Hairpin,
     /// Whether packets from outside keep a binding alive.
-    pub inbound_refresh: Inbound,
+    pub inbound_refresh: InboundRefresh,
     /// What a peer hears that calls in vain.
     pub unsolicited: Unsolicited,
     /// The largest TCP segment that both sides are told to send.

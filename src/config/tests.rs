@@ -309,7 +309,7 @@ fn what_is_off_by_default_has_a_key_each() {
     let text =
         text.replace("range = \"fd00:2::/64\"", "range = \"2001:db8:1::/48\"\ntranslates = \"fd01:203:405::/48\"");
     let config = Config::parse(&text).unwrap();
-    assert_eq!((config.hairpin, config.inbound_refresh), (Hairpin::Anyone, Inbound::Refreshes));
+    assert_eq!((config.hairpin, config.inbound_refresh), (Hairpin::Anyone, InboundRefresh::Refreshes));
     assert_eq!((config.unsolicited, config.mss), (Unsolicited::Reset, Some(1360)));
     assert!(config.alg.is_empty());
     let with_alg = |alg: &str| text.replace("mss = 1360", &format!("alg = {alg}"));

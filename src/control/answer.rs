@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::watch::{Format, Watch};
 use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
-use crate::nat::{AdminError, BindingView, Choice, Event, Named, Nat};
+use crate::nat::{AdminError, BindingView, Choice, Event, Nat, Qualified};
 use crate::store::history::Happened;
 use crate::time::Time;
 use http_body_util::BodyExt;
@@ -47,7 +47,7 @@ pub async fn answer(
 ) -> Result<Response<AnswerBody>, Refusal> {
     match query {
         Query::Status => {
-            settle(admin).await;
+            sync_counts(admin).await;
             json(&Status::new(admin.status(), admin.nat().status()))
         }
         Query::Metrics => metrics(admin).await,
@@ -64,7 +64,7 @@ pub async fn answer(
             json(&answer.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))?)
         }
         Query::Explain(request) => {
-            settle(admin).await;
+            sync_counts(admin).await;
             let question = request.question(&admin.nat())?;
             let mut explanation = admin.nat().explain(&question, admin.now());
             explanation.binding = explanation.binding.map(|binding| binding.shown(admin.moment().seconds_ahead()));
@@ -82,7 +82,7 @@ pub async fn answer(
             Ok(list(filter, order, admin, progress))
         }
         Query::Show { which, contacts } => {
-            settle(admin).await;
+            sync_counts(admin).await;
             show(&which, contacts, admin)
         }
         Query::Pin(terminal) => {
@@ -91,7 +91,7 @@ pub async fn answer(
                 let error = format!("the body is not {{\"virtual_ip\": \"ADDRESS\"}}: {error}");
                 Refusal::new(StatusCode::BAD_REQUEST, error)
             })?;
-            settle(admin).await;
+            sync_counts(admin).await;
             let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, force, admin.now())?;
             tell(events, Happened::Pinned, admin, user).await?;
             json(&binding.shown(admin.moment().seconds_ahead()))
@@ -122,7 +122,7 @@ pub async fn answer(
             json(&done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))?)
         }
         Query::Release(address) => {
-            settle(admin).await;
+            sync_counts(admin).await;
             let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
             tell(events, Happened::Released, admin, user).await?;
             shown(bindings, admin)
@@ -132,7 +132,7 @@ pub async fn answer(
 
 /// All metrics as OpenMetrics text.
 pub async fn metrics(admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
-    settle(admin).await;
+    sync_counts(admin).await;
     let status = Status::new(admin.status(), admin.nat().status());
     let text = metrics::write(status).map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}"))
@@ -148,9 +148,9 @@ pub fn refuse(refusal: Refusal) -> Response<AnswerBody> {
 }
 
 /// Not in the thread of the control socket: it may take a moment.
-async fn settle(admin: &Arc<dyn Admin>) {
+async fn sync_counts(admin: &Arc<dyn Admin>) {
     let admin = Arc::clone(admin);
-    let _ = tokio::task::spawn_blocking(move || admin.settle()).await;
+    let _ = tokio::task::spawn_blocking(move || admin.sync_counts()).await;
 }
 
 /// Changes are on disk before they are answered.
@@ -169,7 +169,7 @@ async fn record(virtual_ips: Vec<IpAddr>, done: Happened, admin: &Arc<dyn Admin>
     recorded.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
 }
 
-fn show(which: &Named, contacts: usize, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
+fn show(which: &Qualified, contacts: usize, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
     let bindings = admin.nat().find_with_contacts(which, contacts, admin.now());
     if bindings.is_empty() { Err(AdminError::NotFound(which.address).into()) } else { shown(bindings, admin) }
 }
@@ -208,7 +208,7 @@ async fn watched(
 ) -> Result<Response<AnswerBody>, Refusal> {
     let received = watch::start(watch, format, admin, progress)?;
     if watch.bypass_fast_path {
-        settle(admin).await; // from the answer on, every packet is seen
+        sync_counts(admin).await; // from the answer on, every packet is seen
     }
     let content_type = match format {
         Format::Lines => "application/x-ndjson",
@@ -231,7 +231,7 @@ fn list(
 }
 
 fn write_list(filter: &Filter, order: Option<Order>, admin: &dyn Admin, pieces: &mpsc::Sender<Bytes>) {
-    admin.settle();
+    admin.sync_counts();
     let mut left = filter.limit.unwrap_or(u64::MAX);
     let mut text = Vec::with_capacity(CHUNK + CHUNK / 8);
     text.push(b'[');
@@ -304,7 +304,7 @@ fn each_in_order(
 
 /// Releases what the filter lets pass, some at a time, so that others come to their turn between; or only counts it.
 fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin, user: u32) -> Result<ReleasedAll, String> {
-    admin.settle();
+    admin.sync_counts();
     let most = filter.limit.unwrap_or(u64::MAX);
     let mut bindings = 0;
     loop {

@@ -5,7 +5,7 @@ use super::{
     Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, Policy, ReleasedAll, Reloaded,
     Status, Watch, history,
 };
-use crate::nat::{BindingView, Explanation, Named};
+use crate::nat::{BindingView, Explanation, Qualified};
 use crate::store::history::{HistoryAnswer, HistoryQuestion};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -127,22 +127,26 @@ impl Client {
     }
 
     /// The bindings with this address.
-    pub fn show(&self, which: &Named) -> Result<Vec<BindingView>, ClientError> {
+    pub fn show(&self, which: &Qualified) -> Result<Vec<BindingView>, ClientError> {
         self.ask(Method::GET, &binding_path(which), None)
     }
 
     /// The same, each with so many contacts at most.
-    pub fn show_contacts(&self, which: &Named, contacts: usize) -> Result<Vec<BindingView>, ClientError> {
+    pub fn show_contacts(&self, which: &Qualified, contacts: usize) -> Result<Vec<BindingView>, ClientError> {
         self.ask(Method::GET, &format!("{}?contacts={contacts}", binding_path(which)), None)
     }
 
     /// Ties a terminal to a virtual IP; `force`: even if that is in quarantine after another's use.
-    pub fn pin(&self, terminal: &Named, virtual_ip: IpAddr, force: bool) -> Result<BindingView, ClientError> {
+    pub fn pin(&self, terminal: &Qualified, virtual_ip: IpAddr, force: bool) -> Result<BindingView, ClientError> {
         self.ask(Method::PUT, &binding_path(terminal), Some(&Body::Pin(Pin { virtual_ip, force })))
     }
 
     /// Gives the bindings with this address a callback policy of their own, or takes it away.
-    pub fn set_callback(&self, which: &Named, callback: Option<Vec<String>>) -> Result<Vec<BindingView>, ClientError> {
+    pub fn set_callback(
+        &self,
+        which: &Qualified,
+        callback: Option<Vec<String>>,
+    ) -> Result<Vec<BindingView>, ClientError> {
         self.ask(Method::PATCH, &binding_path(which), Some(&Body::Policy(Policy { callback })))
     }
 
@@ -152,7 +156,7 @@ impl Client {
     }
 
     /// Releases the bindings with this address; gives them as they were.
-    pub fn release(&self, which: &Named) -> Result<Vec<BindingView>, ClientError> {
+    pub fn release(&self, which: &Qualified) -> Result<Vec<BindingView>, ClientError> {
         self.ask(Method::DELETE, &binding_path(which), None)
     }
 
@@ -395,6 +399,6 @@ fn ordered_path(filter: &Filter, order: Option<Order>) -> String {
     order.map_or_else(|| path.clone(), |order| format!("{path}{sign}{}", order.to_query()))
 }
 
-fn binding_path(address: &Named) -> String {
+fn binding_path(address: &Qualified) -> String {
     format!("/v1/bindings/{address}")
 }

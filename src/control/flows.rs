@@ -148,7 +148,7 @@ impl FlowsRequest {
     }
 
     pub(super) fn answer(&self, admin: &dyn Admin) -> Flows {
-        admin.settle();
+        admin.sync_counts();
         let wanted: Vec<Address> = [self.address, self.other].into_iter().flatten().map(Address::from).collect();
         let limit = self.limit.unwrap_or(LIMIT).min(MOST);
         let (mut found, mut ways) = (0, [false; 2]);

@@ -3,7 +3,7 @@
 use super::parameters::{encode, pairs};
 use super::refusal::Refusal;
 use super::refusal::bad;
-use crate::nat::ParseNamedError;
+use crate::nat::ParseQualifiedError;
 use crate::store::history::HistoryQuestion;
 
 /// Reads a question.
@@ -18,7 +18,7 @@ pub fn parse(query: &str) -> Result<HistoryQuestion, Refusal> {
                 question.virtual_ip = Some(value.parse().map_err(wrong)?);
             }
             "terminal" => {
-                question.terminal = Some(value.parse().map_err(|error: ParseNamedError| bad(error.to_string()))?);
+                question.terminal = Some(value.parse().map_err(|error: ParseQualifiedError| bad(error.to_string()))?);
             }
             "at" => question.at = Some(time(key, &value)?),
             "since" => question.since = Some(time(key, &value)?),

@@ -7,6 +7,7 @@
 
 mod answer;
 mod client;
+mod connections;
 mod drops;
 mod explain;
 mod filter;
@@ -18,7 +19,6 @@ mod order;
 mod parameters;
 mod pcapng;
 mod peer;
-mod places;
 mod query;
 mod refusal;
 mod server;
@@ -33,7 +33,7 @@ pub use filter::{Filter, parse_prefix};
 pub use flows::{CarriedFlow, FlowLine, Flows, FlowsRequest};
 pub use order::{MOST_SORTED, Order, Sort};
 pub use peer::group_number;
-pub use server::{Door, Listener, Server};
+pub use server::{Listener, Server, SocketSettings};
 pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
@@ -57,7 +57,7 @@ pub trait Admin: Send + Sync + 'static {
     /// The same beside what the wall clock says.
     fn moment(&self) -> Moment;
     /// Makes the counters of bindings true as of now; may take a moment.
-    fn settle(&self);
+    fn sync_counts(&self);
     /// How the gateway itself is.
     fn status(&self) -> GatewayStatus;
     /// Every flow in the kernel. Keeps no worker waiting for more than a moment.

@@ -9,7 +9,7 @@ use super::order::{Order, Sort};
 use super::parameters::{decode, pairs};
 use super::refusal::{Refusal, bad};
 use super::watch::Watch;
-use crate::nat::{Named, ParseNamedError};
+use crate::nat::{ParseQualifiedError, Qualified};
 use crate::store::history::HistoryQuestion;
 use hyper::{Method, StatusCode};
 
@@ -63,16 +63,16 @@ pub enum Query {
     /// `GET /v1/bindings/ADDRESS`
     Show {
         /// Which binding.
-        which: Named,
+        which: Qualified,
         /// How many of its contacts to show, at most.
         contacts: usize,
     },
     /// `PUT /v1/bindings/TERMINAL`
-    Pin(Named),
+    Pin(Qualified),
     /// `PATCH /v1/bindings/ADDRESS`
-    SetCallback(Named),
+    SetCallback(Qualified),
     /// `DELETE /v1/bindings/ADDRESS`
-    Release(Named),
+    Release(Qualified),
     /// `DELETE /v1/bindings`
     ReleaseAll {
         /// Which.
@@ -94,7 +94,7 @@ impl Query {
         let route = route(method, &path)?;
         let query = query.unwrap_or_default();
         let address = path.strip_prefix("/v1/bindings/").unwrap_or_default();
-        let named = || address.parse::<Named>().map_err(|error: ParseNamedError| bad(error.to_string()));
+        let named = || address.parse::<Qualified>().map_err(|error: ParseQualifiedError| bad(error.to_string()));
         let plain = |asked| match query {
             "" => Ok(asked),
             _ => Err(bad(format!("{method} {path} takes no parameters"))),
@@ -148,7 +148,7 @@ fn listed(words: &[&str], and: &str) -> String {
 }
 
 /// Which binding, and how many of its contacts.
-fn show(which: Named, query: &str) -> Result<Query, Refusal> {
+fn show(which: Qualified, query: &str) -> Result<Query, Refusal> {
     let mut contacts = CONTACTS;
     for pair in pairs(query) {
         let (key, value) = pair?;
@@ -260,7 +260,7 @@ mod tests {
         for query in ["", "dry-run", "limit=9", "&"] {
             assert!(delete(query).unwrap_err().starts_with("say which bindings"), "{query}");
         }
-        let address: Named = "192.0.2.1".parse().unwrap();
+        let address: Qualified = "192.0.2.1".parse().unwrap();
         assert_eq!(Query::parse(&Method::PUT, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Pin(address.clone())));
         assert_eq!(Query::parse(&Method::DELETE, "/v1/bindings/192.0.2.1", None).ok(), Some(Query::Release(address)));
     }

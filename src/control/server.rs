@@ -2,9 +2,9 @@
 
 use super::Admin;
 use super::answer::{self, AnswerBody};
+use super::connections::{Connection, Connections};
 use super::limits::Patience;
 use super::peer::{self, Access};
-use super::places::{Place, Places};
 use super::query::{self, Query};
 use super::refusal::Refusal;
 use super::socket::{ControlError, SocketFile};
@@ -44,7 +44,7 @@ const LARGEST_HEAD: usize = 16 * 1024;
 const MOST_HEADERS: usize = 64;
 
 /// Where the socket is and who may come in.
-pub struct Door {
+pub struct SocketSettings {
     path: PathBuf,
     readers: Option<u32>,
     metrics: Option<SocketAddr>,
@@ -52,7 +52,7 @@ pub struct Door {
     patience: Patience,
 }
 
-impl Door {
+impl SocketSettings {
     /// A socket at `path` for root and this user.
     pub fn at(path: &Path) -> Self {
         Self {
@@ -105,8 +105,8 @@ struct Running {
 impl Listener {
     /// Makes the socket, private from its first moment, and its directory if only that is missing. Everything that can fail
     /// does so here; not the port of the metrics, which anybody on this machine can take first: that is tried until it is had.
-    pub fn bind(door: Door) -> Result<Self, ControlError> {
-        let Door { path, readers, metrics, prepare, patience } = door;
+    pub fn bind(door: SocketSettings) -> Result<Self, ControlError> {
+        let SocketSettings { path, readers, metrics, prepare, patience } = door;
         let (file, listener) = SocketFile::listen(&path, readers)?;
         let port = metrics.map(|address| (address, listen(address)));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -165,8 +165,8 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
     patience: Patience,
 ) {
-    let of_root = Arc::new(Places::new(MOST_OF_ROOT));
-    let of_readers = Arc::new(Places::new(MOST_READERS));
+    let of_root = Arc::new(Connections::new(MOST_OF_ROOT));
+    let of_readers = Arc::new(Connections::new(MOST_READERS));
     let accept = async {
         loop {
             match listener.accept().await {
@@ -210,7 +210,7 @@ async fn serve_metrics(
     admin: Known,
     patience: Patience,
 ) {
-    let places = Arc::new(Places::new(MOST_SCRAPES).hurried());
+    let places = Arc::new(Connections::new(MOST_SCRAPES).hurried());
     let port = have(address, tried).await;
     loop {
         match port.accept().await {
@@ -264,7 +264,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// One connection, one request.
-async fn converse<S>(stream: S, (access, user): (Access, u32), place: &Place, admin: Known, patience: Patience)
+async fn converse<S>(stream: S, (access, user): (Access, u32), place: &Connection, admin: Known, patience: Patience)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {

@@ -121,7 +121,7 @@ impl Taps {
         Some(Tap { taps: Arc::clone(self), number, sightings, left_out })
     }
 
-    /// Ends every tap: the gateway stops.
+    /// SeenEnds every tap: the gateway stops.
     pub fn close(&self) {
         let mut outlets = self.outlets.write();
         outlets.clear();
@@ -145,7 +145,7 @@ impl Taps {
     /// Afterwards: shows it to those who want to see it. Never waits for them.
     #[cold]
     pub fn show(&self, seen: Seen<'_>) {
-        let ends = Ends::of(&seen);
+        let ends = SeenEnds::of(&seen);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for outlet in self.outlets.read().iter().filter(|outlet| outlet.wants(&seen, &ends)) {
             let sighting = || seen.sighting(outlet.settings.snap, wall);
@@ -185,12 +185,12 @@ impl Drop for Tap {
 }
 
 /// The addresses of a packet on either side of the gateway, as far as they can be read.
-struct Ends {
+struct SeenEnds {
     terminal: [Option<Address>; 2],
     peer: [Option<Address>; 2],
 }
 
-impl Ends {
+impl SeenEnds {
     fn of(seen: &Seen<'_>) -> Self {
         let read = |bytes| Headers::parse_quoted(bytes).ok().map(|headers| (headers.source, headers.destination));
         let both = [read(&seen.before.bytes), read(seen.after)];
@@ -204,7 +204,7 @@ impl Ends {
 }
 
 impl Outlet {
-    fn wants(&self, seen: &Seen<'_>, ends: &Ends) -> bool {
+    fn wants(&self, seen: &Seen<'_>, ends: &SeenEnds) -> bool {
         let TapSettings { terminal, peer, drops, .. } = self.settings;
         let dropped = matches!(seen.verdict, Verdict::Drop(_) | Verdict::Refuse(_));
         // Between two terminals either is the other's peer.

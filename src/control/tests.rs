@@ -31,7 +31,7 @@ struct Stub {
     nat: RwLock<Arc<Nat>>,
     events: Mutex<Vec<EventKind>>,
     recorded: Mutex<Vec<IpAddr>>,
-    settled: AtomicUsize,
+    synced: AtomicUsize,
     taps: Arc<Taps>,
 }
 
@@ -59,8 +59,8 @@ impl Admin for Stub {
         &self.taps
     }
 
-    fn settle(&self) {
-        self.settled.fetch_add(1, Ordering::Relaxed);
+    fn sync_counts(&self) {
+        self.synced.fetch_add(1, Ordering::Relaxed);
     }
 
     fn changed(&self, event: Event) {
@@ -100,7 +100,7 @@ impl Scene {
         Self::behind(|door| door.with_patience(patience))
     }
 
-    fn behind(make: impl FnOnce(Door) -> Door) -> Self {
+    fn behind(make: impl FnOnce(SocketSettings) -> SocketSettings) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let pool = |name: &str, range: &str| PoolSettings {
             name: name.into(),
@@ -132,10 +132,10 @@ impl Scene {
             nat: RwLock::new(Nat::new(settings).unwrap()),
             events: Mutex::default(),
             recorded: Mutex::default(),
-            settled: AtomicUsize::new(0),
+            synced: AtomicUsize::new(0),
             taps: Arc::default(),
         });
-        let listener = Listener::bind(make(Door::at(&directory.path().join("sock")))).unwrap();
+        let listener = Listener::bind(make(SocketSettings::at(&directory.path().join("sock")))).unwrap();
         let server = Some(listener.serve(Arc::clone(&stub) as Arc<dyn Admin>));
         Self { directory, stub, server }
     }
@@ -585,7 +585,7 @@ fn the_files_are_private_from_their_first_moment_and_gone_at_the_end() {
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("made/sock");
-    let listener = Listener::bind(Door::at(&path)).unwrap();
+    let listener = Listener::bind(SocketSettings::at(&path)).unwrap();
     rustix::process::umask(umask);
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let lock = directory.path().join("made/sock.lock");
@@ -602,7 +602,7 @@ fn the_files_are_private_from_their_first_moment_and_gone_at_the_end() {
 #[test]
 fn a_live_socket_is_respected_and_a_dead_one_replaced() {
     let scene = Scene::new();
-    let taken = |path: &Path| matches!(Listener::bind(Door::at(path)), Err(ControlError::InUse(_)));
+    let taken = |path: &Path| matches!(Listener::bind(SocketSettings::at(path)), Err(ControlError::InUse(_)));
     assert!(taken(&scene.path()));
     assert!(scene.client().status().is_ok(), "unharmed");
 
@@ -612,18 +612,18 @@ fn a_live_socket_is_respected_and_a_dead_one_replaced() {
     drop(stranger);
     assert!(path.exists(), "left behind, as after kill -9");
     assert!(matches!(Client::new(&path).status(), Err(ClientError::NoGateway { .. })));
-    drop(Listener::bind(Door::at(&path)).expect("replaced"));
+    drop(Listener::bind(SocketSettings::at(&path)).expect("replaced"));
 
     std::fs::write(&path, "text").unwrap();
-    assert!(matches!(Listener::bind(Door::at(&path)), Err(ControlError::NotASocket(_))));
+    assert!(matches!(Listener::bind(SocketSettings::at(&path)), Err(ControlError::NotASocket(_))));
     assert_eq!(std::fs::read(&path).unwrap(), b"text");
     assert!(!scene.directory.path().join("other.lock").exists());
     let nowhere = Path::new("/nowhere/at/all.sock");
-    let error = Listener::bind(Door::at(nowhere)).err().unwrap().to_string();
+    let error = Listener::bind(SocketSettings::at(nowhere)).err().unwrap().to_string();
     assert!(error.contains("/nowhere/at") && !error.contains('\n'), "{error}");
     let long = scene.directory.path().join("x".repeat(150));
-    assert!(matches!(Listener::bind(Door::at(&long)), Err(ControlError::Socket { .. })));
-    assert!(matches!(Listener::bind(Door::at(Path::new("/"))), Err(ControlError::NotAFile(_))));
+    assert!(matches!(Listener::bind(SocketSettings::at(&long)), Err(ControlError::Socket { .. })));
+    assert!(matches!(Listener::bind(SocketSettings::at(Path::new("/"))), Err(ControlError::NotAFile(_))));
 }
 
 #[test]
@@ -641,7 +641,7 @@ fn of_many_that_start_at_once_one_wins() {
                 .map(|_| {
                     scope.spawn(|| {
                         barrier.wait();
-                        Listener::bind(Door::at(&path))
+                        Listener::bind(SocketSettings::at(&path))
                     })
                 })
                 .collect();
@@ -656,7 +656,7 @@ fn of_many_that_start_at_once_one_wins() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    match Listener::bind(Door::at(&path)) {
+                    match Listener::bind(SocketSettings::at(&path)) {
                         Ok(_held) => {
                             assert!(matches!(Client::new(&path).status(), Err(ClientError::Starting(_))));
                         }

@@ -170,7 +170,12 @@ fn create_one(name: &str, queues: usize, offload: bool) -> Result<(Vec<Queue>, b
 
 /// The devices `names` with `queues` queues each, from the queues that a gateway before has handed over. `None` if some
 /// are missing, or are not what their names say.
-pub fn adopt(names: &[String], queues: usize, ask: config::Offload, handed: &mut Vec<HandedQueue>) -> Option<Devices> {
+pub fn take_over(
+    names: &[String],
+    queues: usize,
+    ask: config::Offload,
+    handed: &mut Vec<HandedQueue>,
+) -> Option<Devices> {
     let offload = handed.first()?.offload;
     if (ask == config::Offload::Off) != (offload == Offload::None) {
         return None;

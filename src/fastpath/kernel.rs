@@ -1,14 +1,14 @@
 //! Translation in the kernel as a whole: programs on interfaces, the guard, flows, and who may touch them when.
 
 use super::abilities::{Abilities, XdpFeatures};
-use super::books::{Books, KernelFlow};
+use super::attachment::Attachment;
+use super::flow_book::{FlowBook, KernelFlow};
 use super::guard::{self, Guard, Ways};
 use super::layout::{Interface, realm_number};
 use super::program::{Loader, Surroundings};
 use super::role::{Position, Role, Stance};
-use super::seat::Seat;
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
-use crate::nat::{Epoch, Nat, Offer, Offload, Realm, SlotRef};
+use crate::nat::{Epoch, FlowCarrier, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +27,9 @@ struct Seats {
     /// What they are there for, but for those that are only faster.
     roles: &'static [Role],
     /// Those without which it is closed.
-    needed: Vec<Seat>,
+    needed: Vec<Attachment>,
     /// Those that are only faster.
-    shortcuts: Vec<Seat>,
+    shortcuts: Vec<Attachment>,
     contest: Contest,
 }
 
@@ -112,10 +112,10 @@ impl Seats {
 
     fn leave(self) {
         // The one that drops last.
-        self.shortcuts.into_iter().chain(self.needed.into_iter().rev()).for_each(Seat::leave);
+        self.shortcuts.into_iter().chain(self.needed.into_iter().rev()).for_each(Attachment::leave);
     }
 
-    fn all(&self) -> impl Iterator<Item = &Seat> + Clone {
+    fn all(&self) -> impl Iterator<Item = &Attachment> + Clone {
         self.needed.iter().chain(&self.shortcuts)
     }
 }
@@ -123,7 +123,7 @@ impl Seats {
 /// See the module.
 pub struct FastPath {
     loader: Mutex<Loader>,
-    books: Mutex<Books>,
+    book: Mutex<FlowBook>,
     /// Held by whoever goes through all flows: their order stays.
     round: Mutex<()>,
     surroundings: Mutex<Surroundings>,
@@ -149,7 +149,7 @@ impl FastPath {
         log::debug!("undeclared ways out are guarded by {}", guard.kind());
         Ok(Self {
             loader: Mutex::new(loader),
-            books: Mutex::new(Books::new(flows)),
+            book: Mutex::new(FlowBook::new(flows)),
             round: Mutex::default(),
             surroundings: Mutex::new(surroundings),
             guard: Mutex::new(guard),
@@ -162,7 +162,7 @@ impl FastPath {
     /// Goes by this from now on: whose addresses are whose, which interfaces there are. Whatever somebody has taken off is
     /// put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a program cannot
     /// be attached; these are returned, once each. What cannot be had but is only faster is among them.
-    pub fn follow(&self, site: &Site) -> Vec<FastPathError> {
+    pub fn update_site(&self, site: &Site) -> Vec<FastPathError> {
         let mut wrong: Vec<FastPathError> = self.loader.lock().restore().err().into_iter().collect();
         let features = self.features();
         let took_frames = self.take_frames(site);
@@ -317,11 +317,11 @@ impl FastPath {
 
     /// Takes over the flows that a predecessor has left, as far as the translator would decide the same, and drops the
     /// others. To be called once the programs are attached.
-    pub fn adopt(&self, nat: &Nat, now: Time) {
+    pub fn take_over(&self, nat: &Nat, now: Time) {
         let seats = self.seats.lock();
         self.loader.lock().tidy(seats.values().flat_map(Seats::all), &guard::names());
         drop(seats);
-        let (kept, dropped) = self.books.lock().adopt(nat, now);
+        let (kept, dropped) = self.book.lock().take_over(nat, now);
         if kept + dropped > 0 {
             log::info!("fast path: {kept} flows taken over, {dropped} dropped");
         }
@@ -345,42 +345,42 @@ impl FastPath {
 
     /// Looks at a part of the flows: all of them in five calls. Call it once a second.
     pub fn look(&self, nat: &Nat, now: Time) {
-        let all = self.books.lock().len();
+        let all = self.book.lock().len();
         self.look_at(nat, all.div_ceil(ROUND), now);
     }
 
     /// Looks at all flows, so that bindings and [`FastPath::view`] say what is true now.
-    pub fn settle(&self, nat: &Nat, now: Time) {
-        let all = self.books.lock().len();
+    pub fn sync_counts(&self, nat: &Nat, now: Time) {
+        let all = self.book.lock().len();
         self.look_at(nat, all, now);
     }
 
     /// While it is bypassed it carries nothing: when this returns every flow is out, and none is entered.
     pub fn bypass(&self, on: bool, nat: &Nat, now: Time) {
-        if self.books.lock().close(on) || !on {
+        if self.book.lock().close(on) || !on {
             return;
         }
-        self.settle(nat, now);
-        self.books.lock().revoke_all();
+        self.sync_counts(nat, now);
+        self.book.lock().revoke_all();
     }
 
     /// In numbers.
     pub fn view(&self) -> View {
         let dropped = self.guard.lock().dropped();
-        let books = self.books.lock();
+        let book = self.book.lock();
         let named = |(why, number): (&str, u64)| (why.to_owned(), number);
-        let mut noted: BTreeMap<String, u64> = books.noted().map(named).collect();
+        let mut noted: BTreeMap<String, u64> = book.noted().map(named).collect();
         for (why, number) in dropped {
             *noted.entry(why.to_owned()).or_default() += number;
         }
-        View { flows: books.len() as u64, hits: books.hits(), slow: books.slow().map(named).collect(), noted }
+        View { flows: book.len() as u64, hits: book.hits(), slow: book.slow().map(named).collect(), noted }
     }
 
     /// Every flow, as it was when it was last looked at. Workers that enter one meanwhile wait for no more than a slice.
     pub fn for_each_flow(&self, each: &mut dyn FnMut(KernelFlow)) {
         let _round = self.round.lock();
         let mut first = 0;
-        while self.books.lock().part(first, SLICE, each) > first + SLICE {
+        while self.book.lock().part(first, SLICE, each) > first + SLICE {
             first += SLICE;
         }
     }
@@ -390,25 +390,25 @@ impl FastPath {
         let _round = self.round.lock();
         while most > 0 {
             let slice = most.min(SLICE);
-            self.books.lock().look(nat, slice, now);
+            self.book.lock().look(nat, slice, now);
             most -= slice;
         }
     }
 }
 
-impl Offload for FastPath {
+impl FlowCarrier for FastPath {
     fn offer(&self, epoch: &Epoch, offer: &Offer) {
-        let mut books = self.books.lock();
+        let mut book = self.book.lock();
         if epoch.is_current(offer) {
-            books.enter(offer, Time::from_millis(self.now.load(Ordering::Relaxed)));
+            book.enter(offer, Time::from_millis(self.now.load(Ordering::Relaxed)));
         }
     }
 
     fn revoke(&self, binding: Option<SlotRef>) {
-        let mut books = self.books.lock();
+        let mut book = self.book.lock();
         match binding {
-            Some(binding) => books.revoke(binding),
-            None => books.revoke_all(),
+            Some(binding) => book.revoke(binding),
+            None => book.revoke_all(),
         }
     }
 }
@@ -465,7 +465,7 @@ fn ways(site: &Site, has_seats: impl Fn(u32) -> bool) -> Ways {
 /// # Errors
 /// What the file system or the kernel refuses.
 pub fn has_left(tun: &str) -> io::Result<bool> {
-    Ok(super::place::exists(tun)? || super::clsact::has_left(tun)?)
+    Ok(super::pin_directory::exists(tun)? || super::clsact::has_left(tun)?)
 }
 
 /// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.
@@ -475,7 +475,7 @@ pub fn has_left(tun: &str) -> io::Result<bool> {
 pub fn remove(tun: &str) -> io::Result<bool> {
     let filters = super::clsact::remove_but(&[], tun)?;
     let guarded = guard::remove(tun)?;
-    Ok(super::place::remove(tun)? || filters || guarded)
+    Ok(super::pin_directory::remove(tun)? || filters || guarded)
 }
 
 /// Those of these interfaces on which XDP cannot sit, as far as it is known before it is tried.

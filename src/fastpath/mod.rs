@@ -12,9 +12,9 @@
 //! ```
 //!
 //! User space is the authority. The kernel's map is a cache of decisions, as each worker has one of its own: from
-//! (realm, source, destination) to the address to write. A worker offers a flow when its second packet comes; `books`
+//! (realm, source, destination) to the address to write. A worker offers a flow when its second packet comes; `book`
 //! knows every flow in the kernel, asks the translator regularly whether it would decide the same again, and notes what
-//! was carried. [`Offload`](crate::nat::Offload) says why a flow is gone when the change that ended it returns.
+//! was carried. [`FlowCarrier`](crate::nat::FlowCarrier) says why a flow is gone when the change that ended it returns.
 //!
 //! All other packets go to user space from the same place and come back to it: through the gateway's device, with a note of
 //! their way in the Ethernet header (`divert.h`).
@@ -28,22 +28,22 @@
 
 mod abilities;
 mod attached;
-mod books;
+mod attachment;
 mod clsact;
 mod detour;
+mod flow_book;
 mod guard;
 mod kernel;
 mod layout;
-mod place;
+mod pin_directory;
 mod program;
 mod role;
-mod seat;
 
-pub use books::KernelFlow;
+pub use attachment::overtaking;
 pub use detour::{Detour, Port, clear};
+pub use flow_book::KernelFlow;
 pub use kernel::{FastPath, View, has_left, remove, without_xdp};
 pub use layout::WHYS;
-pub use seat::overtaking;
 
 pub use guard::{GuardError, RulesetMonitor};
 

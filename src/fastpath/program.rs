@@ -1,11 +1,11 @@
 //! The eBPF programs in the kernel: loaded once for each interface, with maps that all of them share.
 
+use super::attachment::Attachment;
 use super::layout::{
     CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS, realm_number,
 };
-use super::place::Place;
+use super::pin_directory::PinDirectory;
 use super::role::{Position, Role};
-use super::seat::Seat;
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
@@ -48,7 +48,7 @@ const ETHERNET: u8 = 14;
 /// Loads programs.
 pub struct Loader {
     common: Common,
-    place: Place,
+    place: PinDirectory,
     token: [u32; 2],
     /// All maps, should somebody take their names away.
     maps: Vec<(&'static str, MapData)>,
@@ -81,8 +81,8 @@ pub struct Flows {
 impl Loader {
     /// Makes the maps, and has the kernel check the programs.
     pub fn new(common: Common) -> Result<(Self, Flows, Surroundings), FastPathError> {
-        let place = Place::of(&common.tun).map_err(FastPathError::FileSystem)?;
-        if let Place::Private(_) = &place
+        let place = PinDirectory::of(&common.tun).map_err(FastPathError::FileSystem)?;
+        if let PinDirectory::Private(_) = &place
             && let Err(error) = take_over(&common.tun, &place)
         {
             log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
@@ -126,7 +126,7 @@ impl Loader {
     }
 
     /// Where what outlives this process has its names.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &PinDirectory {
         &self.place
     }
 
@@ -137,24 +137,24 @@ impl Loader {
         entrance: &Entrance,
         device: u32,
         position: Position,
-    ) -> Result<Vec<Seat>, FastPathError> {
+    ) -> Result<Vec<Attachment>, FastPathError> {
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let mut ebpf = self.load(&self.door(entrance.realm, hardware, device)?)?;
         let mut seats = Vec::new();
         for role in roles {
             let program = program(&mut ebpf, *role)?;
-            seats.push(Seat::at_tc(program, *role, entrance, &self.place, &self.common, position)?);
+            seats.push(Attachment::at_tc(program, *role, entrance, &self.place, &self.common, position)?);
         }
         Ok(seats)
     }
 
     /// Puts the program at XDP on an interface.
-    pub fn at_xdp(&self, entrance: &Entrance) -> Result<Seat, NoXdp> {
+    pub fn at_xdp(&self, entrance: &Entrance) -> Result<Attachment, NoXdp> {
         let unloaded = |error: FastPathError| NoXdp::Kernel(error.to_string());
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let door = self.door(entrance.realm, hardware, 0);
         let mut ebpf = door.and_then(|door| self.load(&door)).map_err(unloaded)?;
-        Seat::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
+        Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
     }
 
     /// Gives the maps their names again, where somebody has removed them: programs loaded next share these maps too.
@@ -171,24 +171,24 @@ impl Loader {
 
     /// Removes the maps' names.
     pub fn remove(&self) {
-        if let Place::Lasting(path) = &self.place
-            && let Err(error) = super::place::remove(&self.common.tun)
+        if let PinDirectory::Lasting(path) = &self.place
+            && let Err(error) = super::pin_directory::remove(&self.common.tun)
         {
             log::error!("{}: {error}; remove it by hand", path.display());
         }
     }
 
     /// Removes what is left of seats that are not among these, and of other layouts; `names` are others that stay.
-    pub fn tidy<'a>(&self, seats: impl Iterator<Item = &'a Seat> + Clone, names: &[String]) {
-        let filters: Vec<_> = seats.clone().filter_map(Seat::filter).collect();
+    pub fn tidy<'a>(&self, seats: impl Iterator<Item = &'a Attachment> + Clone, names: &[String]) {
+        let filters: Vec<_> = seats.clone().filter_map(Attachment::filter).collect();
         if let Err(error) = super::clsact::remove_but(&filters, &self.common.tun) {
             log::warn!("tc filters: {error}; something of an earlier gateway may stay");
         }
-        let Place::Lasting(path) = &self.place else { return };
+        let PinDirectory::Lasting(path) = &self.place else { return };
         let mut names = names.to_vec();
         names.extend(MAPS.into_iter().map(map_name));
-        names.extend(seats.filter_map(Seat::name));
-        if let Err(error) = super::place::empty(path, |name| !names.iter().any(|have| have == name)) {
+        names.extend(seats.filter_map(Attachment::name));
+        if let Err(error) = super::pin_directory::empty(path, |name| !names.iter().any(|have| have == name)) {
             log::warn!("{}: {error}; something of an earlier gateway stays", path.display());
         }
     }
@@ -244,7 +244,7 @@ fn token(mut map: Array<MapData, Shared>) -> Result<[u32; 2], MapError> {
 
 /// Gives the maps of programs that an earlier gateway has left on interfaces their names in a place where nothing has one
 /// yet: packets on their way to user space and back, and known flows, go on.
-fn take_over(tun: &str, place: &Place) -> io::Result<()> {
+fn take_over(tun: &str, place: &PinDirectory) -> io::Result<()> {
     let left = super::clsact::programs(tun)?;
     if left.is_empty() {
         return Ok(());

@@ -51,9 +51,9 @@ impl Admin for GatewayAdmin {
         self.clock.moment()
     }
 
-    fn settle(&self) {
-        self.shared.settle();
-        fast::settle(&self.fast, self.taps(), &self.nat(), self.clock.now());
+    fn sync_counts(&self) {
+        self.shared.sync_counts();
+        fast::sync_counts(&self.fast, self.taps(), &self.nat(), self.clock.now());
     }
 
     fn for_each_flow(&self, each: &mut dyn FnMut(CarriedFlow)) {

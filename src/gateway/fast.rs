@@ -20,17 +20,17 @@ pub fn start(config: &Config, now: Time) -> Result<Arc<FastPath>, GatewayError> 
 
 /// Puts the programs on the interfaces there are at the start. Those that are only faster have to be had where they were
 /// asked for by name.
-pub fn take_seats(fast: &FastPath, kernel: &Kernel) -> Result<(), GatewayError> {
-    match fast.follow(&site(kernel)?).into_iter().next() {
+pub fn attach(fast: &FastPath, kernel: &Kernel) -> Result<(), GatewayError> {
+    match fast.update_site(&site(kernel)?).into_iter().next() {
         None => Ok(()),
         Some(why) => Err(why.into()),
     }
 }
 
 /// Follows the host: interfaces, addresses, whatever somebody has taken off. Where a program cannot be, nothing leaves.
-pub fn follow(fast: &FastPath, kernel: &Kernel) {
+pub fn update(fast: &FastPath, kernel: &Kernel) {
     let wrong = match site(kernel) {
-        Ok(site) => fast.follow(&site),
+        Ok(site) => fast.update_site(&site),
         Err(why) => vec![why],
     };
     for why in wrong {
@@ -183,7 +183,7 @@ impl NotedLog {
 }
 
 /// Heeds whoever wants to see all packets, and notes what was carried, so that bindings say what is true now.
-pub fn settle(fast: &FastPath, taps: &Taps, nat: &Nat, now: Time) {
+pub fn sync_counts(fast: &FastPath, taps: &Taps, nat: &Nat, now: Time) {
     fast.bypass(taps.bypass_fast_path(), nat, now);
-    fast.settle(nat, now);
+    fast.sync_counts(nat, now);
 }

@@ -40,7 +40,7 @@ pub fn inherited() -> Vec<HandedQueue> {
 }
 
 /// Goes on with the devices that were handed over, if they are the ones that are needed; gives up the others.
-pub fn adopt(
+pub fn take_over(
     names: &[String],
     queues: usize,
     ask: config::Offload,
@@ -48,7 +48,7 @@ pub fn adopt(
     manager: &Manager,
 ) -> Option<Devices> {
     let given: Vec<String> = handed.iter().map(|queue| name(&queue.device, queue.number, queue.offload)).collect();
-    let adopted = tun::adopt(names, queues, ask, &mut handed);
+    let adopted = tun::take_over(names, queues, ask, &mut handed);
     if adopted.is_some() || given.is_empty() {
         return adopted;
     }

@@ -101,7 +101,7 @@ impl Housekeeping {
             }
             let now = self.clock.now();
             if soon.is_some_and(|soon| now >= soon) {
-                soon = self.follow_host();
+                soon = self.update_host();
                 followed = self.clock.now();
             }
             if now >= next {
@@ -122,17 +122,17 @@ impl Housekeeping {
 
     /// Follows the host's network, and puts back what somebody has taken away. Says when to look again, if a burst of
     /// changes has not passed yet.
-    fn follow_host(&mut self) -> Option<Time> {
+    fn update_host(&mut self) -> Option<Time> {
         match self.kernel.poll() {
             Ok(true) => tell_surroundings(&self.nat, self.kernel.host()),
             Ok(false) => {}
             Err(error) => log::error!("{error}"),
         }
-        self.follow_reserved();
+        self.update_reserved();
         if self.neighbours.have_another_lan() {
             announce(&self.nat, &self.neighbours, self.clock.now());
         }
-        super::fast::follow(&self.fast, &self.kernel);
+        super::fast::update(&self.fast, &self.kernel);
         self.kernel.pause().map(|pause| self.clock.now() + pause)
     }
 
@@ -149,12 +149,12 @@ impl Housekeeping {
         drop(log);
         huge_pages::lay_out(&self.nat);
         self.watchdog.beat(&self.shared, now);
-        self.follow_host();
+        self.update_host();
         if let Err(error) = self.kernel.watch_settings() {
             log::error!("{error}");
         }
         self.neighbours.beat();
-        self.follow_occupied();
+        self.update_occupied();
         self.kernel.tell();
         self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
         self.fast.look(&self.nat, now);
@@ -179,7 +179,7 @@ impl Watchdog {
     /// A worker has until the next time to look up: far longer than any turn of it takes.
     fn beat(&mut self, shared: &Shared, now: Time) {
         let Some(every) = self.every.filter(|_| now >= self.next) else { return };
-        if shared.has_settled(self.asked) {
+        if shared.has_synced(self.asked) {
             self.manager.alive();
             self.asked = shared.ask();
         }

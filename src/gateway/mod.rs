@@ -32,14 +32,14 @@ mod threads;
 mod worker;
 
 use crate::config::{Config, FastPathMode, Hardening, OnStop};
-use crate::control::{self, Door, Listener};
+use crate::control::{self, Listener, SocketSettings};
 use crate::device::tun::{self};
 use crate::fastpath::{self, FastPath};
 use crate::host::confine::Confinement;
 use crate::host::systemd::Manager;
 use crate::host::{self, Claim, Kernel, Plan};
 use crate::nat::{Misfit, Nat};
-use crate::store::{Keeper, Opened, Progress, StateFile, Store, StoreSettings};
+use crate::store::{Opened, Progress, StateFile, Store, StoreSettings, Writer};
 use admin::GatewayAdmin;
 use clock::Clock;
 pub use error::GatewayError;
@@ -72,10 +72,10 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let progress = Progress::default();
     let state = StateFile::take(&config.state_dir, &config.tun)?.watched(&progress);
     let confinement = confinement(&config, file)?;
-    let listener = Listener::bind(door(&config, confinement.clone())?)?;
+    let listener = Listener::bind(socket_settings(&config, confinement.clone())?)?;
     let workers = config.workers.unwrap_or_else(one_a_core).get();
     let names: Vec<String> = plan.devices().map(str::to_owned).collect();
-    let adopted = handover::adopt(&names, workers, config.offload, handed, &manager);
+    let adopted = handover::take_over(&names, workers, config.offload, handed, &manager);
     let there = if adopted.is_some() { host::Devices::HandedOver } else { host::Devices::Missing };
     let host = host::inspect(&plan, there)?;
     let told = settings::settings(&config, &host)?;
@@ -101,9 +101,9 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     tell_surroundings(&nat, kernel.host());
     let store = restore(&config, opened, &nat, &kernel, clock, terminals)?;
     if config.fast_path.mode != FastPathMode::Off {
-        nat.set_offload(Arc::clone(&fast) as _);
+        nat.set_carrier(Arc::clone(&fast) as _);
     }
-    fast.adopt(&nat, clock.now());
+    fast.take_over(&nat, clock.now());
     if let Some(confinement) = &confinement
         && let Some(lacking) = confinement.enter()?
     {
@@ -127,7 +127,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &store)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
-    let keeper = Keeper::start(Arc::clone(&store), contact, move || clock.moment(), move || shared.wake())?;
+    let writer = Writer::start(Arc::clone(&store), contact, move || clock.moment(), move || shared.wake())?;
     let admin = Arc::new(GatewayAdmin {
         live,
         requests: requests.clone(),
@@ -158,7 +158,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         fast.remove();
     }
     server.stop();
-    keeper.stop();
+    writer.stop();
     ended
 }
 
@@ -166,7 +166,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
 /// again where it fails.
 fn set_up(plan: Plan, fast: &FastPath, is_first: bool) -> Result<Kernel, GatewayError> {
     let done = Kernel::set_up(plan).map_err(GatewayError::from).and_then(|mut kernel| {
-        fast::take_seats(fast, &kernel)?;
+        fast::attach(fast, &kernel)?;
         kernel.open()?;
         Ok(kernel)
     });
@@ -238,14 +238,14 @@ fn confinement(config: &Config, file: Option<&Path>) -> Result<Option<Confinemen
 }
 
 /// The control socket's thread starts before `main` is confined.
-fn door(config: &Config, confinement: Option<Confinement>) -> Result<Door, GatewayError> {
+fn socket_settings(config: &Config, confinement: Option<Confinement>) -> Result<SocketSettings, GatewayError> {
     let group = config.control_group.as_deref().map(control::group_number).transpose().map_err(GatewayError::Group)?;
     let enter = move || {
         if let Some(Err(error)) = confinement.map(|confinement| confinement.enter()) {
             log::error!("{error}"); // `main` meets the same, and ends
         }
     };
-    Ok(Door::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
+    Ok(SocketSettings::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
 }
 
 fn one_a_core() -> NonZeroUsize {

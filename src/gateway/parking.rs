@@ -24,14 +24,14 @@ pub struct Parking {
 }
 
 /// Source and destination.
-pub type Ends = [Address; 2];
+pub type HostPair = [Address; 2];
 
 /// A packet that waits.
 pub struct Parked {
     /// Whether its binding is not on record at all.
     pub is_of_a_new_binding: bool,
     /// Between whom it goes, once it is translated.
-    pub ends: Option<Ends>,
+    pub ends: Option<HostPair>,
     /// The number of the device that takes it.
     pub device: usize,
     /// The frame, virtio header and all.
@@ -59,7 +59,7 @@ impl Parking {
     }
 
     /// Whether packets between these two wait.
-    pub fn holds(&self, ends: Option<Ends>) -> bool {
+    pub fn holds(&self, ends: Option<HostPair>) -> bool {
         let mut waiting = self.waiting.iter().flat_map(|(_, packets)| packets).chain(&self.packets);
         waiting.any(|packet| packet.ends == ends)
     }
@@ -95,7 +95,7 @@ impl Parking {
         self.virtual_ips.clear();
         match result {
             Ok(mut recorded) if self.store.is_strict() => {
-                self.store.settle(&recorded.take_known());
+                self.store.mark_recorded(&recorded.take_known());
                 let (new, mut leave) = divide(packets);
                 if !new.is_empty() {
                     self.held += new.len();
@@ -105,7 +105,7 @@ impl Parking {
                 (leave, 0)
             }
             Ok(recorded) => {
-                self.store.settle(&recorded);
+                self.store.mark_recorded(&recorded);
                 (packets, 0)
             }
             Err(NotRecorded) => {
@@ -121,7 +121,7 @@ impl Parking {
         while let Some((recorded, some)) =
             self.waiting.pop_front_if(|(recorded, _)| self.store.may_leave(recorded.commit))
         {
-            self.store.settle(&recorded);
+            self.store.mark_recorded(&recorded);
             self.held -= some.len();
             packets.extend(some);
         }

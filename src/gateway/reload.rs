@@ -89,8 +89,8 @@ impl Housekeeping {
         let settings = settings::settings(&config, &self.kernel.look_ahead(&plan)?)?;
         let now = self.clock.now();
         if dry_run {
-            let succession = self.nat.succeed(settings, now)?;
-            (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
+            let prepared = self.nat.prepare_reload(settings, now)?;
+            (reloaded.released, reloaded.moved) = (prepared.misfits(now), prepared.moved());
             return Ok(reloaded);
         }
         let aside = if config.pools == self.config.pools { Vec::new() } else { self.store.kept_aside()? };
@@ -102,7 +102,7 @@ impl Housekeeping {
     /// This machine has come to an address of a pool, or left one, or a router of an outside network has: the address is not
     /// given meanwhile, and who had it gets another. To be called when the host may have changed; tries again if the workers
     /// are too busy.
-    pub fn follow_reserved(&mut self) {
+    pub fn update_reserved(&mut self) {
         let reserved = settings::reserved_in_pools(&self.config, self.kernel.host());
         if reserved == self.reserved {
             return;
@@ -135,7 +135,7 @@ impl Housekeeping {
 
     /// Another host of an outside LAN has an address of a pool, or has it no more: the address is not given meanwhile, and
     /// who had it gets another. To be called every second.
-    pub fn follow_occupied(&mut self) {
+    pub fn update_occupied(&mut self) {
         let now = self.clock.now();
         let hosts: BTreeMap<IpAddr, String> = self
             .neighbours
@@ -198,22 +198,22 @@ impl Housekeeping {
         let mut live = live.write();
         let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
         let given = settings::given(&settings);
-        let succession = self.nat.succeed(settings, now)?;
+        let prepared = self.nat.prepare_reload(settings, now)?;
         self.kernel.replan(plan)?;
-        (reloaded.released, reloaded.moved) = (succession.misfits(now), succession.moved());
+        (reloaded.released, reloaded.moved) = (prepared.misfits(now), prepared.moved());
         let before = Arc::clone(&self.nat);
-        let (after, ended) = succession.commit();
+        let (after, ended) = prepared.commit();
         let occupied: Vec<IpAddr> = self.occupied.keys().copied().collect();
         let moved = after.set_aside(&occupied, now);
         tell_surroundings(&after, self.kernel.host());
         let (said, back) = self.put_back(aside, &after);
         reloaded.changes.extend(said);
         // What fitted nowhere stays in the state file, for the day its pool comes back.
-        self.store.adopt(Arc::clone(&after));
+        self.store.switch_to(Arc::clone(&after));
         self.store.note_aside(reloaded.released.iter().map(BindingView::to_store), by);
         self.store.note(&back, by);
         self.fast.renew(super::fast::common(&config));
-        super::fast::follow(&self.fast, &self.kernel);
+        super::fast::update(&self.fast, &self.kernel);
         rest.end_with(&after);
         *live = Arc::clone(&after);
         self.nat = after;

@@ -1,7 +1,7 @@
 //! One worker: reads its queue of every device, translates, has packets go back to where they were taken.
 
 use super::clock::Clock;
-use super::parking::{Ends, Parked, Parking};
+use super::parking::{HostPair, Parked, Parking};
 use crate::config::Pinning;
 use crate::control::{Seen, Taps, WorkerStatus};
 use crate::device::tun::{Buffer, Origin, Queue, Taken, Way};
@@ -65,10 +65,10 @@ pub struct Shared {
     wakers: Vec<OwnedFd>,
     /// Set when the workers shall stop.
     stopping: AtomicBool,
-    /// Counts the calls of [`Shared::settle`].
+    /// Counts the calls of [`Shared::sync_counts`].
     asked: AtomicU64,
     /// For each worker, the last such call it has heeded.
-    settled: Vec<AtomicU64>,
+    synced: Vec<AtomicU64>,
     /// Whoever watches packets.
     pub taps: Arc<Taps>,
     /// For each worker, what it has done.
@@ -115,7 +115,7 @@ impl Shared {
             wakers: (0..workers).map(waker).collect::<Result<_, _>>()?,
             stopping: AtomicBool::new(false),
             asked: AtomicU64::new(0),
-            settled: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            synced: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             taps: Arc::default(),
             loads: (0..workers).map(|_| Load::default()).collect(),
             gate: Gate::default(),
@@ -133,10 +133,10 @@ impl Shared {
 
     /// Has every worker note what it has counted, so that whoever looks next sees true numbers. Gives up on a worker that
     /// is too busy to look up.
-    pub fn settle(&self) {
+    pub fn sync_counts(&self) {
         let asked = self.ask();
         let deadline = Instant::now() + SETTLE_WITHIN;
-        while !self.has_settled(asked) && Instant::now() < deadline {
+        while !self.has_synced(asked) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(100));
         }
     }
@@ -166,8 +166,8 @@ impl Shared {
     }
 
     /// Whether every worker has looked up since it was asked so.
-    pub fn has_settled(&self, asked: u64) -> bool {
-        self.settled.iter().all(|settled| settled.load(Ordering::Acquire) >= asked)
+    pub fn has_synced(&self, asked: u64) -> bool {
+        self.synced.iter().all(|synced| synced.load(Ordering::Acquire) >= asked)
     }
 
     /// Has every worker look up.
@@ -359,11 +359,11 @@ impl Worker {
         }
         let asked = self.shared.asked.load(Ordering::Acquire);
         self.translator.flush(self.clock.now());
-        if let Some(settled) = self.shared.settled.get(self.number) {
-            settled.store(asked, Ordering::Release);
+        if let Some(synced) = self.shared.synced.get(self.number) {
+            synced.store(asked, Ordering::Release);
         }
         if let Some(nat) = self.shared.gate.pass() {
-            self.translator.succeed(nat);
+            self.translator.switch_to(nat);
         }
     }
 
@@ -517,7 +517,7 @@ impl Worker {
         if is_said && self.events.try_send(event).is_err() {
             self.shared.events_lost.fetch_add(1, Ordering::Relaxed);
         }
-        event.kind.is_owed()
+        event.kind.is_unrecorded()
     }
 
     /// Has frames between two hosts wait for the store if it is owed an event, or behind those that wait; else writes
@@ -525,7 +525,7 @@ impl Worker {
     fn send(
         &mut self,
         owed: Option<Event>,
-        ends: Option<Ends>,
+        ends: Option<HostPair>,
         device: usize,
         frames: impl Iterator<Item = Box<[u8]>>,
     ) {
@@ -556,7 +556,7 @@ impl Worker {
 }
 
 /// Source and destination of a packet that was translated.
-fn ends(packet: &[u8]) -> Option<Ends> {
+fn ends(packet: &[u8]) -> Option<HostPair> {
     let v4 = |at: usize| packet.get(at..)?.first_chunk().copied().map(Address::from_v4);
     let v6 = |at: usize| packet.get(at..)?.first_chunk().copied().map(Address::from_v6);
     match packet.first()? >> 4 {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// After a change the host is looked at at most this often; and looking takes no more than a part of the time, on a
 /// machine with thousands of routes that flap.
-const BREATH: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const PART: u32 = 20;
 
 /// How long a prefix stays closed to others that is not inside any more: the kernel may still have packets for a terminal
@@ -68,7 +68,7 @@ pub struct Kernel {
     fallen: bool,
     looked: Instant,
     /// When to look next at the earliest.
-    breath: Duration,
+    look_interval: Duration,
     /// What the log knows of, and what it will if that lasts.
     told: Host,
     to_tell: Option<Host>,
@@ -110,7 +110,7 @@ impl Kernel {
         }
         let neighbours = Neighbours::new(&host)?;
         let mut members = Members::new(plan.clone());
-        members.follow(&look::links(&mut netlink)?).1.log();
+        members.update(&look::links(&mut netlink)?).1.log();
         let looked = Instant::now();
         let told = host.clone();
         let mut kernel = Self {
@@ -125,7 +125,7 @@ impl Kernel {
             outward_stale: false,
             fallen: false,
             looked,
-            breath: BREATH,
+            look_interval: LOOK_INTERVAL,
             told,
             to_tell: None,
             faded: Vec::new(),
@@ -259,12 +259,12 @@ impl Kernel {
         if heard.settings {
             self.watch_settings()?;
         }
-        if !self.stale || self.looked.elapsed() < self.breath {
+        if !self.stale || self.looked.elapsed() < self.look_interval {
             return Ok(false);
         }
         let begun = Instant::now();
         let news = self.look_again();
-        self.breath = BREATH.max(begun.elapsed() * PART);
+        self.look_interval = LOOK_INTERVAL.max(begun.elapsed() * PART);
         news
     }
 
@@ -279,7 +279,7 @@ impl Kernel {
 
     /// How long until [`Kernel::poll`] looks at what it has heard of; `None` if there is nothing.
     pub fn pause(&self) -> Option<Duration> {
-        self.stale.then(|| self.breath.saturating_sub(self.looked.elapsed()).max(Duration::from_millis(1)))
+        self.stale.then(|| self.look_interval.saturating_sub(self.looked.elapsed()).max(Duration::from_millis(1)))
     }
 
     /// What the host would look like for another plan of the same interfaces; changes nothing.
@@ -331,7 +331,7 @@ impl Kernel {
 
     fn look_again(&mut self) -> Result<bool, KernelError> {
         self.looked = Instant::now();
-        let (plan, changes) = self.members.follow(&look::links(&mut self.netlink)?);
+        let (plan, changes) = self.members.update(&look::links(&mut self.netlink)?);
         changes.log();
         self.sysctls.rename(&plan.tun, &changes.renamed)?;
         self.plan = plan;
@@ -358,7 +358,7 @@ impl Kernel {
         }
         apply::apply(&mut self.netlink, &self.plan, &self.host)?;
         self.sysctls.apply(&self.plan, &self.host)?;
-        self.neighbours.follow(&self.host, std::mem::take(&mut self.fallen));
+        self.neighbours.update(&self.host, std::mem::take(&mut self.fallen));
         self.stale = false;
         self.outward_stale = false;
         Ok(news)

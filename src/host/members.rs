@@ -53,7 +53,7 @@ impl Members {
     }
 
     /// The plan with the interfaces by their names of now, and what to tell the operator.
-    pub(super) fn follow(&mut self, links: &[Link]) -> (Plan, Changes) {
+    pub(super) fn update(&mut self, links: &[Link]) -> (Plan, Changes) {
         let mut plan = self.configured.clone();
         let mut changes = Changes::default();
         let configured: BTreeMap<&String, Realm> =
@@ -176,23 +176,23 @@ mod tests {
     #[test]
     fn an_interface_that_was_renamed_stays_where_it_was() {
         let mut members = members();
-        let (plan, changes) = members.follow(&links(&[("gi", 2), ("gj", 3), ("go", 4), ("other", 5)]));
+        let (plan, changes) = members.update(&links(&[("gi", 2), ("gj", 3), ("go", 4), ("other", 5)]));
         assert_eq!((names(&plan), changes), (["gi", "gj", "go"].map(str::to_owned), Changes::default()));
 
-        let (plan, changes) = members.follow(&links(&[("lan", 2), ("gj", 3), ("go", 4), ("other", 5)]));
+        let (plan, changes) = members.update(&links(&[("lan", 2), ("gj", 3), ("go", 4), ("other", 5)]));
         assert_eq!(names(&plan), ["gi lan", "gj", "go"]);
         assert_eq!(changes.renamed, [("gi".to_owned(), "lan".to_owned())].into());
         assert!(members.is_incomplete(0) && !members.is_incomplete(1));
 
         // Another one gets the name: both are inside.
-        let (plan, changes) = members.follow(&links(&[("lan", 2), ("gj", 3), ("go", 4), ("gi", 6)]));
+        let (plan, changes) = members.update(&links(&[("lan", 2), ("gj", 3), ("go", 4), ("gi", 6)]));
         assert_eq!(names(&plan), ["gi lan", "gj", "go"]);
         assert_eq!((changes.back, changes.renamed.len()), (vec!["gi".to_owned()], 0));
 
         // Deleted: forgotten.
-        let (plan, _) = members.follow(&links(&[("gj", 3), ("go", 4), ("gi", 6)]));
+        let (plan, _) = members.update(&links(&[("gj", 3), ("go", 4), ("gi", 6)]));
         assert_eq!(names(&plan), ["gi", "gj", "go"]);
-        let (plan, changes) = members.follow(&links(&[("gj", 3), ("go", 4)]));
+        let (plan, changes) = members.update(&links(&[("gj", 3), ("go", 4)]));
         assert_eq!((names(&plan), changes.gone), (["gi", "gj", "go"].map(str::to_owned), vec!["gi".to_owned()]));
     }
 
@@ -200,23 +200,23 @@ mod tests {
     fn a_bridge_that_takes_an_interface_in_is_of_its_realm() {
         let mut members = members();
         let mut all = links(&[("gi", 2), ("gj", 3), ("go", 4), ("br0", 5)]);
-        members.follow(&all);
+        members.update(&all);
         all[0].master = Some(5);
-        let (plan, changes) = members.follow(&all);
+        let (plan, changes) = members.update(&all);
         assert_eq!(names(&plan), ["gi br0", "gj", "go"]);
         assert_eq!(changes.taken_in, [("gi".to_owned(), "br0".to_owned())].into());
         // Said once. And what was inside stays inside when the bridge lets the interface go.
-        let (plan, changes) = members.follow(&all);
+        let (plan, changes) = members.update(&all);
         assert_eq!((names(&plan), changes), (["gi br0", "gj", "go"].map(str::to_owned), Changes::default()));
         all[0].master = None;
-        assert_eq!(names(&members.follow(&all).0), ["gi br0", "gj", "go"]);
+        assert_eq!(names(&members.update(&all).0), ["gi br0", "gj", "go"]);
     }
 
     #[test]
     fn a_configured_name_counts_more_than_what_an_interface_was() {
         let mut members = members();
-        members.follow(&links(&[("gi", 2), ("gj", 3), ("go", 4)]));
-        let (plan, changes) = members.follow(&links(&[("gi", 4), ("gj", 3), ("go", 2)]));
+        members.update(&links(&[("gi", 2), ("gj", 3), ("go", 4)]));
+        let (plan, changes) = members.update(&links(&[("gi", 4), ("gj", 3), ("go", 2)]));
         assert_eq!(names(&plan), ["gi", "gj", "go"]);
         assert_eq!(changes.renamed.len(), 2);
     }

@@ -183,7 +183,7 @@ impl Neighbours {
 
     /// Outside interfaces have changed: everything is announced anew where it lies now. `fallen`: an interface may have been
     /// down, and have lost its entries even if it is up again.
-    pub(super) fn follow(&self, host: &Host, fallen: bool) {
+    pub(super) fn update(&self, host: &Host, fallen: bool) {
         let mut shared = self.shared.lock();
         shared.hardware = hardware(host);
         if host.lans == shared.lans && !fallen {

@@ -7,7 +7,7 @@ use super::table::slots::Slot;
 use super::table::{Found, PinError, Pinned};
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Realm;
-use crate::nat::named::Named;
+use crate::nat::qualified::Qualified;
 use crate::nat::reason::DropReason;
 use crate::nat::shared::{Nat, owner, slot_ref};
 use crate::nat::surroundings::contain;
@@ -106,7 +106,7 @@ impl Nat {
         for pool in 0..u16::try_from(self.pools.len()).unwrap_or(u16::MAX) {
             for (number, table) in self.tables.iter().enumerate() {
                 let Some((mut next, end)) =
-                    table.parts().iter().find(|part| part.pool() == pool).map(|part| part.slots())
+                    table.pools().iter().find(|part| part.pool() == pool).map(|part| part.slots())
                 else {
                     continue;
                 };
@@ -134,7 +134,7 @@ impl Nat {
     }
 
     /// The same, in one inside.
-    pub fn find_named(&self, which: &Named, now: Time) -> Vec<BindingView> {
+    pub fn find_named(&self, which: &Qualified, now: Time) -> Vec<BindingView> {
         let found = self.named(which).unwrap_or_default();
         found.iter().map(|(table, found)| self.full_view(*table, found, now)).collect()
     }
@@ -153,7 +153,7 @@ impl Nat {
     /// The same for the terminal of one inside; `force`: even if the virtual IP is in quarantine after another's use.
     pub fn pin_named(
         &self,
-        which: &Named,
+        which: &Qualified,
         virtual_ip: IpAddr,
         force: bool,
         now: Time,
@@ -203,7 +203,7 @@ impl Nat {
     }
 
     /// The same in one inside.
-    pub fn release_named(&self, which: &Named, now: Time) -> Result<(Vec<BindingView>, Vec<Event>), AdminError> {
+    pub fn release_named(&self, which: &Qualified, now: Time) -> Result<(Vec<BindingView>, Vec<Event>), AdminError> {
         let address = which.address;
         let matching = self.named(which)?;
         let mut terminals = matching.iter().filter(|(_, found)| found.slot.terminal == address.into());
@@ -268,7 +268,7 @@ impl Nat {
     /// takes it away. Workers heed it before this returns.
     pub fn set_callback(
         &self,
-        which: &Named,
+        which: &Qualified,
         policy: Option<&CallbackPolicy>,
         now: Time,
     ) -> Result<Vec<BindingView>, AdminError> {
@@ -298,7 +298,7 @@ impl Nat {
             }
             for table in &self.tables {
                 let counts = table.counts().into_iter().zip(table.count_aside());
-                let part = table.parts().iter().zip(counts).find(|(part, _)| usize::from(part.pool()) == number);
+                let part = table.pools().iter().zip(counts).find(|(part, _)| usize::from(part.pool()) == number);
                 let Some((part, (counts, aside))) = part else { continue };
                 let capacity = part.capacity().saturating_sub(aside);
                 let used = counts.active + counts.dormant + counts.quarantined;
@@ -366,7 +366,7 @@ impl Nat {
         number.ok_or_else(|| AdminError::NoInside(name.to_owned()))
     }
 
-    pub(super) fn named(&self, which: &Named) -> Result<Vec<(usize, Found)>, AdminError> {
+    pub(super) fn named(&self, which: &Qualified) -> Result<Vec<(usize, Found)>, AdminError> {
         let inside = which.inside.as_ref().map(|name| self.inside_number(name)).transpose()?;
         let mut all = self.matching(which.address.into());
         all.retain(|(_, found)| inside.is_none_or(|inside| inside == found.slot.inside));
@@ -374,7 +374,7 @@ impl Nat {
     }
 
     /// Why there is no binding to change: it has ended, or there never was one.
-    fn not_found(&self, which: &Named, now: Time) -> AdminError {
+    fn not_found(&self, which: &Qualified, now: Time) -> AdminError {
         let ended = self.named(which).unwrap_or_default().into_iter().next();
         let Some((table, found)) = ended else { return AdminError::NotFound(which.address) };
         let left = self.tables.get(table).and_then(|table| table.left(&found, now));

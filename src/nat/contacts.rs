@@ -30,7 +30,7 @@ const MOST_CHANGES: usize = 65_536;
 /// A contact in use is told to the journal again after this many seconds.
 const TELL_AGAIN: u8 = 60;
 /// Stands in [`Contact::untold`] for a contact that is to be on record before a packet to the peer leaves, and is not.
-const OWED: u8 = u8::MAX;
+const UNRECORDED: u8 = u8::MAX;
 
 /// Which peers each terminal has called.
 pub struct Contacts {
@@ -122,7 +122,7 @@ impl Contacts {
     pub fn note(&self, owner: Owner, peer: Address, now: u32, waits: bool) -> bool {
         let new = || {
             let untold = || if self.tell(owner, peer) { 0 } else { TELL_AGAIN };
-            let untold = if waits { OWED } else { untold() };
+            let untold = if waits { UNRECORDED } else { untold() };
             Contact { peer: peer.into(), first: now, last: now, untold, answered: false, called_back: false }
         };
         let mut shard = self.shard(owner).lock();
@@ -131,7 +131,7 @@ impl Contacts {
                 if self.use_again(owner, &mut contact, now, waits) {
                     shard.replace_one(owner, contact);
                 }
-                return contact.untold == OWED;
+                return contact.untold == UNRECORDED;
             }
             Some(Held::One(contact)) if self.most == 1 => {
                 self.tell(owner, contact.peer.into());
@@ -145,7 +145,7 @@ impl Contacts {
             Some(Held::Several(list)) => match list.get_mut(peer.into()) {
                 Some(contact) => {
                     self.use_again(owner, contact, now, waits);
-                    return contact.untold == OWED;
+                    return contact.untold == UNRECORDED;
                 }
                 None => {
                     self.make_room(&mut shard, owner, now);
@@ -158,14 +158,14 @@ impl Contacts {
     }
 
     /// The contacts that packets wait for.
-    pub fn owed(&self, owner: Owner) -> Vec<Known> {
+    pub fn unrecorded(&self, owner: Owner) -> Vec<Known> {
         let shard = self.shard(owner).lock();
-        shard.contacts(owner).filter(|contact| contact.untold == OWED).map(Known::from).collect()
+        shard.contacts(owner).filter(|contact| contact.untold == UNRECORDED).map(Known::from).collect()
     }
 
     /// These are on record: packets need not wait for them.
     pub fn recorded(&self, owner: Owner, peers: &[Address]) {
-        self.settle(owner, |contact| {
+        self.mark_recorded(owner, |contact| {
             if peers.contains(&contact.peer.into()) {
                 contact.untold = 0;
             }
@@ -174,19 +174,21 @@ impl Contacts {
 
     /// No packet waits for a contact of this binding any more, on record or not; the journal hears of them when it can.
     pub fn let_go(&self, owner: Owner) {
-        self.settle(owner, |contact| {
+        self.mark_recorded(owner, |contact| {
             contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
         });
     }
 
-    fn settle(&self, owner: Owner, mut owed: impl FnMut(&mut Contact)) {
+    fn mark_recorded(&self, owner: Owner, mut unrecorded: impl FnMut(&mut Contact)) {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
-            Some(Held::One(mut contact)) if contact.untold == OWED => {
-                owed(&mut contact);
+            Some(Held::One(mut contact)) if contact.untold == UNRECORDED => {
+                unrecorded(&mut contact);
                 shard.replace_one(owner, contact);
             }
-            Some(Held::Several(list)) => list.iter_mut().filter(|contact| contact.untold == OWED).for_each(owed),
+            Some(Held::Several(list)) => {
+                list.iter_mut().filter(|contact| contact.untold == UNRECORDED).for_each(unrecorded)
+            }
             _ => {}
         }
     }
@@ -314,7 +316,7 @@ impl Contacts {
     }
 
     fn tell_of(&self, owner: Owner, contact: &mut Contact) {
-        if contact.untold != OWED {
+        if contact.untold != UNRECORDED {
             contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
         }
     }
@@ -328,12 +330,12 @@ impl Contacts {
         if later >= self.idle {
             (contact.first, contact.called_back) = (now, false);
         }
-        if contact.untold == OWED {
+        if contact.untold == UNRECORDED {
             return later > 0;
         }
         let untold = later.saturating_add(contact.untold.into());
         if waits && untold >= self.idle {
-            contact.untold = OWED;
+            contact.untold = UNRECORDED;
             return true;
         }
         contact.untold = u8::try_from(untold).unwrap_or(TELL_AGAIN).min(TELL_AGAIN);

@@ -175,7 +175,7 @@ impl DropBook {
     }
 
     /// Brings to the page what is beside it.
-    fn settle(&mut self) {
+    fn flush(&mut self) {
         let [peers, own] = [&mut self.peers, &mut self.own].map(|run| std::mem::replace(run, Run::new_zeroed()));
         self.put(peers, |sheet| &mut sheet.peers);
         self.put(own, |sheet| &mut sheet.own);
@@ -201,7 +201,7 @@ impl DropBook {
     /// Turns to the page of the present; what was on it before goes to those before.
     #[cold]
     fn begin_span(&mut self, now: Time) {
-        self.settle();
+        self.flush();
         self.begun.get_or_insert(now);
         let number = u64::from(now.as_secs() / SPAN);
         self.place = usize::try_from(number).unwrap_or(0) % SPANS;
@@ -290,7 +290,7 @@ pub fn sum<'a>(books: impl Iterator<Item = &'a mut DropBook>, since_start: bool,
     let oldest = u64::from(span).saturating_sub(SPANS as u64 - 1);
     let mut begun = now;
     for book in books {
-        book.settle();
+        book.flush();
         begun = book.begun.map_or(begun, |first| first.min(begun));
         book.pages.iter().filter(|page| since_start || page.number >= oldest).for_each(|page| sum.add(page));
         if since_start {
@@ -389,7 +389,7 @@ mod tests {
     }
 
     fn told(book: &mut DropBook) -> Dropped {
-        book.settle();
+        book.flush();
         let mut sum = Sum::default();
         book.pages.iter().chain(&book.before).for_each(|page| sum.add(page));
         sum.told(Time::default())

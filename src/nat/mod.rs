@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `table.rs` | the bindings: index (`index.rs`), flat slots (`slots.rs`), life cycle (`ledger.rs`, `vacancy.rs`) |
+//! | `table.rs` | the bindings: index (`index.rs`), flat slots (`slots.rs`), life cycle (`ledger.rs`, `free_slots.rs`) |
 //! | `parts.rs` | pools as slot numbers |
 //! | `selection.rs` | which pool serves which peer, and which pool a virtual IP is from |
 //! | `callback.rs`, `contacts.rs` | who may call back |
@@ -13,14 +13,14 @@
 //! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
 //! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
 //! | `explain.rs` | the same decision about a packet that is only talked about |
-//! | `stored.rs`, `owed.rs` | bindings that outlive the translator, and those not on record yet |
+//! | `stored.rs`, `unrecorded.rs` | bindings that outlive the translator, and those not on record yet |
 //! | `alg/` | applications that carry addresses in their text |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `flows.rs` | what a worker remembers of the flows it serves |
 //! | `drops.rs` | what was dropped, and whose it was |
 //! | `offload.rs` | flows that somebody faster carries |
 //! | `icmp_error.rs`, `strangers.rs` | errors, with the packet they quote |
-//! | `succession.rs` | other settings, the same bindings |
+//! | `prepared.rs` | other settings, the same bindings |
 //! | `admin.rs`, `named.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
 
 #![forbid(unsafe_code)]
@@ -37,9 +37,10 @@ mod event;
 mod flow;
 mod fold;
 mod limit;
-mod named;
 mod prefix;
+mod qualified;
 mod reason;
+mod reload;
 mod selection;
 mod settings;
 mod shared;
@@ -55,19 +56,19 @@ pub use counters::Counter;
 pub use drops::{DropRow, Dropped, End};
 pub use event::{Event, EventKind};
 pub use flow::explain::{Explanation, Question};
-pub use flow::offload::{Carried, Epoch, Offer, Offload};
+pub use flow::offload::{Carried, Epoch, FlowCarrier, Offer};
 pub use flow::translate::Translator;
-pub use named::{Named, ParseNamedError};
+pub use qualified::{ParseQualifiedError, Qualified};
 pub use reason::DropReason;
+pub use reload::PreparedReload;
 pub use settings::{
-    Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, Multipath,
-    PoolKind, PoolSettings, Settings, Unsolicited,
+    Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes,
+    Multipath, PoolKind, PoolSettings, Settings, Unsolicited,
 };
 pub use shared::{Nat, SettingsError};
 pub use stored::{
     ContactChange, ContactKey, Misfit, Receipt, Restored, Restoring, StoredBinding, StoredContact, Unfit,
 };
-pub use table::succession::Succession;
 pub use verdict::{Refused, Replaced, Verdict};
 pub use views::{BindingView, ContactView, Direction, PolicyFrom, PolicyView, PoolView, StatusView, TrafficView};
 

@@ -20,7 +20,7 @@ pub struct Settings {
     /// Whether terminals may call each other's virtual IPs.
     pub hairpin: Hairpin,
     /// Whether packets from outside keep a binding alive.
-    pub inbound_refresh: Inbound,
+    pub inbound_refresh: InboundRefresh,
     /// What a peer hears that calls in vain.
     pub unsolicited: Unsolicited,
     /// The largest TCP segment that both sides are told to send, in bytes (RFC 9293 §3.7.1); `None`: as they say.
@@ -146,7 +146,7 @@ pub enum Hairpin {
 /// Whether packets from outside keep a binding alive (RFC 4787 REQ-6, RFC 7857 §7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Inbound {
+pub enum InboundRefresh {
     /// Only what the terminal sends does.
     #[default]
     Ignored,

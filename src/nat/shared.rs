@@ -7,16 +7,16 @@ use super::contacts::Contacts;
 use super::counters::Counters;
 use super::drops::{self, Dropped};
 use super::event::{Event, EventKind};
-use super::flow::offload::{Epoch, Offloaded};
+use super::flow::offload::{CarriedFlows, Epoch};
 use super::limit::Limiter;
 use super::prefix::Prefixes;
 use super::selection::{self, Selection};
 use super::settings::{
-    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, Lifetimes, Multipath, PoolSettings,
+    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, Lifetimes, Multipath, PoolSettings,
     Settings, Unsolicited,
 };
 use super::surroundings::{Surroundings, in_order};
-use super::table::parts::Parts;
+use super::table::pools::TablePools;
 use super::table::{self, Aged, Found, Table};
 use crate::time::Time;
 use crate::wire::Address;
@@ -42,7 +42,7 @@ pub struct Nat {
     pub(super) policies: Arc<Policies>,
     pub(super) prefixes: Prefixes,
     pub(super) hairpin: Hairpin,
-    pub(super) inbound_refresh: Inbound,
+    pub(super) inbound_refresh: InboundRefresh,
     pub(super) unsolicited: Unsolicited,
     pub(super) mss: Option<u16>,
     pub(super) mptcp: Multipath,
@@ -56,7 +56,7 @@ pub struct Nat {
     pub(super) hash_key: [u8; 16],
     pub(super) surroundings: RwLock<Arc<Surroundings>>,
     pub(super) counters: Arc<Mutex<Vec<Arc<Counters>>>>,
-    pub(super) offloaded: Arc<Offloaded>,
+    pub(super) carried_flows: Arc<CarriedFlows>,
     /// Counts the changes after which a worker must not trust what it remembers.
     pub(super) epoch: Epoch,
     /// Whether new bindings are recorded (see `stored.rs`).
@@ -72,7 +72,7 @@ pub(super) struct Inherited {
     pub(super) limiter: Arc<Limiter>,
     pub(super) helpers: Option<Arc<Helpers>>,
     pub(super) counters: Arc<Mutex<Vec<Arc<Counters>>>>,
-    pub(super) offloaded: Arc<Offloaded>,
+    pub(super) carried_flows: Arc<CarriedFlows>,
     pub(super) epoch: u64,
 }
 
@@ -98,7 +98,7 @@ impl Nat {
             return Err(SettingsError::TooManyInsides(settings.insides.len()));
         }
         let mut tables = Vec::new();
-        for parts in parts_of_tables(&settings.pools)? {
+        for parts in pools_of_tables(&settings.pools)? {
             tables.push(new_table(parts, &settings)?);
         }
         let inherited = Inherited {
@@ -107,7 +107,7 @@ impl Nat {
             limiter: Arc::new(Limiter::new(settings.creation.clone())),
             helpers: Helpers::new(&settings.alg).map(Arc::new),
             counters: Arc::default(),
-            offloaded: Arc::default(),
+            carried_flows: Arc::default(),
             epoch: 0,
         };
         Ok(Arc::new(Self::assemble(settings, tables, inherited)))
@@ -117,7 +117,7 @@ impl Nat {
         let mut selection = Selection::default();
         for (number, table) in tables.iter().enumerate() {
             let number = u16::try_from(number).unwrap_or(u16::MAX);
-            for pool in settings.pools.iter().filter(|pool| table.parts().has(pool.range)) {
+            for pool in settings.pools.iter().filter(|pool| table.pools().has(pool.range)) {
                 selection.add(number, pool);
             }
         }
@@ -150,7 +150,7 @@ impl Nat {
             hash_key: settings.hash_key,
             surroundings: RwLock::new(Arc::new(surroundings)),
             counters: inherited.counters,
-            offloaded: inherited.offloaded,
+            carried_flows: inherited.carried_flows,
             epoch: Epoch::after(inherited.epoch),
             is_recording: AtomicBool::new(false),
             cannot_record: AtomicBool::new(false),
@@ -258,8 +258,8 @@ impl Nat {
     /// Workers decide anew about every flow; flows of the binding, or (`None`) all, are carried by nobody else any more.
     pub(super) fn invalidate(&self, binding: Option<SlotRef>) {
         self.epoch.advance();
-        if let Some(keeper) = self.offloaded.keeper.get() {
-            keeper.revoke(binding);
+        if let Some(carrier) = self.carried_flows.carrier.get() {
+            carrier.revoke(binding);
         }
     }
 
@@ -278,19 +278,19 @@ impl Nat {
 }
 
 /// The pools of each table.
-pub(super) fn parts_of_tables(pools: &[PoolSettings]) -> Result<Vec<Parts>, SettingsError> {
+pub(super) fn pools_of_tables(pools: &[PoolSettings]) -> Result<Vec<TablePools>, SettingsError> {
     if pools.len() > usize::from(u16::MAX) {
         return Err(SettingsError::TooManyPools(pools.len()));
     }
     let parts = |group: Vec<u16>| {
         let members = || group.iter().filter_map(|pool| Some((*pool, pools.get(usize::from(*pool))?)));
         let names = || members().map(|(_, pool)| pool.name.as_str()).collect::<Vec<_>>().join(", ");
-        Parts::new(members()).ok_or_else(|| SettingsError::TooLarge(names()))
+        TablePools::new(members()).ok_or_else(|| SettingsError::TooLarge(names()))
     };
     selection::groups(pools).into_iter().map(parts).collect()
 }
 
-pub(super) fn new_table(parts: Parts, settings: &Settings) -> Result<Arc<Table>, SettingsError> {
+pub(super) fn new_table(parts: TablePools, settings: &Settings) -> Result<Arc<Table>, SettingsError> {
     let ranges = parts.iter().map(|part| part.range.to_string()).collect::<Vec<_>>().join(", ");
     let table = Table::new(parts, &settings.hash_key, settings.lifetimes.clone());
     Ok(Arc::new(table.map_err(|_| SettingsError::TooLarge(ranges))?))

@@ -207,19 +207,19 @@ impl Nat {
         let number = self.selection.of_virtual_ip(address)?;
         let found = self.tables.get(usize::from(number))?.of_virtual_ip(address)?;
         let binding = self.to_store(number.into(), &found, Arc::from(self.inside_name(found.slot.inside)));
-        let is_new = self.tables.get(usize::from(number))?.is_owed(found.index);
+        let is_new = self.tables.get(usize::from(number))?.is_unrecorded(found.index);
         let (stamp, created) = (found.stamp(), found.slot.created);
         Some((binding, Receipt { table: number, stamp, created, is_new, contacts: Vec::new() }))
     }
 
     /// The contacts that packets of the binding wait for; the receipt is for them too from now on.
-    pub fn owed_contacts(&self, virtual_ip: IpAddr, receipt: &mut Receipt) -> Vec<ContactChange> {
-        let owed = self.contacts.owed(receipt.owner());
-        receipt.contacts = owed.iter().map(|known| known.peer).collect();
+    pub fn unrecorded_contacts(&self, virtual_ip: IpAddr, receipt: &mut Receipt) -> Vec<ContactChange> {
+        let unrecorded = self.contacts.unrecorded(receipt.owner());
+        receipt.contacts = unrecorded.iter().map(|known| known.peer).collect();
         let created = receipt.created;
         let change =
             |known: Known| ContactChange { virtual_ip, created, peer: known.peer.into(), contact: Some(known.into()) };
-        owed.into_iter().map(change).collect()
+        unrecorded.into_iter().map(change).collect()
     }
 
     /// Whether a pool has this virtual IP.
@@ -234,7 +234,7 @@ impl Nat {
         self.is_recording.store(true, Ordering::Release);
     }
 
-    /// A binding is on record as [`Nat::stored`] showed it, and so are the contacts of [`Nat::owed_contacts`].
+    /// A binding is on record as [`Nat::stored`] showed it, and so are the contacts of [`Nat::unrecorded_contacts`].
     pub fn recorded(&self, receipt: &Receipt) {
         if let Some(table) = self.tables.get(usize::from(receipt.table)) {
             table.recorded(receipt.stamp);
@@ -248,7 +248,7 @@ impl Nat {
     pub fn let_go(&self, virtual_ip: IpAddr) {
         let Ok(bound) = self.callee(virtual_ip.into()) else { return };
         if let Ok(table) = self.table(bound.table)
-            && !table.is_owed(bound.found.index)
+            && !table.is_unrecorded(bound.found.index)
         {
             table.let_go(bound.found.index);
             self.contacts.let_go(bound.owner());
@@ -287,7 +287,7 @@ impl Nat {
     /// What a packet of the binding has to wait for, whichever peer it is for.
     pub(super) fn owes(&self, table: u16, index: u32) -> Option<EventKind> {
         let table = self.tables.get(usize::from(table)).filter(|_| self.is_recording())?;
-        if table.is_owed(index) {
+        if table.is_unrecorded(index) {
             return Some(EventKind::Unrecorded);
         }
         table.is_woken(index).then_some(EventKind::Contacted)
@@ -443,7 +443,7 @@ impl From<StoredContact> for Known {
 
 impl EventKind {
     /// Whether what is new about the binding must be recorded before the packet that comes with the event leaves.
-    pub fn is_owed(self) -> bool {
+    pub fn is_unrecorded(self) -> bool {
         self.is_of_a_new_binding() || matches!(self, EventKind::Woken | EventKind::Contacted)
     }
 

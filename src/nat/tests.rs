@@ -439,7 +439,9 @@ fn an_address_of_our_own_is_shown_that_the_peer_knows() {
 #[test]
 fn r6_inbound_traffic_refreshes_only_if_configured() {
     const HOUR: Duration = Duration::from_secs(3600);
-    for (inbound_refresh, expected) in [(Inbound::Ignored, vec![EventKind::Dormant]), (Inbound::Refreshes, vec![])] {
+    for (inbound_refresh, expected) in
+        [(InboundRefresh::Ignored, vec![EventKind::Dormant]), (InboundRefresh::Refreshes, vec![])]
+    {
         let settings = settings(vec![pool("198.18.0.0/24", &[])]);
         let callback = CallbackPolicy::Anyone;
         let mut gateway = Gateway::new(Settings { inbound_refresh, callback, ..settings });

@@ -31,7 +31,7 @@ use scene::{Note, Scene};
 use crate::control::{Client, Status};
 use crate::fastpath;
 use crate::host::LockFile;
-use crate::nat::{BindingState, Named};
+use crate::nat::{BindingState, Qualified};
 use std::path::Path;
 
 /// A note is shorter.
@@ -93,7 +93,7 @@ fn clear<'a>(client: &Client, note: &Path, interfaces: impl Iterator<Item = &'a 
     if let Some(note) =
         text.get(..text.len().min(LONGEST_NOTE)).and_then(|text| serde_json::from_slice::<Note>(text).ok())
     {
-        let named = Named { address: note.terminal, inside: None };
+        let named = Qualified { address: note.terminal, inside: None };
         // Where a host has taken the address since, it has called others as well.
         let is_ours = client.show(&named).is_ok_and(|found| {
             let mut live = found.iter().filter(|binding| binding.state != BindingState::Quarantined);

@@ -5,7 +5,7 @@ use super::ground::{self};
 use super::scene::{Cast, Outcome, SPARE, Scene, Step, Test, TestError};
 use super::why;
 use crate::control::{Line, PacketLine, Watch};
-use crate::nat::{BindingState, BindingView, Explanation, Named};
+use crate::nat::{BindingState, BindingView, Explanation, Qualified};
 use parking_lot::Mutex;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -91,7 +91,7 @@ fn cast(scene: &Scene<'_>, interface: &str, is_v4: bool, teller: &mut Teller<'_>
     let given = |all: &[IpAddr]| all.iter().copied().find(|address| address.is_ipv4() == is_v4);
     // One that has ended, of the test before, is nobody's.
     let has_none = |address: IpAddr| {
-        let found = scene.client.show(&Named { address, inside: None });
+        let found = scene.client.show(&Qualified { address, inside: None });
         found.map_or(true, |found| found.iter().all(|binding| binding.state == BindingState::Quarantined))
     };
     let terminal = match given(&scene.request.address) {
@@ -384,9 +384,9 @@ fn release(scene: &Scene<'_>, cast: &Cast) -> Result<Option<BindingView>, crate:
     }
 }
 
-fn named(cast: &Cast) -> Named {
+fn named(cast: &Cast) -> Qualified {
     // No inside has had one for it before.
-    Named { address: cast.terminal, inside: None }
+    Qualified { address: cast.terminal, inside: None }
 }
 
 /// What becomes of packets of one peer, as the gateway tells it.

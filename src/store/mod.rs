@@ -8,7 +8,7 @@
 //! | `open.rs` | the lock, opening, what becomes of a damaged file |
 //! | `tail.rs` | whether all of its write-ahead log can be read |
 //! | `lines.rs` | bindings as text, to take them elsewhere |
-//! | `keeper.rs` | the thread that syncs, and writes what can wait |
+//! | `writer.rs` | the thread that syncs, and writes what can wait |
 //! | `anew.rs` | another file in place of one that a sync has failed for |
 //! | `history/` | who had which virtual IP when, in a file of its own |
 //!
@@ -16,12 +16,13 @@
 //! and writing that, under one lock. So it does not matter in which order threads bring their changes.
 //!
 //! A worker records new bindings, their waking and new contacts before it writes the packets that made them. Everything
-//! else (last use, what housekeeping changes) is marked and written by the keeper within the sync interval.
+//! else (last use, what housekeeping changes) is marked and written by the writer within the sync interval.
 
 mod error;
 mod files;
 pub mod history;
 mod lines;
+mod log_check;
 mod moment;
 mod open;
 mod progress;
@@ -29,7 +30,6 @@ mod rewrite;
 mod row;
 mod shared;
 mod state_file;
-mod tail;
 mod writer;
 
 pub use crate::config::{Durability, WhenDiskFails};
@@ -39,7 +39,7 @@ pub use moment::{Moment, Reading};
 pub use open::{Found, Opened, StateFile, look, look_at};
 pub use progress::{Progress, Stage};
 pub use shared::{NotRecorded, Recorded, Store, StoreSettings, StoreStatus};
-pub use writer::Keeper;
+pub use writer::Writer;
 
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,10 @@
 
 use super::StoreError;
 use super::files::{beside, finish};
+use super::log_check::torn;
 use super::moment::{Moment, Reading};
 use super::progress::{Progress, Stage};
 use super::state_file::{AT_ONCE, Database, Salvaged, Write};
-use super::tail::torn;
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
 use crate::time::Time;
 use rustix::fs::{FlockOperation, Mode, OFlags};

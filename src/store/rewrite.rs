@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 impl Store {
     /// Step 1. `old` is a connection to the file in doubt. What changes meanwhile is marked by those who cannot record it.
-    pub(super) fn write_anew(&self, old: &Database) -> Result<(), StoreError> {
+    pub(super) fn rewrite(&self, old: &Database) -> Result<(), StoreError> {
         let nat = Arc::clone(&self.nat.read());
         let (new, whole) = (beside(&self.path, ".new"), beside(&self.path, ".whole"));
         remove_with_log(&new).map_err(|error| self.not_written(error))?;

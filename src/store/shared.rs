@@ -170,7 +170,7 @@ impl Store {
         let patience = self.settings.sync_interval + Duration::from_secs(5);
         let late = self.arrived.wait_while_for(&mut synced, |synced| *synced < recorded.commit, patience).timed_out();
         drop(synced);
-        self.settle(&recorded);
+        self.mark_recorded(&recorded);
         if late { Err(failed(&"the disk is slow")) } else { Ok(()) }
     }
 
@@ -219,7 +219,7 @@ impl Store {
     }
 
     /// The packets of these bindings may leave from now on.
-    pub fn settle(&self, recorded: &Recorded) {
+    pub fn mark_recorded(&self, recorded: &Recorded) {
         let nat = self.nat.read();
         recorded.receipts.iter().for_each(|receipt| nat.recorded(receipt));
     }
@@ -253,7 +253,7 @@ impl Store {
     }
 
     /// Other settings, and with them another translator, are in force.
-    pub fn adopt(&self, nat: Arc<Nat>) {
+    pub fn switch_to(&self, nat: Arc<Nat>) {
         let mut place = self.nat.write();
         nat.start_recording();
         nat.refuse_unrecorded(self.refuses());
@@ -268,7 +268,7 @@ impl Store {
                 .iter()
                 .filter_map(|virtual_ip| match nat.stored(*virtual_ip) {
                     Some((binding, mut receipt)) => {
-                        contacts.extend(nat.owed_contacts(*virtual_ip, &mut receipt));
+                        contacts.extend(nat.unrecorded_contacts(*virtual_ip, &mut receipt));
                         receipts.push(receipt);
                         Some(Write::Put(binding))
                     }
@@ -309,7 +309,7 @@ impl Store {
                 return Ok(());
             }
             match self.write(&some) {
-                Ok(recorded) => self.settle(&recorded),
+                Ok(recorded) => self.mark_recorded(&recorded),
                 Err(error) => {
                     self.marked.lock().extend(some);
                     return Err(error);

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-mod anew;
 mod carried;
 mod faults;
+mod log_check;
 mod moment;
 mod past;
-mod tail;
+mod rewrite;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
 const SETTINGS: StoreSettings = StoreSettings {
@@ -137,7 +137,7 @@ impl Scene {
         let packet = etherparse::PacketBuilder::ipv4([10, b, c, d], [192, 0, 2, peer], 64).udp(5000, 53);
         packet.write(&mut bytes, b"question").unwrap();
         match self.translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), self.now) {
-            Verdict::Forward { event: Some(event), .. } if event.kind.is_owed() => Some(event.virtual_ip.into()),
+            Verdict::Forward { event: Some(event), .. } if event.kind.is_unrecorded() => Some(event.virtual_ip.into()),
             Verdict::Drop(DropReason::CannotRecord) => None,
             other => panic!("{other:?}"),
         }
@@ -147,17 +147,17 @@ impl Scene {
     fn record(&mut self, terminal: u32) -> IpAddr {
         let virtual_ip = self.call(terminal);
         let recorded = self.store.record(&[virtual_ip]).unwrap();
-        self.store.settle(&recorded);
+        self.store.mark_recorded(&recorded);
         virtual_ip
     }
 
-    fn keep(&self) -> Keeper {
+    fn keep(&self) -> Writer {
         self.try_keep().unwrap()
     }
 
-    fn try_keep(&self) -> Result<Keeper, StoreError> {
+    fn try_keep(&self) -> Result<Writer, StoreError> {
         let now = Moment { time: self.now, reading: self.reading };
-        Keeper::start(Arc::clone(&self.store), Duration::from_secs(3600), move || now, || ())
+        Writer::start(Arc::clone(&self.store), Duration::from_secs(3600), move || now, || ())
     }
 
     fn bindings(&self) -> Vec<StoredBinding> {
@@ -189,12 +189,12 @@ fn what_can_wait_is_written_by_the_keeper() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
     let (kept, gone) = (scene.record(1), scene.record(2));
-    let keeper = scene.keep();
+    let writer = scene.keep();
     scene.nat.set_callback(&kept.into(), Some(&CallbackPolicy::Anyone), NOW).unwrap();
     scene.nat.release(gone, NOW).unwrap();
     scene.store.mark(kept, By::Itself);
     scene.store.mark(gone, By::Itself);
-    keeper.stop();
+    writer.stop();
     drop(scene);
     let after = Scene::on(directory.path()).bindings();
     let of = |virtual_ip| after.iter().find(|binding| binding.virtual_ip == virtual_ip).unwrap();
@@ -217,10 +217,10 @@ fn since_when_a_peer_is_a_contact_and_whether_it_has_called_back_outlives_the_pr
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
     let virtual_ip = scene.record(1);
-    let keeper = scene.keep();
+    let writer = scene.keep();
     scene.pass(Duration::from_secs(70));
     scene.try_call_peer(1, 2);
-    scene.store.settle(&scene.store.record(&[virtual_ip]).unwrap());
+    scene.store.mark_recorded(&scene.store.record(&[virtual_ip]).unwrap());
     scene.pass(Duration::from_secs(70));
     let IpAddr::V4(virtual_v4) = virtual_ip else { panic!("{virtual_ip}") };
     let (terminal, inside) = ([10, 0, 0, 1], Realm::Inside(0));
@@ -236,7 +236,7 @@ fn since_when_a_peer_is_a_contact_and_whether_it_has_called_back_outlives_the_pr
         assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
     }
     scene.translator.flush(scene.now);
-    keeper.stop();
+    writer.stop();
     let contact = |n: u8, first, called_back| {
         let last = NOW.as_secs() + 140;
         StoredContact {
@@ -265,13 +265,13 @@ fn since_when_a_peer_is_a_contact_and_whether_it_has_called_back_outlives_the_pr
 fn what_an_administrator_is_told_is_on_disk() {
     let directory = private_directory();
     let scene = Scene::on(directory.path());
-    let keeper = scene.keep();
+    let writer = scene.keep();
     let (terminal, virtual_ip) = ("10.0.0.9".parse().unwrap(), "198.18.0.9".parse().unwrap());
     scene.nat.pin(terminal, virtual_ip, NOW).unwrap();
     scene.store.record_and_sync(&[virtual_ip], Happened::Pinned, By::Operator(0)).unwrap();
     let status = scene.store.status();
     assert!(status.commits >= 1 && status.synced >= 1 && status.failing.is_none(), "{status:?}");
-    keeper.stop();
+    writer.stop();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The keeper: one thread that syncs, and writes what can wait.
+//! The writer: one thread that syncs, and writes what can wait.
 
 use super::{Moment, Store, StoreError, state_file::Database, state_file::Write};
 use crate::nat::{ContactKey, StoredBinding};
@@ -23,7 +23,7 @@ const FORGET: Duration = Duration::from_secs(3600);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// The running thread.
-pub struct Keeper {
+pub struct Writer {
     shared: Arc<Store>,
     stopping: Arc<AtomicBool>,
     thread: JoinHandle<()>,
@@ -46,7 +46,7 @@ struct Round {
     noted: Option<Moment>,
 }
 
-/// The file as the keeper has it.
+/// The file as the writer has it.
 struct Side {
     /// A connection of its own, so that shortening the log does not keep workers waiting.
     store: Database,
@@ -59,7 +59,7 @@ impl Side {
     }
 }
 
-impl Keeper {
+impl Writer {
     /// Starts it. `on_news` is called whenever a commit has reached the disk or none can, `contact` is how long contacts
     /// live.
     pub fn start(
@@ -180,7 +180,7 @@ impl Round {
         let shared = Arc::clone(&self.shared);
         if let Some(side) = &self.side {
             let store = shared.store.lock().take();
-            if let Err(error) = shared.write_anew(&side.store) {
+            if let Err(error) = shared.rewrite(&side.store) {
                 *shared.store.lock() = store;
                 return Err(error);
             }

@@ -24,7 +24,8 @@ fn no_files_of_a_room_use_each_other_in_a_circle() {
         .into_iter()
         .map(|(file, _)| (module_of(file.strip_prefix(&root).unwrap()), names(&without_tests_and_comments(&file))))
         .collect();
-    let uses: BTreeMap<&Module, BTreeSet<Module>> = names.keys().map(|module| (module, used_by(module, &names))).collect();
+    let uses: BTreeMap<&Module, BTreeSet<Module>> =
+        names.keys().map(|module| (module, used_by(module, &names))).collect();
     let circles: Vec<String> = uses.keys().filter_map(|module| circle(module, &uses)).collect();
     assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }
@@ -41,7 +42,8 @@ fn a_circle_is_found() {
     ]
     .into_iter()
     .collect();
-    let uses: BTreeMap<&Module, BTreeSet<Module>> = names.keys().map(|module| (module, used_by(module, &names))).collect();
+    let uses: BTreeMap<&Module, BTreeSet<Module>> =
+        names.keys().map(|module| (module, used_by(module, &names))).collect();
     let found = |path: &str| circle(&module(path), &uses);
     assert_eq!(found("room::a").as_deref(), Some("room::a -> room::b -> room::a"));
     assert_eq!((found("room"), found("room::c")), (None, None));

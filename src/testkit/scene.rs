@@ -1,8 +1,8 @@
 //! Settings that most tests of the translator begin with.
 
 use crate::nat::{
-    CallbackPolicy, CreationLimit, Exhausted, Hairpin, Inbound, InsideSettings, Lifetimes, Multipath, PoolSettings,
-    Settings, Unsolicited,
+    CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes, Multipath,
+    PoolSettings, Settings, Unsolicited,
 };
 
 /// A pool, for these destinations or for all.
@@ -31,7 +31,7 @@ pub fn settings(pools: Vec<PoolSettings>) -> Settings {
         creation: CreationLimit::default(),
         exhausted: Exhausted::Prohibited,
         hairpin: Hairpin::default(),
-        inbound_refresh: Inbound::default(),
+        inbound_refresh: InboundRefresh::default(),
         unsolicited: Unsolicited::default(),
         mss: None,
         mptcp: Multipath::default(),

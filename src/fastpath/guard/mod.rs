@@ -18,7 +18,7 @@ pub use link::{LinkError, names};
 pub use nftables::RulesetMonitor;
 pub use ways::Ways;
 
-use super::place::Place;
+use super::pin_directory::PinDirectory;
 use link::Links;
 use nftables::Table;
 use rustix::io::Errno;
@@ -81,10 +81,10 @@ impl Guard {
     ///
     /// # Errors
     /// [`GuardError::Unavailable`]
-    pub fn new(tun: &str, place: &Place) -> Result<Self, GuardError> {
+    pub fn new(tun: &str, place: &PinDirectory) -> Result<Self, GuardError> {
         let directory = match place {
-            Place::Lasting(path) => Some(path.clone()),
-            Place::Private(_) => None,
+            PinDirectory::Lasting(path) => Some(path.clone()),
+            PinDirectory::Private(_) => None,
         };
         let program = match &directory {
             Some(path) => Links::new(path).map_err(|error| error.to_string()),

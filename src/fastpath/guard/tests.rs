@@ -232,8 +232,8 @@ impl FileSystem {
     /// A guard of this kind.
     fn guard(&self, kind: &str) -> Guard {
         let place = match kind {
-            "bpf" => Place::Lasting(self.path()),
-            _ => Place::Private(self.0.try_clone().unwrap()),
+            "bpf" => PinDirectory::Lasting(self.path()),
+            _ => PinDirectory::Private(self.0.try_clone().unwrap()),
         };
         let guard = Guard::new(TUN, &place).unwrap();
         assert_eq!(guard.kind(), kind);

@@ -3,7 +3,7 @@
 //! where there is a way for every packet; nothing is sent.
 
 use super::*;
-use crate::nat::{Alg, AlgSettings, Epoch, Nat, Offload, SlotRef, Translator, Verdict};
+use crate::nat::{Alg, AlgSettings, Epoch, FlowCarrier, Nat, SlotRef, Translator, Verdict};
 use crate::testkit::packets::{Built, Spec, Sum, Transport, addresses, ends, error_about, same_sum, spec};
 use crate::testkit::scene::{pool, settings};
 use crate::time::Time;
@@ -113,7 +113,7 @@ fn case() -> impl Strategy<Value = Case> {
 #[derive(Default)]
 struct Offered(Mutex<Vec<Offer>>);
 
-impl Offload for Offered {
+impl FlowCarrier for Offered {
     fn offer(&self, _: &Epoch, offer: &Offer) {
         self.0.lock().push(*offer);
     }
@@ -130,7 +130,7 @@ fn translator(case: &Case) -> (Translator, Vec<Offer>) {
     settings.alg = case.setup.ftp.then_some(AlgSettings { alg: Alg::Ftp, port: FTP }).into_iter().collect();
     let nat = Nat::new(settings).unwrap();
     let offered = Arc::new(Offered::default());
-    nat.set_offload(offered.clone());
+    nat.set_carrier(offered.clone());
     let mut translator = nat.translator();
     let call = Spec::plain(Transport::Udp, Vec::new()).build(case.ends.0, case.ends.1);
     for _ in 0..2 {

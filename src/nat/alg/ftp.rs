@@ -3,7 +3,7 @@
 //! Only the sender's own address is written over, for ports are never changed. Any other address, and a port below
 //! 1024, is refused: with them one host could have another one connect to a third (RFC 2577 §3).
 
-use super::helper::{Ends, Helper, Look, Memory, Role};
+use super::helper::{Helper, Look, Memory, Role, Speaker};
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ const COMMANDS: &[(&[u8], Reader)] = &[(b"PORT ", port), (b"EPRT ", extended)];
 const REPLIES: &[(&[u8], Reader)] = &[(b"227 ", passive), (b"229 ", extended_passive), (b"234 ", |_| Line::Encrypted)];
 
 impl Helper for Ftp {
-    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Ends) -> Look {
+    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Speaker) -> Look {
         let newline = text.iter().position(|byte| *byte == b'\n');
         let count = newline.map_or(text.len(), |at| at + 1);
         let in_line = *memory == IN_LINE;

@@ -14,7 +14,7 @@ pub enum Role {
 
 /// The address of the end that speaks.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
+pub struct Speaker {
     /// As it itself writes it.
     pub own: Address,
     /// As the other end knows it.
@@ -50,5 +50,5 @@ pub enum Look {
 /// Knows one application.
 pub trait Helper: Send + Sync {
     /// Looks at `text`, which begins where the last call left off. `last`: nothing will follow.
-    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Ends) -> Look;
+    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Speaker) -> Look;
 }

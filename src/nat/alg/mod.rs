@@ -24,7 +24,7 @@ use crate::nat::reason::DropReason;
 use crate::time::Time;
 use crate::wire::{Address, Fragment, Headers, Packet, Rewrite, protocol};
 use ftp::Ftp;
-use helper::{Ends, Helper, Look, Memory, Role};
+use helper::{Helper, Look, Memory, Role, Speaker};
 use parking_lot::Mutex;
 use segment::{ACK, FIN, RST, SYN, Segment};
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ impl Helpers {
             return Err(DropReason::AlgSegment);
         }
         let segment = Segment::read(packet.bytes, headers).ok_or(DropReason::Malformed)?;
-        let ends = Ends { own: headers.source, shown: rewrite.source.unwrap_or(headers.source) };
+        let ends = Speaker { own: headers.source, shown: rewrite.source.unwrap_or(headers.source) };
         let (from, to) = ((ends.shown, ports.0), (headers.destination, ports.1));
         let key = if from < to { [from, to] } else { [to, from] };
         let mut shard = self.shard(&key).lock();

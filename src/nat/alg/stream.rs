@@ -29,7 +29,7 @@ pub struct Stream {
     /// Whether their sender was told that they have arrived.
     promised: bool,
     /// Bytes that were promised and are sent, until the receiver has them; and the number of the first.
-    owed: Vec<u8>,
+    unrecorded: Vec<u8>,
     owed_at: u32,
     memory: Memory,
     /// What to add to the sender's number of a byte in front of the first of `edits`.
@@ -81,7 +81,7 @@ impl Stream {
             delivered: next,
             waiting: Vec::new(),
             promised: false,
-            owed: Vec::new(),
+            unrecorded: Vec::new(),
             owed_at: next,
             memory: Memory::default(),
             shift: 0,
@@ -92,7 +92,7 @@ impl Stream {
 
     /// Whether the connection could go on without what is remembered here.
     pub fn is_plain(&self) -> bool {
-        self.shift == 0 && self.edits.is_empty() && self.waiting.is_empty() && self.owed.is_empty()
+        self.shift == 0 && self.edits.is_empty() && self.waiting.is_empty() && self.unrecorded.is_empty()
     }
 
     /// The number to show for a segment without bytes.
@@ -149,9 +149,9 @@ impl Stream {
             raw = [self.waiting.get(..distance(sent_before, from)).unwrap_or_default(), &raw].concat();
             from = sent_before;
         }
-        let owed_to = self.owed_at.wrapping_add(length(self.owed.len()));
+        let owed_to = self.owed_at.wrapping_add(length(self.unrecorded.len()));
         if before(self.owed_at, from) && !before(owed_to, from) {
-            raw = [self.owed.get(..distance(self.owed_at, from)).unwrap_or_default(), &raw].concat();
+            raw = [self.unrecorded.get(..distance(self.owed_at, from)).unwrap_or_default(), &raw].concat();
             from = self.owed_at;
         }
         if before(self.next, end) {
@@ -160,7 +160,7 @@ impl Stream {
         let rest = text.get(text.len() - read.waiting..).unwrap_or_default().to_vec();
         let waited = std::mem::replace(&mut self.waiting, rest);
         if self.sent() != sent_before && std::mem::take(&mut self.promised) {
-            (self.owed, self.owed_at) = (waited, sent_before);
+            (self.unrecorded, self.owed_at) = (waited, sent_before);
         }
         self.edits.extend(read.edits);
         self.memory = read.memory;
@@ -185,7 +185,7 @@ impl Stream {
             self.delivered = had;
         }
         if before(self.owed_at, had) {
-            self.owed.drain(..distance(self.owed_at, had).min(self.owed.len()));
+            self.unrecorded.drain(..distance(self.owed_at, had).min(self.unrecorded.len()));
             self.owed_at = had;
         }
         while let Some(edit) = self.edits.front() {

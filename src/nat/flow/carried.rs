@@ -1,7 +1,7 @@
 //! Flows that somebody faster carries, as the translator accounts for them.
 
 use super::known::Tally;
-use super::offload::{Carried, Offer, Offload};
+use super::offload::{Carried, FlowCarrier, Offer};
 use crate::nat::binding::{BindingState, Realm, SlotRef};
 use crate::nat::shared::{Nat, owner};
 use crate::time::Time;
@@ -9,10 +9,10 @@ use crate::wire::Address;
 use std::sync::Arc;
 
 impl Nat {
-    /// Flows in use are offered to `keeper` from now on. The first call counts.
-    pub fn set_offload(&self, keeper: Arc<dyn Offload>) {
-        if self.offloaded.keeper.set(keeper).is_ok() {
-            self.counters.lock().push(Arc::clone(&self.offloaded.counters));
+    /// Flows in use are offered to `carrier` from now on. The first call counts.
+    pub fn set_carrier(&self, carrier: Arc<dyn FlowCarrier>) {
+        if self.carried_flows.carrier.set(carrier).is_ok() {
+            self.counters.lock().push(Arc::clone(&self.carried_flows.counters));
         }
     }
 
@@ -21,7 +21,7 @@ impl Nat {
     pub fn carried(&self, offer: &Offer, carried: Carried, now: Time) -> bool {
         let stands = self.stands(offer, carried.packets > 0, now);
         if carried.packets > 0 {
-            let counters = &self.offloaded.counters;
+            let counters = &self.carried_flows.counters;
             let traffic = match offer.from {
                 Realm::Inside(_) => &counters.out,
                 Realm::Outside => &counters.inward,
@@ -66,8 +66,8 @@ impl Nat {
         (self.is_told_apart(&offer) && self.stands(&offer, false, now)).then_some(offer)
     }
 
-    pub(in crate::nat) fn keeper(&self) -> Option<&Arc<dyn Offload>> {
-        self.offloaded.keeper.get()
+    pub(in crate::nat) fn carrier(&self) -> Option<&Arc<dyn FlowCarrier>> {
+        self.carried_flows.carrier.get()
     }
 
     /// Whether the terminal's address is of one inside alone: only the gateway's devices can tell two apart.

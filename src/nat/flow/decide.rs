@@ -8,7 +8,7 @@ use crate::nat::binding::SlotRef;
 use crate::nat::contacts::Known;
 use crate::nat::event::{Event, EventKind};
 use crate::nat::reason::DropReason;
-use crate::nat::settings::{CallbackPolicy, Hairpin, Inbound};
+use crate::nat::settings::{CallbackPolicy, Hairpin, InboundRefresh};
 use crate::nat::shared::{Nat, owner};
 use crate::nat::table::{Found, Table};
 use crate::time::Time;
@@ -159,8 +159,15 @@ impl Nat {
                 table.touch(found.index, now);
                 let (found, woken) = self.wake(number, table, found, now);
                 // Another worker made or woke it and may not have recorded that yet: this packet must not overtake.
-                let owed = self.owes(number, found.index).map(|kind| self.event(kind, number.into(), &found));
-                (found, if owed.is_some_and(|owed| owed.kind.is_of_a_new_binding()) { owed } else { woken.or(owed) })
+                let unrecorded = self.owes(number, found.index).map(|kind| self.event(kind, number.into(), &found));
+                (
+                    found,
+                    if unrecorded.is_some_and(|unrecorded| unrecorded.kind.is_of_a_new_binding()) {
+                        unrecorded
+                    } else {
+                        woken.or(unrecorded)
+                    },
+                )
             }
             None => self.create(number, table, headers, inside, now, run)?,
         };
@@ -169,8 +176,8 @@ impl Nat {
             return Ok((bound, event));
         }
         let waits = self.is_recording() && !self.cannot_record.load(Ordering::Acquire);
-        let is_owed = self.contacts.note(bound.owner(), peer, now.as_secs(), waits);
-        let contacted = || is_owed.then(|| self.event(EventKind::Contacted, number.into(), &found));
+        let is_unrecorded = self.contacts.note(bound.owner(), peer, now.as_secs(), waits);
+        let contacted = || is_unrecorded.then(|| self.event(EventKind::Contacted, number.into(), &found));
         Ok((bound, event.or_else(contacted)))
     }
 
@@ -253,7 +260,7 @@ impl Nat {
         for (slot, usage) in tally.usages() {
             if let Ok(table) = self.table(slot.table()) {
                 table.used(slot.index(), usage);
-                if usage.packets_out > 0 || self.inbound_refresh == Inbound::Refreshes {
+                if usage.packets_out > 0 || self.inbound_refresh == InboundRefresh::Refreshes {
                     table.touch(slot.index(), now);
                 }
             }

@@ -274,7 +274,7 @@ impl Nat {
 
     fn pools_of(&self, table: u16) -> String {
         let names = self.table(table).ok().map(|table| {
-            let names: Vec<&str> = table.parts().iter().map(|part| self.pool_name(part.pool())).collect();
+            let names: Vec<&str> = table.pools().iter().map(|part| self.pool_name(part.pool())).collect();
             names.join(", ")
         });
         format!("pool {}", names.unwrap_or_default())

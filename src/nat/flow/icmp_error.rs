@@ -13,7 +13,7 @@ use crate::time::Time;
 use crate::wire::{self, Address, Fragment, Headers, Kind, Packet, Quote, Rewrite, Stored, Unreadable};
 
 /// What to write into an ICMP error.
-struct Restored {
+struct RestoredQuote {
     to: Realm,
     outer: Rewrite,
     quoted: Rewrite,
@@ -90,7 +90,7 @@ impl Nat {
         quote: &Quote,
         strangers: &mut Strangers,
         now: Time,
-    ) -> Result<Restored, DropReason> {
+    ) -> Result<RestoredQuote, DropReason> {
         let callee = self.callee(headers.destination)?;
         if quote.headers.source != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
@@ -110,7 +110,7 @@ impl Nat {
         }
         self.table(table)?.used(found.index, Usage { packets_in: 1, bytes_in: headers.end as u64, ..Usage::default() });
         let terminal = found.slot.terminal;
-        Ok(Restored {
+        Ok(RestoredQuote {
             to: Realm::Inside(found.slot.inside),
             outer: Rewrite::destination(terminal),
             quoted: Rewrite::source(terminal),
@@ -118,14 +118,14 @@ impl Nat {
     }
 
     /// Somebody inside could not deliver what a peer sent to a terminal.
-    fn error_from_inside(&self, headers: &Headers, quote: &Quote, inside: u16) -> Result<Restored, DropReason> {
+    fn error_from_inside(&self, headers: &Headers, quote: &Quote, inside: u16) -> Result<RestoredQuote, DropReason> {
         let (peer, terminal) = (quote.headers.source, quote.headers.destination);
         if peer != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
         }
         let called = self.shown_to(peer, inside, terminal).ok_or(DropReason::IcmpErrorUnrelated)?;
         let sender = self.shown_to(peer, inside, headers.source).or_else(|| self.surroundings().own_outside(peer));
-        Ok(Restored {
+        Ok(RestoredQuote {
             to: Realm::Outside,
             outer: Rewrite::source(sender.ok_or(DropReason::NoOwnAddress)?),
             quoted: Rewrite::destination(called),
@@ -134,7 +134,12 @@ impl Nat {
 
     /// Somebody inside (`None`: the gateway's own kernel) could not deliver what one terminal sent to another's virtual
     /// IP: both addresses of the quote are restored (RFC 5508 REQ-7).
-    fn error_by_hairpin(&self, headers: &Headers, quote: &Quote, from: Option<u16>) -> Result<Restored, DropReason> {
+    fn error_by_hairpin(
+        &self,
+        headers: &Headers,
+        quote: &Quote,
+        from: Option<u16>,
+    ) -> Result<RestoredQuote, DropReason> {
         let (shown, called) = (headers.destination, quote.headers.destination);
         let caller = self.callee(shown)?;
         if quote.headers.source != shown {
@@ -149,7 +154,7 @@ impl Nat {
             .and_then(|inside| self.shown_to(shown, inside, headers.source))
             .or_else(|| self.surroundings().own_inside(shown));
         let terminal = caller.found.slot.terminal;
-        Ok(Restored {
+        Ok(RestoredQuote {
             to: Realm::Inside(caller.found.slot.inside),
             outer: Rewrite { source: Some(sender.ok_or(DropReason::NoOwnAddress)?), destination: Some(terminal) },
             quoted: Rewrite {
@@ -161,7 +166,12 @@ impl Nat {
 
     /// The gateway's own kernel could not deliver what it had got translated: its error quotes the terminal's address
     /// and must not reach the peer like that (N8). `None`: it is about something that was not translated here.
-    fn error_of_our_own(&self, headers: &Headers, quote: &Quote, now: Time) -> Result<Option<Restored>, DropReason> {
+    fn error_of_our_own(
+        &self,
+        headers: &Headers,
+        quote: &Quote,
+        now: Time,
+    ) -> Result<Option<RestoredQuote>, DropReason> {
         let (peer, terminal) = (headers.destination, quote.headers.destination);
         let number = self.selection.for_peer(peer);
         let surroundings = self.surroundings();
@@ -186,7 +196,7 @@ impl Nat {
                     return Err(DropReason::NoOwnAddress);
                 }
                 let outer = Rewrite { source: own, destination: None };
-                Ok(Some(Restored { to: Realm::Outside, outer, quoted: Rewrite::destination(virtual_ip) }))
+                Ok(Some(RestoredQuote { to: Realm::Outside, outer, quoted: Rewrite::destination(virtual_ip) }))
             }
             None => {
                 let shown = [headers.source, quote.headers.source, terminal];
@@ -204,7 +214,7 @@ impl Nat {
         realm: Realm,
         strangers: &mut Strangers,
         now: Time,
-    ) -> Result<Restored, DropReason> {
+    ) -> Result<RestoredQuote, DropReason> {
         match realm {
             Realm::Outside => match self.prefixes.of_virtual_ip(headers.destination) {
                 Some(prefix) => {
@@ -214,14 +224,14 @@ impl Nat {
                     let terminal = prefix.inward(headers.destination)?;
                     let quoted = prefix.inward(quote.headers.source)?;
                     let to = Realm::Inside(prefix.inside);
-                    Ok(Restored { to, outer: Rewrite::destination(terminal), quoted: Rewrite::source(quoted) })
+                    Ok(RestoredQuote { to, outer: Rewrite::destination(terminal), quoted: Rewrite::source(quoted) })
                 }
                 None => {
                     let terminal = self.prefixes.outward(None, quote.headers.destination, headers.destination);
                     let shown = terminal.ok_or(DropReason::IcmpErrorUnrelated)??;
                     let own = self.surroundings().source_of_our_own(headers.source, headers.destination);
                     let outer = Rewrite { source: own, destination: None };
-                    Ok(Restored { to: Realm::Outside, outer, quoted: Rewrite::destination(shown) })
+                    Ok(RestoredQuote { to: Realm::Outside, outer, quoted: Rewrite::destination(shown) })
                 }
             },
             Realm::Inside(inside) => {
@@ -232,7 +242,11 @@ impl Nat {
                     Some(sender) => sender?,
                     None => self.surroundings().own_outside(peer).ok_or(DropReason::NoOwnAddress)?,
                 };
-                Ok(Restored { to: Realm::Outside, outer: Rewrite::source(sender), quoted: Rewrite::destination(shown) })
+                Ok(RestoredQuote {
+                    to: Realm::Outside,
+                    outer: Rewrite::source(sender),
+                    quoted: Rewrite::destination(shown),
+                })
             }
         }
     }
@@ -258,7 +272,7 @@ fn place_of(virtual_ip: Address) -> SlotRef {
 }
 
 /// Writes the quoted addresses first, then mends the ICMP checksum for them, then the outer addresses.
-fn write(packet: &mut Packet<'_>, headers: &Headers, stored: Stored, quote: &Quote, restored: &Restored) {
+fn write(packet: &mut Packet<'_>, headers: &Headers, stored: Stored, quote: &Quote, restored: &RestoredQuote) {
     let quoted = &quote.headers;
     let changed = wire::set_addresses(packet.bytes, quote.at, quoted, quoted.stored(None), restored.quoted);
     if stored != Stored::PseudoHeader {

@@ -20,7 +20,7 @@ const SETS: usize = 1 << 15;
 const WAYS: usize = 8;
 /// How long a decision stands before it is made again (milliseconds). Bounds how stale a last-used time, a contact or a
 /// counter can be.
-const STANDS: u64 = 4_000;
+const DECISION_TIME: u64 = 4_000;
 /// A flow goes on as long as less than this lies between its packets (milliseconds): nobody who carries flows elsewhere
 /// keeps an idle one for longer.
 const GOES_ON: u64 = 120_000;
@@ -177,7 +177,7 @@ impl Flows {
         let entry = self.entries.get_mut(number as usize)?;
         let stands = entry.is_of(from, headers)
             && entry.epoch == epoch
-            && now.as_millis().saturating_sub(entry.decided.as_millis()) < STANDS;
+            && now.as_millis().saturating_sub(entry.decided.as_millis()) < DECISION_TIME;
         if !stands {
             return None;
         }
@@ -243,7 +243,7 @@ impl Flows {
         }
         if let Some(goes_on) = self.go_on.get_mut(*number as usize) {
             let age = now.as_millis().saturating_sub(entry.decided.as_millis());
-            *goes_on = (*goes_on || before.is_some()) && entry.is_of(from, headers) && age < STANDS + GOES_ON;
+            *goes_on = (*goes_on || before.is_some()) && entry.is_of(from, headers) && age < DECISION_TIME + GOES_ON;
         }
         *entry = new;
         (hit, before)
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_flow_is_in_use_from_its_second_packet_on_however_far_apart_they_are() {
-        for pause in [1, 1_000, STANDS, 60_000, GOES_ON + STANDS] {
+        for pause in [1, 1_000, DECISION_TIME, 60_000, GOES_ON + DECISION_TIME] {
             let mut flows = Flows::new(&[7; 16], 0);
             let mut in_use = |n: u32, now: u64| {
                 let now = Time::from_millis(NOW.as_millis() + now);
@@ -400,7 +400,7 @@ mod tests {
             };
             assert_eq!(in_use(1, 0), [false]);
             assert_eq!(in_use(2, 0), [false], "another flow");
-            assert_eq!(in_use(1, pause), [pause < GOES_ON + STANDS], "{pause}");
+            assert_eq!(in_use(1, pause), [pause < GOES_ON + DECISION_TIME], "{pause}");
         }
     }
 
@@ -412,8 +412,8 @@ mod tests {
             let now = Time::from_millis(NOW.as_millis() + millis);
             flows.hit(realm, &headers(1), epoch, now, false, 60).is_some()
         };
-        assert!(knows(Realm::Inside(3), 5, STANDS - 1));
-        assert!(!knows(Realm::Inside(3), 5, STANDS));
+        assert!(knows(Realm::Inside(3), 5, DECISION_TIME - 1));
+        assert!(!knows(Realm::Inside(3), 5, DECISION_TIME));
         assert!(!knows(Realm::Inside(3), 6, 0));
         assert!(!knows(Realm::Inside(4), 5, 0) && !knows(Realm::Outside, 5, 0));
     }

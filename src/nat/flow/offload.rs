@@ -3,8 +3,8 @@
 //! # Why no packet passes by a decision that was taken back
 //!
 //! A decision carries the epoch it was made in. Whatever takes decisions back counts the epoch up *first* and calls
-//! [`Offload::revoke`] *then*; [`Offload::offer`] asks [`Epoch::is_current`] while it holds the lock that `revoke` takes
-//! too. So an offer of before either is in the keeper's books when `revoke` gets the lock, and is taken out; or it gets
+//! [`FlowCarrier::revoke`] *then*; [`FlowCarrier::offer`] asks [`Epoch::is_current`] while it holds the lock that `revoke` takes
+//! too. So an offer of before either is in the carrier's books when `revoke` gets the lock, and is taken out; or it gets
 //! the lock later, sees the new epoch, and is refused. When `revoke` returns, so does the call that changed the binding.
 
 use crate::nat::binding::{Realm, SlotRef};
@@ -15,8 +15,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Keeps decisions and carries packets by them.
-pub trait Offload: Send + Sync {
-    /// A flow that is in use. Keep it if [`Epoch::is_current`] says so under the lock that [`Offload::revoke`] takes.
+pub trait FlowCarrier: Send + Sync {
+    /// A flow that is in use. Keep it if [`Epoch::is_current`] says so under the lock that [`FlowCarrier::revoke`] takes.
     fn offer(&self, epoch: &Epoch, offer: &Offer);
 
     /// Drops every flow of a binding, or (`None`) every flow, before it returns.
@@ -81,8 +81,8 @@ pub struct Carried {
 
 /// Who keeps decisions, if anybody, and what was carried.
 #[derive(Default)]
-pub(in crate::nat) struct Offloaded {
-    pub(in crate::nat) keeper: OnceLock<Arc<dyn Offload>>,
+pub(in crate::nat) struct CarriedFlows {
+    pub(in crate::nat) carrier: OnceLock<Arc<dyn FlowCarrier>>,
     pub(in crate::nat) counters: Arc<Counters>,
 }
 

@@ -2,7 +2,7 @@
 
 use super::decide::Bound;
 use crate::nat::contacts::Known;
-use crate::nat::named::Named;
+use crate::nat::qualified::Qualified;
 use crate::nat::settings::CallbackPolicy;
 use crate::nat::shared::{Nat, owner};
 use crate::nat::table::Found;
@@ -16,7 +16,7 @@ use crate::time::Time;
 impl Nat {
     /// The bindings in which an address is the terminal or the virtual IP, each with the `most` contacts called last, the latest
     /// first.
-    pub fn find_with_contacts(&self, which: &Named, most: usize, now: Time) -> Vec<BindingView> {
+    pub fn find_with_contacts(&self, which: &Qualified, most: usize, now: Time) -> Vec<BindingView> {
         let found = self.named(which).unwrap_or_default();
         let full = |(table, found): &(usize, Found)| BindingView {
             contact_list: Some(self.contacts_of(*table, found, most, now)),

@@ -104,16 +104,16 @@ impl Translator {
         self.flows.drain(most, |tally, offer| {
             nat.note(tally, now);
             if tally.is_in_use()
-                && let Some((keeper, offer)) = nat.keeper().zip(offer)
+                && let Some((carrier, offer)) = nat.carrier().zip(offer)
                 && nat.is_told_apart(&offer)
             {
-                keeper.offer(&nat.epoch, &offer);
+                carrier.offer(&nat.epoch, &offer);
             }
         });
     }
 
-    /// Goes on with the state that took over from the one it had ([`crate::nat::Succession::commit`]).
-    pub fn succeed(&mut self, nat: Arc<Nat>) {
+    /// Goes on with the state that took over from the one it had ([`crate::nat::PreparedReload::commit`]).
+    pub fn switch_to(&mut self, nat: Arc<Nat>) {
         self.nat = nat;
     }
 
@@ -130,7 +130,7 @@ impl Translator {
 
     /// Whether [`Translator::flush`] may move flows elsewhere.
     pub fn has_keeper(&self) -> bool {
-        self.nat.keeper().is_some()
+        self.nat.carrier().is_some()
     }
 
     /// A packet of the gateway's own that is due to go outside: the answer to a call that reached nobody.
@@ -207,7 +207,7 @@ impl Translator {
         };
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.
-        if is_once || (event.is_some_and(|event| event.kind.is_owed()) && self.nat.is_recording()) {
+        if is_once || (event.is_some_and(|event| event.kind.is_unrecorded()) && self.nat.is_recording()) {
             self.nat.note(Tally::of_one(headers.source, &flow, opens, bytes), now);
             return Ok((Hit::new(headers, &flow), event));
         }
@@ -287,7 +287,7 @@ impl Translator {
             kind: EventKind::Refused(reason),
             inside,
             made: now,
-            pool: pool.and_then(|table| table.parts().iter().next()).map_or(0, |part| part.pool()),
+            pool: pool.and_then(|table| table.pools().iter().next()).map_or(0, |part| part.pool()),
             terminal: headers.source,
             virtual_ip: Address::from_bits(0),
         };

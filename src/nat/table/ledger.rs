@@ -1,7 +1,7 @@
 //! The ledger of a table: what is vacant, what falls due when, how many bindings are in which state.
 //! Everything in it is changed under the lock of the table's pool.
 
-use super::vacancy::Vacancy;
+use super::free_slots::FreeSlots;
 use crate::nat::binding::BindingState;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,7 +31,7 @@ pub struct Counts {
 /// See the module.
 pub struct Ledger {
     /// Slots that can be given.
-    pub vacancy: Vacancy,
+    pub free_slots: FreeSlots,
     /// Slots that are not given for a while, and whether each would be vacant otherwise.
     pub aside: BTreeMap<u32, bool>,
     counts: Vec<Counts>,
@@ -53,7 +53,7 @@ impl Ledger {
     /// A ledger for `len` slots in `parts` parts.
     pub fn new(len: u32, parts: usize) -> Self {
         Self {
-            vacancy: Vacancy::new(len),
+            free_slots: FreeSlots::new(len),
             aside: BTreeMap::new(),
             counts: vec![Counts::default(); parts],
             due: BTreeMap::new(),
@@ -66,12 +66,12 @@ impl Ledger {
     pub fn set_aside(&mut self, slots: &BTreeSet<u32>) {
         for (slot, would_be_vacant) in self.aside.extract_if(.., |slot, _| !slots.contains(slot)) {
             if would_be_vacant {
-                self.vacancy.give(slot);
+                self.free_slots.give(slot);
             }
         }
         for slot in slots {
             if !self.aside.contains_key(slot) {
-                self.aside.insert(*slot, self.vacancy.take(*slot));
+                self.aside.insert(*slot, self.free_slots.take(*slot));
             }
         }
     }
@@ -80,7 +80,7 @@ impl Ledger {
     pub fn vacate(&mut self, slot: u32) {
         match self.aside.get_mut(&slot) {
             Some(would_be_vacant) => *would_be_vacant = true,
-            None => drop(self.vacancy.give(slot)),
+            None => drop(self.free_slots.give(slot)),
         }
     }
 
@@ -186,16 +186,16 @@ mod tests {
     fn a_slot_that_is_set_aside_is_vacant_again_if_nothing_else_keeps_it() {
         let mut ledger = Ledger::new(4, 1);
         for taken in [0, 1, 2] {
-            ledger.vacancy.take(taken);
+            ledger.free_slots.take(taken);
         }
         ledger.set_aside(&BTreeSet::from([1, 2, 3]));
-        assert_eq!((ledger.vacancy.next(0), ledger.count_aside((0, 4))), (None, 1));
+        assert_eq!((ledger.free_slots.next(0), ledger.count_aside((0, 4))), (None, 1));
         ledger.vacate(2);
-        assert_eq!((ledger.vacancy.next(0), ledger.count_aside((0, 4))), (None, 2));
+        assert_eq!((ledger.free_slots.next(0), ledger.count_aside((0, 4))), (None, 2));
         ledger.set_aside(&BTreeSet::from([3]));
-        assert_eq!((ledger.vacancy.next(0), ledger.vacancy.contains(1)), (Some(2), false));
+        assert_eq!((ledger.free_slots.next(0), ledger.free_slots.contains(1)), (Some(2), false));
         ledger.set_aside(&BTreeSet::new());
-        assert!(ledger.vacancy.contains(3) && ledger.count_aside((0, 4)) == 0);
+        assert!(ledger.free_slots.contains(3) && ledger.count_aside((0, 4)) == 0);
     }
 
     proptest! {

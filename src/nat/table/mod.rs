@@ -4,9 +4,9 @@
 
 use self::index::Index;
 use self::ledger::{Counts, Ledger, Stamp};
-use self::parts::{Part, Parts};
+use self::pools::{TablePool, TablePools};
 use self::slots::{Slot, Slots, Usage};
-use self::unrecorded::Owed;
+use self::unrecorded::Unrecorded;
 use super::settings::Lifetimes;
 use crate::nat::binding::BindingState;
 use crate::time::Time;
@@ -17,14 +17,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub(super) mod free_slots;
 pub(super) mod index;
 pub(super) mod ledger;
-pub(super) mod parts;
+pub(super) mod pools;
 mod restore;
 pub(super) mod slots;
-pub(super) mod succession;
 pub(super) mod unrecorded;
-pub(super) mod vacancy;
 
 pub use restore::Misplaced;
 
@@ -38,10 +37,10 @@ const SIDE_BY_SIDE: usize = 16;
 
 /// The bindings of one or more pools that serve the same peers.
 pub struct Table {
-    parts: Parts,
+    parts: TablePools,
     slots: Slots,
-    owed: Owed,
-    woken: Owed,
+    unrecorded: Unrecorded,
+    woken: Unrecorded,
     index: Index,
     ledger: Mutex<Ledger>,
     hasher: SipHasher13,
@@ -95,16 +94,16 @@ pub struct TooLarge;
 
 impl Table {
     /// An empty table.
-    pub fn new(parts: Parts, hash_key: &[u8; 16], lifetimes: Lifetimes) -> Result<Self, TooLarge> {
+    pub fn new(parts: TablePools, hash_key: &[u8; 16], lifetimes: Lifetimes) -> Result<Self, TooLarge> {
         let len = parts.len();
         let mut ledger = Ledger::new(len, parts.iter().count());
         for slot in parts.reserved_slots() {
-            ledger.vacancy.take(slot);
+            ledger.free_slots.take(slot);
         }
         Ok(Self {
             slots: Slots::new(len).ok_or(TooLarge)?,
-            owed: Owed::new(len).ok_or(TooLarge)?,
-            woken: Owed::new(len).ok_or(TooLarge)?,
+            unrecorded: Unrecorded::new(len).ok_or(TooLarge)?,
+            woken: Unrecorded::new(len).ok_or(TooLarge)?,
             index: Index::new(len).ok_or(TooLarge)?,
             ledger: Mutex::new(ledger),
             hasher: SipHasher13::new_with_key(hash_key),
@@ -167,8 +166,8 @@ impl Table {
             return (None, oldest.and_then(|stamp| self.end(stamp, now)));
         };
         let Some(slot) = self.new_slot(index, hash, inside, terminal, now) else { return (None, None) };
-        ledger.vacancy.take(index);
-        let found = self.settle(&mut ledger, index, slot, now);
+        ledger.free_slots.take(index);
+        let found = self.put_in_use(&mut ledger, index, slot, now);
         drop(ledger);
         region.insert(hash, index);
         (Some((found, true)), None)
@@ -212,7 +211,7 @@ impl Table {
     /// How many virtual IPs can be given now.
     pub fn free(&self) -> u64 {
         let ledger = self.ledger.lock();
-        let of = |(number, part): (usize, &Part)| {
+        let of = |(number, part): (usize, &TablePool)| {
             part.capacity().saturating_sub(ledger.counts(number).all() + ledger.count_aside(part.slots()))
         };
         self.parts.iter().enumerate().filter(|(_, part)| !part.is_draining()).map(of).sum()
@@ -265,8 +264,8 @@ impl Table {
             if let (Some(slot), Some((part, _))) = (held, self.parts.of_slot(index)) {
                 ledger.recount(part, Some(slot.state), None);
             }
-            ledger.vacancy.take(index);
-            let found = self.settle(&mut ledger, index, slot, now);
+            ledger.free_slots.take(index);
+            let found = self.put_in_use(&mut ledger, index, slot, now);
             region.insert(hash, index);
             found
         };
@@ -358,12 +357,12 @@ impl Table {
     }
 
     /// The pools.
-    pub fn parts(&self) -> &Parts {
+    pub fn pools(&self) -> &TablePools {
         &self.parts
     }
 
     /// The part a slot belongs to.
-    pub fn part(&self, index: u32) -> Option<&Part> {
+    pub fn part(&self, index: u32) -> Option<&TablePool> {
         self.parts.of_slot(index).map(|(_, part)| part)
     }
 
@@ -375,7 +374,7 @@ impl Table {
     /// The first binding at or after slot `from`. Holds the ledger's lock for some microseconds at most.
     pub fn next_at(&self, mut from: u32) -> Option<Found> {
         loop {
-            let next = self.ledger.lock().vacancy.next_taken(from)?;
+            let next = self.ledger.lock().free_slots.next_taken(from)?;
             match next {
                 Ok(index) => match self.at(index) {
                     Some(found) => return Some(found),
@@ -484,8 +483,8 @@ impl Table {
     }
 
     /// Writes a new binding into its slot.
-    fn settle(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time) -> Found {
-        self.owed.set(index);
+    fn put_in_use(&self, ledger: &mut Ledger, index: u32, slot: Slot, now: Time) -> Found {
+        self.unrecorded.set(index);
         self.slots.start_usage(index, now.as_secs());
         let part = self.parts.of_slot(index).map_or(0, |(part, _)| part);
         ledger.recount(part, None, Some(slot.state));
@@ -520,7 +519,7 @@ impl Table {
     fn vacant(&self, ledger: &Ledger, hash: u64) -> Option<u32> {
         let mut from = self.parts.first_choice(hash);
         for _ in 0..=self.parts.iter().count() {
-            let index = ledger.vacancy.next(from)?;
+            let index = ledger.free_slots.next(from)?;
             let (_, part) = self.parts.of_slot(index)?;
             if !part.is_draining() {
                 return Some(index);

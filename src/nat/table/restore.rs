@@ -30,7 +30,7 @@ impl Table {
         if let Some(before) = before.filter(|_| slot.state != BindingState::Quarantined) {
             return Err(Misplaced::Twice(before));
         }
-        if !ledger.vacancy.take(index) {
+        if !ledger.free_slots.take(index) {
             return Err(Misplaced::Taken);
         }
         let last_used = last_used.min(now.as_secs());
@@ -68,13 +68,13 @@ impl Table {
     /// Keeps a virtual IP from being given: it is that of a terminal whose inside is not served today.
     pub fn keep_back(&self, virtual_ip: crate::wire::Address) {
         if let Some((index, _)) = self.parts.slot_of(virtual_ip) {
-            self.ledger.lock().vacancy.take(index);
+            self.ledger.lock().free_slots.take(index);
         }
     }
 
-    /// Whether a slot's binding is still owed to the journal.
-    pub fn is_owed(&self, index: u32) -> bool {
-        self.owed.contains(index)
+    /// Whether a slot's binding is still unrecorded to the journal.
+    pub fn is_unrecorded(&self, index: u32) -> bool {
+        self.unrecorded.contains(index)
     }
 
     /// Whether what is on record of a slot's binding says that it is dormant, and it is not.
@@ -91,7 +91,7 @@ impl Table {
     pub fn recorded(&self, stamp: Stamp) {
         let _ledger = self.ledger.lock();
         if self.is_current(stamp) {
-            self.owed.clear(stamp.index);
+            self.unrecorded.clear(stamp.index);
             self.woken.clear(stamp.index);
         }
     }

@@ -187,8 +187,8 @@ fn s_who_has_answered_is_remembered_across_restarts_and_reloads_and_told_to_who_
     let answered = Settings { callback: CallbackPolicy::Answered, ..settings(vec![pool("198.18.0.0/24", &[])]) };
     let mut restarted = Gateway::new(answered.clone());
     restarted.nat.restore(gateway.nat.stored_bindings(), START);
-    let (reloaded, _) = gateway.nat.succeed(answered, START).unwrap().commit();
-    gateway.translator.succeed(Arc::clone(&reloaded));
+    let (reloaded, _) = gateway.nat.prepare_reload(answered, START).unwrap().commit();
+    gateway.translator.switch_to(Arc::clone(&reloaded));
     gateway.nat = reloaded;
     for gateway in [&mut restarted, &mut gateway] {
         assert_eq!(gateway.callback(PEER, virtual_ip), Ok("10.0.0.5".parse().unwrap()));

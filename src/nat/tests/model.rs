@@ -1,7 +1,7 @@
 //! The table against a model that a child could check: a list, searched from its start.
 
 use crate::nat::binding::BindingState::{self, Active, Dormant, Quarantined};
-use crate::nat::table::parts::Parts;
+use crate::nat::table::pools::TablePools;
 use crate::nat::table::slots::Usage;
 use crate::nat::table::{Aged, Found, PinError, Pinned, Table};
 use crate::nat::{Lifetimes, PoolSettings};
@@ -97,7 +97,7 @@ fn pools() -> Vec<PoolSettings> {
 impl Pair {
     fn new() -> Self {
         let pools = pools();
-        let parts = Parts::new([0u16, 1].into_iter().zip(&pools)).unwrap();
+        let parts = TablePools::new([0u16, 1].into_iter().zip(&pools)).unwrap();
         let lifetimes = Lifetimes {
             hold: Duration::from_secs(HOLD.into()),
             dormant: Duration::from_secs(DORMANT.into()),

@@ -4,11 +4,11 @@ use super::*;
 
 fn reload(gateway: &mut Gateway, settings: Settings) -> (Vec<IpAddr>, usize) {
     gateway.translator.flush(gateway.now);
-    let succession = gateway.nat.succeed(settings, gateway.now).unwrap();
-    let (misfits, moved) = (succession.misfits(gateway.now), succession.moved());
-    let (nat, events) = succession.commit();
+    let prepared = gateway.nat.prepare_reload(settings, gateway.now).unwrap();
+    let (misfits, moved) = (prepared.misfits(gateway.now), prepared.moved());
+    let (nat, events) = prepared.commit();
     assert_eq!(events.len(), misfits.len());
-    gateway.translator.succeed(Arc::clone(&nat));
+    gateway.translator.switch_to(Arc::clone(&nat));
     gateway.nat = nat;
     (misfits.iter().map(|binding| binding.virtual_ip).collect(), moved)
 }
@@ -51,9 +51,9 @@ fn s_a_dry_run_of_a_reload_changes_nothing() {
     let mut gateway = Gateway::with_pool("198.18.0.0/24");
     let given = gateway.call("10.0.0.1", "203.0.113.5").unwrap();
     let before = listed(&gateway);
-    let succession = gateway.nat.succeed(settings(vec![pool("198.18.7.0/24", &[])]), START).unwrap();
-    assert_eq!(succession.misfits(START), before);
-    drop(succession);
+    let prepared = gateway.nat.prepare_reload(settings(vec![pool("198.18.7.0/24", &[])]), START).unwrap();
+    assert_eq!(prepared.misfits(START), before);
+    drop(prepared);
     assert_eq!(listed(&gateway), before);
     assert_eq!(gateway.callback("203.0.113.5", given).unwrap().to_string(), "10.0.0.1");
 }

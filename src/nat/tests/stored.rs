@@ -148,10 +148,10 @@ fn kind_of_call(translator: &mut Translator, peer: &str, now: Time) -> Option<Ev
     }
 }
 
-/// A binding is on record, with the contacts that are owed: these.
+/// A binding is on record, with the contacts that are unrecorded: these.
 fn record(nat: &Nat, virtual_ip: IpAddr) -> Vec<String> {
     let (_, mut receipt) = nat.stored(virtual_ip).unwrap();
-    let contacts = nat.owed_contacts(virtual_ip, &mut receipt);
+    let contacts = nat.unrecorded_contacts(virtual_ip, &mut receipt);
     nat.recorded(&receipt);
     contacts.iter().map(|contact| contact.peer.to_string()).collect()
 }

@@ -3,7 +3,7 @@
 use super::clock::{ClockState, Stretches};
 use super::file::{BITS, HistoryFile, ROWS, Stored, last_of, read_row};
 use super::note::{Happened, Standing};
-use crate::nat::{BindingState, Named, StoredBinding};
+use crate::nat::{BindingState, Qualified, StoredBinding};
 use crate::store::row::key;
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub struct HistoryQuestion {
     /// Of this virtual IP.
     pub virtual_ip: Option<IpAddr>,
     /// Of this terminal.
-    pub terminal: Option<Named>,
+    pub terminal: Option<Qualified>,
     /// Who had it then.
     pub at: Option<u64>,
     /// What happened then or later.
@@ -342,6 +342,6 @@ impl Look<'_> {
     }
 }
 
-fn is_named(named: &Named, terminal: IpAddr, realm: &str) -> bool {
+fn is_named(named: &Qualified, terminal: IpAddr, realm: &str) -> bool {
     named.address == terminal && named.inside.as_ref().is_none_or(|inside| inside == realm)
 }

@@ -24,8 +24,8 @@ fn older_than_the_history(directory: &Path) -> (Scene, [IpAddr; 2]) {
     let mut scene = Scene::try_with(directory, moment(NOW).reading, without).unwrap();
     let virtual_ips = [scene.record(1), scene.record(2)];
     scene.pass(HOUR);
-    let keeper = scene.keep();
-    keeper.stop();
+    let writer = scene.keep();
+    writer.stop();
     let reading = scene.reading;
     drop(scene);
     (Scene::at(directory, reading), virtual_ips)
@@ -39,7 +39,7 @@ fn by(events: &[(Happened, &str)]) -> Vec<(Happened, String)> {
 fn what_is_done_to_a_binding_that_is_older_than_the_history_is_in_it() {
     let directory = private_directory();
     let (mut scene, [first, second]) = older_than_the_history(directory.path());
-    let keeper = scene.keep();
+    let writer = scene.keep();
     let operator = By::Operator(1000);
     scene.pass(HOUR);
     scene.nat.set_callback(&first.into(), Some(&anyone()), scene.now).unwrap();
@@ -48,7 +48,7 @@ fn what_is_done_to_a_binding_that_is_older_than_the_history_is_in_it() {
     scene.nat.pin("10.0.0.2".parse().unwrap(), second, scene.now).unwrap();
     scene.store.record_and_sync(&[second], Happened::Pinned, operator).unwrap();
     assert_eq!(events(&scene), by(&[(Happened::Callback, "command"), (Happened::Pinned, "command")]));
-    drop(keeper);
+    drop(writer);
 }
 
 #[test]
@@ -65,19 +65,19 @@ fn who_may_call_again_as_the_pool_has_it_is_in_the_history_and_an_old_pin_is_no_
     let reading = scene.reading;
     drop(scene);
     let mut scene = Scene::at(directory.path(), reading);
-    let keeper = scene.keep();
+    let writer = scene.keep();
     scene.pass(HOUR);
     scene.nat.set_callback(&virtual_ip.into(), None, scene.now).unwrap();
     scene.store.record_and_sync(&[virtual_ip], Happened::Callback, By::Operator(0)).unwrap();
     assert_eq!(events(&scene), by(&[(Happened::Callback, "command")]));
-    drop(keeper);
+    drop(writer);
 }
 
 #[test]
 fn a_binding_that_is_kept_aside_is_in_the_history_with_its_policy_however_old_it_is() {
     let directory = private_directory();
     let (mut scene, [older, _]) = older_than_the_history(directory.path());
-    let keeper = scene.keep();
+    let writer = scene.keep();
     let younger = scene.record(3);
     scene.nat.set_callback(&younger.into(), Some(&anyone()), scene.now).unwrap();
     scene.store.record_and_sync(&[younger], Happened::Callback, By::Operator(0)).unwrap();
@@ -88,14 +88,14 @@ fn a_binding_that_is_kept_aside_is_in_the_history_with_its_policy_however_old_it
     let last: Vec<_> =
         all[2..].iter().map(|entry| (entry.virtual_ip, entry.event, entry.callback.as_deref())).collect();
     assert_eq!(last, [(older, Happened::KeptAside, None), (younger, Happened::KeptAside, Some("anyone"))]);
-    drop(keeper);
+    drop(writer);
 }
 
 #[test]
 fn a_virtual_ip_that_is_given_anew_within_a_second_has_each_owner_at_his_time() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
-    let keeper = scene.keep();
+    let writer = scene.keep();
     scene.pass(HOUR);
     let virtual_ip = scene.record(1);
     let tenth = Duration::from_millis(100);
@@ -117,7 +117,7 @@ fn a_virtual_ip_that_is_given_anew_within_a_second_has_each_owner_at_his_time() 
     assert_eq!(at(released - 1), Some((first, released - 300, Some(released))));
     assert_eq!(at(released + 1), None);
     assert_eq!(at(given + 1), Some((second, given, None)), "not since before the other's end");
-    drop(keeper);
+    drop(writer);
 }
 
 /// A history of so many bindings, all of one terminal.
@@ -182,7 +182,7 @@ fn a_history_is_the_same_after_export_and_import_elsewhere() {
     let mut scene = Scene::on(directory.path());
     let virtual_ip = scene.record(1);
     scene.pass(HOUR);
-    let keeper = scene.keep();
+    let writer = scene.keep();
     scene.nat.set_callback(&virtual_ip.into(), Some(&anyone()), scene.now).unwrap();
     scene.store.record_and_sync(&[virtual_ip], Happened::Callback, By::Operator(1000)).unwrap();
     scene.nat.release(virtual_ip, scene.now).unwrap();
@@ -202,7 +202,7 @@ fn a_history_is_the_same_after_export_and_import_elsewhere() {
     let state_file = directory.path().join("kamei.db");
     let (text, checked) = lines(&state_file);
     assert_eq!(checked, Checked { entries: 3, damaged: 0 });
-    drop(keeper);
+    drop(writer);
     let elsewhere = private_directory();
     let mut other = Scene::on(elsewhere.path());
     other.record(7);

@@ -29,18 +29,18 @@ fn the_child_records_bindings_and_says_which_packets_leave() {
             None => continue, // refused: the disk takes nothing
         };
         if let Ok(recorded) = scene.store.record(&[virtual_ip]) {
-            scene.store.settle(&recorded);
+            scene.store.mark_recorded(&recorded);
             // The packet leaves.
             writeln!(out, "left {terminal} {virtual_ip}").unwrap();
         }
         if terminal == CALLS / 2 {
-            let _ = scene.try_keep().map(Keeper::stop);
+            let _ = scene.try_keep().map(Writer::stop);
         }
     }
     if std::env::var_os(DOUBT).is_some() {
         scene.store.fail(&scene.store.not_synced(&io::Error::from_raw_os_error(5)));
     }
-    let _ = scene.try_keep().map(Keeper::stop);
+    let _ = scene.try_keep().map(Writer::stop);
     writeln!(out, "done").unwrap();
 }
 
@@ -157,12 +157,12 @@ fn contacts_that_cannot_be_written_are_written_later() {
             moment(NOW)
         }
     };
-    let keeper = Keeper::start(Arc::clone(&store), Duration::from_secs(3600), now, || ()).unwrap();
+    let writer = Writer::start(Arc::clone(&store), Duration::from_secs(3600), now, || ()).unwrap();
     while store.status().failing.is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
     *store.store.lock() = taken.lock().take();
-    keeper.stop();
+    writer.stop();
     assert_eq!(store.status().failing, None);
     drop((scene, store));
     assert_eq!(Scene::on(directory.path()).bindings()[0].contacts.len(), 2);

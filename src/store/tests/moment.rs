@@ -113,7 +113,7 @@ fn run(directory: &Path, reading: Reading, minutes: u64, set: Option<Time>) -> (
             ..reading
         },
     };
-    Keeper::start(Arc::clone(&store), Duration::from_secs(3600), move || end, || ()).unwrap().stop();
+    Writer::start(Arc::clone(&store), Duration::from_secs(3600), move || end, || ()).unwrap().stop();
     (found, end)
 }
 

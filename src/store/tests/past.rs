@@ -56,7 +56,7 @@ fn who_had_a_virtual_ip_is_known_for_every_time_and_after_a_kill() {
     scene.pass(HOUR);
     scene.nat.release(virtual_ip, scene.now).unwrap();
     let store = Arc::clone(&scene.store);
-    let keeper = scene.keep();
+    let writer = scene.keep();
     store.record_and_sync(&[virtual_ip], Happened::Released, By::Operator(1000)).unwrap();
     scene.pass(HOUR);
     while scene.nat.stored(virtual_ip).is_some() {
@@ -100,7 +100,7 @@ fn who_had_a_virtual_ip_is_known_for_every_time_and_after_a_kill() {
     };
     check(&scene, "running");
     drop(store);
-    std::mem::forget(keeper);
+    std::mem::forget(writer);
     let reading = scene.reading;
     let copy = directory_of(scene, directory.path());
     let again = Scene::at(copy.path(), reading);
@@ -173,10 +173,10 @@ fn a_clock_that_is_set_back_has_two_answers_and_is_not_taken_for_right() {
     scene.pass(HOUR);
     let virtual_ip = scene.record(1);
     scene.pass(HOUR);
-    let keeper = scene.keep();
+    let writer = scene.keep();
     scene.nat.release(virtual_ip, scene.now).unwrap();
     scene.store.record_and_sync(&[virtual_ip], Happened::Released, By::Operator(0)).unwrap();
-    keeper.stop();
+    writer.stop();
     scene.pass(HOUR);
     scene.reading.wall -= 2 * HOUR;
     scene.reading.is_synchronised = false;

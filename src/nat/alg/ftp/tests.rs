@@ -5,9 +5,9 @@ const SAME: (&str, &str) = ("10.0.0.5", "10.0.0.5");
 const V4: (&str, &str) = ("10.0.0.5", "198.18.200.17");
 const V6: (&str, &str) = ("fd5a::1:5", "2001:db8:18::7");
 
-fn ends((own, shown): (&str, &str)) -> Ends {
+fn ends((own, shown): (&str, &str)) -> Speaker {
     let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
-    Ends { own: address(own), shown: address(shown) }
+    Speaker { own: address(own), shown: address(shown) }
 }
 
 /// What goes on of a line; `None` if it is refused.

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 const SPARSE_SLOTS: u32 = 1 << 24;
 
 /// Slots of such a pool that are given first: those of few bindings lie close together, and each does not take pages of memory
-/// of its own. Which address a slot stands for is drawn from all (see [`Parts::address`]).
+/// of its own. Which address a slot stands for is drawn from all (see [`TablePools::address`]).
 const FIRST_SLOTS: u32 = 1 << 16;
 
 /// One pool, as part of a table.
 #[derive(Debug)]
-pub struct Part {
+pub struct TablePool {
     /// Index of the pool in the settings, which a reload may number anew.
     pool: AtomicU16,
     /// Its addresses.
@@ -29,12 +29,12 @@ pub struct Part {
 
 /// All parts of a table.
 #[derive(Debug)]
-pub struct Parts {
-    parts: Vec<Part>,
+pub struct TablePools {
+    parts: Vec<TablePool>,
     len: u32,
 }
 
-impl Parts {
+impl TablePools {
     /// Lays the pools end to end. `None` if they have more than 2^32 slots together.
     pub fn new<'a>(pools: impl Iterator<Item = (u16, &'a PoolSettings)>) -> Option<Self> {
         let mut all = Self::none();
@@ -47,7 +47,7 @@ impl Parts {
             }
             reserved.sort_unstable();
             reserved.dedup();
-            all.parts.push(Part {
+            all.parts.push(TablePool {
                 pool: AtomicU16::new(pool),
                 range: settings.range,
                 draining: AtomicBool::new(settings.draining),
@@ -76,17 +76,17 @@ impl Parts {
     }
 
     /// Every part with its number.
-    pub fn iter(&self) -> impl Iterator<Item = &Part> {
+    pub fn iter(&self) -> impl Iterator<Item = &TablePool> {
         self.parts.iter()
     }
 
     /// The part that slot `index` belongs to, and its number.
-    pub fn of_slot(&self, index: u32) -> Option<(usize, &Part)> {
+    pub fn of_slot(&self, index: u32) -> Option<(usize, &TablePool)> {
         self.parts.iter().enumerate().find(|(_, part)| index.wrapping_sub(part.first_slot) < part.slots)
     }
 
     /// The slot of a virtual IP: its offset in the pool, of which in a sparse pool the low 24 bits count.
-    pub fn slot_of(&self, virtual_ip: Address) -> Option<(u32, &Part)> {
+    pub fn slot_of(&self, virtual_ip: Address) -> Option<(u32, &TablePool)> {
         let part = self.parts.iter().find(|part| part.range.contains(virtual_ip))?;
         let offset = virtual_ip.bits() - part.range.first().bits();
         Some((part.first_slot + u32::try_from(offset % u128::from(part.slots)).ok()?, part))
@@ -115,12 +115,12 @@ impl Parts {
 
     /// Whether both have the same slots for the same addresses, so that the bindings of one fit the other as they are.
     pub fn is_like(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Part, &Part)| a.range == b.range && a.reserved == b.reserved;
+        let same = |(a, b): (&TablePool, &TablePool)| a.range == b.range && a.reserved == b.reserved;
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(same)
     }
 
     /// Takes over what `other`, which is like this one, says of its pools: their numbers, and which are draining.
-    pub fn follow(&self, other: &Self) {
+    pub fn take_settings_of(&self, other: &Self) {
         for (own, other) in self.parts.iter().zip(&other.parts) {
             own.pool.store(other.pool(), Ordering::Relaxed);
             own.draining.store(other.is_draining(), Ordering::Relaxed);
@@ -133,7 +133,7 @@ impl Parts {
     }
 }
 
-impl Part {
+impl TablePool {
     /// Index of the pool in the settings.
     pub fn pool(&self) -> u16 {
         self.pool.load(Ordering::Relaxed)
@@ -180,7 +180,7 @@ fn spread(hash: u64) -> u128 {
 mod tests {
     use super::*;
 
-    fn parts(ranges: &[&str]) -> Parts {
+    fn parts(ranges: &[&str]) -> TablePools {
         let pools: Vec<PoolSettings> = ranges
             .iter()
             .map(|range| PoolSettings {
@@ -193,7 +193,7 @@ mod tests {
                 kind: Default::default(),
             })
             .collect();
-        Parts::new(pools.iter().enumerate().map(|(n, pool)| (u16::try_from(n).unwrap(), pool))).unwrap()
+        TablePools::new(pools.iter().enumerate().map(|(n, pool)| (u16::try_from(n).unwrap(), pool))).unwrap()
     }
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
             draining: false,
             kind: Default::default(),
         };
-        let parts = Parts::new([(0, &pool)].into_iter()).unwrap();
+        let parts = TablePools::new([(0, &pool)].into_iter()).unwrap();
         assert_eq!(parts.iter().next().unwrap().capacity(), 2);
         assert_eq!(parts.reserved_slots().count(), 2);
     }

@@ -3,7 +3,7 @@
 //! Every seat at tc outlives this process: what is closed stays closed after `kill -9`. At TCX it has a name in a BPF file
 //! system; where none is mounted, it is a filter on `clsact`.
 
-use super::place::{self, Place};
+use super::pin_directory::{self, PinDirectory};
 use super::role::{Position, Role, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp};
 use super::{attached, clsact};
@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Where a program sits.
-pub enum Seat {
+pub enum Attachment {
     /// For as long as this process holds it.
     Held {
         /// Takes the program off when it is dropped.
@@ -45,13 +45,13 @@ pub enum Seat {
     },
 }
 
-impl Seat {
+impl Attachment {
     /// At tc.
     pub fn at_tc(
         program: &mut SchedClassifier,
         role: Role,
         entrance: &Entrance,
-        place: &Place,
+        place: &PinDirectory,
         common: &Common,
         position: Position,
     ) -> Result<Self, FastPathError> {
@@ -60,10 +60,12 @@ impl Seat {
             Ok(Self::Filter { index: entrance.index, role, tun: common.tun.clone() })
         };
         match (common.hook, place) {
-            (Some(FastPathHook::Clsact), _) | (None, Place::Private(_)) => filter(program),
-            (Some(FastPathHook::Tcx), Place::Private(_)) => Err(FastPathError::NothingLasts),
-            (Some(FastPathHook::Tcx), Place::Lasting(_)) => Self::at_tcx(program, role, entrance, place, position),
-            (None, Place::Lasting(_)) => match Self::at_tcx(program, role, entrance, place, position) {
+            (Some(FastPathHook::Clsact), _) | (None, PinDirectory::Private(_)) => filter(program),
+            (Some(FastPathHook::Tcx), PinDirectory::Private(_)) => Err(FastPathError::NothingLasts),
+            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => {
+                Self::at_tcx(program, role, entrance, place, position)
+            }
+            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, entrance, place, position) {
                 // As kernels without TCX answer.
                 Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
                 other => other,
@@ -75,11 +77,11 @@ impl Seat {
         program: &mut SchedClassifier,
         role: Role,
         entrance: &Entrance,
-        place: &Place,
+        place: &PinDirectory,
         position: Position,
     ) -> Result<Self, FastPathError> {
         if position == Position::InFront
-            && let Place::Lasting(directory) = place
+            && let PinDirectory::Lasting(directory) = place
         {
             // Without its name it still sits there, for as long as this process holds it.
             forget(&named(directory, role, entrance.index)).map_err(FastPathError::FileSystem)?;
@@ -101,8 +103,12 @@ impl Seat {
     }
 
     /// Whom it watches, if that one is there.
-    fn watched(role: Role, entrance: &Entrance, place: &Place) -> Result<Option<SchedClassifierLink>, FastPathError> {
-        let (Role::Watching, Place::Lasting(directory)) = (role, place) else { return Ok(None) };
+    fn watched(
+        role: Role,
+        entrance: &Entrance,
+        place: &PinDirectory,
+    ) -> Result<Option<SchedClassifierLink>, FastPathError> {
+        let (Role::Watching, PinDirectory::Lasting(directory)) = (role, place) else { return Ok(None) };
         let leaving = named(directory, Role::Leaving, entrance.index);
         if !attached::is_attached(&leaving, entrance.index) {
             return Ok(None);
@@ -111,7 +117,7 @@ impl Seat {
     }
 
     /// In the driver.
-    pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, place: &Place) -> Result<Self, NoXdp> {
+    pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, place: &PinDirectory) -> Result<Self, NoXdp> {
         let seat = Self::take(place, None, entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(XdpLink::try_from(left)?)?,
@@ -173,12 +179,12 @@ impl Seat {
 
     /// `attach` takes the seat that a predecessor has left, without a gap, or a new one.
     fn take(
-        place: &Place,
+        place: &PinDirectory,
         role: Option<Role>,
         entrance: &Entrance,
         mut attach: impl FnMut(Option<FdLink>) -> Result<FdLink, FastPathError>,
     ) -> Result<Self, FastPathError> {
-        let Place::Lasting(directory) = place else { return Ok(Self::Held { _link: attach(None)? }) };
+        let PinDirectory::Lasting(directory) = place else { return Ok(Self::Held { _link: attach(None)? }) };
         let index = entrance.index;
         let path = role.map_or_else(|| directory.join(format!("xdp-{index}")), |role| named(directory, role, index));
         if let Ok(left) = PinnedLink::from_pin(&path) {
@@ -204,7 +210,7 @@ impl Seat {
 /// run and has left its own.
 pub fn overtaking(tun: &str, index: u32) -> BTreeSet<String> {
     let stance = |role: Role| {
-        let path = named(&place::lasting(tun).ok()?, role, index);
+        let path = named(&pin_directory::lasting(tun).ok()?, role, index);
         let is_link = attached::is_attached(&path, index);
         Some(if is_link { stance_at_tcx(&path, index, role) } else { clsact::stance(index, role, tun).ok()? })
     };
@@ -242,7 +248,7 @@ pub fn named(directory: &Path, role: Role, index: u32) -> PathBuf {
 /// this network namespace.
 fn programs_of_gateways(path: &Path, index: u32) -> Vec<u32> {
     let ending = format!("-{index}");
-    let places = path.parent().map(place::all_beside).unwrap_or_default();
+    let places = path.parent().map(pin_directory::all_beside).unwrap_or_default();
     let files = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
     let paths = files.map(|file| file.path());
     paths.filter(|path| path.to_string_lossy().ends_with(&ending)).filter_map(|path| attached::program(&path)).collect()

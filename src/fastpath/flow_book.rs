@@ -1,4 +1,4 @@
-//! The books about the flows in the kernel: which there are, whose they are, what was noted of them.
+//! The book about the flows in the kernel: which there are, whose they are, what was noted of them.
 
 use super::program::Flows;
 use crate::nat::{Carried, Nat, Offer, Realm, SlotRef};
@@ -66,7 +66,7 @@ impl Entry {
 }
 
 /// See the module.
-pub struct Books {
+pub struct FlowBook {
     flows: Flows,
     entries: HashMap<Key, Entry>,
     of_binding: HashMap<SlotRef, HashSet<Key>>,
@@ -79,7 +79,7 @@ pub struct Books {
     complained: bool,
 }
 
-impl Books {
+impl FlowBook {
     /// Nothing in them.
     pub fn new(flows: Flows) -> Self {
         let (entries, of_binding, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
@@ -112,7 +112,7 @@ impl Books {
 
     /// Enters the flows that are in the kernel already and that `nat` would decide alike; takes out the others. Returns
     /// how many of each.
-    pub fn adopt(&mut self, nat: &Nat, now: Time) -> (usize, usize) {
+    pub fn take_over(&mut self, nat: &Nat, now: Time) -> (usize, usize) {
         let (mut kept, mut dropped) = (0, 0);
         for (from, source, destination, address, noted) in self.flows.all() {
             match nat.offer_again(from, source, destination, address, now) {

@@ -20,14 +20,14 @@ const MAGIC: i64 = 0xcafe_4a11;
 
 /// See the module.
 #[derive(Debug)]
-pub enum Place {
+pub enum PinDirectory {
     /// A directory that stays.
     Lasting(PathBuf),
     /// A file system of this process alone.
     Private(OwnedFd),
 }
 
-impl Place {
+impl PinDirectory {
     /// The place of the gateway `tun` in this network namespace.
     pub fn of(tun: &str) -> io::Result<Self> {
         if statfs(MOUNTED).is_ok_and(|found| found.f_type == MAGIC) {

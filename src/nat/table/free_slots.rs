@@ -2,13 +2,13 @@
 //! full the pool is.
 
 /// A set of numbers below a bound.
-pub struct Vacancy {
+pub struct FreeSlots {
     /// `levels[0]` has a bit a number (set: vacant); each further level a bit for each word below (set: not zero).
     levels: Vec<Vec<u64>>,
     len: u32,
 }
 
-impl Vacancy {
+impl FreeSlots {
     /// All numbers below `len` are vacant.
     pub fn new(len: u32) -> Self {
         let mut levels = Vec::new();
@@ -128,24 +128,24 @@ mod tests {
     proptest! {
         #[test]
         fn it_behaves_like_a_set(len in 1u32..9000, steps in prop::collection::vec((any::<bool>(), any::<u32>()), 0..300)) {
-            let mut vacancy = Vacancy::new(len);
+            let mut free_slots = FreeSlots::new(len);
             let mut model: BTreeSet<u32> = (0..len).collect();
             // Make it nearly full first, so that the summary matters.
             for number in (0..len).filter(|n| n % 701 != 3) {
-                prop_assert!(vacancy.take(number));
+                prop_assert!(free_slots.take(number));
                 model.remove(&number);
             }
             for (give, number) in steps {
                 let number = number % (len + 1);
                 if give {
-                    prop_assert_eq!(vacancy.give(number), number < len && model.insert(number));
+                    prop_assert_eq!(free_slots.give(number), number < len && model.insert(number));
                 } else {
-                    prop_assert_eq!(vacancy.take(number), model.remove(&number));
+                    prop_assert_eq!(free_slots.take(number), model.remove(&number));
                 }
                 let expected = model.range(number..).next().or_else(|| model.first()).copied();
-                prop_assert_eq!(vacancy.next(number), expected);
+                prop_assert_eq!(free_slots.next(number), expected);
                 let taken = (number..len).find(|n| !model.contains(n));
-                match vacancy.next_taken(number) {
+                match free_slots.next_taken(number) {
                     Some(Ok(found)) => prop_assert_eq!(Some(found), taken),
                     Some(Err(resume)) => prop_assert!(resume > number && taken.is_none_or(|taken| taken >= resume)),
                     None => prop_assert_eq!(taken, None),

@@ -1,28 +1,28 @@
 //! A reload: other settings, the same bindings.
 //!
 //! [`Nat::succeed`] builds the state for the new settings beside the one in force and changes nothing in that; what it
-//! returns says what would become of the bindings. [`Succession::commit`] makes it so. Tables whose pools and times stay
+//! returns says what would become of the bindings. [`PreparedReload::commit`] makes it so. Tables whose pools and times stay
 //! as they are go over whole, at once; bindings of others move one by one, and those that fit nowhere end.
 
-use super::parts::Parts;
+use super::table::pools::TablePools;
 use crate::nat::alg::Helpers;
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Owner;
 use crate::nat::event::{Event, EventKind};
 use crate::nat::limit::Limiter;
 use crate::nat::settings::Settings;
-use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, owner, parts_of_tables};
+use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, owner, pools_of_tables};
 use crate::nat::table::{Found, Table};
 use crate::nat::views::BindingView;
 use crate::time::Time;
 use std::sync::Arc;
 
 /// A state that is ready to take over.
-pub struct Succession {
+pub struct PreparedReload {
     before: Arc<Nat>,
     after: Arc<Nat>,
     /// Tables that go over whole, with what the new settings say of their pools.
-    kept: Vec<(Arc<Table>, Parts)>,
+    kept: Vec<(Arc<Table>, TablePools)>,
     /// Bindings that have another place now: before and after.
     moved: Vec<(Owner, Owner)>,
     /// Bindings that fit nowhere.
@@ -30,13 +30,13 @@ pub struct Succession {
 }
 
 impl Nat {
-    /// The state for other settings, with the bindings of this one. From here until the succession is dropped or
+    /// The state for other settings, with the bindings of this one. From here until the prepared is dropped or
     /// committed nobody may translate with this state or change bindings of it.
     ///
     /// # Errors
     /// As [`Nat::new`].
-    pub fn succeed(self: &Arc<Self>, settings: Settings, now: Time) -> Result<Succession, SettingsError> {
-        if settings.insides.len() > usize::from(super::slots::MAX_INSIDE) {
+    pub fn prepare_reload(self: &Arc<Self>, settings: Settings, now: Time) -> Result<PreparedReload, SettingsError> {
+        if settings.insides.len() > usize::from(super::table::slots::MAX_INSIDE) {
             return Err(SettingsError::TooManyInsides(settings.insides.len()));
         }
         let (tables, kept) = self.tables_for(&settings)?;
@@ -53,27 +53,30 @@ impl Nat {
             limiter,
             helpers,
             counters: Arc::clone(&self.counters),
-            offloaded: Arc::clone(&self.offloaded),
+            carried_flows: Arc::clone(&self.carried_flows),
             // Whatever a worker remembers was decided under the state before.
             epoch: self.epoch.now() + 1,
         };
         let after = Arc::new(Self::assemble(settings, tables, inherited));
-        let mut succession =
-            Succession { before: Arc::clone(self), after, kept, moved: Vec::new(), misfits: Vec::new() };
-        succession.move_bindings(now);
-        Ok(succession)
+        let mut prepared =
+            PreparedReload { before: Arc::clone(self), after, kept, moved: Vec::new(), misfits: Vec::new() };
+        prepared.move_bindings(now);
+        Ok(prepared)
     }
 
     /// Tables for other settings, under numbers that say the same of a binding in both states; and which of them are
     /// this state's own, with what is new about their pools.
     #[expect(clippy::type_complexity, reason = "two lists, for one caller")]
-    fn tables_for(&self, settings: &Settings) -> Result<(Vec<Arc<Table>>, Vec<(Arc<Table>, Parts)>), SettingsError> {
+    fn tables_for(
+        &self,
+        settings: &Settings,
+    ) -> Result<(Vec<Arc<Table>>, Vec<(Arc<Table>, TablePools)>), SettingsError> {
         let (mut kept, mut fresh) = (Vec::new(), Vec::new());
         let mut tables: Vec<Option<Arc<Table>>> = vec![None; self.tables.len()];
         let same =
             self.lifetimes.of_bindings() == settings.lifetimes.of_bindings() && self.hash_key == settings.hash_key;
-        for parts in parts_of_tables(&settings.pools)? {
-            let like = self.tables.iter().zip(&mut tables).find(|(table, _)| same && table.parts().is_like(&parts));
+        for parts in pools_of_tables(&settings.pools)? {
+            let like = self.tables.iter().zip(&mut tables).find(|(table, _)| same && table.pools().is_like(&parts));
             match like {
                 Some((table, place)) => {
                     *place = Some(Arc::clone(table));
@@ -92,12 +95,12 @@ impl Nat {
                 None => tables.push(table),
             }
         }
-        let none = new_table(Parts::none(), settings)?;
+        let none = new_table(TablePools::none(), settings)?;
         Ok((tables.into_iter().map(|table| table.unwrap_or_else(|| Arc::clone(&none))).collect(), kept))
     }
 }
 
-impl Succession {
+impl PreparedReload {
     /// The bindings that fit nowhere under the new settings: a commit releases them.
     pub fn misfits(&self, now: Time) -> Vec<BindingView> {
         self.misfits.iter().map(|(table, found)| self.before.view(*table, found, now)).collect()
@@ -113,7 +116,7 @@ impl Succession {
     pub fn commit(self) -> (Arc<Nat>, Vec<Event>) {
         let Self { before, after, kept, moved, misfits } = self;
         for (table, parts) in &kept {
-            table.parts().follow(parts);
+            table.pools().take_settings_of(parts);
         }
         for (from, to) in moved {
             after.contacts.hand_over(from, to);

@@ -1,7 +1,7 @@
 //! Damage in the log, which SQLite takes for the log's end.
 
 use super::*;
-use crate::store::tail::torn;
+use crate::store::log_check::torn;
 use crate::testkit::fuzzed::{Fuzzed, cases};
 use std::os::unix::fs::FileExt;
 

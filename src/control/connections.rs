@@ -14,7 +14,7 @@ const GRACE: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The places of callers of one kind.
-pub struct Places {
+pub struct Connections {
     most: u32,
     free: Arc<Semaphore>,
     /// Where those stand who have no place yet.
@@ -32,13 +32,13 @@ struct Caller {
 }
 
 /// A place that is taken. Dropping it makes it free.
-pub struct Place {
+pub struct Connection {
     caller: Arc<Caller>,
-    places: Arc<Places>,
+    places: Arc<Connections>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Places {
+impl Connections {
     /// This many, and room for four times as many who wait for one.
     pub fn new(most: u32) -> Self {
         let standing = Semaphore::new(4 * most as usize);
@@ -57,7 +57,7 @@ impl Places {
     }
 
     /// A place, if one becomes free in this time.
-    pub async fn enter(self: &Arc<Self>, patience: Duration) -> Option<Place> {
+    pub async fn enter(self: &Arc<Self>, patience: Duration) -> Option<Connection> {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -68,7 +68,7 @@ impl Places {
         let caller =
             Arc::new(Caller { since: Instant::now(), has_asked: AtomicBool::new(false), leave: Notify::new() });
         self.callers.lock().push(Arc::clone(&caller));
-        Some(Place { caller, places: Arc::clone(self), _permit: permit })
+        Some(Connection { caller, places: Arc::clone(self), _permit: permit })
     }
 
     /// Ends when every place is free.
@@ -100,7 +100,7 @@ impl Places {
     }
 }
 
-impl Place {
+impl Connection {
     /// The caller has said what he wants.
     pub fn has_asked(&self) {
         self.caller.has_asked.store(true, Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.places.callers.lock().retain(|caller| !Arc::ptr_eq(caller, &self.caller));
     }
