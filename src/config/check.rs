@@ -84,21 +84,9 @@ impl Draft {
         if !is_tun_name(&tun) {
             problems.add(self.tun.as_ref().map_or(Place::Missing, |tun| tun.place), Wrong::TunName(tun.clone()));
         }
-        let control_group = self.control_group.as_ref().map(|group| {
-            if !is_group_name(&group.value) {
-                problems.add(group.place, Wrong::GroupName(group.value.clone()));
-            }
-            group.value.clone()
-        });
-        let mut path = |key, given: &Option<Located<String>>, default: &str| {
-            let path = PathBuf::from(given.as_ref().map_or(default, |path| &path.value));
-            if let Some(given) = given.as_ref().filter(|_| !path.is_absolute()) {
-                problems.add(given.place, Wrong::RelativePath { key, value: given.value.clone() });
-            }
-            path
-        };
-        let control = path("control", &self.control, DEFAULT_CONTROL);
-        let state_dir = path("state-dir", &self.state_dir, DEFAULT_STATE_DIR);
+        let control_group = self.control_group(&mut problems);
+        let control = path("control", self.control.as_ref(), DEFAULT_CONTROL, &mut problems);
+        let state_dir = path("state-dir", self.state_dir.as_ref(), DEFAULT_STATE_DIR, &mut problems);
         if let Some(given) = self.control.as_ref().filter(|given| given.value.len() > MOST_SOCKET_PATH) {
             problems.add(given.place, Wrong::SocketPath(given.value.clone()));
         }
@@ -145,6 +133,14 @@ impl Draft {
             on_stop: self.on_stop.unwrap_or_default(),
             fast_path: FastPath { mode: self.fast_path.unwrap_or_default(), hook: self.fast_path_hook, flows },
         })
+    }
+
+    fn control_group(&self, problems: &mut Problems) -> Option<String> {
+        let group = self.control_group.as_ref()?;
+        if !is_group_name(&group.value) {
+            problems.add(group.place, Wrong::GroupName(group.value.clone()));
+        }
+        Some(group.value.clone())
     }
 
     /// The inside without a name first, then the others in their order.
@@ -559,4 +555,12 @@ impl Problems {
     fn take<T>(&mut self, place: Place, result: Result<T, Wrong>) -> Option<T> {
         result.map_err(|wrong| self.add(place, wrong)).ok()
     }
+}
+
+fn path(key: &'static str, given: Option<&Located<String>>, default: &str, problems: &mut Problems) -> PathBuf {
+    let path = PathBuf::from(given.map_or(default, |path| &path.value));
+    if let Some(given) = given.filter(|_| !path.is_absolute()) {
+        problems.add(given.place, Wrong::RelativePath { key, value: given.value.clone() });
+    }
+    path
 }

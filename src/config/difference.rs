@@ -2,6 +2,7 @@
 
 use super::Config;
 use crate::nat::PoolSettings;
+use ipnet::IpNet;
 
 /// See [`Config::difference`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,12 +52,8 @@ impl Config {
             fast_path,
         } = self;
         let mut difference = Difference::default();
-        let interfaces = |config: &Self| {
-            let insides = config.insides.iter().map(|inside| (inside.name.clone(), inside.interfaces.clone()));
-            insides.collect::<Vec<_>>()
-        };
         let restart = [
-            ("inside", interfaces(self) != interfaces(other)),
+            ("inside", !interfaces(self).eq(interfaces(other))),
             ("outside", *outsides != other.outsides),
             ("control", *control != other.control),
             ("metrics", *metrics != other.metrics),
@@ -79,9 +76,8 @@ impl Config {
         ];
         difference.restart.extend(restart.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
         difference.pools(pools, &other.pools);
-        let prefixes = |config: &Self| config.insides.iter().map(|inside| inside.prefixes.clone()).collect::<Vec<_>>();
         let live = [
-            ("inside-prefixes", prefixes(self) != prefixes(other)),
+            ("inside-prefixes", !prefixes(self).eq(prefixes(other))),
             ("exempt", *exempt != other.exempt),
             ("callback", *callback != other.callback),
             ("lifetimes", *lifetimes != other.lifetimes),
@@ -98,6 +94,14 @@ impl Config {
         difference.changes.extend(changed);
         difference
     }
+}
+
+fn interfaces(config: &Config) -> impl Iterator<Item = (&String, &Vec<String>)> {
+    config.insides.iter().map(|inside| (&inside.name, &inside.interfaces))
+}
+
+fn prefixes(config: &Config) -> impl Iterator<Item = &Vec<IpNet>> {
+    config.insides.iter().map(|inside| &inside.prefixes)
 }
 
 impl Difference {

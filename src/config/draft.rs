@@ -165,6 +165,9 @@ impl Draft {
         let all = |values: Vec<Spanned<String>>| values.into_iter().map(one).collect::<Vec<_>>();
         let policy =
             |value: Spanned<Policy>| Located { place: here(value.span()), value: value.into_inner().into_words() };
+        let lifetimes =
+            file.lifetimes.times().into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect();
+        let numbers = file.numbers().into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect();
         let pools = file
             .pool
             .into_iter()
@@ -192,27 +195,6 @@ impl Draft {
                 }),
             }
         }
-        let times = file.lifetimes;
-        let lifetimes = [
-            ("hold", times.hold),
-            ("unanswered", times.unanswered),
-            ("dormant", times.dormant),
-            ("quarantine", times.quarantine),
-            ("contact", times.contact),
-        ];
-        let numbers = [
-            ("contacts-per-binding", times.contacts_per_binding),
-            ("per-second", file.creation.per_second),
-            ("burst", file.creation.burst),
-            ("prefix-v4", file.creation.prefix_v4),
-            ("prefix-v6", file.creation.prefix_v6),
-            ("per-prefix", file.creation.per_prefix),
-            ("total", file.creation.total),
-            ("unanswered", file.creation.unanswered),
-            ("mss", file.mss),
-            ("fast-path-flows", file.fast_path_flows),
-            ("history-entries", file.history_entries),
-        ];
         Self {
             inside,
             inside_prefixes: all(file.inside_prefixes),
@@ -246,8 +228,8 @@ impl Draft {
             on_stop: file.on_stop,
             fast_path: file.fast_path,
             fast_path_hook: file.fast_path_hook,
-            lifetimes: lifetimes.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
-            numbers: numbers.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
+            lifetimes,
+            numbers,
         }
     }
 
@@ -351,6 +333,39 @@ struct File {
     lifetimes: FileLifetimes,
     #[serde(default)]
     creation: FileCreation,
+}
+
+impl File {
+    /// All numbers but that of the workers, by their keys.
+    fn numbers(&self) -> [(&'static str, Option<Spanned<i64>>); 11] {
+        let creation = &self.creation;
+        [
+            ("contacts-per-binding", self.lifetimes.contacts_per_binding.clone()),
+            ("per-second", creation.per_second.clone()),
+            ("burst", creation.burst.clone()),
+            ("prefix-v4", creation.prefix_v4.clone()),
+            ("prefix-v6", creation.prefix_v6.clone()),
+            ("per-prefix", creation.per_prefix.clone()),
+            ("total", creation.total.clone()),
+            ("unanswered", creation.unanswered.clone()),
+            ("mss", self.mss.clone()),
+            ("fast-path-flows", self.fast_path_flows.clone()),
+            ("history-entries", self.history_entries.clone()),
+        ]
+    }
+}
+
+impl FileLifetimes {
+    /// All times, by their keys.
+    fn times(&self) -> [(&'static str, Option<Spanned<String>>); 5] {
+        [
+            ("hold", self.hold.clone()),
+            ("unanswered", self.unanswered.clone()),
+            ("dormant", self.dormant.clone()),
+            ("quarantine", self.quarantine.clone()),
+            ("contact", self.contact.clone()),
+        ]
+    }
 }
 
 /// `inside = ["lan0"]`, or one `[[inside]]` section.

@@ -5,7 +5,7 @@ use super::filter::Filter;
 use super::limits::{CHUNK, CHUNKS, Patience};
 use super::order::{First, Order};
 use super::query::Query;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, bad};
 use super::watch::{Format, Watch};
 use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
@@ -36,15 +36,24 @@ const RELEASED_AT_ONCE: usize = 10_000;
 /// Pools that are named to who asks for one that there is not.
 const POOLS_NAMED: usize = 8;
 
+/// Who asks, and how far the answer has come.
+pub struct Caller<'a> {
+    /// Counts what the caller has taken.
+    pub progress: &'a Arc<AtomicU64>,
+    /// How long the caller may take.
+    pub patience: &'a Patience,
+    /// The caller's user number.
+    pub user: u32,
+}
+
 /// Carries a request of `user` out. `progress` counts the pieces of the answer that the caller has taken.
 pub async fn answer(
     query: Query,
     body: Incoming,
     admin: &Arc<dyn Admin>,
-    progress: &Arc<AtomicU64>,
-    patience: &Patience,
-    user: u32,
+    caller: &Caller<'_>,
 ) -> Result<Response<AnswerBody>, Refusal> {
+    let Caller { progress, patience, user } = *caller;
     match query {
         Query::Status => {
             sync_counts(admin).await;
@@ -53,16 +62,8 @@ pub async fn answer(
         Query::Metrics => metrics(admin).await,
         Query::Trace(watch) => watched(&watch, Format::Lines, admin, progress).await,
         Query::Capture(watch) => watched(&watch, Format::Pcapng, admin, progress).await,
-        Query::Drops(request) => {
-            let admin = Arc::clone(admin);
-            let answer = tokio::task::spawn_blocking(move || request.answer(&*admin)).await;
-            json(&answer.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))?)
-        }
-        Query::Flows(request) => {
-            let admin = Arc::clone(admin);
-            let answer = tokio::task::spawn_blocking(move || request.answer(&*admin)).await;
-            json(&answer.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))?)
-        }
+        Query::Drops(request) => json(&in_time(admin, move |admin| request.answer(admin)).await?),
+        Query::Flows(request) => json(&in_time(admin, move |admin| request.answer(admin)).await?),
         Query::Explain(request) => {
             sync_counts(admin).await;
             let question = request.question(&admin.nat())?;
@@ -72,9 +73,7 @@ pub async fn answer(
             json(&explanation)
         }
         Query::History(question) => {
-            let admin = Arc::clone(admin);
-            let done = tokio::task::spawn_blocking(move || admin.history(&question)).await;
-            let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
+            let done = in_time(admin, move |admin| admin.history(&question)).await?;
             json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
         }
         Query::List(filter, order) => {
@@ -85,40 +84,15 @@ pub async fn answer(
             sync_counts(admin).await;
             show(&which, contacts, admin)
         }
-        Query::Pin(terminal) => {
-            let body = whole(body, patience.body).await?;
-            let Pin { virtual_ip, force } = serde_json::from_slice(&body).map_err(|error| {
-                let error = format!("the body is not {{\"virtual_ip\": \"ADDRESS\"}}: {error}");
-                Refusal::new(StatusCode::BAD_REQUEST, error)
-            })?;
-            sync_counts(admin).await;
-            let (binding, events) = admin.nat().pin_named(&terminal, virtual_ip, force, admin.now())?;
-            tell(events, Happened::Pinned, admin, user).await?;
-            json(&binding.shown(admin.moment().seconds_ahead()))
-        }
-        Query::SetCallback(which) => {
-            let body = whole(body, patience.body).await?;
-            let bad = |error: String| Refusal::new(StatusCode::BAD_REQUEST, error);
-            let Policy { callback } = serde_json::from_slice(&body)
-                .map_err(|error| bad(format!("the body is not {{\"callback\": [\"anyone\"]}} or the like: {error}")))?;
-            let policy =
-                callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
-            let bindings = admin.nat().set_callback(&which, policy.as_ref(), admin.now())?;
-            let virtual_ips = bindings.iter().map(|binding| binding.virtual_ip).collect();
-            record(virtual_ips, Happened::Callback, admin, user).await?;
-            shown(bindings, admin)
-        }
+        Query::Pin(terminal) => pin(&terminal, &whole(body, patience.body).await?, admin, user).await,
+        Query::SetCallback(which) => set_callback(&which, &whole(body, patience.body).await?, admin, user).await,
         Query::Reload { dry_run } => {
-            let admin = Arc::clone(admin);
-            let done = tokio::task::spawn_blocking(move || admin.reload(dry_run)).await;
-            let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
+            let done = in_time(admin, move |admin| admin.reload(dry_run)).await?;
             json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
         }
         Query::ReleaseAll { filter, dry_run } => {
             has_pool(&filter, &admin.nat())?;
-            let admin = Arc::clone(admin);
-            let done = tokio::task::spawn_blocking(move || release_all(&filter, dry_run, &*admin, user)).await;
-            let done = done.unwrap_or_else(|_| Err("the gateway is stopping".to_owned()));
+            let done = in_time(admin, move |admin| release_all(&filter, dry_run, admin, user)).await?;
             json(&done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))?)
         }
         Query::Release(address) => {
@@ -128,6 +102,45 @@ pub async fn answer(
             shown(bindings, admin)
         }
     }
+}
+
+/// Does what may take long in a thread of its own: other callers are answered meanwhile.
+async fn in_time<T: Send + 'static>(
+    admin: &Arc<dyn Admin>,
+    work: impl FnOnce(&dyn Admin) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let admin = Arc::clone(admin);
+    let done = tokio::task::spawn_blocking(move || work(&*admin)).await;
+    done.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"))
+}
+
+async fn pin(
+    terminal: &Qualified,
+    body: &[u8],
+    admin: &Arc<dyn Admin>,
+    user: u32,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let Pin { virtual_ip, force } = serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body is not {{\"virtual_ip\": \"ADDRESS\"}}: {error}")))?;
+    sync_counts(admin).await;
+    let (binding, events) = admin.nat().pin_named(terminal, virtual_ip, force, admin.now())?;
+    tell(events, Happened::Pinned, admin, user).await?;
+    json(&binding.shown(admin.moment().seconds_ahead()))
+}
+
+async fn set_callback(
+    which: &Qualified,
+    body: &[u8],
+    admin: &Arc<dyn Admin>,
+    user: u32,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let Policy { callback } = serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body is not {{\"callback\": [\"anyone\"]}} or the like: {error}")))?;
+    let policy = callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
+    let bindings = admin.nat().set_callback(which, policy.as_ref(), admin.now())?;
+    let virtual_ips = bindings.iter().map(|binding| binding.virtual_ip).collect();
+    record(virtual_ips, Happened::Callback, admin, user).await?;
+    shown(bindings, admin)
 }
 
 /// All metrics as OpenMetrics text.

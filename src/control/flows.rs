@@ -1,16 +1,16 @@
 //! What somebody wants to know of flows in the kernel: which there are, and why one is not among them.
 
-use super::Admin;
 use super::explain::protocol_number;
 use super::parameters::pairs;
 use super::refusal::Refusal;
 use super::refusal::bad;
+use super::{Admin, FastPathStatus};
 use crate::nat::{Nat, Question, Realm};
 use crate::time::Time;
 use crate::wire::{Address, protocol};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 /// Flows that are told unless more are asked for.
@@ -170,7 +170,7 @@ impl FlowsRequest {
         let why = match (self.address, self.other) {
             (Some(one), Some(other)) => {
                 let asked = Asked { one, other, protocol: self.protocol, port: self.port };
-                asked.why(ways, &status.mode, &status.slow, admin.taps().bypass_fast_path(), &nat, now)
+                asked.why(ways, &status, admin.taps().bypass_fast_path(), &nat, now)
             }
             _ => Vec::new(),
         };
@@ -191,12 +191,12 @@ impl Asked {
     fn why(
         &self,
         [inward, outward]: [bool; 2],
-        mode: &str,
-        slow: &BTreeMap<String, u64>,
+        status: &FastPathStatus,
         is_bypassed: bool,
         nat: &Nat,
         now: Time,
     ) -> Vec<String> {
+        let (mode, slow) = (status.mode.as_str(), &status.slow);
         let mut why = Vec::new();
         let mut say = |sentence: String| why.push(sentence);
         if mode == "off" {

@@ -80,9 +80,9 @@ impl Metrics {
         let noted = fast.noted.iter().map(|(reason, number)| ([("reason", reason.as_str())], *number));
         let what = "Packets that the kernel's programs have dropped, or let pass as they were, by reason";
         to.counter("fast_path_noted_packets", what, None, noted)?;
-        let journal = &gateway.state_file;
-        to.counter("journal_commits", "Commits to the state file", None, [([], journal.commits)])?;
-        let failing = [([], u64::from(journal.failing.is_some()))];
+        let store = &gateway.state_file;
+        to.counter("journal_commits", "Commits to the state file", None, [([], store.commits)])?;
+        let failing = [([], u64::from(store.failing.is_some()))];
         to.gauge("journal_failing", "1 while nothing can be written to the state file, else 0", None, failing)?;
         let history = &gateway.history;
         to.gauge("history_entries", "Entries of the history", None, [([], history.entries)])?;

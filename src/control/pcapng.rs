@@ -55,10 +55,10 @@ pub fn write(nat: &Nat, seen: &Sighting, out: &mut Vec<u8>) {
     if let Some(event) = seen.event {
         comment = format!("{comment}; {}", said(&event));
     }
-    packet(seen, seen.from, &seen.before, INBOUND, Some(&comment), out);
+    packet(seen, (seen.from, INBOUND), &seen.before, &comment, out);
     for after in &seen.after {
         let comment = format!("from {}", nat.realm_name(seen.from));
-        packet(seen, seen.to.unwrap_or(seen.from), after, OUTBOUND, Some(&comment), out);
+        packet(seen, (seen.to.unwrap_or(seen.from), OUTBOUND), after, &comment, out);
     }
 }
 
@@ -81,7 +81,7 @@ fn said(event: &Event) -> &'static str {
     }
 }
 
-fn packet(seen: &Sighting, realm: Realm, kept: &Kept, direction: u32, comment: Option<&str>, out: &mut Vec<u8>) {
+fn packet(seen: &Sighting, (realm, direction): (Realm, u32), kept: &Kept, comment: &str, out: &mut Vec<u8>) {
     let interface = match realm {
         Realm::Outside => 0,
         Realm::Inside(inside) => u32::from(inside) + 1,
@@ -95,9 +95,7 @@ fn packet(seen: &Sighting, realm: Realm, kept: &Kept, direction: u32, comment: O
         word(out, u32::try_from(kept.bytes.len()).unwrap_or(u32::MAX));
         word(out, u32::try_from(kept.length).unwrap_or(u32::MAX));
         padded(out, &kept.bytes);
-        if let Some(comment) = comment {
-            option(out, COMMENT, comment.as_bytes());
-        }
+        option(out, COMMENT, comment.as_bytes());
         option(out, PACKET_FLAGS, &direction.to_ne_bytes());
         option(out, END, &[]);
     });

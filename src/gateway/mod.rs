@@ -33,12 +33,12 @@ mod worker;
 
 use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, Listener, SocketSettings};
-use crate::device::tun::{self};
+use crate::device::tun;
 use crate::fastpath::{self, FastPath};
 use crate::host::confine::Confinement;
 use crate::host::systemd::Manager;
-use crate::host::{self, Claim, Kernel, Plan};
-use crate::nat::{Misfit, Nat};
+use crate::host::{self, Claim, Kernel, Plan, Watched};
+use crate::nat::{Misfit, Nat, Restored};
 use crate::store::{Opened, Progress, StateFile, Store, StoreSettings, Writer};
 use admin::GatewayAdmin;
 use clock::Clock;
@@ -48,11 +48,13 @@ use live::Live;
 pub use live::Source;
 use parking_lot::{Mutex, RwLock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use surroundings::{announce, tell_surroundings};
-use threads::{Reload, Running};
+use threads::{Reload, Running, Work};
 
 /// Bindings that do not fit the configuration and get a line each.
 const MISFITS_NAMED: usize = 10;
@@ -63,52 +65,12 @@ const MISFITS_NAMED: usize = 10;
 /// `source` reads the configuration anew for a reload, asked for by SIGHUP or on the control socket; `file` is where it
 /// comes from, if not from flags alone.
 pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), GatewayError> {
-    let handed = handover::inherited();
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
-    let plan = Plan::of(&config, fastpath::has_left);
-    let _claim = Claim::take(&config.tun)?;
-    let progress = Progress::default();
-    let state = StateFile::take(&config.state_dir, &config.tun)?.watched(&progress);
-    let confinement = confinement(&config, file)?;
-    let listener = Listener::bind(socket_settings(&config, confinement.clone())?)?;
-    let workers = config.workers.unwrap_or_else(one_a_core).get();
-    let names: Vec<String> = plan.devices().map(str::to_owned).collect();
-    let adopted = handover::take_over(&names, workers, config.offload, handed, &manager);
-    let there = if adopted.is_some() { host::Devices::HandedOver } else { host::Devices::Missing };
-    let host = host::inspect(&plan, there)?;
-    let told = settings::settings(&config, &host)?;
-    let reserved = settings::reserved_in_pools(&config, &host);
-    let given = settings::given(&told);
-    let terminals = TerminalNames::new(config.log_terminals, &told.hash_key);
-    let nat = Nat::new(told)?;
-    let (devices, offload) = match adopted {
-        Some(devices) => devices,
-        None => make_devices(&config, &names, workers, &manager)?,
-    };
-    let is_first = !fastpath::has_left(&config.tun).unwrap_or(true);
-    let logged = progress::Logged::start(&progress);
-    let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
-    drop(logged);
-    let clock = Clock::resume(&opened);
-    let fast = fast::start(&config, clock.now()).inspect_err(|_| {
-        if is_first {
-            let _ = fastpath::remove(&config.tun); // the maps that it had made
-        }
-    })?;
-    let kernel = set_up(plan, &fast, is_first)?;
-    tell_surroundings(&nat, kernel.host());
-    let store = restore(&config, opened, &nat, &kernel, clock, terminals)?;
-    if config.fast_path.mode != FastPathMode::Off {
-        nat.set_carrier(Arc::clone(&fast) as _);
-    }
-    fast.take_over(&nat, clock.now());
-    if let Some(confinement) = &confinement
-        && let Some(lacking) = confinement.enter()?
-    {
-        log::warn!("{lacking}");
-    }
+    let (prepared, plan, opened) = prepare(&config, file, &manager)?;
+    let Open { kernel, fast, store } = open(&config, &prepared, plan, opened)?;
+    let Prepared { listener, nat, workers, names, devices, offload, clock, terminals, given, reserved, .. } = prepared;
 
     let neighbours = kernel.neighbours();
     neighbours.watch(given);
@@ -124,7 +86,9 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         fast: Arc::clone(&fast),
         reserved,
     };
-    let running = Running::start(&nat, kernel, devices, workers, clock, reload, &manager, &store)?;
+    let (threads_manager, threads_store) = (Arc::clone(&manager), Arc::clone(&store));
+    let work = Work { nat, kernel, devices, workers, clock, manager: threads_manager, store: threads_store };
+    let running = Running::start(work, reload)?;
     let shared = Arc::clone(&running.shared);
     let contact = config.lifetimes.contact;
     let writer = Writer::start(Arc::clone(&store), contact, move || clock.moment(), move || shared.wake())?;
@@ -162,6 +126,113 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     ended
 }
 
+/// What is known and made before anything of the host's network changes.
+struct Prepared {
+    /// The name is this process's until it ends.
+    _claim: Claim,
+    confinement: Option<Confinement>,
+    listener: Listener,
+    workers: usize,
+    /// The names of the devices, and the devices.
+    names: Vec<String>,
+    devices: Vec<Vec<tun::Queue>>,
+    offload: tun::Offload,
+    nat: Arc<Nat>,
+    clock: Clock,
+    terminals: TerminalNames,
+    /// Addresses of pools that are not given.
+    reserved: BTreeSet<IpAddr>,
+    /// Virtual IPs that are answered for.
+    given: Vec<Watched>,
+    /// No gateway of this name has left anything in the kernel.
+    is_first: bool,
+}
+
+/// First stage: what can be refused is refused here, with the host as it was.
+fn prepare(config: &Config, file: Option<&Path>, manager: &Manager) -> Result<(Prepared, Plan, Opened), GatewayError> {
+    let handed = handover::inherited();
+    let plan = Plan::of(config, fastpath::has_left);
+    let claim = Claim::take(&config.tun)?;
+    let progress = Progress::default();
+    let state = StateFile::take(&config.state_dir, &config.tun)?.watched(&progress);
+    let confinement = confinement(config, file)?;
+    let listener = Listener::bind(socket_settings(config, confinement.clone())?)?;
+    let workers = config.workers.unwrap_or_else(one_a_core).get();
+    let names: Vec<String> = plan.devices().map(str::to_owned).collect();
+    let adopted = handover::take_over(&names, workers, config.offload, handed, manager);
+    let there = if adopted.is_some() { host::Devices::HandedOver } else { host::Devices::Missing };
+    let host = host::inspect(&plan, there)?;
+    let told = settings::settings(config, &host)?;
+    let reserved = settings::reserved_in_pools(config, &host);
+    let given = settings::given(&told);
+    let terminals = TerminalNames::new(config.log_terminals, &told.hash_key);
+    let nat = Nat::new(told)?;
+    let (devices, offload) = match adopted {
+        Some(devices) => devices,
+        None => make_devices(config, &names, workers, manager)?,
+    };
+    let is_first = !fastpath::has_left(&config.tun).unwrap_or(true);
+    let logged = progress::Logged::start(&progress);
+    let opened = state.open(jiff::Timestamp::now(), &mut |what| log::error!("{what}"))?;
+    drop(logged);
+    let clock = Clock::resume(&opened);
+    let prepared = Prepared {
+        _claim: claim,
+        confinement,
+        listener,
+        workers,
+        names,
+        devices,
+        offload,
+        nat,
+        clock,
+        terminals,
+        reserved,
+        given,
+        is_first,
+    };
+    Ok((prepared, plan, opened))
+}
+
+/// The host's network leads here, and the bindings are back.
+struct Open {
+    kernel: Kernel,
+    fast: Arc<FastPath>,
+    store: Arc<Store>,
+}
+
+/// Second stage: changes the host's network, puts the bindings back, and gives up what the process no longer needs.
+fn open(config: &Config, prepared: &Prepared, plan: Plan, opened: Opened) -> Result<Open, GatewayError> {
+    let Prepared { nat, clock, is_first, confinement, terminals, .. } = prepared;
+    let fast = fast::start(config, clock.now()).inspect_err(|_| {
+        if *is_first {
+            let _ = fastpath::remove(&config.tun); // the maps that it had made
+        }
+    })?;
+    let kernel = set_up(plan, &fast, *is_first)?;
+    tell_surroundings(nat, kernel.host());
+    let settings = StoreSettings {
+        durability: config.durability,
+        when_disk_fails: config.when_disk_fails,
+        sync_interval: config.sync_interval,
+        history: config.history,
+    };
+    let clock = *clock;
+    let (store, restored) = Store::start(opened, Arc::clone(nat), settings, move || clock.moment());
+    announce(nat, &kernel.neighbours(), clock.now());
+    tell_restored(&restored, &clock, terminals);
+    if config.fast_path.mode != FastPathMode::Off {
+        nat.set_carrier(Arc::clone(&fast) as _);
+    }
+    fast.take_over(nat, clock.now());
+    if let Some(confinement) = confinement
+        && let Some(lacking) = confinement.enter()?
+    {
+        log::warn!("{lacking}");
+    }
+    Ok(Open { kernel, fast, store })
+}
+
 /// Sets the host's network up: nothing is forwarded before it is certain to be translated. What this start has made goes
 /// again where it fails.
 fn set_up(plan: Plan, fast: &FastPath, is_first: bool) -> Result<Kernel, GatewayError> {
@@ -190,24 +261,8 @@ fn make_devices(
     Ok(made)
 }
 
-/// Puts the bindings of the last run back, and says what became of them.
-fn restore(
-    config: &Config,
-    opened: Opened,
-    nat: &Arc<Nat>,
-    kernel: &Kernel,
-    clock: Clock,
-    terminals: TerminalNames,
-) -> Result<Arc<Store>, GatewayError> {
-    let settings = StoreSettings {
-        durability: config.durability,
-        when_disk_fails: config.when_disk_fails,
-        sync_interval: config.sync_interval,
-        history: config.history,
-    };
-    let now = clock.now();
-    let (store, restored) = Store::start(opened, Arc::clone(nat), settings, move || clock.moment());
-    announce(nat, &kernel.neighbours(), now);
+/// Says what became of the bindings of the last run.
+fn tell_restored(restored: &Restored, clock: &Clock, terminals: &TerminalNames) {
     if restored.kept > 0 {
         log::info!("{} bindings restored in {} ms", restored.kept, clock.uptime().as_millis());
     }
@@ -221,7 +276,6 @@ fn restore(
             "{count} bindings do not fit this configuration and are kept aside; `kamei state verify` lists them"
         );
     }
-    Ok(store)
 }
 
 /// What the process may still touch when it is set up; `None` if it is not to be hardened.

@@ -45,6 +45,16 @@ enum ReloadError {
     Busy,
 }
 
+/// What is to be in force.
+struct Change {
+    config: Config,
+    plan: Plan,
+    settings: Settings,
+    /// Bindings that were kept aside, and may fit now.
+    aside: Vec<StoredBinding>,
+    by: By,
+}
+
 impl Housekeeping {
     /// Carries a request out.
     pub fn serve(&mut self, request: &Request) {
@@ -94,7 +104,7 @@ impl Housekeeping {
             return Ok(reloaded);
         }
         let aside = if config.pools == self.config.pools { Vec::new() } else { self.store.kept_aside()? };
-        self.change_over(config, &plan, settings, aside, By::Reload, &mut reloaded)?;
+        self.change_over(Change { config, plan, settings, aside, by: By::Reload }, &mut reloaded)?;
         reloaded.applied = true;
         Ok(reloaded)
     }
@@ -180,26 +190,19 @@ impl Housekeeping {
         let settings = settings::settings(&config, self.kernel.host())?;
         let aside = self.store.kept_aside()?;
         let mut reloaded = Reloaded::default();
-        self.change_over(config, &plan, settings, aside, By::Occupied, &mut reloaded)?;
+        self.change_over(Change { config, plan, settings, aside, by: By::Occupied }, &mut reloaded)?;
         Ok(reloaded.released.iter().map(|binding| binding.virtual_ip).collect())
     }
 
-    fn change_over(
-        &mut self,
-        config: Config,
-        plan: &Plan,
-        settings: Settings,
-        aside: Vec<StoredBinding>,
-        by: By,
-        reloaded: &mut Reloaded,
-    ) -> Result<(), ReloadError> {
+    fn change_over(&mut self, change: Change, reloaded: &mut Reloaded) -> Result<(), ReloadError> {
+        let Change { config, plan, settings, aside, by } = change;
         let now = self.clock.now();
         let live = Arc::clone(&self.live);
         let mut live = live.write();
         let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
         let given = settings::given(&settings);
         let prepared = self.nat.prepare_reload(settings, now)?;
-        self.kernel.replan(plan)?;
+        self.kernel.replan(&plan)?;
         (reloaded.released, reloaded.moved) = (prepared.misfits(now), prepared.moved());
         let before = Arc::clone(&self.nat);
         let (after, ended) = prepared.commit();

@@ -50,6 +50,24 @@ pub struct Reload {
     pub reserved: BTreeSet<IpAddr>,
 }
 
+/// What the threads work with.
+pub struct Work {
+    /// What all workers share.
+    pub nat: Arc<Nat>,
+    /// The host's network.
+    pub kernel: Kernel,
+    /// The devices, each with a queue for each worker.
+    pub devices: Vec<Vec<tun::Queue>>,
+    /// How many workers there are.
+    pub workers: usize,
+    /// The time.
+    pub clock: Clock,
+    /// systemd.
+    pub manager: Arc<Manager>,
+    /// Where bindings are recorded.
+    pub store: Arc<Store>,
+}
+
 /// The threads.
 pub struct Running {
     /// What the workers share.
@@ -67,16 +85,8 @@ pub struct Running {
 impl Running {
     /// Starts them.
     #[expect(clippy::too_many_arguments, reason = "one call, each argument another type")]
-    pub fn start(
-        nat: &Arc<Nat>,
-        kernel: Kernel,
-        devices: Vec<Vec<tun::Queue>>,
-        workers: usize,
-        clock: Clock,
-        reload: Reload,
-        manager: &Arc<Manager>,
-        store: &Arc<Store>,
-    ) -> Result<Self, GatewayError> {
+    pub fn start(work: Work, reload: Reload) -> Result<Self, GatewayError> {
+        let Work { nat, kernel, devices, workers, clock, manager, store } = work;
         let system = |what| move |error| GatewayError::System { what, error };
         let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
         let insides = reload.config.insides.iter().map(|inside| inside.name.as_str());
@@ -100,7 +110,7 @@ impl Running {
                 clock,
                 events: events.clone(),
                 neighbours: neighbours.clone(),
-                parking: Parking::new(Arc::clone(store)),
+                parking: Parking::new(Arc::clone(&store)),
                 shared: Arc::clone(&shared),
                 busy_poll: reload.config.busy_poll,
                 pin: reload.config.pin.clone(),
@@ -119,7 +129,7 @@ impl Running {
         let (stop, stopped) = crossbeam_channel::bounded(0);
         let changes = watch_host(&kernel).map_err(system("cannot watch this machine's network"))?;
         let housekeeping = Housekeeping {
-            nat: Arc::clone(nat),
+            nat,
             live: reload.live,
             config: reload.config,
             source: reload.source,
@@ -136,10 +146,10 @@ impl Running {
             said_one_by_one: SAID_ONE_BY_ONE,
             events: received,
             neighbours,
-            store: Arc::clone(store),
+            store,
             log: reload.log,
             stop: stopped,
-            watchdog: Watchdog::new(Arc::clone(manager), clock.now()),
+            watchdog: Watchdog::new(manager, clock.now()),
         };
         let housekeeping = spawn_watched("housekeeping".to_owned(), move || Ok(housekeeping.run()), say_ended.clone())
             .map_err(system("cannot start the housekeeping thread"))?;

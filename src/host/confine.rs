@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn whoever_starts_another_program_ends_the_process() {
-        let name = "gateway::confine::tests::whoever_starts_another_program_ends_the_process";
+        let name = "host::confine::tests::whoever_starts_another_program_ends_the_process";
         if std::env::var_os(INTRUDER).is_some() {
             confined(Path::new("/tmp"), Role::Worker, || {
                 use std::os::unix::process::CommandExt;

@@ -26,7 +26,7 @@
 //! | 7423 | the host's own, from its address in inside k | INSIDE k: an answer goes where the question came from |
 
 use super::messages::{Family, Route, Rule, Then, To};
-use super::plan::{InsidePlan, Plan};
+use super::plan::Plan;
 use super::view::Host;
 use super::view::MAIN;
 use ipnet::IpNet;
@@ -130,10 +130,10 @@ pub(super) fn wanted(plan: &Plan, host: &Host) -> Wanted {
             wanted.routes.push(Route::blackhole(tables.closed(), family.everything(), BEHIND));
         }
         for realm in doubled {
-            let Some((planned, inside)) = plan.insides.get(realm).zip(host.insides.get(realm)) else { continue };
+            let Some(inside) = host.insides.get(realm) else { continue };
             let routes = inside.routes.iter().filter(|route| route.family() == family);
             wanted.routes.extend(routes.map(|route| Route { table: tables.inside(realm), ..route.clone() }));
-            apart(planned, host, realm, tables, family, &mut wanted.rules);
+            apart(plan, host, realm, family, &mut wanted.rules);
         }
     }
     let mut seen = HashSet::new();
@@ -181,7 +181,8 @@ fn is_doubled(host: &Host, realm: usize, family: Family) -> bool {
 }
 
 /// Tells an inside from the one that has the same addresses.
-fn apart(inside: &InsidePlan, host: &Host, realm: usize, tables: Tables, family: Family, rules: &mut Vec<Rule>) {
+fn apart(plan: &Plan, host: &Host, realm: usize, family: Family, rules: &mut Vec<Rule>) {
+    let (tables, Some(inside)) = (Tables::of(&plan.tun), plan.insides.get(realm)) else { return };
     let to_inside = Then::Table(tables.inside(realm));
     rules.extend(inside.interfaces.iter().map(|name| rule(FROM_INSIDE_LOCAL, family, name, to_inside)));
     if let Some(device) = &inside.device {

@@ -25,9 +25,9 @@ const ANSWER_TIME: u32 = 240;
 const MOST_IN_A_SHARD: usize = 32_768;
 /// So many a binding may have even if there is no room left.
 const FEW: usize = 16;
-/// Changes that wait for the journal at one time; what is more is told when it is used again.
+/// Changes that wait for the store at one time; what is more is told when it is used again.
 const MOST_CHANGES: usize = 65_536;
-/// A contact in use is told to the journal again after this many seconds.
+/// A contact in use is told to the store again after this many seconds.
 const TELL_AGAIN: u8 = 60;
 /// Stands in [`Contact::untold`] for a contact that is to be on record before a packet to the peer leaves, and is not.
 const UNRECORDED: u8 = u8::MAX;
@@ -37,11 +37,11 @@ pub struct Contacts {
     shards: Arc<[Mutex<Shard>]>,
     idle: u32,
     most: usize,
-    /// For the journal; `None` where there is none.
+    /// For the store; `None` where there is none.
     changes: Arc<Mutex<Option<Vec<Change>>>>,
 }
 
-/// A contact of which the journal has not been told all: it came, was used again, has answered or went.
+/// A contact of which the store has not been told all: it came, was used again, has answered or went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Whose contact.
@@ -70,7 +70,7 @@ impl Contacts {
         }
     }
 
-    /// From now on changes are kept for the journal.
+    /// From now on changes are kept for the store.
     pub fn keep_changes(&self) {
         self.changes.lock().get_or_insert_default();
     }
@@ -117,7 +117,7 @@ impl Contacts {
     }
 
     /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one, if its answer has had
-    /// time to come. Says whether the packet has to wait until the contact is on record: one that the journal does not know
+    /// time to come. Says whether the packet has to wait until the contact is on record: one that the store does not know
     /// does if `waits` says so.
     pub fn note(&self, owner: Owner, peer: Address, now: u32, waits: bool) -> bool {
         let new = || {
@@ -172,7 +172,7 @@ impl Contacts {
         });
     }
 
-    /// No packet waits for a contact of this binding any more, on record or not; the journal hears of them when it can.
+    /// No packet waits for a contact of this binding any more, on record or not; the store hears of them when it can.
     pub fn let_go(&self, owner: Owner) {
         self.mark_recorded(owner, |contact| {
             contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
@@ -217,7 +217,7 @@ impl Contacts {
         self.learn(owner, peer, |contact| !std::mem::replace(&mut contact.called_back, true));
     }
 
-    /// Changes what is known of a peer, if anything; `change` says whether there is news for the journal.
+    /// Changes what is known of a peer, if anything; `change` says whether there is news for the store.
     fn learn(&self, owner: Owner, peer: Address, change: impl Fn(&mut Contact) -> bool) {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
@@ -346,7 +346,7 @@ impl Contacts {
         later > 0 || tells
     }
 
-    /// Keeps a change for the journal; false if it has no place, or nobody wants it.
+    /// Keeps a change for the store; false if it has no place, or nobody wants it.
     fn tell(&self, owner: Owner, peer: Address) -> bool {
         match &mut *self.changes.lock() {
             Some(changes) if changes.len() < MOST_CHANGES => {

@@ -5,23 +5,19 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `table.rs` | the bindings: index (`index.rs`), flat slots (`slots.rs`), life cycle (`ledger.rs`, `free_slots.rs`) |
-//! | `parts.rs` | pools as slot numbers |
-//! | `selection.rs` | which pool serves which peer, and which pool a virtual IP is from |
-//! | `callback.rs`, `contacts.rs` | who may call back |
-//! | `limit.rs` | how fast bindings may be made |
-//! | `decide.rs` | what becomes of a packet that a worker has not seen the like of |
-//! | `prefix.rs` | IPv6 prefixes translated without memory (RFC 6296) |
-//! | `explain.rs` | the same decision about a packet that is only talked about |
-//! | `stored.rs`, `unrecorded.rs` | bindings that outlive the translator, and those not on record yet |
+//! | `shared.rs` | what all workers share, and the life of bindings in time |
+//! | `binding.rs`, `event.rs` | which binding, in which state; what happened to one |
+//! | `table/` | bindings: terminal → slot, virtual IP → slot, free slots, unrecorded bindings, life cycle |
+//! | `flow/` | what becomes of a packet: translate, decide, explain, remember, offer to the kernel |
 //! | `alg/` | applications that carry addresses in their text |
-//! | `unsolicited.rs` | calls that reach nobody |
-//! | `flows.rs` | what a worker remembers of the flows it serves |
-//! | `drops.rs` | what was dropped, and whose it was |
-//! | `offload.rs` | flows that somebody faster carries |
-//! | `icmp_error.rs`, `strangers.rs` | errors, with the packet they quote |
-//! | `prepared.rs` | other settings, the same bindings |
-//! | `admin.rs`, `named.rs`, `event.rs`, `verdict.rs` | what the rest of the program sees |
+//! | `contacts.rs`, `callback.rs` | which peers a terminal has called; who may call back |
+//! | `selection.rs`, `prefix.rs` | which pool serves which peer; IPv6 prefixes translated without memory (RFC 6296) |
+//! | `limit.rs` | how fast bindings may be made, and how many |
+//! | `stored.rs`, `reload.rs` | bindings that outlive the translator; other settings, the same bindings |
+//! | `counters.rs`, `drops.rs` | how many packets; what was dropped, and whose it was |
+//! | `admin.rs`, `views.rs`, `qualified.rs` | looking at bindings and changing them by hand |
+//! | `settings.rs`, `surroundings.rs` | what the translator is told: once, and as the network changes |
+//! | `verdict.rs`, `reason.rs` | what becomes of a packet, and why it is dropped |
 
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]

@@ -206,20 +206,24 @@ fn play(scene: &Scene<'_>, interface: &str, cast: &Cast, teller: &mut Teller<'_>
             return teller.stop("call", format!("the gateway shows no packets: {error}"), Vec::new());
         }
     };
-    let virtual_ip = call(scene, interface, cast, (&terminal, &peer), &by_peer, teller)?;
-    callback(scene, cast, (&terminal, &peer), virtual_ip, &by_peer, teller)?;
-    stranger(scene, cast, (&terminal, &peer), virtual_ip, &by_stranger, teller)
+    let play = Play { scene, interface, cast, terminal: &terminal, peer: &peer };
+    let virtual_ip = call(&play, &by_peer, teller)?;
+    callback(&play, virtual_ip, &by_peer, teller)?;
+    stranger(&play, virtual_ip, &by_stranger, teller)
+}
+
+/// Who plays, and where.
+struct Play<'a> {
+    scene: &'a Scene<'a>,
+    interface: &'a str,
+    cast: &'a Cast,
+    terminal: &'a Host,
+    peer: &'a Host,
 }
 
 /// The terminal calls the peer. The virtual IP.
-fn call(
-    scene: &Scene<'_>,
-    interface: &str,
-    cast: &Cast,
-    (terminal, peer): (&Host, &Host),
-    watched: &Watched,
-    teller: &mut Teller<'_>,
-) -> Result<IpAddr, Stopped> {
+fn call(play: &Play<'_>, watched: &Watched, teller: &mut Teller<'_>) -> Result<IpAddr, Stopped> {
+    let Play { scene, interface, cast, terminal, peer } = *play;
     let to = SocketAddr::new(cast.peer, scene.request.port);
     let is_dropped = || scene.is_stopped() || watched.lines().iter().any(|line| line.reason.is_some());
     let (called, seen_as) = exchange((terminal, peer), (to, to), scene.request.patience, &is_dropped);
@@ -269,14 +273,8 @@ fn call(
 }
 
 /// The peer calls back, by a connection of its own.
-fn callback(
-    scene: &Scene<'_>,
-    cast: &Cast,
-    (terminal, peer): (&Host, &Host),
-    virtual_ip: IpAddr,
-    watched: &Watched,
-    teller: &mut Teller<'_>,
-) -> Result<(), Stopped> {
+fn callback(play: &Play<'_>, virtual_ip: IpAddr, watched: &Watched, teller: &mut Teller<'_>) -> Result<(), Stopped> {
+    let Play { scene, cast, terminal, peer, .. } = *play;
     let at = SocketAddr::new(cast.terminal, scene.request.port);
     let to = SocketAddr::new(virtual_ip, scene.request.port);
     let before = watched.lines().len();
@@ -305,14 +303,8 @@ fn callback(
 }
 
 /// Somebody calls whom the terminal has never called.
-fn stranger(
-    scene: &Scene<'_>,
-    cast: &Cast,
-    (terminal, peer): (&Host, &Host),
-    virtual_ip: IpAddr,
-    watched: &Watched,
-    teller: &mut Teller<'_>,
-) -> Result<(), Stopped> {
+fn stranger(play: &Play<'_>, virtual_ip: IpAddr, watched: &Watched, teller: &mut Teller<'_>) -> Result<(), Stopped> {
+    let Play { scene, cast, terminal, peer, .. } = *play;
     let explained = scene.client.explain(&scene.question(cast.stranger, virtual_ip, Some("outside")));
     if explained.is_ok_and(|explanation| explanation.reason.is_none()) {
         let text =

@@ -1,15 +1,17 @@
-//! The journal: bindings survive.
+//! The store: bindings survive.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `store.rs` | the state file |
+//! | `shared.rs` | the store as all threads share it |
+//! | `state_file.rs` | the state file, in SQLite |
 //! | `row.rs` | its rows, each with a sum |
 //! | `moment.rs` | how time goes on from one process to the next |
 //! | `open.rs` | the lock, opening, what becomes of a damaged file |
-//! | `tail.rs` | whether all of its write-ahead log can be read |
+//! | `log_check.rs` | whether all of its write-ahead log can be read |
 //! | `lines.rs` | bindings as text, to take them elsewhere |
 //! | `writer.rs` | the thread that syncs, and writes what can wait |
-//! | `anew.rs` | another file in place of one that a sync has failed for |
+//! | `rewrite.rs` | another file in place of one that a sync has failed for |
+//! | `files.rs` | files beside each other, and on disk with their directory |
 //! | `history/` | who had which virtual IP when, in a file of its own |
 //!
 //! The table is the truth, the file follows: a change is recorded by reading what the table says *now* about a virtual IP

@@ -103,7 +103,7 @@ impl Store {
             None => History::remove(file.path()),
         }
         nat.start_recording();
-        let journal = Self {
+        let store = Self {
             nat: RwLock::new(nat),
             settings,
             path: file.path().to_owned(),
@@ -120,7 +120,7 @@ impl Store {
             clock: Box::new(clock),
             _file: file,
         };
-        (Arc::new(journal), restored)
+        (Arc::new(store), restored)
     }
 
     /// Whether first packets wait for the disk.

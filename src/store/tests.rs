@@ -77,7 +77,7 @@ struct Scene {
     said: Vec<String>,
     now: Time,
     reading: Reading,
-    /// What the journal's clock says.
+    /// What the store's clock says.
     clock: Arc<Mutex<Moment>>,
 }
 

@@ -85,7 +85,7 @@ impl Writer {
         };
         let flag = Arc::clone(&stopping);
         let thread = std::thread::Builder::new()
-            .name("journal".to_owned())
+            .name("store".to_owned())
             .spawn(move || round.run(&flag))
             .map_err(|error| StoreError::File { path: shared.path.clone(), error })?;
         Ok(Self { shared, stopping, thread })

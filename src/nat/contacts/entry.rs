@@ -24,7 +24,7 @@ pub struct Contact {
     /// See [`Known::first`].
     pub first: u32,
     pub last: u32,
-    /// Seconds by which `last` is later than what the journal was told; [`super::TELL_AGAIN`] stands for all from there, and for
+    /// Seconds by which `last` is later than what the store was told; [`super::TELL_AGAIN`] stands for all from there, and for
     /// never.
     pub untold: u8,
     pub answered: bool,

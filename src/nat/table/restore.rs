@@ -72,7 +72,7 @@ impl Table {
         }
     }
 
-    /// Whether a slot's binding is still unrecorded to the journal.
+    /// Whether a slot's binding is still unrecorded.
     pub fn is_unrecorded(&self, index: u32) -> bool {
         self.unrecorded.contains(index)
     }

@@ -1,4 +1,4 @@
-//! Which bindings are still unrecorded to the journal: made, but not on record yet. No packet of theirs may leave.
+//! Which bindings are still unrecorded: made, but not on record yet. No packet of theirs may leave.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::FromZeros;
@@ -9,7 +9,7 @@ pub struct Unrecorded {
 }
 
 impl Unrecorded {
-    /// Nothing is unrecorded; `None` if the system has not even the address space for it.
+    /// All are on record; `None` if the system has not even the address space for it.
     pub fn new(len: u32) -> Option<Self> {
         let words = usize::try_from(len.div_ceil(64)).ok()?;
         Some(Self { words: <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()? })

@@ -235,7 +235,7 @@ fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
     gateway.call_in_vain("10.0.0.1", "192.0.2.2").unwrap();
     assert_eq!(last(&gateway), [("192.0.2.1".to_owned(), false)]);
     assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.2"]);
-    // One that goes and comes back before the journal has been told.
+    // One that goes and comes back before the store has been told.
     for peer in ["192.0.2.1", "192.0.2.2"] {
         gateway.now = gateway.now + Duration::from_secs(5);
         gateway.call_in_vain("10.0.0.1", peer).unwrap();
