@@ -5,10 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use etherparse::PacketBuilder;
-use kamei::nat::{
-    CallbackPolicy, CreationLimit, DropReason, Exhausted, InsideSettings, Lifetimes, Nat, PoolSettings, Realm,
-    Settings, Translator, Verdict,
-};
+use kamei::nat::{DropReason, InsideSettings, Nat, Policy, PoolSettings, Realm, Settings, Translator, Verdict};
 use kamei::time::Time;
 use kamei::wire::{Headers, Packet, Refusal, unreachable};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -165,19 +162,10 @@ fn nat() -> Arc<Nat> {
             sources: vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         }],
         pools: vec![pool("198.18.0.0/16"), pool("fd00:2::/112")],
-        callback: CallbackPolicy::Contacted,
-        lifetimes: Lifetimes::default(),
-        creation: CreationLimit::default(),
-        exhausted: Exhausted::Prohibited,
-        hairpin: Default::default(),
-        inbound_refresh: Default::default(),
-        unsolicited: Default::default(),
-        mss: None,
-        mptcp: Default::default(),
-        alg: Default::default(),
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],
         restore_hop: true,
+        policy: Policy::default(),
     })
     .unwrap()
 }

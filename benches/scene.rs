@@ -3,10 +3,7 @@
 #![allow(dead_code, reason = "each bench uses a part")]
 
 use etherparse::PacketBuilder;
-use kamei::nat::{
-    CallbackPolicy, CreationLimit, Exhausted, InsideSettings, Lifetimes, Nat, PoolSettings, Realm, Settings,
-    Translator, Verdict,
-};
+use kamei::nat::{CreationLimit, InsideSettings, Nat, Policy, PoolSettings, Realm, Settings, Translator, Verdict};
 use kamei::time::Time;
 use kamei::wire::{Headers, Packet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,25 +30,19 @@ pub fn nat(pools: &[&str]) -> Arc<Nat> {
             sources: vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         }],
         pools: pools.iter().map(pool).collect(),
-        callback: CallbackPolicy::Contacted,
-        lifetimes: Lifetimes::default(),
-        creation: CreationLimit {
-            per_second: u32::MAX,
-            burst: u32::MAX,
-            prefix_v4: 8,
-            prefix_v6: 32,
-            ..CreationLimit::default()
-        },
-        exhausted: Exhausted::Prohibited,
-        hairpin: Default::default(),
-        inbound_refresh: Default::default(),
-        unsolicited: Default::default(),
-        mss: None,
-        mptcp: Default::default(),
-        alg: Default::default(),
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],
         restore_hop: true,
+        policy: Policy {
+            creation: CreationLimit {
+                per_second: u32::MAX,
+                burst: u32::MAX,
+                prefix_v4: 8,
+                prefix_v6: 32,
+                ..CreationLimit::default()
+            },
+            ..Policy::default()
+        },
     })
     .unwrap()
 }

@@ -204,7 +204,9 @@ mod tests {
         let draft = Only::parse_from(line.split(' ')).arguments.into_draft().unwrap();
         let config = draft.check().unwrap();
         assert_eq!((config.pools.len(), config.outsides), (2, vec!["go".to_owned()]));
-        assert!(matches!(config.callback, crate::nat::CallbackPolicy::Prefixes(prefixes) if prefixes.len() == 2));
+        assert!(
+            matches!(config.policy.callback, crate::nat::CallbackPolicy::Prefixes(prefixes) if prefixes.len() == 2)
+        );
         let line =
             "x --inside n=g1,g2 --inside s=g3 --inside n=g4 --outside go --pool 198.18.0.0/16 --exempt 10.9.0.0/16";
         let config = Only::parse_from(line.split(' ')).arguments.into_draft().unwrap().check().unwrap();

@@ -3,7 +3,9 @@
 use super::draft::{Draft, InsideDraft, Located, PinDraft, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, HistorySettings, Inside, Pinning};
-use crate::nat::{Alg, AlgSettings, CallbackPolicy, CreationLimit, InboundRefresh, Lifetimes, PoolKind, PoolSettings};
+use crate::nat::{
+    Alg, AlgSettings, CallbackPolicy, CreationLimit, InboundRefresh, Lifetimes, Policy, PoolKind, PoolSettings,
+};
 use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -101,19 +103,21 @@ impl Draft {
             outsides,
             pools,
             exempt,
-            callback: callback.unwrap_or_default(),
-            lifetimes,
-            creation,
-            exhausted: self.exhausted.unwrap_or_default(),
-            hairpin: self.hairpin.unwrap_or_default(),
-            inbound_refresh: match self.inbound_refresh {
-                Some(true) => InboundRefresh::Refreshes,
-                _ => InboundRefresh::Ignored,
+            policy: Policy {
+                callback: callback.unwrap_or_default(),
+                lifetimes,
+                creation,
+                exhausted: self.exhausted.unwrap_or_default(),
+                hairpin: self.hairpin.unwrap_or_default(),
+                inbound_refresh: match self.inbound_refresh {
+                    Some(true) => InboundRefresh::Refreshes,
+                    _ => InboundRefresh::Ignored,
+                },
+                unsolicited: self.unsolicited.unwrap_or_default(),
+                mss,
+                mptcp: self.mptcp.unwrap_or_default(),
+                alg,
             },
-            unsolicited: self.unsolicited.unwrap_or_default(),
-            mss,
-            mptcp: self.mptcp.unwrap_or_default(),
-            alg,
             control,
             metrics,
             control_group,

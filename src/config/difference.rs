@@ -1,7 +1,7 @@
 //! What is different about another configuration, for a reload.
 
 use super::Config;
-use crate::nat::PoolSettings;
+use crate::nat::{Policy, PoolSettings};
 use ipnet::IpNet;
 
 /// See [`Config::difference`].
@@ -22,16 +22,7 @@ impl Config {
             outsides,
             pools,
             exempt,
-            callback,
-            lifetimes,
-            creation,
-            exhausted,
-            hairpin,
-            inbound_refresh,
-            unsolicited,
-            mss,
-            mptcp,
-            alg,
+            policy,
             control,
             metrics,
             state_dir,
@@ -51,6 +42,8 @@ impl Config {
             on_stop,
             fast_path,
         } = self;
+        let Policy { callback, lifetimes, creation, exhausted, hairpin, inbound_refresh, unsolicited, mss, mptcp, alg } =
+            policy;
         let mut difference = Difference::default();
         let restart = [
             ("inside", !interfaces(self).eq(interfaces(other))),
@@ -79,16 +72,16 @@ impl Config {
         let live = [
             ("inside-prefixes", !prefixes(self).eq(prefixes(other))),
             ("exempt", *exempt != other.exempt),
-            ("callback", *callback != other.callback),
-            ("lifetimes", *lifetimes != other.lifetimes),
-            ("creation", *creation != other.creation),
-            ("exhausted", *exhausted != other.exhausted),
-            ("hairpin", *hairpin != other.hairpin),
-            ("inbound-refresh", *inbound_refresh != other.inbound_refresh),
-            ("unsolicited", *unsolicited != other.unsolicited),
-            ("mss", *mss != other.mss),
-            ("mptcp", *mptcp != other.mptcp),
-            ("alg", *alg != other.alg),
+            ("callback", *callback != other.policy.callback),
+            ("lifetimes", *lifetimes != other.policy.lifetimes),
+            ("creation", *creation != other.policy.creation),
+            ("exhausted", *exhausted != other.policy.exhausted),
+            ("hairpin", *hairpin != other.policy.hairpin),
+            ("inbound-refresh", *inbound_refresh != other.policy.inbound_refresh),
+            ("unsolicited", *unsolicited != other.policy.unsolicited),
+            ("mss", *mss != other.policy.mss),
+            ("mptcp", *mptcp != other.policy.mptcp),
+            ("alg", *alg != other.policy.alg),
         ];
         let changed = live.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes"));
         difference.changes.extend(changed);

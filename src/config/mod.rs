@@ -12,10 +12,7 @@ pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use problem::{Place, Problem, Wrong};
 
-use crate::nat::{
-    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, Lifetimes, Multipath, PoolSettings,
-    Unsolicited,
-};
+use crate::nat::{Policy, PoolSettings};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +29,14 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/kamei";
 pub const DEFAULT_TUN: &str = "kamei";
 
 /// A configuration that has been checked.
+///
+/// ```
+/// use kamei::config::Config;
+/// let config = Config::parse("inside = [\"eth1\"]\noutside = [\"eth0\"]\n[[pool]]\nrange = \"198.18.0.0/16\"\n").unwrap();
+/// assert_eq!(config.outsides, ["eth0"]);
+/// let wrong = Config::parse("inside = \"eth1\"\noutside = [\"eth0\"]\n[[pool]]\nrange = \"198.18.0.0/16\"\n").unwrap_err();
+/// assert!(wrong[0].to_string().starts_with("line 1: inside: takes a list"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The inside realms.
@@ -42,26 +47,8 @@ pub struct Config {
     pub pools: Vec<PoolSettings>,
     /// Destinations that terminals reach, and are reached from, under their own addresses (RFC 6888 REQ-6).
     pub exempt: Vec<IpNet>,
-    /// Who may call a virtual IP.
-    pub callback: CallbackPolicy,
-    /// How long things live.
-    pub lifetimes: Lifetimes,
-    /// How fast bindings may be made.
-    pub creation: CreationLimit,
-    /// What a terminal hears when no virtual IP is left.
-    pub exhausted: Exhausted,
-    /// Whether terminals may call each other's virtual IPs.
-    pub hairpin: Hairpin,
-    /// Whether packets from outside keep a binding alive.
-    pub inbound_refresh: InboundRefresh,
-    /// What a peer hears that calls in vain.
-    pub unsolicited: Unsolicited,
-    /// The largest TCP segment that both sides are told to send.
-    pub mss: Option<u16>,
-    /// Whether terminals and peers may agree on Multipath TCP.
-    pub mptcp: Multipath,
-    /// The applications whose text is looked into.
-    pub alg: Vec<AlgSettings>,
+    /// How bindings are made, kept and called.
+    pub policy: Policy,
     /// The control socket.
     pub control: PathBuf,
     /// Where metrics are told beside the control socket; a loopback address.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::nat::PoolKind;
+use crate::nat::{CallbackPolicy, CreationLimit, Hairpin, InboundRefresh, Unsolicited};
 use proptest::prelude::*;
 
 const GOOD: &str = r#"
@@ -51,8 +52,8 @@ fn a_good_file_says_what_it_says() {
         ["198.18.0.0/16", "for the bank", "fd00:2::/64"]
     );
     assert_eq!(config.pools[1].callback, Some(CallbackPolicy::Anyone));
-    assert_eq!((config.lifetimes.hold.as_secs(), config.lifetimes.contacts_per_binding), (8 * 3600, 16));
-    assert_eq!((config.creation.per_second, config.creation.burst), (5, CreationLimit::default().burst));
+    assert_eq!((config.policy.lifetimes.hold.as_secs(), config.policy.lifetimes.contacts_per_binding), (8 * 3600, 16));
+    assert_eq!((config.policy.creation.per_second, config.policy.creation.burst), (5, CreationLimit::default().burst));
     assert_eq!((config.control_group, config.hardening), (None, Hardening::On));
     assert_eq!((config.tun.as_str(), config.state_dir), (DEFAULT_TUN, PathBuf::from(DEFAULT_STATE_DIR)));
 }
@@ -309,12 +310,12 @@ fn what_is_off_by_default_has_a_key_each() {
     let text =
         text.replace("range = \"fd00:2::/64\"", "range = \"2001:db8:1::/48\"\ntranslates = \"fd01:203:405::/48\"");
     let config = Config::parse(&text).unwrap();
-    assert_eq!((config.hairpin, config.inbound_refresh), (Hairpin::Anyone, InboundRefresh::Refreshes));
-    assert_eq!((config.unsolicited, config.mss), (Unsolicited::Reset, Some(1360)));
-    assert!(config.alg.is_empty());
+    assert_eq!((config.policy.hairpin, config.policy.inbound_refresh), (Hairpin::Anyone, InboundRefresh::Refreshes));
+    assert_eq!((config.policy.unsolicited, config.policy.mss), (Unsolicited::Reset, Some(1360)));
+    assert!(config.policy.alg.is_empty());
     let with_alg = |alg: &str| text.replace("mss = 1360", &format!("alg = {alg}"));
     let config = Config::parse(&with_alg("[\"ftp\", \"ftp:2121\"]")).unwrap();
-    assert_eq!(config.alg.iter().map(|alg| alg.port).collect::<Vec<_>>(), [21, 2121]);
+    assert_eq!(config.policy.alg.iter().map(|alg| alg.port).collect::<Vec<_>>(), [21, 2121]);
     for (alg, said) in [
         ("[\"tftp\"]", "alg 'tftp' is unknown"),
         ("[\"ftp:0\"]", "alg 'ftp:0' is"),

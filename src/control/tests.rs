@@ -2,10 +2,7 @@
 
 use super::limits::Patience;
 use super::*;
-use crate::nat::{
-    BindingState, CallbackPolicy, CreationLimit, DropReason, EventKind, Exhausted, InsideSettings, Lifetimes,
-    PoolSettings, Realm, Settings,
-};
+use crate::nat::{BindingState, DropReason, EventKind, InsideSettings, PoolSettings, Realm, Settings};
 use crate::store::Reading;
 use crate::testkit::fuzzed::{Fuzzed, cases};
 use crate::wire::Packet;
@@ -114,19 +111,10 @@ impl Scene {
         let settings = Settings {
             insides: vec![InsideSettings { name: "inside".into(), sources: vec!["10.0.0.0/8".parse().unwrap()] }],
             pools: vec![pool("small one", "198.18.0.0/24"), pool("large", "100.64.0.0/14")],
-            callback: CallbackPolicy::default(),
-            lifetimes: Lifetimes::default(),
-            creation: CreationLimit::default(),
-            exhausted: Exhausted::default(),
-            hairpin: Default::default(),
-            inbound_refresh: Default::default(),
-            unsolicited: Default::default(),
-            mss: None,
-            mptcp: Default::default(),
-            alg: Default::default(),
             own_outside: Vec::new(),
             hash_key: [7; 16],
             restore_hop: false,
+            policy: crate::nat::Policy::default(),
         };
         let stub = Arc::new(Stub {
             nat: RwLock::new(Nat::new(settings).unwrap()),

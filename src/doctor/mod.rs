@@ -257,7 +257,7 @@ fn links(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let (Some(narrow), Some(wide)) = (narrow, wide)
         && narrow < wide
-        && config.mss.is_none()
+        && config.policy.mss.is_none()
     {
         let mss = narrow.saturating_sub(if config.pools.iter().any(|pool| !pool.range.is_v4()) { 60 } else { 40 });
         findings.push(Finding::note(format!(

@@ -43,9 +43,9 @@ pub fn common(config: &Config) -> Common {
     Common {
         tun: config.tun.clone(),
         flows: config.fast_path.flows,
-        control_ports: config.alg.iter().map(|alg| alg.port).collect(),
-        clamps: config.mss.is_some(),
-        strips: config.mptcp == Multipath::Strip,
+        control_ports: config.policy.alg.iter().map(|alg| alg.port).collect(),
+        clamps: config.policy.mss.is_some(),
+        strips: config.policy.mptcp == Multipath::Strip,
         carries: config.fast_path.mode != FastPathMode::Off,
         redirects: matches!(config.fast_path.mode, FastPathMode::Redirect | FastPathMode::Xdp),
         xdp: config.fast_path.mode == FastPathMode::Xdp,

@@ -90,7 +90,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let work = Work { nat, kernel, devices, workers, clock, manager: threads_manager, store: threads_store };
     let running = Running::start(work, reload)?;
     let shared = Arc::clone(&running.shared);
-    let contact = config.lifetimes.contact;
+    let contact = config.policy.lifetimes.contact;
     let writer = Writer::start(Arc::clone(&store), contact, move || clock.moment(), move || shared.wake())?;
     let admin = Arc::new(GatewayAdmin {
         live,

@@ -3,7 +3,7 @@
 use super::error::GatewayError;
 use crate::config::Config;
 use crate::host::{Host, Watched};
-use crate::nat::{CreationLimit, InsideSettings, PoolKind, PoolSettings, Settings};
+use crate::nat::{CreationLimit, InsideSettings, Policy, PoolKind, PoolSettings, Settings};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -57,16 +57,7 @@ pub fn settings(config: &Config, host: &Host) -> Result<Settings, GatewayError> 
                 PoolSettings { reserved: pool.reserved.iter().copied().chain(here).collect(), ..pool.clone() }
             })
             .collect(),
-        callback: config.callback.clone(),
-        lifetimes: config.lifetimes.clone(),
-        creation: bounded(config),
-        exhausted: config.exhausted,
-        hairpin: config.hairpin,
-        inbound_refresh: config.inbound_refresh,
-        unsolicited: config.unsolicited,
-        mss: config.mss,
-        mptcp: config.mptcp,
-        alg: config.alg.clone(),
+        policy: Policy { creation: bounded(config), ..config.policy.clone() },
         own_outside: host.own_outside(),
         hash_key,
         restore_hop: true,
@@ -82,7 +73,7 @@ fn bounded(config: &Config) -> CreationLimit {
         let full: u64 = config.pools.iter().map(|pool| slots(pool) * BYTES_A_SLOT).sum();
         (full > memory).then(|| (memory / BYTES_ALONE).max(1))
     };
-    CreationLimit { total: config.creation.total.or_else(most), ..config.creation.clone() }
+    CreationLimit { total: config.policy.creation.total.or_else(most), ..config.policy.creation.clone() }
 }
 
 /// Bytes of memory that this process can have. Asked for once: what comes from a reload must be the same.

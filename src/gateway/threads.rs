@@ -84,7 +84,6 @@ pub struct Running {
 
 impl Running {
     /// Starts them.
-    #[expect(clippy::too_many_arguments, reason = "one call, each argument another type")]
     pub fn start(work: Work, reload: Reload) -> Result<Self, GatewayError> {
         let Work { nat, kernel, devices, workers, clock, manager, store } = work;
         let system = |what| move |error| GatewayError::System { what, error };

@@ -59,7 +59,7 @@ pub use reason::DropReason;
 pub use reload::PreparedReload;
 pub use settings::{
     Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes,
-    Multipath, PoolKind, PoolSettings, Settings, Unsolicited,
+    Multipath, Policy, PoolKind, PoolSettings, Settings, Unsolicited,
 };
 pub use shared::{Nat, SettingsError};
 pub use stored::{

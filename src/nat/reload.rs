@@ -40,15 +40,18 @@ impl Nat {
             return Err(SettingsError::TooManyInsides(settings.insides.len()));
         }
         let (tables, kept) = self.tables_for(&settings)?;
-        let limiter = if settings.creation == self.creation {
+        let limiter = if settings.policy.creation == self.policy.creation {
             Arc::clone(&self.limiter)
         } else {
-            Arc::new(Limiter::new(settings.creation.clone()))
+            Arc::new(Limiter::new(settings.policy.creation.clone()))
         };
-        let helpers =
-            if settings.alg == self.alg { self.helpers.clone() } else { Helpers::new(&settings.alg).map(Arc::new) };
+        let helpers = if settings.policy.alg == self.policy.alg {
+            self.helpers.clone()
+        } else {
+            Helpers::new(&settings.policy.alg).map(Arc::new)
+        };
         let inherited = Inherited {
-            contacts: self.contacts.under(&settings.lifetimes),
+            contacts: self.contacts.under(&settings.policy.lifetimes),
             policies: Arc::clone(&self.policies),
             limiter,
             helpers,
@@ -73,8 +76,8 @@ impl Nat {
     ) -> Result<(Vec<Arc<Table>>, Vec<(Arc<Table>, TablePools)>), SettingsError> {
         let (mut kept, mut fresh) = (Vec::new(), Vec::new());
         let mut tables: Vec<Option<Arc<Table>>> = vec![None; self.tables.len()];
-        let same =
-            self.lifetimes.of_bindings() == settings.lifetimes.of_bindings() && self.hash_key == settings.hash_key;
+        let same = self.policy.lifetimes.of_bindings() == settings.policy.lifetimes.of_bindings()
+            && self.hash_key == settings.hash_key;
         for parts in pools_of_tables(&settings.pools)? {
             let like = self.tables.iter().zip(&mut tables).find(|(table, _)| same && table.pools().is_like(&parts));
             match like {

@@ -13,10 +13,28 @@ pub struct Settings {
     pub insides: Vec<InsideSettings>,
     /// The pools, of both families; names and ranges do not overlap.
     pub pools: Vec<PoolSettings>,
+    /// How bindings are made, kept and called.
+    pub policy: Policy,
+    /// The gateway's own addresses on the outside, both families.
+    pub own_outside: Vec<IpAddr>,
+    /// Key of the address hash; the same key gives terminals the same first choice after a restart.
+    pub hash_key: [u8; 16],
+    /// Whether a packet that comes from inside and goes back inside gets back one hop: the kernel forwards it twice.
+    pub restore_hop: bool,
+}
+
+/// How bindings are made, kept and called, and what is changed in packets besides addresses: the same for all pools, but
+/// for what a pool says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
     /// Who may call a virtual IP.
     pub callback: CallbackPolicy,
     /// How long things live.
     pub lifetimes: Lifetimes,
+    /// How fast a group of terminals may ask for new bindings, and how many it may hold.
+    pub creation: CreationLimit,
+    /// What a terminal hears when no virtual IP is left.
+    pub exhausted: Exhausted,
     /// Whether terminals may call each other's virtual IPs.
     pub hairpin: Hairpin,
     /// Whether packets from outside keep a binding alive.
@@ -29,16 +47,6 @@ pub struct Settings {
     pub mptcp: Multipath,
     /// The applications whose text is looked into, each with the port of its control connections; none by default.
     pub alg: Vec<AlgSettings>,
-    /// How fast a group of terminals may ask for new bindings, and how many it may hold.
-    pub creation: CreationLimit,
-    /// What a terminal hears when no virtual IP is left.
-    pub exhausted: Exhausted,
-    /// The gateway's own addresses on the outside, both families.
-    pub own_outside: Vec<IpAddr>,
-    /// Key of the address hash; the same key gives terminals the same first choice after a restart.
-    pub hash_key: [u8; 16],
-    /// Whether a packet that comes from inside and goes back inside gets back one hop: the kernel forwards it twice.
-    pub restore_hop: bool,
 }
 
 /// What becomes of Multipath TCP (RFC 8684), with which an end tells the other its further addresses.

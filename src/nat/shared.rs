@@ -11,10 +11,7 @@ use super::flow::offload::{CarriedFlows, Epoch};
 use super::limit::Limiter;
 use super::prefix::Prefixes;
 use super::selection::{self, Selection};
-use super::settings::{
-    AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, Lifetimes, Multipath, PoolSettings,
-    Settings, Unsolicited,
-};
+use super::settings::{Policy, PoolSettings, Settings};
 use super::surroundings::{Surroundings, in_order};
 use super::table::pools::TablePools;
 use super::table::{self, Aged, Found, Table};
@@ -38,20 +35,11 @@ pub struct Nat {
     pub(super) tables: Vec<Arc<Table>>,
     pub(super) selection: Selection,
     pub(super) contacts: Contacts,
-    pub(super) callback: CallbackPolicy,
+    pub(super) policy: Policy,
     pub(super) policies: Arc<Policies>,
     pub(super) prefixes: Prefixes,
-    pub(super) hairpin: Hairpin,
-    pub(super) inbound_refresh: InboundRefresh,
-    pub(super) unsolicited: Unsolicited,
-    pub(super) mss: Option<u16>,
-    pub(super) mptcp: Multipath,
-    pub(super) alg: Vec<AlgSettings>,
     pub(super) helpers: Option<Arc<Helpers>>,
-    pub(super) exhausted: Exhausted,
     pub(super) restore_hop: bool,
-    pub(super) lifetimes: Lifetimes,
-    pub(super) creation: CreationLimit,
     pub(super) limiter: Arc<Limiter>,
     pub(super) hash_key: [u8; 16],
     pub(super) surroundings: RwLock<Arc<Surroundings>>,
@@ -102,10 +90,10 @@ impl Nat {
             tables.push(new_table(parts, &settings)?);
         }
         let inherited = Inherited {
-            contacts: Contacts::new(&settings.lifetimes),
+            contacts: Contacts::new(&settings.policy.lifetimes),
             policies: Arc::default(),
-            limiter: Arc::new(Limiter::new(settings.creation.clone())),
-            helpers: Helpers::new(&settings.alg).map(Arc::new),
+            limiter: Arc::new(Limiter::new(settings.policy.creation.clone())),
+            helpers: Helpers::new(&settings.policy.alg).map(Arc::new),
             counters: Arc::default(),
             carried_flows: Arc::default(),
             epoch: 0,
@@ -132,20 +120,11 @@ impl Nat {
             tables,
             selection,
             contacts: inherited.contacts,
-            callback: settings.callback,
+            policy: settings.policy,
             policies: inherited.policies,
             prefixes: Prefixes::new(&settings.pools),
-            hairpin: settings.hairpin,
-            inbound_refresh: settings.inbound_refresh,
-            unsolicited: settings.unsolicited,
-            mss: settings.mss,
-            mptcp: settings.mptcp,
-            alg: settings.alg,
             helpers: inherited.helpers,
-            exhausted: settings.exhausted,
             restore_hop: settings.restore_hop,
-            lifetimes: settings.lifetimes,
-            creation: settings.creation,
             limiter: inherited.limiter,
             hash_key: settings.hash_key,
             surroundings: RwLock::new(Arc::new(surroundings)),
@@ -292,7 +271,7 @@ pub(super) fn pools_of_tables(pools: &[PoolSettings]) -> Result<Vec<TablePools>,
 
 pub(super) fn new_table(parts: TablePools, settings: &Settings) -> Result<Arc<Table>, SettingsError> {
     let ranges = parts.iter().map(|part| part.range.to_string()).collect::<Vec<_>>().join(", ");
-    let table = Table::new(parts, &settings.hash_key, settings.lifetimes.clone());
+    let table = Table::new(parts, &settings.hash_key, settings.policy.lifetimes.clone());
     Ok(Arc::new(table.map_err(|_| SettingsError::TooLarge(ranges))?))
 }
 

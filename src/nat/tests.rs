@@ -1,5 +1,5 @@
 use super::*;
-use crate::testkit::scene::{pool, settings};
+use crate::testkit::scene::{pool, settings, with_policy};
 use crate::time::Time;
 use crate::wire::Address;
 use crate::wire::{Headers, Packet};
@@ -346,7 +346,9 @@ fn i3_an_error_with_a_wrong_checksum_is_dropped() {
 
 #[test]
 fn r9_a_terminal_calls_anothers_virtual_ip_and_is_seen_by_its_own() {
-    let mut gateway = Gateway::new(Settings { hairpin: Hairpin::Anyone, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let mut gateway = Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+        policy.hairpin = Hairpin::Anyone;
+    }));
     let called = gateway.call("10.0.0.6", "192.0.2.1").unwrap();
     let mut packet = tcp("10.0.0.5", &called.to_string(), Flags::Syn);
     let Verdict::Forward { to: INSIDE, event: Some(event) } = gateway.send(&mut packet, INSIDE) else { panic!() };
@@ -380,14 +382,18 @@ fn r9_the_callback_policy_applies_to_terminals_as_to_peers() {
     assert!(matches!(dial(&mut gateway, "10.0.0.5", second), Verdict::Forward { to: INSIDE, .. }));
     // A terminal may call itself.
     assert!(matches!(dial(&mut gateway, "10.0.0.5", first), Verdict::Forward { to: INSIDE, .. }));
-    let mut off = Gateway::new(Settings { hairpin: Hairpin::Off, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let mut off = Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+        policy.hairpin = Hairpin::Off;
+    }));
     let own = off.call("10.0.0.5", "192.0.2.1").unwrap();
     assert_eq!(dial(&mut off, "10.0.0.5", own), Verdict::Drop(DropReason::Hairpin));
 }
 
 #[test]
 fn i7_an_error_about_a_hairpinned_packet_is_restored_on_both_sides() {
-    let mut gateway = Gateway::new(Settings { hairpin: Hairpin::Anyone, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let mut gateway = Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+        policy.hairpin = Hairpin::Anyone;
+    }));
     gateway.nat.set_own_inside(vec!["10.0.0.1".parse().unwrap()]);
     let called = gateway.call("10.0.0.6", "192.0.2.1").unwrap();
     let original = tcp("10.0.0.5", &called.to_string(), Flags::Syn);
@@ -444,7 +450,10 @@ fn r6_inbound_traffic_refreshes_only_if_configured() {
     {
         let settings = settings(vec![pool("198.18.0.0/24", &[])]);
         let callback = CallbackPolicy::Anyone;
-        let mut gateway = Gateway::new(Settings { inbound_refresh, callback, ..settings });
+        let mut gateway = Gateway::new(with_policy(settings, |policy| {
+            policy.inbound_refresh = inbound_refresh;
+            policy.callback = callback;
+        }));
         let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
         gateway.tick(20 * HOUR);
         gateway.callback("192.0.2.1", virtual_ip).unwrap();
@@ -469,7 +478,9 @@ fn t4_an_unsolicited_syn_hears_nothing_for_six_seconds() {
     for (unsolicited, first_byte_of_transport) in
         [(Unsolicited::Unreachable, Some(3)), (Unsolicited::Reset, Some(1)), (Unsolicited::Silent, None)]
     {
-        let mut gateway = Gateway::new(Settings { unsolicited, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+        let mut gateway = Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+            policy.unsolicited = unsolicited;
+        }));
         let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
         assert!(gateway.callback("192.0.2.66", virtual_ip).is_err());
         assert!(gateway.callback("192.0.2.67", virtual_ip).is_err());
@@ -489,8 +500,9 @@ fn t4_an_unsolicited_syn_hears_nothing_for_six_seconds() {
 
 #[test]
 fn s_an_inside_address_that_comes_from_outside_is_spoofed() {
-    let mut gateway =
-        Gateway::new(Settings { callback: CallbackPolicy::Anyone, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+    let mut gateway = Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+        policy.callback = CallbackPolicy::Anyone;
+    }));
     let virtual_ip = gateway.call("10.0.0.5", "192.0.2.1").unwrap();
     for source in ["10.0.0.77", "198.18.0.9", "127.0.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255"] {
         assert_eq!(gateway.callback(source, virtual_ip), Err(DropReason::SpoofedSource), "{source}");

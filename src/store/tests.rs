@@ -1,8 +1,8 @@
 use super::state_file::Database;
 use super::*;
 use crate::nat::{
-    BindingState, CallbackPolicy, CreationLimit, DropReason, Exhausted, InsideSettings, Lifetimes, Nat, PoolSettings,
-    Realm, Restored, Settings, StoredBinding, StoredContact, Translator, Verdict,
+    BindingState, CallbackPolicy, CreationLimit, DropReason, InsideSettings, Nat, Policy, PoolSettings, Realm,
+    Restored, Settings, StoredBinding, StoredContact, Translator, Verdict,
 };
 use crate::time::Time;
 use crate::wire::Packet;
@@ -45,19 +45,13 @@ fn nat() -> Arc<Nat> {
     Nat::new(Settings {
         insides: vec![InsideSettings { name: "inside".to_owned(), sources }],
         pools: vec![pool("198.18.0.0/16"), pool("fd00:2::/64")],
-        callback: CallbackPolicy::default(),
-        lifetimes: Lifetimes::default(),
-        creation: CreationLimit { per_second: 1_000_000, burst: 1_000_000, ..CreationLimit::default() },
-        exhausted: Exhausted::default(),
-        hairpin: Default::default(),
-        inbound_refresh: Default::default(),
-        unsolicited: Default::default(),
-        mss: None,
-        mptcp: Default::default(),
-        alg: Vec::new(),
         own_outside: Vec::new(),
         hash_key: [7; 16],
         restore_hop: false,
+        policy: Policy {
+            creation: CreationLimit { per_second: 1_000_000, burst: 1_000_000, ..CreationLimit::default() },
+            ..Policy::default()
+        },
     })
     .unwrap()
 }

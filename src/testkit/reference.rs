@@ -117,14 +117,14 @@ impl Reference {
             let caller = self.caller(look, inside, opens, chosen)?;
             return Ok((Some(self.bindings[caller].virtual_ip), None, Realm::Outside));
         }
-        if self.settings.hairpin == Hairpin::Off {
+        if self.settings.policy.hairpin == Hairpin::Off {
             return Err(DropReason::Hairpin);
         }
         let callee = self.callee(look.destination)?;
         let caller = self.caller(look, inside, opens, chosen)?;
         let shown = self.bindings[caller].virtual_ip;
         if caller != callee {
-            if self.settings.hairpin == Hairpin::Policy {
+            if self.settings.policy.hairpin == Hairpin::Policy {
                 self.may_call(callee, shown, calls)?;
             }
             self.hear(callee, shown, look.fragment < 2 && !calls);
@@ -194,7 +194,7 @@ impl Reference {
         if self.group_for(peer) != Some(self.bindings[callee].group) {
             return Err(DropReason::WrongPool);
         }
-        let welcome = match &self.settings.callback {
+        let welcome = match &self.settings.policy.callback {
             CallbackPolicy::Contacted | CallbackPolicy::Answered => false,
             CallbackPolicy::Anyone => true,
             CallbackPolicy::Prefixes(prefixes) => prefixes.iter().any(|prefix| prefix.contains(&peer)),
@@ -202,7 +202,8 @@ impl Reference {
         if !welcome && !self.contacts.contains(&(callee, peer)) {
             return Err(DropReason::NotContacted);
         }
-        let waits = self.settings.callback == CallbackPolicy::Answered && !self.answered.contains(&(callee, peer));
+        let waits =
+            self.settings.policy.callback == CallbackPolicy::Answered && !self.answered.contains(&(callee, peer));
         if calls && waits { Err(DropReason::NotAnswered) } else { Ok(()) }
     }
 

@@ -1,9 +1,6 @@
 //! Settings that most tests of the translator begin with.
 
-use crate::nat::{
-    CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes, Multipath,
-    PoolSettings, Settings, Unsolicited,
-};
+use crate::nat::{InsideSettings, Policy, PoolSettings, Settings};
 
 /// A pool, for these destinations or for all.
 pub fn pool(range: &str, destinations: &[&str]) -> PoolSettings {
@@ -26,18 +23,15 @@ pub fn settings(pools: Vec<PoolSettings>) -> Settings {
             sources: vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         }],
         pools,
-        callback: CallbackPolicy::Contacted,
-        lifetimes: Lifetimes::default(),
-        creation: CreationLimit::default(),
-        exhausted: Exhausted::Prohibited,
-        hairpin: Hairpin::default(),
-        inbound_refresh: InboundRefresh::default(),
-        unsolicited: Unsolicited::default(),
-        mss: None,
-        mptcp: Multipath::default(),
-        alg: Vec::new(),
         own_outside: vec!["203.0.113.1".parse().unwrap()],
         hash_key: [7; 16],
         restore_hop: false,
+        policy: Policy::default(),
     }
+}
+
+/// The same with a policy that differs.
+pub fn with_policy(mut settings: Settings, change: impl FnOnce(&mut Policy)) -> Settings {
+    change(&mut settings.policy);
+    settings
 }

@@ -3,6 +3,13 @@
 use super::{Address, Delta, Headers, Stored};
 
 /// A packet to translate in place.
+///
+/// ```
+/// use kamei::wire::{Kind, Headers, Packet};
+/// let mut bytes = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 11, 192, 0, 2, 1, 0, 9, 0, 9, 0, 8, 0, 0];
+/// let packet = Packet::new(&mut bytes);
+/// assert_eq!(Headers::parse(packet.bytes).unwrap().kind, Kind::Datagram);
+/// ```
 #[derive(Debug)]
 pub struct Packet<'a> {
     /// From the first byte of the IP header on.

@@ -296,7 +296,7 @@ impl<'g> Lost<'g> {
 
 /// A terminal's call to another's virtual IP goes by the gateway's device, and crosses the forward hook on both sides of it.
 fn drops_hairpins(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding> {
-    if chain.hook != "forward" || chain.kind != "filter" || gateway.config.hairpin == Hairpin::Off {
+    if chain.hook != "forward" || chain.kind != "filter" || gateway.config.policy.hairpin == Hairpin::Off {
         return None;
     }
     let interfaces = gateway.config.insides.iter().flat_map(|inside| &inside.interfaces);

@@ -126,8 +126,8 @@ fn translator(case: &Case) -> (Translator, Vec<Offer>) {
     let mut settings = settings(vec![pool("198.18.0.0/24", &[]), pool("fd00:2::/64", &[])]);
     settings.insides[0].sources = vec!["10.0.0.0/8".parse().unwrap(), "fd00:1::/32".parse().unwrap()];
     settings.own_outside.push("2001:db8::fe".parse().unwrap());
-    settings.mss = case.setup.clamps.then_some(1200);
-    settings.alg = case.setup.ftp.then_some(AlgSettings { alg: Alg::Ftp, port: FTP }).into_iter().collect();
+    settings.policy.mss = case.setup.clamps.then_some(1200);
+    settings.policy.alg = case.setup.ftp.then_some(AlgSettings { alg: Alg::Ftp, port: FTP }).into_iter().collect();
     let nat = Nat::new(settings).unwrap();
     let offered = Arc::new(Offered::default());
     nat.set_carrier(offered.clone());

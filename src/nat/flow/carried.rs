@@ -38,7 +38,7 @@ impl Nat {
 
     /// TCP ports of control connections that a helper looks into.
     pub fn control_ports(&self) -> impl Iterator<Item = u16> + '_ {
-        self.alg.iter().map(|alg| alg.port)
+        self.policy.alg.iter().map(|alg| alg.port)
     }
 
     /// The decision about a flow that was kept beyond the life of another `Nat`, if it would be the same now.

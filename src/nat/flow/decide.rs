@@ -54,7 +54,7 @@ impl Nat {
             return Err(DropReason::NotUnicast);
         }
         if let Some(prefix) = self.prefixes.of_virtual_ip(peer) {
-            if self.hairpin == Hairpin::Off {
+            if self.policy.hairpin == Hairpin::Off {
                 return Err(DropReason::Hairpin);
             }
             let source = self.prefixes.outward(Some(inside), headers.source, peer).ok_or(DropReason::Hairpin)??;
@@ -112,7 +112,7 @@ impl Nat {
     /// From a terminal to the virtual IP of another, or its own: the called side sees the caller's virtual IP
     /// (RFC 4787 REQ-9).
     fn hairpin(&self, headers: &Headers, inside: u16, now: Time, run: Run) -> Result<Decision, DropReason> {
-        if self.hairpin == Hairpin::Off {
+        if self.policy.hairpin == Hairpin::Off {
             return Err(DropReason::Hairpin);
         }
         let callee = self.callee(headers.destination)?;
@@ -122,7 +122,7 @@ impl Nat {
         let is_itself = caller.slot() == callee.slot();
         let mut is_once = false;
         if !is_itself {
-            let contact = match self.hairpin {
+            let contact = match self.policy.hairpin {
                 Hairpin::Policy => self.may_call(&callee, shown, calls(headers.kind), now)?,
                 _ => self.contacts.live(callee.owner(), shown, now.as_secs()),
             };
@@ -215,7 +215,7 @@ impl Nat {
         }
         let owner = callee.owner();
         let contact = self.contacts.live(owner, peer, now.as_secs());
-        let of_pool = || self.policy_of_pool(callee).unwrap_or(&self.callback).admit(peer, contact, calls);
+        let of_pool = || self.policy_of_pool(callee).unwrap_or(&self.policy.callback).admit(peer, contact, calls);
         match self.policies.admit(owner, peer, contact, calls).unwrap_or_else(of_pool) {
             Ok(()) => Ok(contact),
             Err(DropReason::NotContacted) if contact.is_none() && self.contacts.has_forgotten(owner, peer) => {
@@ -260,7 +260,7 @@ impl Nat {
         for (slot, usage) in tally.usages() {
             if let Ok(table) = self.table(slot.table()) {
                 table.used(slot.index(), usage);
-                if usage.packets_out > 0 || self.inbound_refresh == InboundRefresh::Refreshes {
+                if usage.packets_out > 0 || self.policy.inbound_refresh == InboundRefresh::Refreshes {
                     table.touch(slot.index(), now);
                 }
             }

@@ -253,7 +253,7 @@ impl Nat {
         let (whose, policy) = match (self.policies.of(owner), self.policy_of_pool(callee)) {
             (Some(policy), _) => ("The binding's own", policy),
             (None, Some(policy)) => ("The pool's", policy.clone()),
-            (None, None) => ("The general", self.callback.clone()),
+            (None, None) => ("The general", self.policy.callback.clone()),
         };
         steps.say(format_args!("{whose} callback policy: {policy}."));
         let Some(peer) = peer else { return };

@@ -31,7 +31,7 @@ impl Nat {
         let (policy, from) = match (self.policies.of(bound.owner()), self.policy_of_pool(&bound)) {
             (Some(policy), _) => (policy, PolicyFrom::Binding),
             (None, Some(policy)) => (policy.clone(), PolicyFrom::Pool),
-            (None, None) => (self.callback.clone(), PolicyFrom::Gateway),
+            (None, None) => (self.policy.callback.clone(), PolicyFrom::Gateway),
         };
         let source = match from {
             PolicyFrom::Binding => "its own",

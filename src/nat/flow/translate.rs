@@ -21,6 +21,37 @@ use std::sync::Arc;
 const ANSWERS_A_SECOND: u32 = 100;
 
 /// The translator of one worker.
+///
+/// ```
+/// use kamei::nat::{InsideSettings, Nat, Policy, PoolKind, PoolSettings, Realm, Settings, Verdict};
+/// use kamei::time::Time;
+/// use kamei::wire::{Headers, Packet};
+///
+/// let nat = Nat::new(Settings {
+///     insides: vec![InsideSettings { name: "inside".into(), sources: vec!["10.0.0.0/24".parse().unwrap()] }],
+///     pools: vec![PoolSettings {
+///         name: "pool".into(),
+///         range: "198.18.0.5".parse().unwrap(),
+///         reserved: Vec::new(),
+///         destinations: Vec::new(),
+///         callback: None,
+///         draining: false,
+///         kind: PoolKind::Bindings,
+///     }],
+///     policy: Policy::default(),
+///     own_outside: vec!["203.0.113.1".parse().unwrap()],
+///     hash_key: [7; 16], // a secret, the same after a restart
+///     restore_hop: false,
+/// })
+/// .unwrap();
+/// let mut worker = nat.translator();
+///
+/// // A terminal calls: a UDP datagram from 10.0.0.11 to 192.0.2.1.
+/// let mut call = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 11, 192, 0, 2, 1, 0, 9, 0, 9, 0, 8, 0, 0];
+/// let verdict = worker.translate(&mut Packet::new(&mut call), Realm::Inside(0), Time::from_secs(1));
+/// assert!(matches!(verdict, Verdict::Forward { to: Realm::Outside, event: Some(_) }));
+/// assert_eq!(Headers::parse(&call).unwrap().source, std::net::IpAddr::from([198, 18, 0, 5]).into());
+/// ```
 pub struct Translator {
     nat: Arc<Nat>,
     counters: Arc<Counters>,
@@ -229,10 +260,10 @@ impl Translator {
             return; // options that matter here are in SYNs alone
         }
         let segment = headers.transport..headers.end;
-        if let Some(most) = self.nat.mss {
+        if let Some(most) = self.nat.policy.mss {
             wire::clamp_mss(packet.bytes, segment.clone(), stored, most);
         }
-        if self.nat.mptcp == Multipath::Strip {
+        if self.nat.policy.mptcp == Multipath::Strip {
             wire::strip_multipath(packet.bytes, segment, stored);
         }
     }
@@ -268,7 +299,7 @@ impl Translator {
     ) -> Verdict {
         let Realm::Inside(inside) = realm else {
             if headers.kind == Kind::TcpSyn && is_vain(reason) {
-                self.waiting.remember(self.nat.unsolicited, packet.bytes, headers, now);
+                self.waiting.remember(self.nat.policy.unsolicited, packet.bytes, headers, now);
             }
             return Verdict::Drop(reason);
         };
@@ -291,7 +322,7 @@ impl Translator {
             terminal: headers.source,
             virtual_ip: Address::from_bits(0),
         };
-        let refusal = match self.nat.exhausted {
+        let refusal = match self.nat.policy.exhausted {
             Exhausted::Prohibited => Some(Refusal::Prohibited),
             Exhausted::Unreachable => Some(Refusal::Host),
             Exhausted::Silent => None,

@@ -49,7 +49,7 @@ impl Waiting {
             if through {
                 continue;
             }
-            let answer = match nat.unsolicited {
+            let answer = match nat.policy.unsolicited {
                 Unsolicited::Silent => None,
                 Unsolicited::Unreachable => {
                     wire::unreachable(&call.packet, &headers, shown(nat, &headers), Refusal::Port)

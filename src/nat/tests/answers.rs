@@ -65,7 +65,9 @@ fn s_every_first_answer_counts_whatever_its_protocol_and_no_call_does() {
         (6, &stranger, false),
     ] {
         let callback = CallbackPolicy::Anyone;
-        let mut gateway = Gateway::new(Settings { callback, ..settings(vec![pool("198.18.0.0/24", &[])]) });
+        let mut gateway = Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+            policy.callback = callback;
+        }));
         let virtual_ip = gateway.call_in_vain("10.0.0.5", PEER).unwrap().to_string();
         let verdict = gateway.send(&mut packet(&virtual_ip), Realm::Outside);
         assert!(matches!(verdict, Verdict::Forward { .. }), "{number}: {verdict:?}");
@@ -105,7 +107,7 @@ fn s_who_only_sends_keeps_its_binding_for_as_long_as_it_does() {
 #[test]
 fn s_spoofed_packets_take_half_of_a_pool_and_give_it_back() {
     let mut settings = settings(vec![pool("198.18.0.0/24", &[])]);
-    settings.creation.unanswered = Some(16_384);
+    settings.policy.creation.unanswered = Some(16_384);
     let mut gateway = Gateway::new(settings);
     let honest: Vec<IpAddr> = (1..=6).map(|n| gateway.call(&terminal(n), PEER).unwrap()).collect();
     let taken = (1000..2000).filter(|n| gateway.call_in_vain(&terminal(*n), PEER).is_ok()).count();
@@ -122,7 +124,7 @@ fn s_spoofed_packets_take_half_of_a_pool_and_give_it_back() {
 #[test]
 fn s_a_pool_that_spoofed_packets_fill_gives_way_in_minutes_and_none_that_was_answered_goes_for_it() {
     let mut settings = settings(vec![pool("198.18.0.0/25", &[])]);
-    settings.creation.unanswered = Some(16_384);
+    settings.policy.creation.unanswered = Some(16_384);
     let mut gateway = Gateway::new(settings);
     let early = gateway.call(&terminal(1), PEER).unwrap();
     gateway.tick(25 * 3600 * SECOND); // asleep for longer than they will be
@@ -156,7 +158,9 @@ fn s_answers_outlive_a_restart() {
 }
 
 fn under(callback: CallbackPolicy) -> Gateway {
-    Gateway::new(Settings { callback, ..settings(vec![pool("198.18.0.0/24", &[])]) })
+    Gateway::new(with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+        policy.callback = callback;
+    }))
 }
 
 #[test]
@@ -184,7 +188,9 @@ fn s_who_has_answered_is_remembered_across_restarts_and_reloads_and_told_to_who_
     let mut gateway = under(CallbackPolicy::Contacted);
     let virtual_ip = gateway.call("10.0.0.5", PEER).unwrap();
     gateway.call_in_vain("10.0.0.5", "192.0.2.3").unwrap();
-    let answered = Settings { callback: CallbackPolicy::Answered, ..settings(vec![pool("198.18.0.0/24", &[])]) };
+    let answered = with_policy(settings(vec![pool("198.18.0.0/24", &[])]), |policy| {
+        policy.callback = CallbackPolicy::Answered;
+    });
     let mut restarted = Gateway::new(answered.clone());
     restarted.nat.restore(gateway.nat.stored_bindings(), START);
     let (reloaded, _) = gateway.nat.prepare_reload(answered, START).unwrap().commit();

@@ -89,8 +89,12 @@ fn differential_settings(callback: CallbackPolicy, hairpin: Hairpin) -> Settings
     ];
     let mut settings = settings(pools);
     settings.own_outside.push("2001:db8::fe".parse().unwrap());
-    settings.creation.burst = u32::MAX;
-    Settings { callback, hairpin, exhausted: Exhausted::Silent, ..settings }
+    settings.policy.creation.burst = u32::MAX;
+    with_policy(settings, |policy| {
+        policy.callback = callback;
+        policy.hairpin = hairpin;
+        policy.exhausted = Exhausted::Silent;
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {

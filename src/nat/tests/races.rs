@@ -24,7 +24,7 @@ fn call(translator: &mut Translator, n: u32) -> Result<Address, DropReason> {
 
 fn nat(range: &str) -> Arc<Nat> {
     let mut settings = settings(vec![pool(range, &[])]);
-    settings.creation = CreationLimit {
+    settings.policy.creation = CreationLimit {
         per_second: u32::MAX,
         burst: u32::MAX,
         prefix_v4: 8,
@@ -123,8 +123,8 @@ fn s_the_pool_runs_out_under_several_threads() {
 #[test]
 fn s_calls_releases_pins_and_ageing_at_once_leave_a_table_that_agrees_with_itself() {
     let mut settings = settings(vec![pool("198.18.0.0/26", &[])]);
-    settings.lifetimes.quarantine = Duration::ZERO; // so that slots are used again while the threads run
-    settings.creation = CreationLimit {
+    settings.policy.lifetimes.quarantine = Duration::ZERO; // so that slots are used again while the threads run
+    settings.policy.creation = CreationLimit {
         per_second: u32::MAX,
         burst: u32::MAX,
         prefix_v4: 8,

@@ -87,7 +87,7 @@ fn s_states_and_pins_outlive_a_reload_with_other_times() {
     };
     let before = states(&gateway);
     let mut other = settings(vec![pool("198.18.0.0/24", &[])]);
-    other.lifetimes.hold = Duration::from_secs(3 * 3600);
+    other.policy.lifetimes.hold = Duration::from_secs(3 * 3600);
     assert_eq!(reload(&mut gateway, other), (vec![], 3));
     assert_eq!(states(&gateway), before);
     assert_eq!(gateway.callback("203.0.113.5", sleeper), Err(DropReason::Dormant));

@@ -218,7 +218,7 @@ fn while_nothing_can_be_recorded_new_bindings_are_refused_and_others_go_on() {
 #[test]
 fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
     let mut few = settings(vec![pool("198.18.0.0/24", &[])]);
-    few.lifetimes.contacts_per_binding = 1;
+    few.policy.lifetimes.contacts_per_binding = 1;
     let mut gateway = Gateway::new(few);
     gateway.nat.start_recording();
     let last = |gateway: &Gateway| {

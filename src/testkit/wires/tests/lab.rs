@@ -1,6 +1,6 @@
 //! The lab: terminals, a row of gateways, servers.
 
-use crate::nat::{InsideSettings, Nat, PoolSettings, Settings, StatusView, Translator};
+use crate::nat::{Alg, AlgSettings, InsideSettings, Nat, Policy, PoolSettings, Settings, StatusView, Translator};
 use crate::testkit::wires::{Faults, Gateway, Wire};
 use crate::time::Time;
 use crate::wire::{Address, AddressRange, Headers};
@@ -443,19 +443,10 @@ fn settings(pool: AddressRange, sources: Vec<ipnet::IpNet>, own_outside: IpAddr)
             draining: false,
             kind: Default::default(),
         }],
-        callback: crate::nat::CallbackPolicy::Contacted,
-        lifetimes: crate::nat::Lifetimes::default(),
-        creation: crate::nat::CreationLimit::default(),
-        exhausted: crate::nat::Exhausted::Prohibited,
-        hairpin: Default::default(),
-        inbound_refresh: Default::default(),
-        unsolicited: Default::default(),
-        mss: None,
-        mptcp: Default::default(),
-        alg: vec![crate::nat::AlgSettings { alg: crate::nat::Alg::Ftp, port: 21 }],
         own_outside: vec![own_outside],
         hash_key: [1; 16],
         restore_hop: false,
+        policy: Policy { alg: vec![AlgSettings { alg: Alg::Ftp, port: 21 }], ..Policy::default() },
     }
 }
 
