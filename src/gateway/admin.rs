@@ -4,7 +4,7 @@ use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast;
 use super::live::{Live, Request};
-use super::worker::{Load, Shared};
+use super::shared::{Load, Shared};
 use crate::config::{Config, FastPathMode};
 use crate::control::{Admin, CarriedFlow, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
 use crate::fastpath::FastPath;

@@ -27,6 +27,7 @@ mod progress;
 mod reload;
 mod restart;
 mod settings;
+mod shared;
 mod surroundings;
 mod threads;
 mod worker;
