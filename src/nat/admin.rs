@@ -1,8 +1,9 @@
 //! Looking at bindings and changing them by hand.
 
+use super::callback::CallbackPolicy;
 use super::counters::{Counters, Traffic};
 use super::event::{Event, EventKind};
-use super::settings::{CallbackPolicy, PoolKind};
+use super::settings::PoolKind;
 use super::table::slots::Slot;
 use super::table::{Found, PinError, Pinned};
 use crate::nat::binding::BindingState;

@@ -1,13 +1,29 @@
-//! Who may call back though the terminal has not called.
+//! Who may call back.
 
 use super::contacts::Known;
-use super::settings::CallbackPolicy;
 use crate::nat::binding::Owner;
 use crate::nat::reason::DropReason;
 use crate::wire::Address;
+use ipnet::IpNet;
 use parking_lot::RwLock;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
+
+/// Who may open a connection to a virtual IP (RFC 4787 REQ-8, RFC 5382 REQ-3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CallbackPolicy {
+    /// Only a peer that this terminal has called (address-dependent filtering).
+    #[default]
+    Contacted,
+    /// Only a peer that this terminal has called and that has answered it: TCP that is no connection request, a datagram, an
+    /// ICMP reply.
+    Answered,
+    /// Every peer (endpoint-independent filtering).
+    Anyone,
+    /// Peers in these prefixes, and those that this terminal has called.
+    Prefixes(Vec<IpNet>),
+}
 
 /// Whether a packet is let in, or why not.
 type Admitted = Result<(), DropReason>;
@@ -81,6 +97,22 @@ impl CallbackPolicy {
                 Err(DropReason::NotAnswered)
             }
             Some(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for CallbackPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallbackPolicy::Contacted => f.write_str("only peers that the terminal has called"),
+            CallbackPolicy::Answered => {
+                f.write_str("only peers that the terminal has called and that have answered it")
+            }
+            CallbackPolicy::Anyone => f.write_str("anyone"),
+            CallbackPolicy::Prefixes(prefixes) => {
+                f.write_str("peers that the terminal has called, and")?;
+                prefixes.iter().try_for_each(|prefix| write!(f, " {prefix}"))
+            }
         }
     }
 }

@@ -48,6 +48,7 @@ mod views;
 
 pub use admin::{AdminError, Choice};
 pub use binding::{BindingState, Realm, SlotRef};
+pub use callback::CallbackPolicy;
 pub use counters::Counter;
 pub use drops::{DropRow, Dropped, End};
 pub use event::{Event, EventKind};
@@ -58,8 +59,8 @@ pub use qualified::{ParseQualifiedError, Qualified};
 pub use reason::DropReason;
 pub use reload::PreparedReload;
 pub use settings::{
-    Alg, AlgSettings, CallbackPolicy, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes,
-    Multipath, Policy, PoolKind, PoolSettings, Settings, Unsolicited,
+    Alg, AlgSettings, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes, Multipath, Policy,
+    PoolKind, PoolSettings, Settings, Unsolicited,
 };
 pub use shared::{Nat, SettingsError};
 pub use stored::{

@@ -1,5 +1,6 @@
 //! What the translator is told: checked settings, no nonsense left in them.
 
+use super::callback::CallbackPolicy;
 use crate::wire::AddressRange;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -174,21 +175,6 @@ pub enum Unsolicited {
     Unreachable,
     /// A TCP reset.
     Reset,
-}
-
-/// Who may open a connection to a virtual IP (RFC 4787 REQ-8, RFC 5382 REQ-3).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum CallbackPolicy {
-    /// Only a peer that this terminal has called (address-dependent filtering).
-    #[default]
-    Contacted,
-    /// Only a peer that this terminal has called and that has answered it: TCP that is no connection request, a datagram, an
-    /// ICMP reply.
-    Answered,
-    /// Every peer (endpoint-independent filtering).
-    Anyone,
-    /// Peers in these prefixes, and those that this terminal has called.
-    Prefixes(Vec<IpNet>),
 }
 
 /// How long things live. See the life of a binding in the README.

@@ -1,8 +1,8 @@
 //! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
 
+use super::callback::CallbackPolicy;
 use super::contacts::{Change, Known};
 use super::event::EventKind;
-use super::settings::CallbackPolicy;
 use super::table::ledger::Stamp;
 use super::table::slots::{Slot, Usage};
 use super::table::{Found, Misplaced};

@@ -63,6 +63,6 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// What it said.
-        error: rusqlite::Error,
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
 }

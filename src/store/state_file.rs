@@ -122,7 +122,7 @@ impl Database {
     }
 
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
-        let error = |error| StoreError::Database { path: path.to_owned(), error };
+        let error = |error| StoreError::Database { path: path.to_owned(), error: Box::new(error) };
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags(path, flags).map_err(error)?;
         connection.busy_timeout(PATIENCE).map_err(error)?;
@@ -442,7 +442,7 @@ impl Database {
                 StoreError::Damaged { path, what: error.to_string() }
             }
             _ if failed_sync(&error) => StoreError::NotSynced { path, error: error.to_string() },
-            _ => StoreError::Database { path, error },
+            _ => StoreError::Database { path, error: Box::new(error) },
         }
     }
 }

@@ -5,7 +5,6 @@ use crate::nat::binding::BindingState;
 use crate::nat::binding::Realm;
 use crate::nat::event::EventKind;
 use crate::nat::reason::DropReason;
-use crate::nat::settings::CallbackPolicy;
 use crate::nat::shared::{Nat, owner};
 use crate::nat::views::BindingView;
 use crate::time::Time;
@@ -366,20 +365,4 @@ const fn hint(reason: DropReason) -> Option<&'static str> {
         DropReason::NotVirtual => "Call the virtual IP; `kamei bindings` lists them",
         _ => return None,
     })
-}
-
-impl fmt::Display for CallbackPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CallbackPolicy::Contacted => f.write_str("only peers that the terminal has called"),
-            CallbackPolicy::Answered => {
-                f.write_str("only peers that the terminal has called and that have answered it")
-            }
-            CallbackPolicy::Anyone => f.write_str("anyone"),
-            CallbackPolicy::Prefixes(prefixes) => {
-                f.write_str("peers that the terminal has called, and")?;
-                prefixes.iter().try_for_each(|prefix| write!(f, " {prefix}"))
-            }
-        }
-    }
 }

@@ -1,9 +1,9 @@
 //! Who may call a terminal, for who asks: the policy, where it comes from, and the peers that the terminal has called.
 
 use super::decide::Bound;
+use crate::nat::callback::CallbackPolicy;
 use crate::nat::contacts::Known;
 use crate::nat::qualified::Qualified;
-use crate::nat::settings::CallbackPolicy;
 use crate::nat::shared::{Nat, owner};
 use crate::nat::table::Found;
 use crate::nat::views::BindingView;

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +80,6 @@ pub struct Reach {
 /// One connection to it.
 pub struct HistoryFile {
     pub connection: Connection,
-    path: PathBuf,
     pub reach: Reach,
     last: Option<Stretch>,
 }
@@ -157,14 +156,9 @@ impl HistoryFile {
             Ok(Reach { whole: unsigned(row, 0)?, answered: unsigned(row, 1)? })
         });
         let reach = reach.optional()?.unwrap_or_default();
-        let mut file = Self { connection, path: path.to_owned(), reach, last: None };
+        let mut file = Self { connection, reach, last: None };
         file.last = file.stretches()?.last();
         Ok(file)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// What was last noted of the time, and the latest time of an entry.

@@ -21,7 +21,7 @@ mod note;
 mod writing;
 
 pub use crate::config::HistorySettings;
-pub use answer::{Entry, HistoryAnswer, HistoryQuestion, MOST_ENTRIES, Owner, Ownership, look_up};
+pub use answer::{Entry, HistoryAnswer, HistoryQuestion, MOST_ENTRIES, Owner, Ownership};
 pub use clock::ClockState;
 pub use lines::{BEGIN, CarryError, Checked, Incoming, Outgoing};
 pub use note::{By, Happened, Note, Standing};
@@ -29,6 +29,7 @@ pub use note::{By, Happened, Note, Standing};
 use crate::nat::{BindingState, Nat, StoredBinding};
 use crate::store::moment::{Moment, Reading};
 use crate::time::Time;
+use answer::look_up;
 use file::{HistoryFile, Stored};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
