@@ -7,9 +7,9 @@ use super::order::{First, Order};
 use super::query::Query;
 use super::refusal::{Refusal, bad};
 use super::watch::{Format, Watch};
-use super::{Admin, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
+use super::{Admin, Change, ChangeError, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
-use crate::nat::{AdminError, BindingView, Choice, Event, Nat, Qualified};
+use crate::nat::{AdminError, BindingView, Choice, Nat, Qualified};
 use crate::store::history::Happened;
 use crate::time::Time;
 use http_body_util::BodyExt;
@@ -84,8 +84,8 @@ pub async fn answer(
             sync_counts(admin).await;
             show(&which, contacts, admin)
         }
-        Query::Pin(terminal) => pin(&terminal, &whole(body, patience.body).await?, admin, user).await,
-        Query::SetCallback(which) => set_callback(&which, &whole(body, patience.body).await?, admin, user).await,
+        Query::Pin(terminal) => pin(terminal, &whole(body, patience.body).await?, admin, user).await,
+        Query::SetCallback(which) => set_callback(which, &whole(body, patience.body).await?, admin, user).await,
         Query::Reload { dry_run } => {
             let done = in_time(admin, move |admin| admin.reload(dry_run)).await?;
             json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
@@ -95,12 +95,7 @@ pub async fn answer(
             let done = in_time(admin, move |admin| release_all(&filter, dry_run, admin, user)).await?;
             json(&done.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))?)
         }
-        Query::Release(address) => {
-            sync_counts(admin).await;
-            let (bindings, events) = admin.nat().release_named(&address, admin.now())?;
-            tell(events, Happened::Released, admin, user).await?;
-            shown(bindings, admin)
-        }
+        Query::Release(which) => shown(change(Change::Release(which), admin, user).await?, admin),
     }
 }
 
@@ -115,21 +110,20 @@ async fn in_time<T: Send + 'static>(
 }
 
 async fn pin(
-    terminal: &Qualified,
+    terminal: Qualified,
     body: &[u8],
     admin: &Arc<dyn Admin>,
     user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let Pin { virtual_ip, force } = serde_json::from_slice(body)
         .map_err(|error| bad(format!("the body is not {{\"virtual_ip\": \"ADDRESS\"}}: {error}")))?;
-    sync_counts(admin).await;
-    let (binding, events) = admin.nat().pin_named(terminal, virtual_ip, force, admin.now())?;
-    tell(events, Happened::Pinned, admin, user).await?;
-    json(&binding.shown(admin.moment().seconds_ahead()))
+    let pinned = change(Change::Pin { terminal, virtual_ip, force }, admin, user).await?;
+    let ahead = admin.moment().seconds_ahead();
+    json(&pinned.into_iter().next().map(|binding| binding.shown(ahead)))
 }
 
 async fn set_callback(
-    which: &Qualified,
+    which: Qualified,
     body: &[u8],
     admin: &Arc<dyn Admin>,
     user: u32,
@@ -137,10 +131,19 @@ async fn set_callback(
     let Policy { callback } = serde_json::from_slice(body)
         .map_err(|error| bad(format!("the body is not {{\"callback\": [\"anyone\"]}} or the like: {error}")))?;
     let policy = callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
-    let bindings = admin.nat().set_callback(which, policy.as_ref(), admin.now())?;
-    let virtual_ips = bindings.iter().map(|binding| binding.virtual_ip).collect();
-    record(virtual_ips, Happened::Callback, admin, user).await?;
-    shown(bindings, admin)
+    shown(change(Change::SetCallback { which, policy }, admin, user).await?, admin)
+}
+
+/// Changes are on disk before they are answered.
+async fn change(change: Change, admin: &Arc<dyn Admin>, user: u32) -> Result<Vec<BindingView>, Refusal> {
+    let done = in_time(admin, move |admin| {
+        admin.sync_counts();
+        admin.change(&change, user)
+    });
+    done.await?.map_err(|error| match error {
+        ChangeError::Refused(error) => error.into(),
+        ChangeError::NotRecorded(error) => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error),
+    })
 }
 
 /// All metrics as OpenMetrics text.
@@ -164,22 +167,6 @@ pub fn refuse(refusal: Refusal) -> Response<AnswerBody> {
 async fn sync_counts(admin: &Arc<dyn Admin>) {
     let admin = Arc::clone(admin);
     let _ = tokio::task::spawn_blocking(move || admin.sync_counts()).await;
-}
-
-/// Changes are on disk before they are answered.
-async fn tell(events: Vec<Event>, done: Happened, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
-    let virtual_ips = events.iter().map(|event| event.virtual_ip.into()).collect();
-    for event in events {
-        admin.changed(event);
-    }
-    record(virtual_ips, done, admin, user).await
-}
-
-async fn record(virtual_ips: Vec<IpAddr>, done: Happened, admin: &Arc<dyn Admin>, user: u32) -> Result<(), Refusal> {
-    let admin = Arc::clone(admin);
-    let recorded = tokio::task::spawn_blocking(move || admin.record(&virtual_ips, done, user)).await;
-    let recorded = recorded.unwrap_or_else(|_| Err("done, but the gateway is stopping".to_owned()));
-    recorded.map_err(|error| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error))
 }
 
 fn show(which: &Qualified, contacts: usize, admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {

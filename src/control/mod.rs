@@ -38,7 +38,7 @@ pub use socket::ControlError;
 pub use tap::{Seen, Taps};
 pub use watch::{Ends, Line, PacketLine, Watch};
 
-use crate::nat::{BindingView, Event, Nat, PoolView, StatusView};
+use crate::nat::{AdminError, BindingView, CallbackPolicy, Event, Nat, PoolView, Qualified, StatusView};
 use crate::store::history::{Happened, HistoryAnswer, HistoryQuestion, HistoryStatus};
 use crate::store::{Moment, StoreStatus};
 use crate::time::Time;
@@ -64,6 +64,9 @@ pub trait Admin: Send + Sync + 'static {
     fn for_each_flow(&self, each: &mut dyn FnMut(CarriedFlow));
     /// Where packets can be watched.
     fn taps(&self) -> &Arc<Taps>;
+    /// Changes bindings by hand: in the table, for workers and kernel, in the log, and on disk before it returns. `user` is
+    /// who asks. May take a moment.
+    fn change(&self, change: &Change, user: u32) -> Result<Vec<BindingView>, ChangeError>;
     /// A binding was changed by hand.
     fn changed(&self, event: Event);
     /// Has the present state of bindings put on disk; takes a moment. The error says that they are changed, but not there.
@@ -74,6 +77,40 @@ pub trait Admin: Send + Sync + 'static {
     /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line
     /// or more; nothing has changed then. May take a moment.
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String>;
+}
+
+/// A change of bindings by hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Ties a terminal to a virtual IP.
+    Pin {
+        /// The terminal.
+        terminal: Qualified,
+        /// What it gets.
+        virtual_ip: IpAddr,
+        /// Even if that is in quarantine after another's use.
+        force: bool,
+    },
+    /// Ends the bindings with this terminal or virtual IP.
+    Release(Qualified),
+    /// Says who may call.
+    SetCallback {
+        /// The bindings with this terminal or virtual IP.
+        which: Qualified,
+        /// Their own policy; `None`: that of their pools.
+        policy: Option<CallbackPolicy>,
+    },
+}
+
+/// Why a change was not made, or not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] AdminError),
+    /// It is made, but not on disk.
+    #[error("{0}")]
+    NotRecorded(String),
 }
 
 /// How the gateway itself is.

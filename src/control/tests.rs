@@ -68,6 +68,23 @@ impl Admin for Stub {
         Err("none is kept".to_owned())
     }
 
+    fn change(&self, change: &Change, user: u32) -> Result<Vec<BindingView>, ChangeError> {
+        let (bindings, events) = match change {
+            Change::Pin { terminal, virtual_ip, force } => {
+                let (binding, events) = self.nat().pin_named(terminal, *virtual_ip, *force, self.now())?;
+                (vec![binding], events)
+            }
+            Change::Release(which) => self.nat().release_named(which, self.now())?,
+            Change::SetCallback { which, policy } => {
+                (self.nat().set_callback(which, policy.as_ref(), self.now())?, Vec::new())
+            }
+        };
+        let virtual_ips: Vec<IpAddr> = bindings.iter().map(|binding| binding.virtual_ip).collect();
+        events.into_iter().for_each(|event| self.changed(event));
+        self.record(&virtual_ips, Happened::Pinned, user).map_err(ChangeError::NotRecorded)?;
+        Ok(bindings)
+    }
+
     fn record(&self, virtual_ips: &[IpAddr], _: Happened, _: u32) -> Result<(), String> {
         self.recorded.lock().extend(virtual_ips);
         Ok(())

@@ -6,10 +6,12 @@ use super::fast;
 use super::live::{Live, Request};
 use super::shared::{Load, Shared};
 use crate::config::{Config, FastPathMode};
-use crate::control::{Admin, CarriedFlow, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps};
+use crate::control::{
+    Admin, CarriedFlow, Change, ChangeError, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps,
+};
 use crate::fastpath::FastPath;
 use crate::host::{Neighbours, OccupiedAddress};
-use crate::nat::{Event, EventKind, Nat};
+use crate::nat::{BindingView, Event, EventKind, Nat};
 use crate::store::history::{By, Happened, HistoryAnswer, HistoryQuestion};
 use crate::store::{Moment, Store};
 use crate::time::Time;
@@ -62,6 +64,30 @@ impl Admin for GatewayAdmin {
 
     fn taps(&self) -> &Arc<Taps> {
         &self.shared.taps
+    }
+
+    fn change(&self, change: &Change, user: u32) -> Result<Vec<BindingView>, ChangeError> {
+        let now = self.clock.now();
+        let (bindings, events, done) = match change {
+            Change::Pin { terminal, virtual_ip, force } => {
+                let (binding, events) = self.nat().pin_named(terminal, *virtual_ip, *force, now)?;
+                (vec![binding], events, Happened::Pinned)
+            }
+            Change::Release(which) => {
+                let (bindings, events) = self.nat().release_named(which, now)?;
+                (bindings, events, Happened::Released)
+            }
+            Change::SetCallback { which, policy } => {
+                (self.nat().set_callback(which, policy.as_ref(), now)?, Vec::new(), Happened::Callback)
+            }
+        };
+        let mut virtual_ips: Vec<IpAddr> = events.iter().map(|event| event.virtual_ip.into()).collect();
+        if done == Happened::Callback {
+            virtual_ips.extend(bindings.iter().map(|binding| binding.virtual_ip));
+        }
+        events.into_iter().for_each(|event| self.changed(event));
+        self.record(&virtual_ips, done, user).map_err(ChangeError::NotRecorded)?;
+        Ok(bindings)
     }
 
     fn changed(&self, event: Event) {
