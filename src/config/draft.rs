@@ -163,8 +163,10 @@ impl Draft {
         let one = |value: Spanned<String>| Located { place: here(value.span()), value: value.into_inner() };
         let number = |value: Spanned<i64>| Located { place: here(value.span()), value: value.into_inner() };
         let all = |values: Vec<Spanned<String>>| values.into_iter().map(one).collect::<Vec<_>>();
-        let policy =
-            |value: Spanned<Policy>| Located { place: here(value.span()), value: value.into_inner().into_words() };
+        let policy = |value: Spanned<CallbackDraft>| Located {
+            place: here(value.span()),
+            value: value.into_inner().into_words(),
+        };
         let lifetimes =
             file.lifetimes.times().into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect();
         let numbers = file.numbers().into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect();
@@ -297,7 +299,7 @@ struct File {
     outside: Vec<Spanned<String>>,
     #[serde(default)]
     pool: Vec<FilePool>,
-    callback: Option<Spanned<Policy>>,
+    callback: Option<Spanned<CallbackDraft>>,
     exhausted: Option<Exhausted>,
     hairpin: Option<Hairpin>,
     inbound_refresh: Option<bool>,
@@ -416,7 +418,7 @@ struct FilePool {
     destinations: Vec<Spanned<String>>,
     #[serde(default)]
     reserved: Vec<Spanned<String>>,
-    callback: Option<Spanned<Policy>>,
+    callback: Option<Spanned<CallbackDraft>>,
     #[serde(default)]
     skip_network_addresses: bool,
     #[serde(default)]
@@ -502,16 +504,16 @@ struct FileCreation {
 
 #[derive(Clone, Deserialize)]
 #[serde(untagged, expecting = "\"contacted\", \"answered\", \"anyone\" or a list of prefixes")]
-enum Policy {
+enum CallbackDraft {
     Word(String),
     Prefixes(Vec<String>),
 }
 
-impl Policy {
+impl CallbackDraft {
     fn into_words(self) -> Vec<String> {
         match self {
-            Policy::Word(word) => vec![word],
-            Policy::Prefixes(prefixes) => prefixes,
+            CallbackDraft::Word(word) => vec![word],
+            CallbackDraft::Prefixes(prefixes) => prefixes,
         }
     }
 }

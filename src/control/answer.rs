@@ -7,7 +7,7 @@ use super::order::{First, Order};
 use super::query::Query;
 use super::refusal::{Refusal, bad};
 use super::watch::{Format, Watch};
-use super::{Admin, Change, ChangeError, Failure, Pin, Policy, ReleasedAll, Status, metrics, watch};
+use super::{Admin, CallbackBody, Change, ChangeError, Failure, Pin, ReleasedAll, Status, metrics, watch};
 use crate::config::parse_callback;
 use crate::nat::{AdminError, BindingView, Choice, Nat, Qualified};
 use crate::store::history::Happened;
@@ -128,7 +128,7 @@ async fn set_callback(
     admin: &Arc<dyn Admin>,
     user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let Policy { callback } = serde_json::from_slice(body)
+    let CallbackBody { callback } = serde_json::from_slice(body)
         .map_err(|error| bad(format!("the body is not {{\"callback\": [\"anyone\"]}} or the like: {error}")))?;
     let policy = callback.map(|words| parse_callback(&words)).transpose().map_err(|wrong| bad(wrong.to_string()))?;
     shown(change(Change::SetCallback { which, policy }, admin, user).await?, admin)

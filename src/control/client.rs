@@ -2,7 +2,7 @@
 
 use super::filter::Filter;
 use super::{
-    Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, Policy, ReleasedAll, Reloaded,
+    CallbackBody, Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, ReleasedAll, Reloaded,
     Status, Watch, history,
 };
 use crate::nat::{BindingView, Explanation, Qualified};
@@ -79,7 +79,7 @@ pub struct Client {
 #[serde(untagged)]
 enum Body {
     Pin(Pin),
-    Policy(Policy),
+    Callback(CallbackBody),
 }
 
 impl Client {
@@ -147,7 +147,7 @@ impl Client {
         which: &Qualified,
         callback: Option<Vec<String>>,
     ) -> Result<Vec<BindingView>, ClientError> {
-        self.ask(Method::PATCH, &binding_path(which), Some(&Body::Policy(Policy { callback })))
+        self.ask(Method::PATCH, &binding_path(which), Some(&Body::Callback(CallbackBody { callback })))
     }
 
     /// Has the gateway read its configuration anew and change over to it, or only say what that would change.

@@ -3,7 +3,7 @@
 //!
 //! README.md in this folder describes every request and its answer. The routes are in `query.rs`, the parameters and answers with
 //! their types: [`Status`], [`Filter`], [`Sort`], [`Watch`], [`Line`], [`Drops`], [`Flows`], [`ExplainRequest`], [`Pin`],
-//! [`Policy`], [`Reloaded`], [`ReleasedAll`]. An error is a [`Failure`].
+//! [`CallbackBody`], [`Reloaded`], [`ReleasedAll`]. An error is a [`Failure`].
 
 mod answer;
 mod client;
@@ -320,7 +320,7 @@ pub struct Pin {
 /// Body of a change of who may call back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Policy {
+pub struct CallbackBody {
     /// `["contacted"]`, `["answered"]`, `["anyone"]` or prefixes; `null`: as the pool has it.
     pub callback: Option<Vec<String>>,
 }

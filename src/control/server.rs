@@ -92,10 +92,10 @@ pub struct Listener(Running);
 /// A control socket that is served. Dropping it removes the socket.
 pub struct Server(Running);
 
-type Known = Arc<OnceLock<Arc<dyn Admin>>>;
+type StartedAdmin = Arc<OnceLock<Arc<dyn Admin>>>;
 
 struct Running {
-    admin: Known,
+    admin: StartedAdmin,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Removed last, when nobody answers any more.
@@ -118,7 +118,7 @@ impl Listener {
             let _inside = runtime.enter();
             UnixListener::from_std(listener).map_err(ControlError::Thread)?
         };
-        let admin = Known::default();
+        let admin = StartedAdmin::default();
         let (stop, stopped) = oneshot::channel();
         let known = Arc::clone(&admin);
         let thread = std::thread::Builder::new()
@@ -161,7 +161,7 @@ impl Drop for Running {
 async fn serve(
     listener: UnixListener,
     readers: Option<u32>,
-    admin: Known,
+    admin: StartedAdmin,
     stopped: oneshot::Receiver<()>,
     patience: Patience,
 ) {
@@ -207,7 +207,7 @@ async fn serve(
 async fn serve_metrics(
     address: SocketAddr,
     tried: io::Result<std::net::TcpListener>,
-    admin: Known,
+    admin: StartedAdmin,
     patience: Patience,
 ) {
     let places = Arc::new(Connections::new(MOST_SCRAPES).hurried());
@@ -264,8 +264,13 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// One connection, one request.
-async fn converse<S>(stream: S, (access, user): (Access, u32), place: &Connection, admin: Known, patience: Patience)
-where
+async fn converse<S>(
+    stream: S,
+    (access, user): (Access, u32),
+    place: &Connection,
+    admin: StartedAdmin,
+    patience: Patience,
+) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let progress = Arc::new(AtomicU64::new(0));
@@ -307,14 +312,14 @@ where
 }
 
 /// Prometheus asks for `/metrics` unless told otherwise.
-async fn scrape(request: &Request<Incoming>, admin: &Known) -> Result<Response<AnswerBody>, Refusal> {
+async fn scrape(request: &Request<Incoming>, admin: &StartedAdmin) -> Result<Response<AnswerBody>, Refusal> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics" | "/v1/metrics") => answer::metrics(ready(admin)?).await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "there is only GET /metrics here")),
     }
 }
 
-fn ready(admin: &Known) -> Result<&Arc<dyn Admin>, Refusal> {
+fn ready(admin: &StartedAdmin) -> Result<&Arc<dyn Admin>, Refusal> {
     admin.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
 }
 
@@ -331,7 +336,7 @@ fn access(stream: &UnixStream, readers: Option<u32>) -> Access {
 
 async fn handle(
     request: Request<Incoming>,
-    admin: &Known,
+    admin: &StartedAdmin,
     progress: &Arc<AtomicU64>,
     patience: &Patience,
     user: u32,

@@ -26,7 +26,7 @@ const OF_GATEWAY: &str = "kamei_";
 /// What the programs know.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-struct Settings {
+struct DetourSettings {
     to: u32,
     addresses4: [u32; ADDRESSES],
     addresses6: [[u8; 16]; ADDRESSES],
@@ -36,7 +36,7 @@ struct Settings {
 }
 
 // SAFETY: numbers without padding, each valid whatever its bytes.
-unsafe impl Pod for Settings {}
+unsafe impl Pod for DetourSettings {}
 
 /// An interface, as the programs must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,18 +61,23 @@ impl Detour {
     /// What `at` would send to these hosts goes out by `to` instead, addressed to `hardware`.
     pub fn catch(at: &Port, hosts: &[IpAddr], to: &Port, hardware: [u8; 6]) -> Result<Self, FastPathError> {
         let link_header = if at.hardware.is_some() { 14 } else { 0 };
-        let settings = Settings { link_header, hardware, ..settings(hosts, to.index) };
+        let settings = DetourSettings { link_header, hardware, ..settings(hosts, to.index) };
         Self::attach("kamei_catch", TcAttachType::Egress, at, settings)
     }
 
     /// What these hosts send to `at`, the near end of their wire, is received by `to`; all else there is dropped.
     pub fn bring(at: &Port, hosts: &[IpAddr], to: &Port) -> Result<Self, FastPathError> {
         let hardware = to.hardware.unwrap_or_default();
-        let settings = Settings { link_header: 14, hardware, ..settings(hosts, to.index) };
+        let settings = DetourSettings { link_header: 14, hardware, ..settings(hosts, to.index) };
         Self::attach("kamei_bring", TcAttachType::Ingress, at, settings)
     }
 
-    fn attach(name: &'static str, side: TcAttachType, at: &Port, settings: Settings) -> Result<Self, FastPathError> {
+    fn attach(
+        name: &'static str,
+        side: TcAttachType,
+        at: &Port,
+        settings: DetourSettings,
+    ) -> Result<Self, FastPathError> {
         let mut ebpf = EbpfLoader::new().override_global("detour", &settings, true).load(OBJECT)?;
         let program: &mut SchedClassifier =
             ebpf.program_mut(name).ok_or(FastPathError::Object(name))?.try_into().map_err(FastPathError::Program)?;
@@ -118,8 +123,8 @@ fn order(index: u32, side: TcAttachType) -> Option<LinkOrder> {
     (!clsact::has_program_of(index, OF_GATEWAY).unwrap_or(false)).then(LinkOrder::last)
 }
 
-fn settings(hosts: &[IpAddr], to: u32) -> Settings {
-    let mut settings = Settings { to, ..Settings::default() };
+fn settings(hosts: &[IpAddr], to: u32) -> DetourSettings {
+    let mut settings = DetourSettings { to, ..DetourSettings::default() };
     let v4 = hosts.iter().filter_map(|host| if let IpAddr::V4(host) = host { Some(host) } else { None });
     for (place, host) in settings.addresses4.iter_mut().zip(v4) {
         *place = u32::from_ne_bytes(host.octets());

@@ -5,7 +5,7 @@ use super::attachment::Attachment;
 use super::flow_book::{FlowBook, KernelFlow};
 use super::guard::{self, Guard, Ways};
 use super::layout::{Interface, realm_number};
-use super::program::{Loader, Surroundings};
+use super::program::{Loader, ProgramSurroundings};
 use super::role::{Position, Role, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
 use crate::nat::{Epoch, FlowCarrier, Nat, Offer, Realm, SlotRef};
@@ -126,7 +126,7 @@ pub struct FastPath {
     book: Mutex<FlowBook>,
     /// Held by whoever goes through all flows: their order stays.
     round: Mutex<()>,
-    surroundings: Mutex<Surroundings>,
+    surroundings: Mutex<ProgramSurroundings>,
     guard: Mutex<Guard>,
     /// By index of the interface.
     seats: Mutex<BTreeMap<u32, Seats>>,

@@ -55,7 +55,7 @@ pub struct Loader {
 }
 
 /// What the programs know of the host.
-pub struct Surroundings {
+pub struct ProgramSurroundings {
     interfaces: HashMap<MapData, u32, Interface>,
     low_interfaces: Array<MapData, Interface>,
     places: Trie,
@@ -80,7 +80,7 @@ pub struct Flows {
 
 impl Loader {
     /// Makes the maps, and has the kernel check the programs.
-    pub fn new(common: Common) -> Result<(Self, Flows, Surroundings), FastPathError> {
+    pub fn new(common: Common) -> Result<(Self, Flows, ProgramSurroundings), FastPathError> {
         let place = PinDirectory::of(&common.tun).map_err(FastPathError::FileSystem)?;
         if let PinDirectory::Private(_) = &place
             && let Err(error) = take_over(&common.tun, &place)
@@ -101,7 +101,7 @@ impl Loader {
             v6: HashMap::try_from(take("flows6")?)?,
             counters: PerCpuArray::try_from(take("counters")?)?,
         };
-        let surroundings = Surroundings {
+        let surroundings = ProgramSurroundings {
             interfaces: HashMap::try_from(take("interfaces")?)?,
             low_interfaces: Array::try_from(take("low_interfaces")?)?,
             places: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
@@ -305,7 +305,7 @@ fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), P
     loaded
 }
 
-impl Surroundings {
+impl ProgramSurroundings {
     /// These interfaces too from now on, and what is known of them.
     pub fn add_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
         interfaces.iter().try_for_each(|(index, interface)| {

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code, reason = "the interface and the hop limit of a message, which nobody wraps")]
 
-use super::occupied::Claim;
+use super::occupied::AddressClaim;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use std::io;
 use std::net::Ipv6Addr;
@@ -42,7 +42,7 @@ impl DiscoverySocket {
     }
 
     /// The next message that waits, if it says that somebody has an address; `None` at the end.
-    pub(super) fn hear(&self) -> Option<Option<Claim>> {
+    pub(super) fn hear(&self) -> Option<Option<AddressClaim>> {
         let mut bytes = [0_u8; LONGEST];
         // As the kernel aligns them.
         let mut control = [0_u64; 16];
@@ -105,7 +105,7 @@ fn arrival(message: &libc::msghdr) -> (u32, libc::c_int) {
 /// What a solicitation says of its sender, and an advertisement of its target. One that does not name the hardware address
 /// says nothing that is new: it was asked for by somebody who knew it. A probe says nothing either: who sends it has no
 /// address yet.
-fn read_claim(bytes: &[u8], sender: Ipv6Addr, index: u32) -> Option<Claim> {
+fn read_claim(bytes: &[u8], sender: Ipv6Addr, index: u32) -> Option<AddressClaim> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     let (target, mut options) = rest.split_first_chunk::<16>()?;
     let (address, option, is_answer) = match head {
@@ -122,7 +122,7 @@ fn read_claim(bytes: &[u8], sender: Ipv6Addr, index: u32) -> Option<Claim> {
             let hardware = *rest.first_chunk::<6>()?;
             // To all nodes, as answers to probes are: one that was asked for otherwise is for its asker alone.
             let (address, is_of_probe) = (address.into(), is_answer);
-            return Some(Claim { index, hardware, address, is_answer, is_of_probe });
+            return Some(AddressClaim { index, hardware, address, is_answer, is_of_probe });
         }
         // A length of zero would never end (RFC 4861 §7.1).
         let length = usize::from(head[1]) * 8;
@@ -150,7 +150,7 @@ mod tests {
         let advertised = message(ADVERTISEMENT, ours, &[&nonce, &option(2)]);
         let claim = |address: &str, is_answer| {
             let address = address.parse().unwrap();
-            Some(Claim { index: 3, hardware: HOST, address, is_answer, is_of_probe: is_answer })
+            Some(AddressClaim { index: 3, hardware: HOST, address, is_answer, is_of_probe: is_answer })
         };
         assert_eq!(read_claim(&advertised, other, 3), claim(ours, true));
         let asked = message(SOLICITATION, ours, &[&option(1)]);

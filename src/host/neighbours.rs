@@ -3,12 +3,12 @@
 //! answers, the LAN hears of each when it is new, so that nobody goes on to send to a gateway before this one. What other
 //! hosts there have of the pools is found out ahead of need ([`Occupied`]), so that no packet waits for it.
 
-use super::claim::Claim as GatewayClaim;
+use super::claim::Claim;
 use super::discovery::DiscoverySocket;
 use super::error::KernelError;
 use super::messages::{Family, PROTOCOL};
 use super::netlink::{Netlink, NetlinkError};
-use super::occupied::{Claim, Hardware, Heard, Occupied, OccupiedAddress, Rounds, Watched};
+use super::occupied::{AddressClaim, Hardware, Heard, Occupied, OccupiedAddress, Rounds, Watched};
 use super::packet_socket::{self, PacketSocket};
 use super::plan::ProgramsLeft;
 use super::roster::Roster;
@@ -311,7 +311,7 @@ impl Shared {
             let (address, is_answer) = (sender.into(), !is_request);
             // The answer names who asked, and a probe says that nobody does.
             let is_of_probe = is_answer && target.is_unspecified();
-            self.heard(&Claim { index, hardware, address, is_answer, is_of_probe });
+            self.heard(&AddressClaim { index, hardware, address, is_answer, is_of_probe });
         } else if is_request
             && !self.is_own(hardware)
             && self.announced.contains(&target.into())
@@ -330,8 +330,8 @@ impl Shared {
     /// however often: connections live on it, and every host of the LAN could end them otherwise (RFC 5227 §2.4 c). One that
     /// was given a moment ago is given up to who answers its probe: he had it before, and nothing is lost but a first try.
     /// What nobody has is not given, as long as the other host is there.
-    fn heard(&mut self, claim: &Claim) {
-        let Claim { index, hardware, address, is_answer, is_of_probe } = *claim;
+    fn heard(&mut self, claim: &AddressClaim) {
+        let AddressClaim { index, hardware, address, is_answer, is_of_probe } = *claim;
         let is_group = hardware[0] & 1 != 0;
         if is_group || self.is_own(hardware) || !self.is_here(index, address) {
             return;
@@ -368,7 +368,7 @@ impl Shared {
         }
     }
 
-    fn say_proxy(&mut self, claim: &Claim, now: Instant) {
+    fn say_proxy(&mut self, claim: &AddressClaim, now: Instant) {
         if self.proxies_said.take(now) {
             log::warn!(
                 "{} on '{}' answers for many addresses (proxy ARP or ND?): nothing of a pool is left out for its answers; what \
@@ -386,7 +386,7 @@ impl Shared {
     }
 
     /// Another host says that it has a virtual IP that is in use here: it hears once that it is not so (RFC 5227 §2.4 b, c).
-    fn defend(&mut self, claim: &Claim) {
+    fn defend(&mut self, claim: &AddressClaim) {
         let now = Instant::now();
         let address = claim.address;
         if self.conflicts.len() >= MOST_CONFLICTS {
@@ -498,7 +498,7 @@ impl Shared {
 
 /// Removes the entries that a killed gateway `tun` has left behind: those that are of no other gateway. Says how many.
 pub(super) fn clear_left(netlink: &mut Netlink, tun: &str, programs_left: ProgramsLeft) -> Result<usize, KernelError> {
-    let roster = Roster::read(&GatewayClaim::is_taken, programs_left);
+    let roster = Roster::read(&Claim::is_taken, programs_left);
     let others: Vec<_> = roster.others(tun).flat_map(|other| other.pools.iter().copied()).collect();
     let mut count = 0;
     for family in [Family::V4, Family::V6] {

@@ -46,7 +46,7 @@ pub struct OccupiedAddress {
 
 /// Somebody says that he has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct AddressClaim {
     /// The interface it was heard on.
     pub(super) index: u32,
     pub(super) hardware: Hardware,
@@ -93,8 +93,8 @@ pub(super) struct Occupant {
 
 impl Occupied {
     /// Somebody says that he has an address of `pool`.
-    pub(super) fn hear(&mut self, claim: &Claim, pool: AddressRange, now: Instant) -> Heard {
-        let Claim { index, hardware, address, is_answer, .. } = *claim;
+    pub(super) fn hear(&mut self, claim: &AddressClaim, pool: AddressRange, now: Instant) -> Heard {
+        let AddressClaim { index, hardware, address, is_answer, .. } = *claim;
         if is_answer && let Some(last) = self.proxies.get_mut(&hardware) {
             *last = now;
             return Heard::Proxy;
@@ -250,9 +250,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn claim(host: u8, last: u8, is_answer: bool) -> Claim {
+    fn claim(host: u8, last: u8, is_answer: bool) -> AddressClaim {
         let (hardware, address) = ([2, 0, 0, 0, 0, host], IpAddr::from([203, 0, 113, last]));
-        Claim { index: 7, hardware, address, is_answer, is_of_probe: is_answer }
+        AddressClaim { index: 7, hardware, address, is_answer, is_of_probe: is_answer }
     }
 
     fn all(occupied: &Occupied) -> Vec<String> {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     /// Seconds pass; the host with `answers` answers when it is asked.
-    fn pass(occupied: &mut Occupied, from: Instant, seconds: u64, answers: Option<&Claim>) -> Instant {
+    fn pass(occupied: &mut Occupied, from: Instant, seconds: u64, answers: Option<&AddressClaim>) -> Instant {
         for second in 1..=seconds {
             let now = from + Duration::from_secs(second);
             for address in occupied.ask(now, 20) {
@@ -315,7 +315,7 @@ mod tests {
         let larger = pool("10.0.0.0/8");
         for n in 0..3000_u32 {
             let address = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
-            occupied.hear(&Claim { address, ..claim(0, 0, false) }, larger, now);
+            occupied.hear(&AddressClaim { address, ..claim(0, 0, false) }, larger, now);
         }
         assert_eq!(all(&occupied).len(), MOST);
     }

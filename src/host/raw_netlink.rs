@@ -12,12 +12,12 @@ const HEADER: usize = 16;
 const ENDS: [u16; 2] = [2, 3];
 
 /// A socket in the network namespace of the thread that opened it.
-pub struct Netlink {
+pub struct RawNetlink {
     socket: Socket,
     sequence: u32,
 }
 
-impl Netlink {
+impl RawNetlink {
     /// For one of the `NETLINK_*` protocols.
     pub fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;

@@ -262,7 +262,7 @@ impl Drop for Roads {
 struct Programs {
     loader: Loader,
     flows: RefCell<Flows>,
-    surroundings: RefCell<Surroundings>,
+    surroundings: RefCell<ProgramSurroundings>,
     loaded: BTreeMap<(Setup, u32, bool), Ebpf>,
     terminals: u32,
     _roads: Roads,

@@ -38,10 +38,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Notes that wait to be written, at most: some ten megabytes. What comes while there are as many is not in the history, which
+/// PendingNotes that wait to be written, at most: some ten megabytes. What comes while there are as many is not in the history, which
 /// says from when on it is whole.
 const MOST_NOTES: usize = 65_536;
-/// Notes written in one transaction.
+/// PendingNotes written in one transaction.
 const NOTES_AT_ONCE: usize = 2000;
 /// How often the time is noted while the wall clock is not set.
 const NOTE_TIME: Duration = Duration::from_secs(60);
@@ -71,13 +71,13 @@ pub struct HistoryStatus {
 pub struct History {
     settings: HistorySettings,
     path: PathBuf,
-    notes: Mutex<Notes>,
+    notes: Mutex<PendingNotes>,
     writer: Mutex<Writer>,
     status: Mutex<HistoryStatus>,
 }
 
 #[derive(Default)]
-struct Notes {
+struct PendingNotes {
     waiting: Vec<Note>,
     lost: u64,
 }
@@ -188,7 +188,7 @@ impl History {
         HistoryFile::open(&self.path)
     }
 
-    /// Notes what bindings have become, and what was done to them where that was by hand. Costs little more than reading them.
+    /// PendingNotes what bindings have become, and what was done to them where that was by hand. Costs little more than reading them.
     pub fn note(&self, nat: &Nat, virtual_ips: &[IpAddr], (by, done): (By, Option<Happened>), at: Time) {
         let found = virtual_ips.iter().map(|virtual_ip| Note {
             at,
@@ -201,7 +201,7 @@ impl History {
         found.for_each(|note| notes.add(note));
     }
 
-    /// Notes that bindings are in force no more, though they are kept.
+    /// PendingNotes that bindings are in force no more, though they are kept.
     pub fn note_aside(&self, bindings: impl Iterator<Item = StoredBinding>, by: By, at: Time) {
         let mut notes = self.notes.lock();
         for binding in bindings {
@@ -333,7 +333,7 @@ impl History {
     }
 }
 
-impl Notes {
+impl PendingNotes {
     fn add(&mut self, note: Note) {
         if self.waiting.len() < MOST_NOTES {
             self.waiting.push(note);
@@ -373,7 +373,7 @@ pub fn look(state_dir: &Path, tun: &str, question: &HistoryQuestion) -> Result<H
     read(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Notes an import: whose virtual IPs changed by it.
+/// PendingNotes an import: whose virtual IPs changed by it.
 ///
 /// # Errors
 /// What SQLite says.
