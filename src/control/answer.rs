@@ -37,7 +37,7 @@ const RELEASED_AT_ONCE: usize = 10_000;
 const POOLS_NAMED: usize = 8;
 
 /// Who asks, and how far the answer has come.
-pub struct Caller<'a> {
+pub struct RequestContext<'a> {
     /// Counts what the caller has taken.
     pub progress: &'a Arc<AtomicU64>,
     /// How long the caller may take.
@@ -51,9 +51,9 @@ pub async fn answer(
     query: Query,
     body: Incoming,
     admin: &Arc<dyn Admin>,
-    caller: &Caller<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let Caller { progress, patience, user } = *caller;
+    let RequestContext { progress, patience, user } = *context;
     match query {
         Query::Status => {
             sync_counts(admin).await;

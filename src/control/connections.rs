@@ -1,5 +1,5 @@
-//! How many callers a door serves at once, and who makes room for a newcomer when all places are taken: whoever has not yet
-//! said what he wants, so that nobody keeps others out by saying nothing.
+//! Limits the connections to a socket. When the limit is reached, it closes the oldest connection that has sent no request
+//! yet, so that nobody keeps others out by saying nothing.
 
 use parking_lot::Mutex;
 use std::sync::Arc;

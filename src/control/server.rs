@@ -1,7 +1,7 @@
 //! The thread that serves the control socket.
 
 use super::Admin;
-use super::answer::{self, AnswerBody, Caller};
+use super::answer::{self, AnswerBody, RequestContext};
 use super::connections::{Connection, Connections};
 use super::limits::Patience;
 use super::peer::{self, Access};
@@ -343,7 +343,7 @@ async fn handle(
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.method, head.uri.path(), head.uri.query())?;
-    answer::answer(query, body, ready(admin)?, &Caller { progress, patience, user }).await
+    answer::answer(query, body, ready(admin)?, &RequestContext { progress, patience, user }).await
 }
 
 /// Ends when nothing has moved for a while.

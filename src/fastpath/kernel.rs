@@ -336,7 +336,7 @@ impl FastPath {
         self.loader.lock().remove();
     }
 
-    /// Goes on with other settings, with the programs that are loaded when [`FastPath::follow`] is called next. To be
+    /// Goes on with other settings, with the programs that are loaded when [`FastPath::update_site`] is called next. To be
     /// called while nobody offers flows.
     pub fn renew(&self, common: Common) {
         self.loader.lock().set_common(common);

@@ -21,7 +21,7 @@ const KEY_FILE: &str = "hash-key";
 /// `benches/table.rs`).
 const BYTES_A_SLOT: u64 = 88;
 const BYTES_ALONE: u64 = 8192;
-/// Slots of a pool, however large (`nat/parts.rs`).
+/// Slots of a pool, however large (`SPARSE_SLOTS` in `nat/table/pools.rs`).
 const SLOTS_AT_MOST: u64 = 1 << 24;
 
 /// What this machine and its routers have of the pools.

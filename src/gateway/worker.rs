@@ -144,7 +144,7 @@ impl Worker {
         if since < NOTE_AFTER {
             return;
         }
-        if since < NOTE_AT_LAST && self.translator.has_keeper() {
+        if since < NOTE_AT_LAST && self.translator.has_carrier() {
             // Looked for once a millisecond: it takes a system call.
             if !drained || notes.tried == Some(now) || !self.is_all_quiet() {
                 (notes.tried, notes.is_behind) = (Some(now), false);

@@ -36,7 +36,7 @@
 //!   network and broadcast addresses in it are reserved and stay reachable. Every other address of the pool belongs to
 //!   the gateway: it answers ARP for each that a terminal has, so no other machine of that network may use one. What one
 //!   uses all the same is found out, and not given meanwhile.
-//! - What main sends by an outside interface more specifically than by an inside one is outside: there, as in the kernel,
+//! - What the routing table `main` sends by an outside interface more specifically than by an inside one is outside: there, as in the kernel,
 //!   the longest prefix decides.
 
 mod access;

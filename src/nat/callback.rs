@@ -1,4 +1,4 @@
-//! Who may call back.
+//! The callback policy: which peers may call back.
 
 use super::contacts::Known;
 use crate::nat::binding::Owner;

@@ -1,7 +1,7 @@
 //! The translator. Pure: no clock, no I/O, no unsafe; `now` and bytes are handed in.
 //!
 //! [`Nat`] is what all workers share; each worker has a [`Translator`] of its own. The way of a packet is
-//! [`Translator::translate`], on one page; the rooms beside it are
+//! [`Translator::translate`], on one page; the files beside it are
 //!
 //! | file | what |
 //! | --- | --- |
@@ -11,12 +11,13 @@
 //! | `flow/` | what becomes of a packet: translate, decide, explain, remember, offer to the kernel |
 //! | `alg/` | applications that carry addresses in their text |
 //! | `contacts.rs`, `callback.rs` | which peers a terminal has called; who may call back |
-//! | `selection.rs`, `prefix.rs` | which pool serves which peer; IPv6 prefixes translated without memory (RFC 6296) |
+//! | `selection.rs`, `prefix.rs` | which table serves which peer; IPv6 prefixes translated without memory (RFC 6296) |
 //! | `limit.rs` | how fast bindings may be made, and how many |
 //! | `stored.rs`, `reload.rs` | bindings that outlive the translator; other settings, the same bindings |
 //! | `counters.rs`, `drops.rs` | how many packets; what was dropped, and whose it was |
 //! | `admin.rs`, `views.rs`, `qualified.rs` | looking at bindings and changing them by hand |
 //! | `settings.rs`, `surroundings.rs` | what the translator is told: once, and as the network changes |
+//! | `fold.rs` | a hash that nobody can fill unevenly on purpose |
 //! | `verdict.rs`, `reason.rs` | what becomes of a packet, and why it is dropped |
 
 #![forbid(unsafe_code)]

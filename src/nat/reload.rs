@@ -1,6 +1,6 @@
 //! A reload: other settings, the same bindings.
 //!
-//! [`Nat::succeed`] builds the state for the new settings beside the one in force and changes nothing in that; what it
+//! [`Nat::prepare_reload`] builds the state for the new settings beside the one in force and changes nothing in that; what it
 //! returns says what would become of the bindings. [`PreparedReload::commit`] makes it so. Tables whose pools and times stay
 //! as they are go over whole, at once; bindings of others move one by one, and those that fit nowhere end.
 
@@ -114,7 +114,7 @@ impl PreparedReload {
         self.moved.len()
     }
 
-    /// Makes the new state the one in force: workers go on with [`crate::nat::Translator::succeed`]. Returns it, and what
+    /// Makes the new state the one in force: workers go on with [`crate::nat::Translator::switch_to`]. Returns it, and what
     /// ended, numbered as in the state before.
     pub fn commit(self) -> (Arc<Nat>, Vec<Event>) {
         let Self { before, after, kept, moved, misfits } = self;

@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicBool;
 /// Bindings aged at most in one call of [`Nat::tick`] and table.
 const AGED_AT_ONCE: usize = 10_000;
 
-/// What all workers share: pools with their bindings, contacts, counters. Hand one [`Translator`] to each worker.
+/// What all workers share: pools with their bindings, contacts, counters. Hand one [`Translator`](crate::nat::Translator) to each worker.
 pub struct Nat {
     pub(super) insides: Vec<String>,
     pub(super) pools: Vec<PoolSettings>,
@@ -181,7 +181,7 @@ impl Nat {
         self.tables.iter().filter_map(|table| table.dense_memory()).flatten()
     }
 
-    /// Replaces what may send from the inside (see [`InsideSettings::sources`]): the kernel's routes changed.
+    /// Replaces what may send from the inside (see [`InsideSettings::sources`](crate::nat::InsideSettings::sources)): the kernel's routes changed.
     pub fn set_sources(&self, inside: usize, sources: Vec<IpNet>) {
         self.change_surroundings(|surroundings| {
             if let Some(place) = surroundings.sources.get_mut(inside) {

@@ -11,6 +11,7 @@
 //! | `lines.rs` | bindings as text, to take them elsewhere |
 //! | `writer.rs` | the thread that syncs, and writes what can wait |
 //! | `rewrite.rs` | another file in place of one that a sync has failed for |
+//! | `progress.rs`, `error.rs` | how far long work has come; what is wrong with the file |
 //! | `files.rs` | files beside each other, and on disk with their directory |
 //! | `history/` | who had which virtual IP when, in a file of its own |
 //!

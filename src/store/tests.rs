@@ -179,7 +179,7 @@ fn what_was_recorded_is_there_after_the_process_has_gone() {
 }
 
 #[test]
-fn what_can_wait_is_written_by_the_keeper() {
+fn what_can_wait_is_written_by_the_writer() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
     let (kept, gone) = (scene.record(1), scene.record(2));

@@ -1,4 +1,4 @@
-//! Flows that somebody faster carries, as the translator accounts for them.
+//! What the carrier (the kernel) has translated, as the translator accounts for it.
 
 use super::known::Tally;
 use super::offload::{Carried, FlowCarrier, Offer};

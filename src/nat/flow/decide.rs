@@ -119,7 +119,7 @@ impl Nat {
         let callee = self.callee(headers.destination)?;
         let (caller, event) = self.caller(headers, inside, now, run)?;
         let shown = caller.found.slot.virtual_ip;
-        // Whoever calls itself has called itself.
+        // A terminal that calls its own virtual IP needs no contact.
         let is_itself = caller.slot() == callee.slot();
         let mut is_once = false;
         if !is_itself {

@@ -7,7 +7,7 @@
 //! | `decide.rs` | the decision about a flow that a worker has not seen the like of |
 //! | `explain.rs` | the same decision about a packet that is only talked about, in words |
 //! | `policy.rs` | who may call a terminal, for who asks |
-//! | `offload.rs`, `carried.rs` | flows that somebody faster carries: what is agreed, what is accounted for |
+//! | `offload.rs`, `carried.rs` | flows that the kernel carries: the agreement, the account |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `icmp_error.rs`, `strangers.rs` | errors, with the packet they quote |
 

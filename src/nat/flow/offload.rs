@@ -1,4 +1,4 @@
-//! Flows that are carried elsewhere: decided here, kept and rewritten by somebody faster, answered for here.
+//! Flows that the carrier (the kernel) translates: the translator decides, the carrier keeps and rewrites.
 //!
 //! # Why no packet passes by a decision that was taken back
 //!

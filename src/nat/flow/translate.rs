@@ -160,7 +160,7 @@ impl Translator {
     }
 
     /// Whether [`Translator::flush`] may move flows elsewhere.
-    pub fn has_keeper(&self) -> bool {
+    pub fn has_carrier(&self) -> bool {
         self.nat.carrier().is_some()
     }
 

@@ -1,5 +1,5 @@
 //! The ledger of a table: what is vacant, what falls due when, how many bindings are in which state.
-//! Everything in it is changed under the lock of the table's pool.
+//! Everything in it is changed under the lock of the table's ledger.
 
 use super::free_slots::FreeSlots;
 use crate::nat::binding::BindingState;

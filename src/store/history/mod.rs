@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `file.rs` | the file of entries, and how many are kept |
 //! | `writing.rs` | what is new about a binding, as entries |
+//! | `note.rs` | what has become of a binding, and who did it |
 //! | `clock.rs` | what the wall clock said meanwhile |
 //! | `answer.rs` | questions and their answers |
 //! | `lines.rs` | the history as text, to be kept elsewhere and put back |
