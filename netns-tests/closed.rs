@@ -262,7 +262,7 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
     ("kamei_routed", "kamei-nat", "egress"),
 ];
 
-/// Takes a program off as an administrator would.
+/// Takes a program off as an operator would.
 fn take_off(siege: &Siege, (program, interface, direction): (&str, &str, &str)) {
     match siege.ground.seat {
         Seat::Filters => {

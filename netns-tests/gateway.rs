@@ -161,7 +161,7 @@ impl Gateway {
         &self.control
     }
 
-    /// Ends as an administrator ends it; a gateway ends with code 0 then.
+    /// Ends as an operator ends it; a gateway ends with code 0 then.
     #[track_caller]
     pub fn stop(self) {
         self.end_by(Signal::TERM);

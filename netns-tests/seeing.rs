@@ -1,4 +1,4 @@
-//! What an administrator sees of a running gateway.
+//! What an operator sees of a running gateway.
 
 use crate::gateway::{Gateway, KAMEI};
 use crate::lab::{Background, Family, Lab, Plan, wait_until};

@@ -3,8 +3,8 @@
 use super::Admin;
 use super::answer::{self, AnswerBody, RequestContext};
 use super::connections::{Connection, Connections};
+use super::credentials::{self, Access};
 use super::limits::Patience;
-use super::peer::{self, Access};
 use super::query::{self, Query};
 use super::refusal::Refusal;
 use super::socket::{ControlError, SocketFile};
@@ -172,7 +172,7 @@ async fn serve(
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let access = access(&stream, readers);
-                    let user = peer::user(&stream);
+                    let user = credentials::user(&stream);
                     let places = if access == Access::All { &of_root } else { &of_readers };
                     let (admin, places) = (Arc::clone(&admin), Arc::clone(places));
                     tokio::spawn(async move {
@@ -218,7 +218,7 @@ async fn serve_metrics(
                 let (admin, places) = (Arc::clone(&admin), Arc::clone(&places));
                 tokio::spawn(async move {
                     if let Some(place) = places.enter(patience.head).await {
-                        converse(stream, (Access::Metrics, peer::NOBODY), &place, admin, patience).await;
+                        converse(stream, (Access::Metrics, credentials::NOBODY), &place, admin, patience).await;
                     }
                 });
             }
@@ -328,7 +328,7 @@ fn forbidden(error: &str) -> Refusal {
 }
 
 fn access(stream: &UnixStream, readers: Option<u32>) -> Access {
-    peer::access(stream, readers).unwrap_or_else(|error| {
+    credentials::access(stream, readers).unwrap_or_else(|error| {
         log::warn!("control socket: cannot tell who calls: {error}");
         Access::Nothing
     })

@@ -28,7 +28,7 @@ pub enum CallbackPolicy {
 /// Whether a packet is let in, or why not.
 type Admitted = Result<(), DropReason>;
 
-/// Policies that the administrator gave to single bindings.
+/// Policies that the operator gave to single bindings.
 #[derive(Default)]
 pub struct Policies {
     by_slot: RwLock<HashMap<(u16, u32), (u32, CallbackPolicy)>>,

@@ -39,7 +39,7 @@ pub enum EventKind {
     Released,
     /// The quarantine ended; the virtual IP is free.
     Freed,
-    /// The binding was pinned by the administrator.
+    /// The binding was pinned by the operator.
     Pinned,
     /// A terminal asked for a binding and got none.
     Refused(DropReason),

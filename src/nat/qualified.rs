@@ -1,4 +1,4 @@
-//! How an administrator names an address.
+//! How an operator names an address.
 
 use std::fmt;
 use std::net::IpAddr;

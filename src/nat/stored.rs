@@ -27,7 +27,7 @@ pub struct StoredBinding {
     pub virtual_ip: IpAddr,
     /// Where in its life it is.
     pub state: BindingState,
-    /// Tied by the administrator.
+    /// Tied by the operator.
     pub pinned: bool,
     /// Whether a peer that the terminal has called has ever sent anything back.
     pub answered: bool,

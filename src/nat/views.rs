@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A binding as the administrator sees it.
+/// A binding as the operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindingView {
     /// The terminal's own address.
@@ -22,7 +22,7 @@ pub struct BindingView {
     pub pool: String,
     /// Where in its life it is.
     pub state: BindingState,
-    /// Whether the administrator tied the two together.
+    /// Whether the operator tied the two together.
     pub pinned: bool,
     /// Whether a peer that the terminal has called has ever sent anything back; until then the binding is held for a short
     /// time only.

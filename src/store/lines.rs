@@ -12,7 +12,7 @@
 //! | `inside` | name of the inside realm |
 //! | `terminal`, `virtual_ip` | addresses of one family |
 //! | `state` | `active`, `dormant` or `quarantined` |
-//! | `pinned` | tied by the administrator; may be left out, as all below |
+//! | `pinned` | tied by the operator; may be left out, as all below |
 //! | `answered` | whether a peer has ever answered the terminal; left out: yes |
 //! | `created`, `last_used` | seconds since the Unix epoch |
 //! | `ended` | when its quarantine began, seconds since the Unix epoch; left out: not known |

@@ -151,7 +151,7 @@ impl Store {
         }
     }
 
-    /// What the administrator changed, and how: recorded and on disk when this returns, and in the history.
+    /// What the operator changed, and how: recorded and on disk when this returns, and in the history.
     ///
     /// # Errors
     /// What to tell them.

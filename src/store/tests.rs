@@ -256,7 +256,7 @@ fn since_when_a_peer_is_a_contact_and_whether_it_has_called_back_outlives_the_pr
 }
 
 #[test]
-fn what_an_administrator_is_told_is_on_disk() {
+fn what_an_operator_is_told_is_on_disk() {
     let directory = private_directory();
     let scene = Scene::on(directory.path());
     let writer = scene.keep();

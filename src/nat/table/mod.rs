@@ -5,8 +5,8 @@
 use self::index::Index;
 use self::ledger::{Counts, Ledger, Stamp};
 use self::pools::{TablePool, TablePools};
+use self::slot_bits::SlotBits;
 use self::slots::{Slot, Slots, Usage};
-use self::unrecorded::Unrecorded;
 use super::settings::Lifetimes;
 use crate::nat::binding::BindingState;
 use crate::time::Time;
@@ -22,8 +22,8 @@ pub(super) mod index;
 pub(super) mod ledger;
 pub(super) mod pools;
 mod restore;
+pub(super) mod slot_bits;
 pub(super) mod slots;
-pub(super) mod unrecorded;
 
 pub use restore::Misplaced;
 
@@ -39,8 +39,8 @@ const SIDE_BY_SIDE: usize = 16;
 pub struct Table {
     parts: TablePools,
     slots: Slots,
-    unrecorded: Unrecorded,
-    woken: Unrecorded,
+    unrecorded: SlotBits,
+    woken: SlotBits,
     index: Index,
     ledger: Mutex<Ledger>,
     hasher: SipHasher13,
@@ -102,8 +102,8 @@ impl Table {
         }
         Ok(Self {
             slots: Slots::new(len).ok_or(TooLarge)?,
-            unrecorded: Unrecorded::new(len).ok_or(TooLarge)?,
-            woken: Unrecorded::new(len).ok_or(TooLarge)?,
+            unrecorded: SlotBits::new(len).ok_or(TooLarge)?,
+            woken: SlotBits::new(len).ok_or(TooLarge)?,
             index: Index::new(len).ok_or(TooLarge)?,
             ledger: Mutex::new(ledger),
             hasher: SipHasher13::new_with_key(hash_key),

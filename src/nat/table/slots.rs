@@ -18,7 +18,7 @@ pub struct Slot {
     pub version: u16,
     /// Where in its life the binding is.
     pub state: BindingState,
-    /// Tied by the administrator.
+    /// Tied by the operator.
     pub pinned: bool,
     /// Whether a peer that the terminal has called has sent anything back since.
     pub answered: bool,

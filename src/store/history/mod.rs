@@ -10,7 +10,7 @@
 //! | `lines.rs` | the history as text, to be kept elsewhere and put back |
 //!
 //! It is a file of its own beside the state file. No packet waits for it: who changes a binding leaves a note of what it has
-//! become, and the writer writes what is new about that before it syncs, so that an administrator's change is in it when he is
+//! become, and the writer writes what is new about that before it syncs, so that an operator's change is in it when he is
 //! told of it. What a process has not come to write is found by the next in the state file, and its time there. A history
 //! that is damaged, or has no room, costs no binding and no time.
 

@@ -17,9 +17,9 @@ pub enum Happened {
     Dormant,
     /// It ended; its virtual IP is quarantined, and belongs to nobody.
     Released,
-    /// The administrator tied it.
+    /// The operator tied it.
     Pinned,
-    /// The administrator said who may call.
+    /// The operator said who may call.
     Callback,
     /// It is in force no more, for the configuration has no place for it, and comes back when that has one.
     KeptAside,

@@ -1,4 +1,4 @@
-//! Who calls: what the kernel says of the process at the other end of the socket.
+//! The credentials of the process at the other end of the socket, from the kernel.
 
 use rustix::io::Errno;
 use std::io;
