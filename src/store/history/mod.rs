@@ -39,10 +39,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// PendingNotes that wait to be written, at most: some ten megabytes. What comes while there are as many is not in the history, which
+/// Notes that wait to be written, at most: some ten megabytes. What comes while there are as many is not in the history, which
 /// says from when on it is whole.
 const MOST_NOTES: usize = 65_536;
-/// PendingNotes written in one transaction.
+/// Notes written in one transaction.
 const NOTES_AT_ONCE: usize = 2000;
 /// How often the time is noted while the wall clock is not set.
 const NOTE_TIME: Duration = Duration::from_secs(60);
@@ -99,6 +99,16 @@ impl Stored {
     fn holds(&self) -> bool {
         matches!(self.standing, Standing::Active | Standing::Dormant)
     }
+}
+
+/// Why something is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    Interval,
+    /// Somebody waits for the answer.
+    Question,
+    /// The process ends.
+    End,
 }
 
 impl History {
@@ -189,7 +199,7 @@ impl History {
         HistoryFile::open(&self.path)
     }
 
-    /// PendingNotes what bindings have become, and what was done to them where that was by hand. Costs little more than reading them.
+    /// Notes what bindings have become, and what was done to them where that was by hand. Costs little more than reading them.
     pub fn note(&self, nat: &Nat, virtual_ips: &[IpAddr], (by, done): (By, Option<Happened>), at: Time) {
         let found = virtual_ips.iter().map(|virtual_ip| Note {
             at,
@@ -202,7 +212,7 @@ impl History {
         found.for_each(|note| notes.add(note));
     }
 
-    /// PendingNotes that bindings are in force no more, though they are kept.
+    /// Notes that bindings are in force no more, though they are kept.
     pub fn note_aside(&self, bindings: impl Iterator<Item = StoredBinding>, by: By, at: Time) {
         let mut notes = self.notes.lock();
         for binding in bindings {
@@ -214,12 +224,14 @@ impl History {
     /// Writes what was noted, and removes what is too much. To be called again and again; never fails for long.
     pub fn turn(&self, nat: &Nat, now: &Moment, is_last: bool) {
         let mut writer = self.writer.lock();
-        if let Err(error) = self.try_turn(&mut writer, nat, now, is_last) {
+        let occasion = if is_last { Occasion::End } else { Occasion::Interval };
+        if let Err(error) = self.try_turn(&mut writer, nat, now, occasion) {
             self.fail(&mut writer, &error, now.time);
         }
     }
 
-    fn try_turn(&self, writer: &mut Writer, nat: &Nat, now: &Moment, is_last: bool) -> rusqlite::Result<()> {
+    fn try_turn(&self, writer: &mut Writer, nat: &Nat, now: &Moment, occasion: Occasion) -> rusqlite::Result<()> {
+        let is_last = occasion == Occasion::End;
         if now.time < writer.next_try && !is_last {
             return Ok(());
         }
@@ -239,7 +251,8 @@ impl History {
         }
         let most = self.settings.entries;
         let is_full = self.status.lock().entries > most + most / 64 + 1;
-        if now.time >= *next_trim || is_full {
+        // Nobody waits for that.
+        if (now.time >= *next_trim || is_full) && occasion != Occasion::Question {
             self.trim(file, nat, &own, *ahead)?;
             (*next_trim, *next_time) = (now.time + TRIM, now.time);
         }
@@ -322,8 +335,13 @@ impl History {
     /// # Errors
     /// What to tell who asks.
     pub fn ask(&self, question: &HistoryQuestion, nat: &Nat, now: &Moment) -> Result<HistoryAnswer, String> {
-        self.turn(nat, now, false);
-        let ahead = self.writer.lock().ahead;
+        let ahead = {
+            let mut writer = self.writer.lock();
+            if let Err(error) = self.try_turn(&mut writer, nat, now, Occasion::Question) {
+                self.fail(&mut writer, &error, now.time);
+            }
+            writer.ahead
+        };
         let held = |address: IpAddr| -> Vec<StoredBinding> {
             let found = nat.find(address, now.time).into_iter();
             found.filter_map(|view| nat.stored(view.virtual_ip).map(|(binding, _)| binding)).collect()
@@ -374,7 +392,7 @@ pub fn look(state_dir: &Path, tun: &str, question: &HistoryQuestion) -> Result<H
     read(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// PendingNotes an import: whose virtual IPs changed by it.
+/// Notes an import: whose virtual IPs changed by it.
 ///
 /// # Errors
 /// What SQLite says.
