@@ -30,7 +30,7 @@ pub struct PreparedReload {
 }
 
 impl Nat {
-    /// The state for other settings, with the bindings of this one. From here until the prepared is dropped or
+    /// The state for other settings, with the bindings of this one. From here until the prepared reload is dropped or
     /// committed nobody may translate with this state or change bindings of it.
     ///
     /// # Errors
