@@ -115,6 +115,12 @@ impl Scene {
         *clock = Moment { time: self.now, reading: self.reading };
     }
 
+    /// The history writes what waits and trims, as its writer has it do.
+    fn turn_history(&self) {
+        let moment = *self.clock.lock();
+        self.store.history.as_ref().unwrap().turn(&self.nat, &moment, false);
+    }
+
     fn call(&mut self, terminal: u32) -> IpAddr {
         self.try_call(terminal).unwrap()
     }

@@ -159,6 +159,7 @@ fn what_is_removed_from_a_large_history_is_given_back_to_the_disk() {
     let size = || std::fs::metadata(directory.path().join("kamei.history")).unwrap().len();
     let before = size();
     let scene = Scene::on(directory.path());
+    scene.turn_history();
     assert!(all(&scene).len() <= 1000);
     drop(scene);
     assert!(size() < before / 3, "{} of {before} bytes", size());
@@ -217,6 +218,7 @@ fn a_history_is_the_same_after_export_and_import_elsewhere() {
     // Another machine, much later.
     let reading = Reading { boot: 2, wall: scene.reading.wall + 100 * HOUR, ..scene.reading };
     let other = Scene::at(elsewhere.path(), reading);
+    other.turn_history();
     let again = all(&other);
     assert_eq!(again[..3], before);
     assert_eq!(other.store.history(&question(HOUR / 2)).unwrap().owners, owners);

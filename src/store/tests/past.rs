@@ -156,6 +156,7 @@ fn a_flood_of_bindings_that_nobody_answers_pushes_out_its_own_history_only() {
         scene.store.record(&[*virtual_ip]).unwrap();
     }
     scene.pass(2 * HOUR);
+    scene.turn_history();
     let is_owned = owner(&scene, honest, after(HOUR));
     let status = scene.store.history_status();
     assert!(status.entries <= 1000 && status.removed > 4000, "{status:?}");
