@@ -75,8 +75,25 @@ fn who_had_a_virtual_ip_is_told_across_a_kill_a_restart_and_a_release() {
     // While none runs, the file is read.
     let state = lab.scratch().join("state1");
     let (kamei, socket) = (crate::gateway::KAMEI, lab.control(1));
-    answers(&|question| {
-        let command = format!("exec {kamei} {question} --state-dir {} --control {}", state.display(), socket.display());
-        lab.gateway(1).run(&command).ok()
-    });
+    let host = lab.gateway(1);
+    let read_in = |state: &std::path::Path| {
+        let (state, socket) = (state.display(), socket.display());
+        answers(&|question| host.run(&format!("exec {kamei} {question} --state-dir {state} --control {socket}")).ok());
+    };
+    read_in(&state);
+    // And in another place, by export and import.
+    let (elsewhere, file) = (lab.scratch().join("elsewhere"), lab.scratch().join("exported"));
+    let carry = format!(
+        "mkdir -m 700 {0} && {kamei} state export --state-dir {1} > {2} && {kamei} state import {2} --state-dir {0} && \
+         {kamei} state verify --state-dir {0}",
+        elsewhere.display(),
+        state.display(),
+        file.display()
+    );
+    let said = host.run(&carry).ok();
+    assert!(
+        said.contains("2 entries of the history imported\n") && said.contains("kamei.history: sound; 2 entries"),
+        "{said}"
+    );
+    read_in(&elsewhere);
 }

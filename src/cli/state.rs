@@ -113,9 +113,14 @@ fn import(directory: &Path, tun: &str, file: &Path, display: Display, progress: 
     println!("{} binding{} imported", bindings.len(), if bindings.len() == 1 { "" } else { "s" });
     if let Some(entries) = entries {
         let former = History::path_in(directory, tun).with_extension("history.before-import");
-        println!("{entries} entries of the history imported; the history before is {}", former.display());
+        let before = former.exists().then(|| format!("; the history before is {}", former.display()));
+        println!("{} of the history imported{}", entries_of(entries), before.unwrap_or_default());
     }
     Ok(())
+}
+
+fn entries_of(number: u64) -> String {
+    if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") }
 }
 
 fn look_at_history(directory: &Path, tun: &str) -> Result<Option<Outgoing>, CliError> {
@@ -147,7 +152,7 @@ fn verify(found: Found, directory: &Path, tun: &str, config: Option<(&Path, &Con
     let history = look_at_history(directory, tun)?.map(|history| history.check()).transpose();
     if let Some(Checked { entries, damaged }) = history.map_err(|error| of_history(error, directory, tun))? {
         let state = if damaged > 0 { format!("{damaged} entries are damaged") } else { "sound".to_owned() };
-        println!("{}: {state}; {entries} entries", History::path_in(directory, tun).display());
+        println!("{}: {state}; {}", History::path_in(directory, tun).display(), entries_of(entries));
     }
     if let Some((file, config)) = config {
         list_misfits(&bindings, file, config)?;
