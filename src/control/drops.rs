@@ -2,8 +2,7 @@
 
 use super::explain::ExplainRequest;
 use super::parameters::pairs;
-use super::refusal::Refusal;
-use super::refusal::bad;
+use super::refusal::{Refusal, bad};
 use super::{Admin, GatewayStatus};
 use crate::nat::{DropRow, End, Nat, Realm};
 use crate::time::Time;

@@ -1,8 +1,7 @@
 //! What somebody wants explained: a packet that is only talked about.
 
 use super::parameters::{encode, pairs};
-use super::refusal::Refusal;
-use super::refusal::bad;
+use super::refusal::{Refusal, bad};
 use crate::nat::{Nat, Question, Realm};
 use crate::wire::protocol;
 use std::net::IpAddr;

@@ -2,8 +2,7 @@
 
 use super::explain::protocol_number;
 use super::parameters::pairs;
-use super::refusal::Refusal;
-use super::refusal::bad;
+use super::refusal::{Refusal, bad};
 use super::{Admin, FastPathStatus};
 use crate::nat::{Nat, Question, Realm};
 use crate::time::Time;

@@ -1,8 +1,7 @@
 //! `GET /v1/history`: the question as a query string.
 
 use super::parameters::{encode, pairs};
-use super::refusal::Refusal;
-use super::refusal::bad;
+use super::refusal::{Refusal, bad};
 use crate::nat::ParseQualifiedError;
 use crate::store::history::HistoryQuestion;
 

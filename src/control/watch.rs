@@ -2,8 +2,7 @@
 
 use super::limits::{CHUNK, CHUNKS};
 use super::parameters::pairs;
-use super::refusal::Refusal;
-use super::refusal::bad;
+use super::refusal::{Refusal, bad};
 use super::tap::{Kept, Sighting, Tap, TapSettings};
 use super::{Admin, pcapng};
 use crate::nat::{EventKind, Nat};

@@ -1,6 +1,6 @@
-//! A program's seat: where it is attached to an interface, taken over from a predecessor, or given up.
+//! A program's attachment to an interface: made, taken over from a predecessor, or given up.
 //!
-//! Every seat at tc outlives this process: what is closed stays closed after `kill -9`. At TCX it has a name in a BPF file
+//! Every attachment at tc outlives this process: what is closed stays closed after `kill -9`. At TCX it has a name in a BPF file
 //! system; where none is mounted, it is a filter on `clsact`.
 
 use super::pin_directory::{self, PinDirectory};
@@ -118,14 +118,14 @@ impl Attachment {
 
     /// In the driver.
     pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, place: &PinDirectory) -> Result<Self, NoXdp> {
-        let seat = Self::take(place, None, entrance, |left| {
+        let attachment = Self::take(place, None, entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(XdpLink::try_from(left)?)?,
                 None => program.attach_to_if_index(entrance.index, XdpMode::Driver)?,
             };
             Ok(FdLink::try_from(program.take_link(id)?)?)
         });
-        seat.map_err(|error| match errno(&error) {
+        attachment.map_err(|error| match errno(&error) {
             Some(Errno::OPNOTSUPP) => NoXdp::NotNative,
             Some(Errno::RANGE) => NoXdp::TooLong,
             Some(Errno::BUSY | Errno::EXIST) => NoXdp::Taken,
@@ -177,7 +177,7 @@ impl Attachment {
         if let Self::Filter { index, role, .. } = self { Some((*index, *role)) } else { None }
     }
 
-    /// `attach` takes the seat that a predecessor has left, without a gap, or a new one.
+    /// `attach` takes the attachment that a predecessor has left, without a gap, or a new one.
     fn take(
         place: &PinDirectory,
         role: Option<Role>,

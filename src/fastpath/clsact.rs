@@ -1,4 +1,4 @@
-//! The older seats at tc, for kernels without TCX (before Linux 6.6), and where nothing else outlives this process: filters
+//! The older attachments at tc, for kernels without TCX (before Linux 6.6), and where nothing else outlives this process: filters
 //! on the queueing discipline `clsact`.
 //!
 //! Both stay until somebody removes them, whatever becomes of this process. The discipline may be somebody else's; the

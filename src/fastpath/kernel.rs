@@ -21,8 +21,8 @@ const ROUND: usize = 5;
 /// Flows looked at in one hold of the lock.
 const SLICE: usize = 1024;
 
-/// The seats of the programs on one interface.
-struct Seats {
+/// The attachments of the programs on one interface.
+struct Attachments {
     entrance: Entrance,
     /// What they are there for, but for those that are only faster.
     roles: &'static [Role],
@@ -90,7 +90,7 @@ const LONGEST_PAUSE: u32 = 6;
 /// Whoever comes after this has not been in a contest.
 const TRUCE: Duration = Duration::from_secs(600);
 
-impl Seats {
+impl Attachments {
     /// Whether they are right for this interface; its name does not matter.
     fn are_of(&self, entrance: &Entrance, roles: &[Role]) -> bool {
         let Entrance { index, realm, ethernet, name: _ } = &self.entrance;
@@ -100,8 +100,8 @@ impl Seats {
     /// How the worst of them sits.
     fn stance(&self) -> Stance {
         let mut worst = Stance::First;
-        for seat in self.all() {
-            match seat.stance() {
+        for attachment in self.all() {
+            match attachment.stance() {
                 Stance::Gone => return Stance::Gone,
                 Stance::Behind { who, is_fixed } if worst == Stance::First => worst = Stance::Behind { who, is_fixed },
                 Stance::Behind { .. } | Stance::First => {}
@@ -129,7 +129,7 @@ pub struct FastPath {
     surroundings: Mutex<ProgramSurroundings>,
     guard: Mutex<Guard>,
     /// By index of the interface.
-    seats: Mutex<BTreeMap<u32, Seats>>,
+    attachments: Mutex<BTreeMap<u32, Attachments>>,
     /// What drivers can, where XDP is asked for.
     abilities: Mutex<Option<Abilities>>,
     /// The time of the last look (milliseconds): soon enough for a flow that is entered.
@@ -153,7 +153,7 @@ impl FastPath {
             round: Mutex::default(),
             surroundings: Mutex::new(surroundings),
             guard: Mutex::new(guard),
-            seats: Mutex::default(),
+            attachments: Mutex::default(),
             abilities: Mutex::new(abilities),
             now: AtomicU64::new(now.as_millis()),
         })
@@ -169,12 +169,13 @@ impl FastPath {
         let mut interfaces = self.interfaces(site, &features);
         let told = self.tell(site, &interfaces);
         wrong.extend(told.err().map(FastPathError::from));
-        let mut seats = self.seats.lock();
+        let mut attachments = self.attachments.lock();
         let ports = site.ports.iter().filter(|port| port.realm == Realm::Outside);
         let all = || site.devices.iter().chain(&site.entrances).chain(ports.clone());
-        let is_right = |seats: &Seats| all().any(|entrance| seats.are_of(entrance, roles(site, entrance)));
-        for (index, left) in seats.extract_if(.., |_, seats| !is_right(seats)) {
-            // Of an interface that is still there but has changed: another program takes the seat below.
+        let is_right =
+            |attachments: &Attachments| all().any(|entrance| attachments.are_of(entrance, roles(site, entrance)));
+        for (index, left) in attachments.extract_if(.., |_, attachments| !is_right(attachments)) {
+            // Of an interface that is still there but has changed: another program takes the attachment below.
             if all().all(|entrance| entrance.index != index || roles(site, entrance) != left.roles) {
                 left.leave();
             }
@@ -184,26 +185,26 @@ impl FastPath {
                 let mut position = Position::AsLeft;
                 let mut contest = Contest::default();
                 let mut was_taken_off = false;
-                if let Some(seats) = seats.get_mut(&entrance.index) {
-                    match seats.stance() {
+                if let Some(attachments) = attachments.get_mut(&entrance.index) {
+                    match attachments.stance() {
                         Stance::First => {
-                            seats.contest.is_lost = false;
+                            attachments.contest.is_lost = false;
                             continue;
                         }
                         Stance::Behind { who, is_fixed } => {
-                            if !seats.contest.goes_in_front(&entrance.name, who, is_fixed) {
+                            if !attachments.contest.goes_in_front(&entrance.name, who, is_fixed) {
                                 continue;
                             }
                             position = Position::InFront;
                         }
                         Stance::Gone => was_taken_off = true,
                     }
-                    contest = Contest { is_lost: false, ..seats.contest.clone() };
+                    contest = Contest { is_lost: false, ..attachments.contest.clone() };
                 }
                 match self.sit(entrance, position, site, device.index, &features, &mut wrong) {
-                    // What was left of the seats before goes only now.
+                    // What was left of the attachments before goes only now.
                     Ok(taken) => {
-                        drop(seats.insert(entrance.index, Seats { contest, ..taken }));
+                        drop(attachments.insert(entrance.index, Attachments { contest, ..taken }));
                         if was_taken_off {
                             let name = &entrance.name;
                             log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
@@ -222,8 +223,8 @@ impl FastPath {
             wrong.extend(self.tell(site, &interfaces).err().map(FastPathError::from));
         }
         self.say_what_is_slower(site, &took_frames);
-        let ways = ways(site, |index| seats.get(&index).is_some_and(|seats| !seats.contest.is_lost));
-        drop(seats);
+        let ways = ways(site, |index| attachments.get(&index).is_some_and(|attachments| !attachments.contest.is_lost));
+        drop(attachments);
         let mut guard = self.guard.lock();
         let mut guarded = guard.set(&ways);
         if guarded.is_ok() && !guard.is_whole() {
@@ -290,37 +291,37 @@ impl FastPath {
         device: u32,
         features: &BTreeMap<u32, XdpFeatures>,
         wrong: &mut Vec<FastPathError>,
-    ) -> Result<Seats, FastPathError> {
+    ) -> Result<Attachments, FastPathError> {
         let loader = self.loader.lock();
         let roles = roles(site, entrance);
         let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, entrance, device, position)? };
         let contest = Contest::default();
-        let mut seats = Seats { entrance: entrance.clone(), roles, needed, shortcuts: Vec::new(), contest };
+        let mut attachments = Attachments { entrance: entrance.clone(), roles, needed, shortcuts: Vec::new(), contest };
         if !site.entrances.contains(entrance) || entrance.ethernet.is_none() {
-            return Ok(seats);
+            return Ok(attachments);
         }
         if loader.common().redirects && entrance.realm != Realm::Outside {
             match loader.at_tc(&[Role::Shortcut], entrance, device, position) {
-                Ok(taken) => seats.shortcuts.extend(taken),
+                Ok(taken) => attachments.shortcuts.extend(taken),
                 Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
             }
         }
         if let Some(abilities) = &mut *self.abilities.lock() {
             let features = features.get(&entrance.index).copied().unwrap_or_default();
             match suits(entrance, features, abilities).and_then(|()| loader.at_xdp(entrance)) {
-                Ok(seat) => seats.shortcuts.push(seat),
+                Ok(attachment) => attachments.shortcuts.push(attachment),
                 Err(why) => wrong.push(FastPathError::Xdp { name: entrance.name.clone(), why }),
             }
         }
-        Ok(seats)
+        Ok(attachments)
     }
 
     /// Takes over the flows that a predecessor has left, as far as the translator would decide the same, and drops the
     /// others. To be called once the programs are attached.
     pub fn take_over(&self, nat: &Nat, now: Time) {
-        let seats = self.seats.lock();
-        self.loader.lock().tidy(seats.values().flat_map(Seats::all), &guard::names());
-        drop(seats);
+        let attachments = self.attachments.lock();
+        self.loader.lock().tidy(attachments.values().flat_map(Attachments::all), &guard::names());
+        drop(attachments);
         let (kept, dropped) = self.book.lock().take_over(nat, now);
         if kept + dropped > 0 {
             log::info!("fast path: {kept} flows taken over, {dropped} dropped");
@@ -329,7 +330,7 @@ impl FastPath {
 
     /// Takes everything off and leaves nothing.
     pub fn remove(&self) {
-        std::mem::take(&mut *self.seats.lock()).into_values().for_each(Seats::leave);
+        std::mem::take(&mut *self.attachments.lock()).into_values().for_each(Attachments::leave);
         if let Err(error) = self.guard.lock().remove() {
             log::error!("the guard in the forward hook stays: {error}; remove it with kamei cleanup");
         }
@@ -340,7 +341,7 @@ impl FastPath {
     /// called while nobody offers flows.
     pub fn renew(&self, common: Common) {
         self.loader.lock().set_common(common);
-        self.seats.lock().clear();
+        self.attachments.lock().clear();
     }
 
     /// Looks at a part of the flows: all of them in five calls. Call it once a second.
@@ -436,7 +437,7 @@ fn roles(site: &Site, entrance: &Entrance) -> &'static [Role] {
 }
 
 /// By which interfaces inside packets may leave: the outside ones that have their programs.
-fn ways(site: &Site, has_seats: impl Fn(u32) -> bool) -> Ways {
+fn ways(site: &Site, is_attached: impl Fn(u32) -> bool) -> Ways {
     let mut insides: Vec<Vec<u32>> = Vec::new();
     let mut outsides = Vec::new();
     for Entrance { index, realm, .. } in &site.entrances {
@@ -448,12 +449,12 @@ fn ways(site: &Site, has_seats: impl Fn(u32) -> bool) -> Ways {
                     indices.push(*index);
                 }
             }
-            Realm::Outside if has_seats(*index) => outsides.push(*index),
+            Realm::Outside if is_attached(*index) => outsides.push(*index),
             Realm::Outside => {}
         }
     }
     let devices: BTreeSet<u32> = site.devices.iter().map(|device| device.index).collect();
-    let devices = devices.into_iter().filter(|index| has_seats(*index)).collect();
+    let devices = devices.into_iter().filter(|index| is_attached(*index)).collect();
     let is_hidden = |kind: &PrefixKind| matches!(kind, PrefixKind::Inside(_) | PrefixKind::Unclear);
     let hidden = site.prefixes.iter().filter(|(_, kind)| is_hidden(kind)).map(|(prefix, _)| *prefix).collect();
     let others = site.others.clone();

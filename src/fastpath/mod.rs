@@ -12,7 +12,8 @@
 //! ```
 //!
 //! User space is the authority. The kernel's map is a cache of decisions, as each worker has one of its own: from
-//! (realm, source, destination) to the address to write. A worker offers a flow when its second packet comes; `flow_book`
+//! (realm, source, destination) to the address to write. A worker offers a flow of two packets or more when it next notes its
+//! counts; `flow_book`
 //! knows every flow in the kernel, asks the translator regularly whether it would decide the same again, and notes what
 //! was carried. [`FlowCarrier`](crate::nat::FlowCarrier) says why a flow is gone when the change that ended it returns.
 //!

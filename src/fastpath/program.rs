@@ -140,12 +140,12 @@ impl Loader {
     ) -> Result<Vec<Attachment>, FastPathError> {
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let mut ebpf = self.load(&self.door(entrance.realm, hardware, device)?)?;
-        let mut seats = Vec::new();
+        let mut attachments = Vec::new();
         for role in roles {
             let program = program(&mut ebpf, *role)?;
-            seats.push(Attachment::at_tc(program, *role, entrance, &self.place, &self.common, position)?);
+            attachments.push(Attachment::at_tc(program, *role, entrance, &self.place, &self.common, position)?);
         }
-        Ok(seats)
+        Ok(attachments)
     }
 
     /// Puts the program at XDP on an interface.
@@ -178,16 +178,16 @@ impl Loader {
         }
     }
 
-    /// Removes what is left of seats that are not among these, and of other layouts; `names` are others that stay.
-    pub fn tidy<'a>(&self, seats: impl Iterator<Item = &'a Attachment> + Clone, names: &[String]) {
-        let filters: Vec<_> = seats.clone().filter_map(Attachment::filter).collect();
+    /// Removes what is left of attachments that are not among these, and of other layouts; `names` are others that stay.
+    pub fn tidy<'a>(&self, attachments: impl Iterator<Item = &'a Attachment> + Clone, names: &[String]) {
+        let filters: Vec<_> = attachments.clone().filter_map(Attachment::filter).collect();
         if let Err(error) = super::clsact::remove_but(&filters, &self.common.tun) {
             log::warn!("tc filters: {error}; something of an earlier gateway may stay");
         }
         let PinDirectory::Lasting(path) = &self.place else { return };
         let mut names = names.to_vec();
         names.extend(MAPS.into_iter().map(map_name));
-        names.extend(seats.filter_map(Attachment::name));
+        names.extend(attachments.filter_map(Attachment::name));
         if let Err(error) = super::pin_directory::empty(path, |name| !names.iter().any(|have| have == name)) {
             log::warn!("{}: {error}; something of an earlier gateway stays", path.display());
         }

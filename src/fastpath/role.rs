@@ -22,7 +22,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The roles at an outside interface, in the order in which they take their seats: closed before it is open.
+    /// The roles at an outside interface, in the order in which they are attached: closed before it is open.
     pub const OUTSIDE: [Self; 3] = [Self::Watching, Self::Leaving, Self::Arriving];
     /// The roles at the gateway's device.
     pub const DEVICE: [Self; 2] = [Self::Routed, Self::Returning];

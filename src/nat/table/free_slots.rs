@@ -1,15 +1,15 @@
-//! Which slots are vacant: a bitmap with a summary over it, so that the next vacant one is found in a few steps however
+//! Which slots are free: a bitmap with a summary over it, so that the next free one is found in a few steps however
 //! full the pool is.
 
 /// A set of numbers below a bound.
 pub struct FreeSlots {
-    /// `levels[0]` has a bit a number (set: vacant); each further level a bit for each word below (set: not zero).
+    /// `levels[0]` has a bit a number (set: free); each further level a bit for each word below (set: not zero).
     levels: Vec<Vec<u64>>,
     len: u32,
 }
 
 impl FreeSlots {
-    /// All numbers below `len` are vacant.
+    /// All numbers below `len` are free.
     pub fn new(len: u32) -> Self {
         let mut levels = Vec::new();
         let mut bits = u64::from(len);
@@ -27,13 +27,13 @@ impl FreeSlots {
         }
     }
 
-    /// Whether `number` is vacant.
+    /// Whether `number` is free.
     pub fn contains(&self, number: u32) -> bool {
         let (word, bit) = split(number);
         self.levels.first().and_then(|level| level.get(word)).is_some_and(|word| word & bit != 0)
     }
 
-    /// Takes `number`; false if it was not vacant.
+    /// Takes `number`; false if it was not free.
     pub fn take(&mut self, number: u32) -> bool {
         if !self.contains(number) {
             return false;
@@ -51,7 +51,7 @@ impl FreeSlots {
         true
     }
 
-    /// Gives `number` back; false if it was vacant already or is out of bounds.
+    /// Gives `number` back; false if it was free already or is out of bounds.
     pub fn give(&mut self, number: u32) -> bool {
         if self.contains(number) || number >= self.len {
             return false;
@@ -67,12 +67,12 @@ impl FreeSlots {
         true
     }
 
-    /// The first vacant number at or after `from`, and from the start again if there is none behind.
+    /// The first free number at or after `from`, and from the start again if there is none behind.
     pub fn next(&self, from: u32) -> Option<u32> {
         self.next_behind(from).or_else(|| self.next_behind(0))
     }
 
-    /// The first number at or after `from` that is not vacant, if it is within some ten thousand numbers; else where to
+    /// The first number at or after `from` that is not free, if it is within some ten thousand numbers; else where to
     /// go on looking. `None` at the end.
     pub fn next_taken(&self, from: u32) -> Option<Result<u32, u32>> {
         const WORDS: usize = 256;

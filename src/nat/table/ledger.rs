@@ -1,4 +1,4 @@
-//! The ledger of a table: what is vacant, what falls due when, how many bindings are in which state.
+//! The ledger of a table: what is free, what falls due when, how many bindings are in which state.
 //! Everything in it is changed under the lock of the table's ledger.
 
 use super::free_slots::FreeSlots;
@@ -32,7 +32,7 @@ pub struct Counts {
 pub struct Ledger {
     /// Slots that can be given.
     pub free_slots: FreeSlots,
-    /// Slots that are not given for a while, and whether each would be vacant otherwise.
+    /// Slots that are not given for a while, and whether each would be free otherwise.
     pub aside: BTreeMap<u32, bool>,
     counts: Vec<Counts>,
     due: BTreeMap<u32, Vec<Stamp>>,

@@ -159,7 +159,7 @@ impl Table {
             return (Some((found, false)), None);
         }
         let mut ledger = self.ledger.lock();
-        let Some(index) = self.vacant(&ledger, hash) else {
+        let Some(index) = self.choose_free(&ledger, hash) else {
             drop(region);
             let oldest = self.retire(&mut ledger);
             drop(ledger);
@@ -176,7 +176,7 @@ impl Table {
     /// The binding that [`Table::create`] would make now for a terminal that has none.
     pub fn preview(&self, inside: u16, terminal: Address, now: Time) -> Option<Found> {
         let hash = self.hash(inside, terminal);
-        let index = self.vacant(&self.ledger.lock(), hash)?;
+        let index = self.choose_free(&self.ledger.lock(), hash)?;
         Some(Found { index, slot: self.new_slot(index, hash, inside, terminal, now)? })
     }
 
@@ -515,8 +515,8 @@ impl Table {
         })
     }
 
-    /// A slot to give: the hash's own choice, or the next one that is vacant, in a pool that is not draining.
-    fn vacant(&self, ledger: &Ledger, hash: u64) -> Option<u32> {
+    /// A slot to give: the hash's own choice, or the next one that is free, in a pool that is not draining.
+    fn choose_free(&self, ledger: &Ledger, hash: u64) -> Option<u32> {
         let mut from = self.parts.first_choice(hash);
         for _ in 0..=self.parts.iter().count() {
             let index = ledger.free_slots.next(from)?;

@@ -92,7 +92,7 @@ impl TablePools {
         Some((part.first_slot + u32::try_from(offset % u128::from(part.slots)).ok()?, part))
     }
 
-    /// The slot to give to the terminal with hash `hash`, if it is vacant.
+    /// The slot to give to the terminal with hash `hash`, if it is free.
     pub fn first_choice(&self, hash: u64) -> u32 {
         let index = u32::try_from((u128::from(hash) * u128::from(self.len)) >> 64).unwrap_or_default();
         match self.of_slot(index) {
