@@ -64,6 +64,9 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
             progress.begin(Stage::WritingLines, bindings.len() as u64);
             let mut out = BufWriter::new(Lines { inner: io::stdout().lock(), progress: &progress });
             store::write_lines(&bindings, &mut out)?;
+            out.flush()?;
+            // Its entries are not counted before: that would read all of it twice.
+            progress.begin(Stage::WritingHistory, 0);
             let written = history.map(|history| history.write(&mut out)).transpose();
             let written = written.map_err(|error| of_history(error, directory, tun))?.unwrap_or_default();
             out.flush()?;

@@ -27,13 +27,16 @@ pub enum Stage {
     ReadingLines,
     /// Lines of bindings are written.
     WritingLines,
+    /// Lines of the history are written.
+    WritingHistory,
 }
 
-const STAGES: [(Stage, &str); 4] = [
+const STAGES: [(Stage, &str); 5] = [
     (Stage::Reading, "reading bindings"),
     (Stage::Writing, "writing bindings"),
     (Stage::ReadingLines, "reading bytes"),
     (Stage::WritingLines, "writing lines"),
+    (Stage::WritingHistory, "writing lines of the history"),
 ];
 
 impl Progress {
@@ -99,6 +102,9 @@ mod tests {
         progress.begin(Stage::ReadingLines, 0);
         progress.add(70_000_000);
         assert_eq!(progress.line(Duration::from_secs(2)), "reading bytes: 70 M, 35 M a second");
+        progress.begin(Stage::WritingHistory, 0);
+        progress.add(20_000);
+        assert_eq!(progress.line(Duration::from_secs(2)), "writing lines of the history: 20 k, 10 k a second");
         progress.begin(Stage::Reading, 1);
         progress.add(u64::MAX);
         assert!(progress.line(Duration::MAX).starts_with("reading bindings: 1 of 1 (100 %)"));
