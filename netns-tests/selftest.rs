@@ -74,6 +74,8 @@ fn a_test_of_a_good_gateway_passes_leaves_nothing_and_sends_nothing_to_strangers
         let tcp = wire.finish().ip().filter(|packet| packet[0] >> 4 == 4 && packet[9] == 6).count();
         assert_eq!(tcp, 0);
     }
+    // The address next to this peer's is the network's broadcast address.
+    assert_passes(&gateway, "--peer 203.0.113.254 --peer 2001:db8:113::4", 2);
     let said = test(&gateway, "--terminal gi");
     assert!(said.stdout.starts_with("gi, IPv4\nok     terminal  10.77.143."), "{}", said.stdout);
     // By the address of the test before, which is nobody's for a while.

@@ -112,12 +112,20 @@ pub fn free_behind(name: &str, is_v4: bool, fits: &mut dyn FnMut(IpAddr) -> bool
     None
 }
 
-/// Addresses that are nobody's anywhere, in pairs.
-pub fn nobodys(is_v4: bool) -> impl Iterator<Item = [IpAddr; 2]> {
+/// Addresses that are nobody's anywhere, in pairs; `own` are this machine's, which may have taken some of them.
+pub fn nobodys(is_v4: bool, own: BTreeSet<IpAddr>) -> impl Iterator<Item = [IpAddr; 2]> {
     let prefixes = NOBODYS.iter().filter_map(|prefix| prefix.parse::<IpNet>().ok());
-    prefixes.filter(move |prefix| prefix.addr().is_ipv4() == is_v4).filter_map(|prefix| {
-        let mut some = candidates(prefix, random());
+    prefixes.filter(move |prefix| prefix.addr().is_ipv4() == is_v4).filter_map(move |prefix| {
+        let mut some = candidates(prefix, random()).filter(|address| !own.contains(address));
         Some([some.next()?, some.next()?])
+    })
+}
+
+/// The addresses next to this one, the nearest first.
+pub fn beside(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    (1..8_u8).map(move |step| match address {
+        IpAddr::V4(address) => IpAddr::V4((address.to_bits() ^ u32::from(step)).into()),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() ^ u128::from(step)).into()),
     })
 }
 
@@ -259,6 +267,17 @@ mod tests {
             let v6 = all("2001:db8::/32", seed);
             assert!(v6.len() == 256 && v6.iter().all(|address| address.to_string().starts_with("2001:db8:")));
         }
+    }
+
+    #[test]
+    fn nobodys_addresses_that_this_machine_has_are_left_out() {
+        let own = (0..=255).filter(|last| ![7, 200].contains(last)).map(|last| Ipv4Addr::new(203, 0, 113, last).into());
+        let pairs: Vec<[IpAddr; 2]> = nobodys(true, own.collect()).collect();
+        let of_it = pairs.iter().find(|[one, _]| one.to_string().starts_with("203.")).unwrap();
+        let mut last = of_it.map(|address| address.to_string());
+        last.sort();
+        assert_eq!(last, ["203.0.113.200", "203.0.113.7"]);
+        assert_eq!(beside("203.0.113.0".parse().unwrap()).next(), "203.0.113.1".parse().ok());
     }
 
     #[test]

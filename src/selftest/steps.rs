@@ -107,7 +107,11 @@ fn cast(scene: &Scene<'_>, interface: &str, is_v4: bool, teller: &mut Teller<'_>
         return teller.stop("terminal", text, why::no_address(interface, is_v4));
     };
     let mut refused = None;
-    for [peer, stranger] in peers(scene, is_v4) {
+    let is_outside = |address| {
+        let way = ground::way(terminal, address, interface);
+        way.is_ok_and(|way| scene.status.gateway.outsides.contains(&way.interface))
+    };
+    for [peer, stranger] in peers(scene, is_v4, &is_outside) {
         let way = match ground::way(terminal, peer, interface) {
             Ok(way) if scene.status.gateway.outsides.contains(&way.interface) => way,
             Ok(way) => {
@@ -146,20 +150,24 @@ fn cast(scene: &Scene<'_>, interface: &str, is_v4: bool, teller: &mut Teller<'_>
     teller.stop("terminal", text, why)
 }
 
-/// Addresses for peer and stranger, those that are nobody's first.
-fn peers<'a>(scene: &'a Scene<'_>, is_v4: bool) -> Box<dyn Iterator<Item = [IpAddr; 2]> + 'a> {
+/// Addresses for peer and stranger, those that are nobody's first. None is this machine's own: it would answer for itself,
+/// and the host that had it too would not answer this machine.
+fn peers<'a>(
+    scene: &'a Scene<'_>,
+    is_v4: bool,
+    is_outside: &dyn Fn(IpAddr) -> bool,
+) -> Box<dyn Iterator<Item = [IpAddr; 2]> + 'a> {
     if let Some(peer) = scene.request.peer.iter().find(|address| address.is_ipv4() == is_v4) {
-        let beside = match peer {
-            IpAddr::V4(peer) => IpAddr::V4((peer.to_bits() ^ 1).into()),
-            IpAddr::V6(peer) => IpAddr::V6((peer.to_bits() ^ 1).into()),
-        };
-        return Box::new(std::iter::once([*peer, beside]));
+        // Where the peer itself is not, nobody beside it is either, and the kernel says why.
+        let stranger = ground::beside(*peer).find(|address| is_outside(*address)).unwrap_or(*peer);
+        return Box::new(std::iter::once([*peer, stranger]));
     }
+    let own = ground::own_addresses();
     let neighbours = scene.status.gateway.outsides.iter().filter_map(move |outside| {
         let peer = ground::free_behind(outside, is_v4, &mut |_| true)?;
         Some([peer, ground::free_behind(outside, is_v4, &mut |address| address != peer)?])
     });
-    Box::new(ground::nobodys(is_v4).chain(neighbours))
+    Box::new(ground::nobodys(is_v4, own).chain(neighbours))
 }
 
 /// Why the gateway would not translate the call, or the test should not have it do so.
