@@ -1,6 +1,7 @@
 //! What is explained is what happens; asking changes nothing.
 
 use super::*;
+use proptest::prelude::*;
 
 const TCP: u8 = 6;
 
@@ -135,4 +136,93 @@ fn what_is_the_gateway_s_own_is_not_said_to_be_translated() {
     }
     let said = ask(&gateway, Realm::Outside, "192.0.2.9", "198.18.0.9", true);
     assert_eq!((said.is_of_this_machine, said.reason.as_deref()), (false, Some("no_binding")), "{said:?}");
+}
+
+/// Terminals, peers, virtual IPs, and addresses that nobody may use, of one family.
+const ENDS: [&str; 14] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.3",
+    "10.0.0.4",
+    "11.0.0.1",
+    "192.0.2.1",
+    "192.0.2.2",
+    "192.0.2.200",
+    "198.18.0.0",
+    "198.18.0.1",
+    "198.18.0.2",
+    "198.18.0.3",
+    "198.19.0.0",
+    "224.0.0.1",
+];
+
+/// One step of a gateway's life.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A packet between two of [`ENDS`] is first asked about, then sent.
+    Send { realm: Realm, source: usize, destination: usize, opens: bool },
+    /// Seconds pass, and housekeeping runs.
+    Pause(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    // Calls and callbacks are frequent, so that there are bindings to ask about.
+    let ends = prop_oneof![
+        4 => (Just(INSIDE), 0usize..4, 5usize..8),
+        4 => (Just(Realm::Outside), 5usize..8, 8..ENDS.len()),
+        2 => (Just(INSIDE), 0usize..4, 8usize..13),
+        1 => (prop_oneof![Just(INSIDE), Just(Realm::Outside)], 0..ENDS.len(), 0..ENDS.len()),
+    ];
+    let send = (ends, any::<bool>()).prop_map(|((realm, source, destination), opens)| Step::Send {
+        realm,
+        source,
+        destination,
+        opens,
+    });
+    // Longer than a worker trusts a decision; than a binding is active; than a contact lasts; than a dormant one is kept.
+    let pause = prop_oneof![Just(5), Just(7_200), Just(90_000), Just(1_300_000)].prop_map(Step::Pause);
+    prop::collection::vec(prop_oneof![12 => send, 1 => pause], 1..80)
+}
+
+fn policies() -> impl Strategy<Value = (CallbackPolicy, Hairpin, Option<u32>)> {
+    let callback = prop_oneof![
+        Just(CallbackPolicy::Contacted),
+        Just(CallbackPolicy::Answered),
+        Just(CallbackPolicy::Anyone),
+        Just(CallbackPolicy::Prefixes(vec!["192.0.2.128/25".parse().unwrap()])),
+    ];
+    let hairpin = prop_oneof![Just(Hairpin::Policy), Just(Hairpin::Anyone), Just(Hairpin::Off)];
+    (callback, hairpin, prop_oneof![Just(None), Just(Some(2))])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn after_whatever_came_before_what_is_explained_is_what_happens((callback, hairpin, quota) in policies(), steps in steps()) {
+        let settings = settings(vec![pool("198.18.0.0/30", &[]), pool("198.19.0.0/30", &["192.0.2.128/25"])]);
+        let mut gateway = Gateway::new(with_policy(settings, |policy| {
+            policy.callback = callback;
+            policy.hairpin = hairpin;
+            policy.creation.per_prefix = quota;
+        }));
+        for step in steps {
+            let (realm, source, destination, opens) = match step {
+                Step::Pause(seconds) => {
+                    gateway.tick(Duration::from_secs(seconds));
+                    continue;
+                }
+                Step::Send { realm, source, destination, opens } => (realm, ENDS[source], ENDS[destination], opens),
+            };
+            let before = gateway.nat.status();
+            let explanation = ask(&gateway, realm, source, destination, opens);
+            prop_assert_eq!(before, gateway.nat.status(), "asking changed something");
+            if explanation.is_of_this_machine {
+                continue;
+            }
+            let happened = happened(&mut gateway, realm, source, destination, opens);
+            prop_assert_eq!(explained(&explanation), happened, "{} → {}: {:?}", source, destination, explanation);
+            gateway.translator.flush(gateway.now);
+        }
+    }
 }
