@@ -1,6 +1,6 @@
 //! The callback policy: which peers may call back.
 
-use super::contacts::Known;
+use super::contacts::CalledPeer;
 use crate::nat::binding::Owner;
 use crate::nat::reason::DropReason;
 use crate::wire::Address;
@@ -36,7 +36,7 @@ pub struct Policies {
 
 impl Policies {
     /// What the binding's own policy says of a packet from `peer`; `None` if it has none.
-    pub fn admit(&self, owner: Owner, peer: Address, contact: Option<Known>, calls: bool) -> Option<Admitted> {
+    pub fn admit(&self, owner: Owner, peer: Address, contact: Option<CalledPeer>, calls: bool) -> Option<Admitted> {
         let by_slot = self.by_slot.read();
         let (created, policy) = by_slot.get(&(owner.table, owner.index))?;
         (*created == owner.created).then(|| policy.admit(peer, contact, calls))
@@ -81,7 +81,7 @@ impl CallbackPolicy {
     }
 
     /// Whether a packet from `peer`, which `calls` or may be an answer, is let in; `contact`: the terminal has called it.
-    pub(super) fn admit(&self, peer: Address, contact: Option<Known>, calls: bool) -> Admitted {
+    pub(super) fn admit(&self, peer: Address, contact: Option<CalledPeer>, calls: bool) -> Admitted {
         let is_welcome = match self {
             CallbackPolicy::Contacted | CallbackPolicy::Answered => false,
             CallbackPolicy::Anyone => true,
@@ -93,7 +93,7 @@ impl CallbackPolicy {
         match contact {
             _ if is_welcome => Ok(()),
             None => Err(DropReason::NotContacted),
-            Some(Known { answered: false, .. }) if calls && *self == CallbackPolicy::Answered => {
+            Some(CalledPeer { answered: false, .. }) if calls && *self == CallbackPolicy::Answered => {
                 Err(DropReason::NotAnswered)
             }
             Some(_) => Ok(()),

@@ -14,7 +14,7 @@ mod entry;
 mod list;
 mod shard;
 
-pub use entry::Known;
+pub use entry::CalledPeer;
 
 /// Shards: more than any number of workers, so that two rarely meet.
 const SHARDS: usize = 256;
@@ -81,13 +81,13 @@ impl Contacts {
     }
 
     /// All contacts of a binding, live or not.
-    pub fn of(&self, owner: Owner) -> Vec<Known> {
+    pub fn of(&self, owner: Owner) -> Vec<CalledPeer> {
         let shard = self.shard(owner).lock();
-        shard.contacts(owner).map(Known::from).collect()
+        shard.contacts(owner).map(CalledPeer::from).collect()
     }
 
     /// The contacts that count, the `most` called last, the latest first.
-    pub fn latest(&self, owner: Owner, most: usize, now: u32) -> Vec<Known> {
+    pub fn latest(&self, owner: Owner, most: usize, now: u32) -> Vec<CalledPeer> {
         let mut all = self.of(owner);
         all.retain(|known| self.is_live(known.last, now));
         all.sort_by_key(|known| std::cmp::Reverse(known.last));
@@ -96,8 +96,8 @@ impl Contacts {
     }
 
     /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
-    pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = Known>, now: u32) {
-        let contact = |Known { peer, first, last, answered, called_back }| Contact {
+    pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = CalledPeer>, now: u32) {
+        let contact = |CalledPeer { peer, first, last, answered, called_back }| Contact {
             peer: Peer::from(peer),
             first: first.min(last).min(now),
             last: last.min(now),
@@ -158,9 +158,9 @@ impl Contacts {
     }
 
     /// The contacts that packets wait for.
-    pub fn unrecorded(&self, owner: Owner) -> Vec<Known> {
+    pub fn unrecorded(&self, owner: Owner) -> Vec<CalledPeer> {
         let shard = self.shard(owner).lock();
-        shard.contacts(owner).filter(|contact| contact.untold == UNRECORDED).map(Known::from).collect()
+        shard.contacts(owner).filter(|contact| contact.untold == UNRECORDED).map(CalledPeer::from).collect()
     }
 
     /// These are on record: packets need not wait for them.
@@ -194,12 +194,12 @@ impl Contacts {
     }
 
     /// A peer that the terminal has called within the idle time.
-    pub fn live(&self, owner: Owner, peer: Address, now: u32) -> Option<Known> {
+    pub fn live(&self, owner: Owner, peer: Address, now: u32) -> Option<CalledPeer> {
         self.known(owner, peer).filter(|known| self.is_live(known.last, now))
     }
 
     /// A peer that the terminal has called, as far as that is remembered.
-    pub fn known(&self, owner: Owner, peer: Address) -> Option<Known> {
+    pub fn known(&self, owner: Owner, peer: Address) -> Option<CalledPeer> {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner)? {
             Held::One(contact) => (contact.peer == peer.into()).then(|| contact.into()),
@@ -431,13 +431,13 @@ mod tests {
         contacts.hand_over(OWNER, later);
         assert_eq!((contacts.of(later), contacts.of(OWNER)), (all, vec![]));
         for first in [0, 90, 110] {
-            let of_old = Known { peer: peer(3), first, last: 140, answered: true, called_back: true };
+            let of_old = CalledPeer { peer: peer(3), first, last: 140, answered: true, called_back: true };
             contacts.put_back(later, [of_old].into_iter(), 150);
             assert_eq!(contacts.of(later), [of_old]);
         }
-        let ahead = Known { peer: peer(3), first: 180, last: 170, answered: true, called_back: true };
+        let ahead = CalledPeer { peer: peer(3), first: 180, last: 170, answered: true, called_back: true };
         contacts.put_back(later, [ahead].into_iter(), 150);
-        assert_eq!(contacts.of(later), [Known { first: 150, last: 150, ..ahead }], "nothing is later than now");
+        assert_eq!(contacts.of(later), [CalledPeer { first: 150, last: 150, ..ahead }], "nothing is later than now");
     }
 
     #[test]

@@ -30,7 +30,7 @@ const _: () = assert!(SPANS == 6);
 /// Sets of a reason, for either side.
 const SETS: usize = 4;
 /// Rows of a set.
-const WAYS: usize = 8;
+const PER_SET: usize = 8;
 const REASONS: usize = DropReason::ALL.len();
 
 /// Which end of a packet an address is.
@@ -96,8 +96,8 @@ struct Row {
 #[derive(Clone, Copy, FromZeros)]
 #[repr(C, align(64))]
 struct Sheet {
-    peers: [[Row; WAYS]; SETS],
-    own: [[Row; WAYS]; SETS],
+    peers: [[Row; PER_SET]; SETS],
+    own: [[Row; PER_SET]; SETS],
 }
 
 /// A span of time.
@@ -181,7 +181,7 @@ impl DropBook {
         self.put(own, |sheet| &mut sheet.own);
     }
 
-    fn put(&mut self, run: Run, rows: fn(&mut Sheet) -> &mut [[Row; WAYS]; SETS]) {
+    fn put(&mut self, run: Run, rows: fn(&mut Sheet) -> &mut [[Row; PER_SET]; SETS]) {
         let (key, dice) = (self.key, self.roll());
         let page = self.pages.get_mut(self.place).filter(|_| run.row.packets > 0);
         let reason = usize::try_from(run.reason).unwrap_or(REASONS);
@@ -334,7 +334,7 @@ impl Row {
 }
 
 /// Adds a row to the one of its address, or has it take another's place.
-fn add(sets: &mut [[Row; WAYS]; SETS], row: Row, key: [u64; 2], dice: u64) {
+fn add(sets: &mut [[Row; PER_SET]; SETS], row: Row, key: [u64; 2], dice: u64) {
     let [first, second] = key;
     let (upper, lower) = Address::from_bits(row.address).halves();
     #[allow(clippy::cast_possible_truncation, reason = "the lowest bits are enough")]

@@ -1,6 +1,6 @@
 //! The translator. Pure: no clock, no I/O, no unsafe; `now` and bytes are handed in.
 //!
-//! [`Nat`] is what all workers share; each worker has a [`Translator`] of its own. The way of a packet is
+//! [`Nat`] is what all workers share; each worker has a [`Translator`] of its own. The path of a packet is
 //! [`Translator::translate`], on one page; the files beside it are
 //!
 //! | file | what |

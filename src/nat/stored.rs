@@ -1,7 +1,7 @@
 //! Bindings as they outlive the translator: on disk, or carried over to one with other settings.
 
 use super::callback::CallbackPolicy;
-use super::contacts::{Change, Known};
+use super::contacts::{CalledPeer, Change};
 use super::event::EventKind;
 use super::table::ledger::Stamp;
 use super::table::slots::{Slot, Usage};
@@ -217,8 +217,12 @@ impl Nat {
         let unrecorded = self.contacts.unrecorded(receipt.owner());
         receipt.contacts = unrecorded.iter().map(|known| known.peer).collect();
         let created = receipt.created;
-        let change =
-            |known: Known| ContactChange { virtual_ip, created, peer: known.peer.into(), contact: Some(known.into()) };
+        let change = |known: CalledPeer| ContactChange {
+            virtual_ip,
+            created,
+            peer: known.peer.into(),
+            contact: Some(known.into()),
+        };
         unrecorded.into_iter().map(change).collect()
     }
 
@@ -246,7 +250,7 @@ impl Nat {
 
     /// What is new about this binding cannot be recorded now. If the binding itself is on record, packets wait no more.
     pub fn let_go(&self, virtual_ip: IpAddr) {
-        let Ok(bound) = self.callee(virtual_ip.into()) else { return };
+        let Ok(bound) = self.receiver(virtual_ip.into()) else { return };
         if let Ok(table) = self.table(bound.table)
             && !table.is_unrecorded(bound.found.index)
         {
@@ -419,7 +423,7 @@ impl Restoring<'_> {
             self.nat.policies.set(owner, binding.callback);
         }
         if !binding.contacts.is_empty() {
-            let contacts = binding.contacts.iter().map(|contact| Known::from(*contact));
+            let contacts = binding.contacts.iter().map(|contact| CalledPeer::from(*contact));
             self.nat.contacts.put_back(owner, contacts, self.now.as_secs());
         }
     }
@@ -429,13 +433,13 @@ impl Restoring<'_> {
     }
 }
 
-impl From<Known> for StoredContact {
-    fn from(Known { peer, first, last, answered, called_back }: Known) -> Self {
+impl From<CalledPeer> for StoredContact {
+    fn from(CalledPeer { peer, first, last, answered, called_back }: CalledPeer) -> Self {
         Self { peer: peer.into(), first, last, answered, called_back }
     }
 }
 
-impl From<StoredContact> for Known {
+impl From<StoredContact> for CalledPeer {
     fn from(StoredContact { peer, first, last, answered, called_back }: StoredContact) -> Self {
         Self { peer: peer.into(), first, last, answered, called_back }
     }

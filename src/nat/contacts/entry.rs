@@ -2,9 +2,9 @@
 
 use crate::wire::Address;
 
-/// What is known of a peer that a terminal has called.
+/// A peer that a terminal has called, with what the translator knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct CalledPeer {
     /// The peer.
     pub peer: Address,
     /// The second in which it was first called, without having been forgotten since; 0: that is not known.
@@ -17,11 +17,11 @@ pub struct Known {
     pub called_back: bool,
 }
 
-/// A peer that a terminal has called.
+/// The same, as a shard keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contact {
     pub peer: Peer,
-    /// See [`Known::first`].
+    /// See [`CalledPeer::first`].
     pub first: u32,
     pub last: u32,
     /// Seconds by which `last` is later than what the store was told; [`super::TELL_AGAIN`] stands for all from there, and for
@@ -45,7 +45,7 @@ impl From<Address> for Peer {
     }
 }
 
-impl From<Contact> for Known {
+impl From<Contact> for CalledPeer {
     fn from(Contact { peer, first, last, answered, called_back, .. }: Contact) -> Self {
         Self { peer: peer.into(), first, last, answered, called_back }
     }

@@ -1,7 +1,7 @@
 //! What the carrier (the kernel) has translated, as the translator accounts for it.
 
-use super::known::Tally;
 use super::offload::{Carried, FlowCarrier, Offer};
+use super::remembered::Tally;
 use crate::nat::binding::{BindingState, Realm, SlotRef};
 use crate::nat::shared::{Nat, owner};
 use crate::time::Time;
@@ -57,8 +57,8 @@ impl Nat {
                 (SlotRef::new(table, index), Realm::Outside)
             }
             Realm::Outside => {
-                let callee = self.callee(destination).ok()?;
-                (callee.slot(), Realm::Inside(callee.found.slot.inside))
+                let receiver = self.receiver(destination).ok()?;
+                (receiver.slot(), Realm::Inside(receiver.found.slot.inside))
             }
         };
         let epoch = self.epoch.now();
@@ -102,12 +102,12 @@ impl Nat {
                 }
                 true
             }
-            Realm::Outside => self.callee(offer.destination).is_ok_and(|callee| {
-                callee.found.slot.terminal == offer.address
-                    && callee.slot() == offer.binding
-                    && self.is_peer(offer.source, callee.found.slot.inside).is_ok()
+            Realm::Outside => self.receiver(offer.destination).is_ok_and(|receiver| {
+                receiver.found.slot.terminal == offer.address
+                    && receiver.slot() == offer.binding
+                    && self.is_peer(offer.source, receiver.found.slot.inside).is_ok()
                     // A first answer is seen here.
-                    && self.may_call(&callee, offer.source, false, now).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
+                    && self.may_call(&receiver, offer.source, false, now).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
             }),
         }
     }

@@ -1,12 +1,12 @@
 //! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
 
-use super::known::{Flow, Tally};
+use super::remembered::{Flow, Tally};
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Owner;
 use crate::nat::binding::Realm;
 use crate::nat::binding::SlotRef;
 use crate::nat::callback::CallbackPolicy;
-use crate::nat::contacts::Known;
+use crate::nat::contacts::CalledPeer;
 use crate::nat::event::{Event, EventKind};
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Hairpin, InboundRefresh};
@@ -60,22 +60,22 @@ impl Nat {
             }
             let source = self.prefixes.outward(Some(inside), headers.source, peer).ok_or(DropReason::Hairpin)??;
             let rewrite = Rewrite { source: Some(source), destination: Some(prefix.inward(peer)?) };
-            let flow = Flow { rewrite, to: Realm::Inside(prefix.inside), caller: None, callee: None };
+            let flow = Flow { rewrite, to: Realm::Inside(prefix.inside), sender: None, receiver: None };
             return Ok(Decision::new(flow, None));
         }
         if self.selection.of_virtual_ip(peer).is_some() {
             return self.hairpin(headers, inside, now, run);
         }
         if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
-            let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, caller: None, callee: None };
+            let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, sender: None, receiver: None };
             return Ok(Decision::new(flow, None));
         }
-        let (caller, event) = self.caller(headers, inside, now, run)?;
+        let (sender, event) = self.sender(headers, inside, now, run)?;
         let flow = Flow {
-            rewrite: Rewrite::source(caller.found.slot.virtual_ip),
+            rewrite: Rewrite::source(sender.found.slot.virtual_ip),
             to: Realm::Outside,
-            caller: Some(caller.slot()),
-            callee: None,
+            sender: Some(sender.slot()),
+            receiver: None,
         };
         Ok(Decision::new(flow, event))
     }
@@ -88,59 +88,59 @@ impl Nat {
             let flow = Flow {
                 rewrite: Rewrite::destination(prefix.inward(virtual_ip)?),
                 to: Realm::Inside(prefix.inside),
-                caller: None,
-                callee: None,
+                sender: None,
+                receiver: None,
             };
             return Ok(Decision::new(flow, None));
         }
-        let callee = self.callee(virtual_ip)?;
-        let slot = &callee.found.slot;
+        let receiver = self.receiver(virtual_ip)?;
+        let slot = &receiver.found.slot;
         if !self.surroundings.read().is_source(slot.inside, slot.terminal) {
             return Err(DropReason::InsideGone);
         }
         self.is_peer(peer, slot.inside)?;
-        let contact = self.may_call(&callee, peer, calls(headers.kind), now)?;
-        let is_once = self.heard(&callee, contact, headers.kind, run);
+        let contact = self.may_call(&receiver, peer, calls(headers.kind), now)?;
+        let is_once = self.heard(&receiver, contact, headers.kind, run);
         let flow = Flow {
-            rewrite: Rewrite::destination(callee.found.slot.terminal),
-            to: Realm::Inside(callee.found.slot.inside),
-            caller: None,
-            callee: Some(callee.slot()),
+            rewrite: Rewrite::destination(receiver.found.slot.terminal),
+            to: Realm::Inside(receiver.found.slot.inside),
+            sender: None,
+            receiver: Some(receiver.slot()),
         };
         Ok(Decision { flow, event: None, is_once })
     }
 
-    /// From a terminal to the virtual IP of another, or its own: the called side sees the caller's virtual IP
+    /// From a terminal to the virtual IP of another, or its own: the receiver sees the sender's virtual IP
     /// (RFC 4787 REQ-9).
     fn hairpin(&self, headers: &Headers, inside: u16, now: Time, run: Run) -> Result<Decision, DropReason> {
         if self.policy.hairpin == Hairpin::Off {
             return Err(DropReason::Hairpin);
         }
-        let callee = self.callee(headers.destination)?;
-        let (caller, event) = self.caller(headers, inside, now, run)?;
-        let shown = caller.found.slot.virtual_ip;
+        let receiver = self.receiver(headers.destination)?;
+        let (sender, event) = self.sender(headers, inside, now, run)?;
+        let shown = sender.found.slot.virtual_ip;
         // A terminal that calls its own virtual IP needs no contact.
-        let is_itself = caller.slot() == callee.slot();
+        let is_itself = sender.slot() == receiver.slot();
         let mut is_once = false;
         if !is_itself {
             let contact = match self.policy.hairpin {
-                Hairpin::Policy => self.may_call(&callee, shown, calls(headers.kind), now)?,
-                _ => self.contacts.live(callee.owner(), shown, now.as_secs()),
+                Hairpin::Policy => self.may_call(&receiver, shown, calls(headers.kind), now)?,
+                _ => self.contacts.live(receiver.owner(), shown, now.as_secs()),
             };
-            is_once = self.heard(&callee, contact, headers.kind, run);
+            is_once = self.heard(&receiver, contact, headers.kind, run);
         }
-        let rewrite = Rewrite { source: Some(shown), destination: Some(callee.found.slot.terminal) };
+        let rewrite = Rewrite { source: Some(shown), destination: Some(receiver.found.slot.terminal) };
         let flow = Flow {
             rewrite,
-            to: Realm::Inside(callee.found.slot.inside),
-            caller: Some(caller.slot()),
-            callee: Some(callee.slot()),
+            to: Realm::Inside(receiver.found.slot.inside),
+            sender: Some(sender.slot()),
+            receiver: Some(receiver.slot()),
         };
         Ok(Decision { flow, event, is_once })
     }
 
     /// The binding of the terminal that sent the packet, made or woken if need be; its contact with the peer is noted.
-    fn caller(
+    fn sender(
         &self,
         headers: &Headers,
         inside: u16,
@@ -183,7 +183,7 @@ impl Nat {
     }
 
     /// The binding of a virtual IP that can be called.
-    pub(in crate::nat) fn callee(&self, virtual_ip: Address) -> Result<Bound, DropReason> {
+    pub(in crate::nat) fn receiver(&self, virtual_ip: Address) -> Result<Bound, DropReason> {
         let table = self.selection.of_virtual_ip(virtual_ip).ok_or(DropReason::NotVirtual)?;
         let found = self.table(table)?.of_virtual_ip(virtual_ip).ok_or(DropReason::NoBinding)?;
         match found.slot.state {
@@ -206,17 +206,17 @@ impl Nat {
     /// terminal has called it.
     pub(in crate::nat) fn may_call(
         &self,
-        callee: &Bound,
+        receiver: &Bound,
         peer: Address,
         calls: bool,
         now: Time,
-    ) -> Result<Option<Known>, DropReason> {
-        if self.selection.for_peer(peer) != Some(callee.table) {
+    ) -> Result<Option<CalledPeer>, DropReason> {
+        if self.selection.for_peer(peer) != Some(receiver.table) {
             return Err(DropReason::WrongPool);
         }
-        let owner = callee.owner();
+        let owner = receiver.owner();
         let contact = self.contacts.live(owner, peer, now.as_secs());
-        let of_pool = || self.policy_of_pool(callee).unwrap_or(&self.policy.callback).admit(peer, contact, calls);
+        let of_pool = || self.policy_of_pool(receiver).unwrap_or(&self.policy.callback).admit(peer, contact, calls);
         match self.policies.admit(owner, peer, contact, calls).unwrap_or_else(of_pool) {
             Ok(()) => Ok(contact),
             Err(DropReason::NotContacted) if contact.is_none() && self.contacts.has_forgotten(owner, peer) => {
@@ -228,13 +228,13 @@ impl Nat {
 
     /// A peer sends to a binding. If the terminal has called it and it has not answered before, this may be the answer.
     /// Returns whether it still has not.
-    fn heard(&self, callee: &Bound, contact: Option<Known>, kind: Kind, run: Run) -> bool {
+    fn heard(&self, receiver: &Bound, contact: Option<CalledPeer>, kind: Kind, run: Run) -> bool {
         let Some(contact) = contact.filter(|contact| !contact.answered) else { return false };
         let is_answer = matches!(kind, Kind::Tcp | Kind::Datagram | Kind::IcmpOther | Kind::Other);
         if is_answer && run == Run::Real {
-            self.contacts.answered(callee.owner(), contact.peer);
-            let slot = &callee.found.slot;
-            if !slot.answered && self.table(callee.table).is_ok_and(|table| table.answered(&callee.found)) {
+            self.contacts.answered(receiver.owner(), contact.peer);
+            let slot = &receiver.found.slot;
+            if !slot.answered && self.table(receiver.table).is_ok_and(|table| table.answered(&receiver.found)) {
                 self.limiter.answered(slot.inside, slot.created);
             }
         }
@@ -242,8 +242,8 @@ impl Nat {
     }
 
     /// The callback policy that the binding's pool has of its own.
-    pub(in crate::nat) fn policy_of_pool(&self, callee: &Bound) -> Option<&CallbackPolicy> {
-        let part = self.table(callee.table).ok()?.part(callee.found.index)?;
+    pub(in crate::nat) fn policy_of_pool(&self, receiver: &Bound) -> Option<&CallbackPolicy> {
+        let part = self.table(receiver.table).ok()?.part(receiver.found.index)?;
         self.pools.get(usize::from(part.pool()))?.callback.as_ref()
     }
 

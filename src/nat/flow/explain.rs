@@ -185,8 +185,8 @@ impl Nat {
         if let Some(table) = self.selection.of_virtual_ip(peer) {
             let pools = self.pools_of(table);
             steps.say(format_args!("{peer} is itself a virtual IP, of {pools}: one terminal calls another (hairpin)."));
-            if let Ok(callee) = self.callee(peer) {
-                self.explain_policy(&callee, None, now, steps);
+            if let Ok(receiver) = self.receiver(peer) {
+                self.explain_policy(&receiver, None, now, steps);
             }
         }
         let number = self.selection.for_peer(peer)?;
@@ -247,16 +247,16 @@ impl Nat {
     }
 
     /// Who may call, and whether this peer has been called.
-    fn explain_policy(&self, callee: &Bound, peer: Option<Address>, now: Time, steps: &mut Steps) {
-        let owner = owner(callee.table.into(), &callee.found);
-        let (whose, policy) = match (self.policies.of(owner), self.policy_of_pool(callee)) {
+    fn explain_policy(&self, receiver: &Bound, peer: Option<Address>, now: Time, steps: &mut Steps) {
+        let owner = owner(receiver.table.into(), &receiver.found);
+        let (whose, policy) = match (self.policies.of(owner), self.policy_of_pool(receiver)) {
             (Some(policy), _) => ("The binding's own", policy),
             (None, Some(policy)) => ("The pool's", policy.clone()),
             (None, None) => ("The general", self.policy.callback.clone()),
         };
         steps.say(format_args!("{whose} callback policy: {policy}."));
         let Some(peer) = peer else { return };
-        let terminal = callee.found.slot.terminal;
+        let terminal = receiver.found.slot.terminal;
         match self.contacts.known(owner, peer) {
             Some(known) => {
                 let called = ago(Duration::from_secs(now.as_secs().saturating_sub(known.last).into()));

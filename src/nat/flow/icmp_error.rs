@@ -91,7 +91,7 @@ impl Nat {
         strangers: &mut Strangers,
         now: Time,
     ) -> Result<RestoredQuote, DropReason> {
-        let callee = self.callee(headers.destination)?;
+        let receiver = self.receiver(headers.destination)?;
         if quote.headers.source != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
         }
@@ -100,13 +100,13 @@ impl Nat {
             return self.error_by_hairpin(headers, quote, None);
         }
         let peer = quote.headers.destination;
-        self.may_call(&callee, peer, false, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
-        let Bound { table, found } = callee;
+        self.may_call(&receiver, peer, false, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
+        let Bound { table, found } = receiver;
         let is_known = headers.source == peer
             || self.surroundings().is_own(headers.source)
             || self.contacts.live(owner(table.into(), &found), headers.source, now.as_secs()).is_some();
         if !is_known {
-            strangers.admit(callee.slot(), now)?;
+            strangers.admit(receiver.slot(), now)?;
         }
         self.table(table)?.used(found.index, Usage { packets_in: 1, bytes_in: headers.end as u64, ..Usage::default() });
         let terminal = found.slot.terminal;
@@ -132,8 +132,8 @@ impl Nat {
         })
     }
 
-    /// Somebody inside (`None`: the gateway's own kernel) could not deliver what one terminal sent to another's virtual
-    /// IP: both addresses of the quote are restored (RFC 5508 REQ-7).
+    /// A host of the inside `from` (`None`: the gateway's own kernel) could not deliver what one terminal sent to another's
+    /// virtual IP: both addresses of the quote are restored (RFC 5508 REQ-7).
     fn error_by_hairpin(
         &self,
         headers: &Headers,
@@ -141,25 +141,25 @@ impl Nat {
         from: Option<u16>,
     ) -> Result<RestoredQuote, DropReason> {
         let (shown, called) = (headers.destination, quote.headers.destination);
-        let caller = self.callee(shown)?;
+        let quoted_sender = self.receiver(shown)?;
         if quote.headers.source != shown {
             return Err(DropReason::IcmpErrorUnrelated);
         }
         let mut insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
-        let callee = match from {
+        let quoted_receiver = match from {
             Some(inside) => self.shown_to(shown, inside, called),
             None => insides.find_map(|inside| self.shown_to(shown, inside, called)),
         };
         let sender = from
             .and_then(|inside| self.shown_to(shown, inside, headers.source))
             .or_else(|| self.surroundings().own_inside(shown));
-        let terminal = caller.found.slot.terminal;
+        let terminal = quoted_sender.found.slot.terminal;
         Ok(RestoredQuote {
-            to: Realm::Inside(caller.found.slot.inside),
+            to: Realm::Inside(quoted_sender.found.slot.inside),
             outer: Rewrite { source: Some(sender.ok_or(DropReason::NoOwnAddress)?), destination: Some(terminal) },
             quoted: Rewrite {
                 source: Some(terminal),
-                destination: Some(callee.ok_or(DropReason::IcmpErrorUnrelated)?),
+                destination: Some(quoted_receiver.ok_or(DropReason::IcmpErrorUnrelated)?),
             },
         })
     }

@@ -2,8 +2,8 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `translate.rs` | the way of a packet, on one page |
-//! | `known.rs` | what a worker remembers of the flows it serves |
+//! | `translate.rs` | the path of a packet, on one page |
+//! | `remembered.rs` | what a worker remembers of the flows it serves |
 //! | `decide.rs` | the decision about a flow that a worker has not seen the like of |
 //! | `explain.rs` | the same decision about a packet that is only talked about, in words |
 //! | `policy.rs` | who may call a terminal, for who asks |
@@ -15,9 +15,9 @@ pub(super) mod carried;
 pub(super) mod decide;
 pub(super) mod explain;
 pub(super) mod icmp_error;
-pub(super) mod known;
 pub(super) mod offload;
 pub(super) mod policy;
+pub(super) mod remembered;
 pub(super) mod strangers;
 pub(super) mod translate;
 pub(super) mod unsolicited;

@@ -2,7 +2,7 @@
 
 use super::decide::Bound;
 use crate::nat::callback::CallbackPolicy;
-use crate::nat::contacts::Known;
+use crate::nat::contacts::CalledPeer;
 use crate::nat::qualified::Qualified;
 use crate::nat::shared::{Nat, owner};
 use crate::nat::table::Found;
@@ -54,7 +54,7 @@ impl Nat {
     fn contacts_of(&self, table: usize, found: &Found, most: usize, now: Time) -> Vec<ContactView> {
         let bound = bound(table, found);
         let idle = self.contacts.idle();
-        let view = |Known { peer, first, last, answered, called_back }: Known| {
+        let view = |CalledPeer { peer, first, last, answered, called_back }: CalledPeer| {
             let last_called = Time::from_secs(last.into());
             ContactView {
                 peer: peer.into(),

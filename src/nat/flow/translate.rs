@@ -1,7 +1,7 @@
-//! The way of a packet.
+//! The path of a packet.
 
 use super::decide::{Decision, Run, untranslatable};
-use super::known::{Flows, Hit, Tally};
+use super::remembered::{Flows, Hit, Tally};
 use super::strangers::Strangers;
 use super::unsolicited::Waiting;
 use crate::nat::alg::Passed;
@@ -88,7 +88,7 @@ impl Translator {
         }
     }
 
-    /// The short way of nearly every packet: TCP or UDP, nothing unusual, of a flow that this worker knows. Tells where it
+    /// The short path of nearly every packet: TCP or UDP, nothing unusual, of a flow that this worker knows. Tells where it
     /// goes, or leaves it as it came.
     fn translate_known(&mut self, packet: &mut Packet<'_>, realm: Realm, now: Time) -> Option<Realm> {
         let headers = Headers::parse_plain(packet.bytes)?;
@@ -106,7 +106,7 @@ impl Translator {
         Some(hit.to)
     }
 
-    /// The way of any packet.
+    /// The full path of any packet.
     #[inline(never)]
     fn translate_any(&mut self, packet: &mut Packet<'_>, realm: Realm, now: Time) -> Verdict {
         let (verdict, ends) = match Headers::parse(packet.bytes) {
@@ -148,7 +148,7 @@ impl Translator {
         self.nat = nat;
     }
 
-    /// Counts packets that were lost on their way out, after they had been translated.
+    /// Counts packets that were lost as they left, after they had been translated.
     pub fn lost(&self, reason: DropReason, packets: u64) {
         self.counters.drops(reason).add(packets);
         self.counters.write_down_lost(reason, packets);
@@ -249,7 +249,7 @@ impl Translator {
         Ok((hit, event))
     }
 
-    #[inline(always)] // into the short way, where most of what it asks is known
+    #[inline(always)] // into the short path, where most of what it asks is known
     fn rewrite(&self, packet: &mut Packet<'_>, headers: &Headers, from: Realm, hit: Hit) {
         let stored = headers.stored(packet.checksum_start);
         hit.patch.apply(packet.bytes, headers, stored, self.nat.restore_hop && turns_back(from, hit.to));

@@ -44,8 +44,8 @@ impl Waiting {
             let call = self.0.pop_front()?;
             let Ok(headers) = Headers::parse_quoted(&call.packet) else { continue };
             let through = nat
-                .callee(headers.destination)
-                .is_ok_and(|callee| nat.may_call(&callee, headers.source, true, now).is_ok());
+                .receiver(headers.destination)
+                .is_ok_and(|receiver| nat.may_call(&receiver, headers.source, true, now).is_ok());
             if through {
                 continue;
             }

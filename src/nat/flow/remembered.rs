@@ -17,7 +17,7 @@ use zerocopy::FromZeros;
 /// Sets; a power of two.
 const SETS: usize = 1 << 15;
 /// Entries of a set. With 100,000 flows, fewer than 1 in 100 finds its set full.
-const WAYS: usize = 8;
+const PER_SET: usize = 8;
 /// How long a decision stands before it is made again (milliseconds). Bounds how stale a last-used time, a contact or a
 /// counter can be.
 const DECISION_TIME: u64 = 4_000;
@@ -25,17 +25,21 @@ const DECISION_TIME: u64 = 4_000;
 /// keeps an idle one for longer.
 const GOES_ON: u64 = 120_000;
 
-/// The decision about a flow: all packets between two addresses in one direction.
+/// The decision about a flow: all packets of one realm from one address to another, whatever their protocol and ports.
+///
+/// A rule that needs ports is no part of the key. The helpers of `nat/alg` look at each packet after the decision, and the
+/// eBPF programs leave TCP packets with a helper's port to the workers.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     /// What to write.
     pub rewrite: Rewrite,
     /// Where the packet goes.
     pub to: Realm,
-    /// The binding of the terminal that sends, if one does.
-    pub caller: Option<SlotRef>,
-    /// The binding of the terminal that receives, if one does. Both, where one terminal calls another (hairpin).
-    pub callee: Option<SlotRef>,
+    /// The binding of the terminal that sends; `None`: a peer sends, or the prefix of the sender is translated as a whole.
+    pub sender: Option<SlotRef>,
+    /// The binding of the terminal that receives; `None`: a peer receives, or the prefix of the receiver is translated as a
+    /// whole. Both are given where one terminal calls another (hairpin).
+    pub receiver: Option<SlotRef>,
 }
 
 /// What to do with a packet of a flow that is known.
@@ -58,8 +62,8 @@ struct Entry {
     delta: Delta,
     from: Realm,
     to: Realm,
-    caller: Option<SlotRef>,
-    callee: Option<SlotRef>,
+    sender: Option<SlotRef>,
+    receiver: Option<SlotRef>,
     epoch: u64,
     decided: Time,
     packets: u32,
@@ -73,8 +77,8 @@ const _: () = assert!(size_of::<Entry>() <= 128, "an entry is two cache lines");
 #[derive(FromZeros)]
 #[repr(C, align(64))]
 struct Set {
-    tags: [u32; WAYS],
-    entries: [u32; WAYS],
+    tags: [u32; PER_SET],
+    entries: [u32; PER_SET],
 }
 
 /// See the module.
@@ -91,12 +95,12 @@ pub struct Flows {
 /// Packets of a flow that a worker has counted and that are still to be noted in its bindings.
 #[derive(Clone, Copy, Debug)]
 pub struct Tally {
-    caller: Option<SlotRef>,
-    callee: Option<SlotRef>,
+    sender: Option<SlotRef>,
+    receiver: Option<SlotRef>,
     packets: u32,
     bytes: u64,
     opened: u32,
-    /// Who sends to the callee, as it sees it.
+    /// The source address that the receiver sees.
     peer: Address,
     goes_on: bool,
 }
@@ -111,18 +115,18 @@ impl Hit {
 impl Tally {
     /// One packet of a flow that is not remembered.
     pub fn of_one(source: Address, flow: &Flow, opened: bool, bytes: usize) -> Self {
-        let Flow { caller, callee, rewrite, .. } = *flow;
+        let Flow { sender, receiver, rewrite, .. } = *flow;
         let peer = rewrite.source.unwrap_or(source);
-        Self { caller, callee, packets: 1, bytes: bytes as u64, opened: opened.into(), peer, goes_on: false }
+        Self { sender, receiver, packets: 1, bytes: bytes as u64, opened: opened.into(), peer, goes_on: false }
     }
 
-    /// What somebody else has carried of a flow.
+    /// Packets of a flow that its carrier (the kernel) has translated.
     pub fn carried(offer: &Offer, packets: u32, bytes: u64, opened: u32) -> Self {
-        let (caller, callee) = match offer.from {
+        let (sender, receiver) = match offer.from {
             Realm::Inside(_) => (Some(offer.binding), None),
             Realm::Outside => (None, Some(offer.binding)),
         };
-        Self { caller, callee, packets, bytes, opened, peer: offer.source, goes_on: true }
+        Self { sender, receiver, packets, bytes, opened, peer: offer.source, goes_on: true }
     }
 
     /// Whether there was more than one packet, now or before: of a question and its answer there is one each way.
@@ -132,7 +136,7 @@ impl Tally {
 
     /// The binding whose terminal a peer has called, and that peer.
     pub fn callback(&self) -> Option<(SlotRef, Address)> {
-        self.callee.filter(|_| self.opened > 0).map(|callee| (callee, self.peer))
+        self.receiver.filter(|_| self.opened > 0).map(|receiver| (receiver, self.peer))
     }
 
     /// What to add to which binding.
@@ -140,7 +144,7 @@ impl Tally {
         let (packets, bytes) = (self.packets.into(), self.bytes);
         let out = Usage { packets_out: packets, bytes_out: bytes, ..Usage::default() };
         let inward = Usage { packets_in: packets, bytes_in: bytes, callbacks: self.opened, ..Usage::default() };
-        self.caller.map(|slot| (slot, out)).into_iter().chain(self.callee.map(|slot| (slot, inward)))
+        self.sender.map(|slot| (slot, out)).into_iter().chain(self.receiver.map(|slot| (slot, inward)))
     }
 }
 
@@ -154,9 +158,9 @@ impl Flows {
         let sets = <[Set]>::new_box_zeroed_with_elems(SETS).unwrap_or_default();
         Self {
             sets,
-            entries: Vec::with_capacity(SETS * WAYS),
-            go_on: Vec::with_capacity(SETS * WAYS),
-            dirty: Vec::with_capacity(SETS * WAYS),
+            entries: Vec::with_capacity(SETS * PER_SET),
+            go_on: Vec::with_capacity(SETS * PER_SET),
+            dirty: Vec::with_capacity(SETS * PER_SET),
             key,
         }
     }
@@ -202,7 +206,7 @@ impl Flows {
         let (source, destination) = (headers.source, headers.destination);
         let hit = Hit::new(headers, flow);
         let Patch { source: new_source, destination: new_destination, delta } = hit.patch;
-        let Flow { to, caller, callee, .. } = *flow;
+        let Flow { to, sender, receiver, .. } = *flow;
         let mut new = Entry {
             source,
             destination,
@@ -211,8 +215,8 @@ impl Flows {
             delta,
             from,
             to,
-            caller,
-            callee,
+            sender,
+            receiver,
             epoch,
             decided: now,
             packets: 0,
@@ -222,11 +226,13 @@ impl Flows {
         new.count(headers.kind == Kind::TcpSyn, bytes);
         let (at, tag) = self.place(from, source, destination);
         let Some(set) = self.sets.get_mut(at) else { return (hit, None) };
-        let way = match set.find_way(tag).or_else(|| set.find_way(0)) {
-            Some(way) => way,
+        let position = match set.position_of(tag).or_else(|| set.position_of(0)) {
+            Some(position) => position,
             None => set.oldest(&self.entries),
         };
-        let (Some(place), Some(number)) = (set.tags.get_mut(way), set.entries.get_mut(way)) else { return (hit, None) };
+        let (Some(place), Some(number)) = (set.tags.get_mut(position), set.entries.get_mut(position)) else {
+            return (hit, None);
+        };
         if *place == 0 {
             *number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
             *place = tag;
@@ -249,7 +255,7 @@ impl Flows {
         (hit, before)
     }
 
-    /// Hands over what is not yet noted, of up to `most` flows, with the decision if somebody else may keep it.
+    /// Hands over what is not yet noted, of up to `most` flows, with the decision if a carrier may keep it.
     pub fn drain(&mut self, most: usize, mut note: impl FnMut(Tally, Option<Offer>)) {
         for number in self.dirty.drain(self.dirty.len().saturating_sub(most)..) {
             if let Some((entry, goes_on)) =
@@ -288,19 +294,19 @@ impl Set {
     /// The entry with this tag.
     #[inline]
     fn find(&self, tag: u32) -> Option<u32> {
-        self.entries.get(self.find_way(tag)?).copied()
+        self.entries.get(self.position_of(tag)?).copied()
     }
 
     #[inline]
-    fn find_way(&self, tag: u32) -> Option<usize> {
+    fn position_of(&self, tag: u32) -> Option<usize> {
         self.tags.iter().position(|other| *other == tag)
     }
 
-    /// The way whose decision was made first.
+    /// The position of the entry whose decision was made first.
     fn oldest(&self, entries: &[Entry]) -> usize {
         let decided = |number: &u32| entries.get(*number as usize).map(|entry| entry.decided);
         let ages = self.entries.iter().map(decided).enumerate();
-        ages.min_by_key(|(_, decided)| *decided).map_or(0, |(way, _)| way)
+        ages.min_by_key(|(_, decided)| *decided).map_or(0, |(position, _)| position)
     }
 }
 
@@ -324,9 +330,9 @@ impl Entry {
 
     /// The decision, where it is about one binding and one address.
     fn offer(&self) -> Option<Offer> {
-        let (binding, address) = match (self.from, self.to, self.caller, self.callee) {
-            (Realm::Inside(_), Realm::Outside, Some(caller), None) => (caller, self.new_source),
-            (Realm::Outside, Realm::Inside(_), None, Some(callee)) => (callee, self.new_destination),
+        let (binding, address) = match (self.from, self.to, self.sender, self.receiver) {
+            (Realm::Inside(_), Realm::Outside, Some(sender), None) => (sender, self.new_source),
+            (Realm::Outside, Realm::Inside(_), None, Some(receiver)) => (receiver, self.new_destination),
             _ => return None,
         };
         let Self { source, destination, from, to, epoch, .. } = *self;
@@ -334,8 +340,8 @@ impl Entry {
     }
 
     fn tally(&self, goes_on: bool) -> Tally {
-        let Self { caller, callee, packets, bytes, opened, new_source, .. } = *self;
-        Tally { caller, callee, packets, bytes, opened, peer: new_source, goes_on }
+        let Self { sender, receiver, packets, bytes, opened, new_source, .. } = *self;
+        Tally { sender, receiver, packets, bytes, opened, peer: new_source, goes_on }
     }
 }
 
@@ -356,8 +362,8 @@ mod tests {
         Flow {
             rewrite: Rewrite::source(Address::from_v4((172 << 24 | n).to_be_bytes())),
             to: Realm::Outside,
-            caller: Some(SlotRef::new(0, n)),
-            callee: None,
+            sender: Some(SlotRef::new(0, n)),
+            receiver: None,
         }
     }
 
