@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod nat;
+pub mod session;
 pub mod time;
 pub mod wire;
 
