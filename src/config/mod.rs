@@ -1,16 +1,22 @@
 //! Configuration: what the operator wrote (`draft`, from a file and from flags) becomes a [`Config`] that cannot hold
 //! nonsense, or a list of what is wrong with it. Reads no file itself.
 
+mod agent;
 mod check;
 mod difference;
 mod draft;
+mod host_port;
 mod mistakes;
 mod problem;
+mod relay;
 
+pub use agent::{AgentConfig, PublishConfig};
 pub use check::{is_inside_name, policy as parse_callback};
 pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
+pub use host_port::{HostPort, HostPortError};
 pub use problem::{Place, Problem, Wrong};
+pub use relay::{RelayConfig, RelayLimits, ServerConfig};
 
 use crate::nat::{Policy, PoolSettings};
 use ipnet::IpNet;
@@ -85,6 +91,21 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Whether packets of known flows are translated in the kernel.
     pub fast_path: FastPath,
+}
+
+/// How often the other end of a session is probed, and how long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// Time from an answer to the next probe.
+    pub every: Duration,
+    /// Time for an answer.
+    pub patience: Duration,
+}
+
+impl Default for Probing {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(15), patience: Duration::from_secs(10) }
+    }
 }
 
 /// How much of the history is kept.

@@ -1,0 +1,41 @@
+//! The configuration of an agent.
+
+use super::{HostPort, LogFormat, Probing};
+use crate::session::Published;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// An agent's configuration that has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// The relays, each with a session of its own; never empty.
+    pub relays: Vec<HostPort>,
+    /// What is published; never empty, each name and transport once.
+    pub publish: Vec<PublishConfig>,
+    /// Its key and certificate.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Where metrics are told beside the control socket; a loopback address.
+    pub metrics: Option<SocketAddr>,
+    /// Connections at once, being dialled or open.
+    pub connections: usize,
+    /// How long a server may take to accept.
+    pub dial_time: Duration,
+    /// How often the relay is probed.
+    pub probing: Probing,
+    /// How the log is written.
+    pub log_format: LogFormat,
+}
+
+/// A server, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishConfig {
+    /// Its name for clients.
+    pub published: Published,
+    /// What is dialled.
+    pub target: HostPort,
+    /// Whether the server is told the client's address by a header of the PROXY protocol, version 2.
+    pub proxy_protocol: bool,
+}
