@@ -21,6 +21,8 @@ pub mod fastpath;
 pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod host;
+#[cfg(feature = "relay")]
+pub mod identity;
 #[cfg(feature = "gateway")]
 pub mod selftest;
 #[cfg(feature = "gateway")]

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("control", &["time", "wire", "nat", "session", "config", "host", "store"]),
     ("device", &["time", "wire", "nat", "session", "config", "host"]),
     ("fastpath", &["time", "wire", "nat", "session", "config", "host"]),
+    ("identity", &["time", "wire", "nat", "session", "config", "host", "store"]),
     ("doctor", &["time", "wire", "nat", "session", "config", "host", "device", "fastpath"]),
     ("gateway", &["time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath"]),
     (
@@ -27,7 +28,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath", "doctor",
+            "time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath", "identity",
+            "doctor",
             "gateway", "selftest",
         ],
     ),
