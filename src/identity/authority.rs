@@ -67,6 +67,11 @@ impl Authority {
         &self.certificate
     }
 
+    /// The relay's own certificate, for clients that are no members to check the relay with.
+    pub fn server_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.certified.cert.first()
+    }
+
     /// Settings for the relay's side of TLS 1.3; `alpn` lists the protocols in order of preference.
     ///
     /// A client may show a certificate, or none. TLS proves that it has the key; whose key it is and whether it may come in

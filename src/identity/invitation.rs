@@ -290,11 +290,11 @@ mod tests {
         }
 
         #[test]
-        fn no_flipped_bit_passes(secret in any::<[u8; SECRET]>(), at in 0_usize..95, bit in 0..8) {
+        fn no_flipped_bit_passes(secret in any::<[u8; SECRET]>(), at in 0_usize..95, bit in 0_u8..8) {
             let invitation =
                 Invitation { relay: Fingerprint::from_bytes([3; 32]), secret: Secret(Zeroizing::new(secret)) };
             let mut text = invitation.to_string().into_bytes();
-            text[at] ^= 1 << bit;
+            text[at] ^= 1_u8 << bit;
             if let Ok(flipped) = std::str::from_utf8(&text).unwrap_or_default().parse::<Invitation>() {
                 // Bit 5 only makes a capital of a letter.
                 prop_assert_eq!(flipped, invitation);

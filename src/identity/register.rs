@@ -443,40 +443,57 @@ fn moment(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
+/// Brings the file to the present version. One that is not what was written is left as it is.
 fn check_and_upgrade(connection: &mut Connection, path: &Path) -> rusqlite::Result<Result<(), IdentityError>> {
     connection.execute_batch(
         "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; \
          PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;",
     )?;
+    let done = match steps_done(&connection.transaction()?, path)? {
+        Ok(done) => done,
+        Err(error) => return Ok(Err(error)),
+    };
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if mode != "wal" {
         return Ok(Err(IdentityError::NoLog(path.to_owned())));
     }
-    let damaged = |what: String| Ok(Err(IdentityError::Damaged { path: path.to_owned(), what }));
-    // Another process may open the new file at the same time.
+    if done == STEPS.len() {
+        return Ok(Ok(()));
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have done it meanwhile.
+    let done = match steps_done(&transaction, path)? {
+        Ok(done) => done,
+        Err(error) => return Ok(Err(error)),
+    };
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    for step in STEPS.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", i32::try_from(STEPS.len()).unwrap_or(i32::MAX))?;
+    transaction.commit()?;
+    Ok(Ok(()))
+}
+
+/// How many steps a sound file has gone.
+fn steps_done(transaction: &Transaction<'_>, path: &Path) -> rusqlite::Result<Result<usize, IdentityError>> {
+    let damaged = |what: String| Ok(Err(IdentityError::Damaged { path: path.to_owned(), what }));
     let number = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
     let known = i32::try_from(STEPS.len()).unwrap_or(i32::MAX);
-    if application == 0 && version == 0 && tables(&transaction)?.is_empty() {
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-    } else if application != APPLICATION {
+    let is_new = application == 0 && version == 0 && tables(transaction)?.is_empty();
+    if !is_new && application != APPLICATION {
         return damaged("it is not a register of kamei".to_owned());
     }
     if version > known {
         return Ok(Err(IdentityError::Newer { path: path.to_owned(), version, known }));
     }
     let done = usize::try_from(version).unwrap_or(0);
-    if tables(&transaction)? != tables_after(done)? {
+    if tables(transaction)? != tables_after(done)? {
         return damaged(format!("its tables are not those of version {version}"));
     }
-    for step in STEPS.iter().skip(done) {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "user_version", known)?;
-    transaction.commit()?;
-    let verdict = connection.pragma_query_value(None, "integrity_check", |row| row.get::<_, String>(0))?;
-    if verdict == "ok" { Ok(Ok(())) } else { damaged(verdict.lines().last().unwrap_or_default().to_owned()) }
+    let verdict = transaction.pragma_query_value(None, "integrity_check", |row| row.get::<_, String>(0))?;
+    if verdict == "ok" { Ok(Ok(done)) } else { damaged(verdict.lines().last().unwrap_or_default().to_owned()) }
 }
 
 /// The tables as they were made, in their order.
