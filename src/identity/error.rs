@@ -30,7 +30,15 @@ pub enum IdentityError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The file of a secret belongs to another user.
+    /// Others can change a certificate.
+    #[error("{path} can be written by others (mode {mode:04o}); see that it is the right one, and chmod 644")]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file belongs to another user.
     #[error("{0} belongs to another user; chown it to the user that kamei runs as")]
     Foreign(PathBuf),
     /// It is not what was written.
@@ -48,6 +56,14 @@ pub enum IdentityError {
         path: PathBuf,
         /// The file of the key.
         key: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// There are no CA certificates where the operator's should be.
+    #[error("{path} has no certificates of a CA to know members by: {what}")]
+    Authorities {
+        /// The file.
+        path: PathBuf,
         /// What was found.
         what: String,
     },

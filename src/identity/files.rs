@@ -31,6 +31,24 @@ pub fn private_directory(path: &Path) -> Result<(), IdentityError> {
 /// [`IdentityError::Exposed`], [`IdentityError::Foreign`], [`IdentityError::Damaged`] if it is no file or far too long, or
 /// what the system said.
 pub fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, IdentityError> {
+    let exposed = |mode| IdentityError::Exposed { path: path.to_owned(), mode };
+    read(path, &|mode| if mode & 0o077 == 0 { Ok(()) } else { Err(exposed(mode)) })
+}
+
+/// What is in a file that all may read and only its owner may write; `None` if there is none.
+///
+/// # Errors
+/// Those of [`read_private`], but [`IdentityError::Writable`] instead of [`IdentityError::Exposed`].
+pub fn read_public(path: &Path) -> Result<Option<Zeroizing<String>>, IdentityError> {
+    let writable = |mode| IdentityError::Writable { path: path.to_owned(), mode };
+    read(path, &|mode| if mode & 0o022 == 0 { Ok(()) } else { Err(writable(mode)) })
+}
+
+/// What is in a file, if its permission bits are right.
+fn read(
+    path: &Path,
+    check: &dyn Fn(u32) -> Result<(), IdentityError>,
+) -> Result<Option<Zeroizing<String>>, IdentityError> {
     let failed = |error| IdentityError::File { path: path.to_owned(), error };
     let damaged = |what: &str| IdentityError::Damaged { path: path.to_owned(), what: what.to_owned() };
     // Opening a pipe must not wait for somebody to write to it.
@@ -38,15 +56,16 @@ pub fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, IdentityEr
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(rustix::io::Errno::LOOP) => {
+            return Err(failed(io::Error::other("it is a symbolic link; the file itself must be here")));
+        }
         Err(error) => return Err(failed(error.into())),
     };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(damaged("it is no file"));
     }
-    if metadata.mode() & 0o077 != 0 {
-        return Err(IdentityError::Exposed { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
-    }
+    check(metadata.mode() & 0o7777)?;
     if !is_trusted(metadata.uid()) {
         return Err(IdentityError::Foreign(path.to_owned()));
     }
@@ -180,9 +199,13 @@ mod tests {
         }
         chmod(&path, 0o400);
         assert!(read_private(&path).is_ok());
+        chmod(&path, 0o644);
+        assert!(read_public(&path).is_ok());
+        chmod(&path, 0o646);
+        assert!(matches!(read_public(&path), Err(IdentityError::Writable { mode: 0o646, .. })));
         let link = scratch.path().join("link");
         symlink(&path, &link).unwrap();
-        assert!(matches!(read_private(&link), Err(IdentityError::File { .. })));
+        assert!(read_private(&link).unwrap_err().to_string().contains("symbolic link"));
         assert!(matches!(read_private(scratch.path()), Err(IdentityError::Damaged { .. })));
         chmod(scratch.path(), 0o770);
         assert!(matches!(private_directory(scratch.path()), Err(IdentityError::NotPrivate(_))));

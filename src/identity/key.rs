@@ -59,7 +59,7 @@ impl Key {
 
     /// The certificates in a file, the one of this key first; `None` if there is no file.
     pub fn read_chain(&self, path: &Path) -> Result<Option<Vec<CertificateDer<'static>>>, IdentityError> {
-        let Some(text) = files::read_private(path)? else { return Ok(None) };
+        let Some(text) = files::read_public(path)? else { return Ok(None) };
         let wrong = |what: String| IdentityError::Certificate { path: path.to_owned(), key: self.path.clone(), what };
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
         let chain = read.map_err(|error| wrong(error.to_string()))?;

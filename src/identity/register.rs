@@ -32,6 +32,8 @@ const STEPS: &[&str] = &[
         since INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE invitations (name TEXT PRIMARY KEY, kind INTEGER NOT NULL, servers TEXT NOT NULL,
         hash BLOB NOT NULL UNIQUE, issued INTEGER NOT NULL, expires INTEGER NOT NULL, spent_by BLOB) STRICT, WITHOUT ROWID",
+    // Names that certificates of the operator's CA cannot use.
+    "CREATE TABLE revoked (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
 ];
 /// How long one connection waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -119,6 +121,12 @@ pub enum Refusal {
     /// Another key has spent it.
     #[error("the invitation of '{0}' is spent by another key")]
     Spent(String),
+    /// The operator has revoked the name, which a certificate of the operator's CA has.
+    #[error("'{0}' is revoked, whatever its certificate says")]
+    Revoked(String),
+    /// A member with another key is called as the certificate of the operator's CA says.
+    #[error("'{0}' is a member with another key; a certificate of a CA does not change that")]
+    OtherKey(String),
     /// The key is a member under another name.
     #[error("the invitation is of '{invited}', but the key is that of member '{member}'; revoke that first")]
     OtherName {
@@ -311,17 +319,48 @@ impl Register {
         })?)
     }
 
-    /// Forgets the member and its invitations, and returns what was known; `None` if nobody is called so. Its connections
-    /// are the caller's to end.
+    /// Whether `key`, of which a certificate of the operator's CA ([`super::Roots`]) says that it is `name`'s, may be called
+    /// so: no member with another key is, and the name is not revoked. Nothing is noted.
+    ///
+    /// # Errors
+    /// [`RegisterError::Refused`], of which the sender is told [`REFUSED`] only; [`RegisterError::File`].
+    pub fn vouched(&self, name: &str, key: &Fingerprint) -> Result<(), RegisterError> {
+        let name = checked_name(name)?.to_owned();
+        let (member, is_revoked) = self.read(|connection| {
+            let is_revoked = connection.prepare_cached("SELECT 1 FROM revoked WHERE name = ?1")?.exists([&name])?;
+            Ok((member_where(connection, "name", &name)?, is_revoked))
+        })?;
+        match member {
+            Some(member) if member.key == *key => Ok(()),
+            Some(_) => Err(Refusal::OtherKey(name).into()),
+            None if is_revoked => Err(Refusal::Revoked(name).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back that certificates of the operator's CA cannot use `name`; whether they could not. Who was invited has to
+    /// be invited again instead.
     ///
     /// # Errors
     /// [`RegisterError::File`].
+    pub fn pardon(&self, name: &str) -> Result<bool, RegisterError> {
+        let gone = self.change(|transaction| transaction.execute("DELETE FROM revoked WHERE name = ?1", [name]))?;
+        Ok(gone > 0)
+    }
+
+    /// Forgets the member and its invitations, and returns what was known; `None` if nobody is called so. Certificates of
+    /// the operator's CA cannot use the name from now on. Its connections are the caller's to end.
+    ///
+    /// # Errors
+    /// [`RegisterError::Name`] if nobody can be called so; [`RegisterError::File`].
     pub fn revoke(&self, name: &str) -> Result<Option<Member>, RegisterError> {
+        checked_name(name)?;
         Ok(self.change(|transaction| {
             let member = member_where(transaction, "name", &name)?;
             transaction.execute("DELETE FROM members WHERE name = ?1", [name])?;
             // A spent one too: it would let the same key in again while it is valid.
             transaction.execute("DELETE FROM invitations WHERE name = ?1", [name])?;
+            transaction.execute("INSERT OR REPLACE INTO revoked VALUES (?1)", [name])?;
             Ok(member)
         })?)
     }
