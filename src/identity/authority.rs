@@ -34,7 +34,7 @@ const LATEST: Duration = Duration::from_secs(221_845_392_000);
 /// | --- | --- |
 /// | `relay.key` | the key that members pin by its fingerprint; it stays for the relay's life |
 /// | `relay.crt` | its certificate, or a chain of the operator's own CA; only its key counts for members |
-/// | `ca.key`, `ca.crt` | the CA of the members' certificates |
+/// | `ca.key`, `ca.crt` | the CA of the members' certificates; one of the operator's that may sign is taken as it is |
 pub struct Authority {
     fingerprint: Fingerprint,
     certified: Arc<CertifiedKey>,
@@ -121,8 +121,8 @@ impl Authority {
         request.verify_signature().map_err(|_| wrong(&"it is not signed by its own key"))?;
         let info = request.certification_request_info.subject_pki.raw;
         let key = SubjectPublicKeyInfo::from_der(info).map_err(|error| wrong(&error))?;
-        let issuer = of_authority()?;
-        let issuer = Issuer::from_params(&issuer, self.authority.pair());
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, self.authority.pair());
+        let issuer = issuer.map_err(IdentityError::crypto("reading the certificate of the CA"))?;
         let signed = of_member(name, now)?.signed_by(&key, &issuer).map_err(IdentityError::crypto("signing"))?;
         // The same key in other bytes would be a stranger to the register.
         if fingerprint_of(signed.der()) != Some(Fingerprint::of_public_key(info)) {

@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// | file | what |
 /// | --- | --- |
 /// | `agent.key` | the key that the relay knows this agent by |
-/// | `agent.crt` | the latest certificate of it that the relay has given |
+/// | `agent.crt` | the latest certificate of it that the relay has given, or one of the operator's own CA with its chain |
 pub struct Keys {
     key: Key,
     path: PathBuf,

@@ -307,6 +307,7 @@ fn a_certificate_says_what_the_relay_knows_and_nothing_of_the_request() {
     assert!(!text.contains("relay.example") && !text.contains("1.2.3.4"), "{text}");
     let (_, authority) = X509Certificate::from_der(pair.relay.certificate()).unwrap();
     certificate.verify_signature(Some(authority.public_key())).unwrap();
+    assert_eq!(certificate.issuer(), authority.subject());
     let life = certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp();
     assert_eq!(life, 30 * 24 * 3600 + 3600);
     let again = pair.relay.sign(request.der(), "web", now()).unwrap();
