@@ -96,7 +96,9 @@ fn claims(test: &str) -> Vec<Claim> {
         let (letters, digits) = word.split_at(word.find(|c: char| c.is_ascii_digit()).unwrap_or(word.len()));
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         match letters {
-            "n" | "r" | "t" | "i" | "c" | "p" if is_number => claims.push(Claim::Row(word.to_uppercase())),
+            "n" | "r" | "t" | "i" | "c" | "p" | "rc" | "rh" if is_number => {
+                claims.push(Claim::Row(word.to_uppercase()))
+            }
             "rfc" if is_number => claims.push(Claim::RowsLike(word.to_uppercase())),
             "s" | "o" if word.len() == 1 && claims.is_empty() => {
                 claims.push(Claim::RowsLike(format!("{}-", word.to_uppercase())));

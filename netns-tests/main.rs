@@ -11,6 +11,7 @@ mod crafted;
 mod crossing;
 mod gateway;
 mod lab;
+mod relayed;
 mod traffic;
 
 mod bindings;
@@ -45,6 +46,7 @@ mod pairs;
 mod path_mtu;
 mod privacy;
 mod realms;
+mod relay;
 mod reload;
 mod rfc;
 mod rules;

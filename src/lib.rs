@@ -7,6 +7,13 @@ pub mod session;
 pub mod time;
 pub mod wire;
 
+#[cfg(feature = "relay")]
+pub mod agent;
+#[cfg(feature = "relay")]
+pub mod identity;
+#[cfg(feature = "relay")]
+pub mod relay;
+
 #[cfg(feature = "gateway")]
 pub mod cli;
 #[cfg(feature = "gateway")]
@@ -21,10 +28,10 @@ pub mod fastpath;
 pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod host;
-#[cfg(feature = "relay")]
-pub mod identity;
 #[cfg(feature = "gateway")]
 pub mod selftest;
+#[cfg(feature = "relay")]
+pub mod splice;
 #[cfg(feature = "gateway")]
 pub mod store;
 

@@ -46,6 +46,14 @@ pub enum CliError {
     /// The gateway did not start, or ended.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    /// The relay did not start.
+    #[cfg(feature = "relay")]
+    #[error(transparent)]
+    Relay(#[from] crate::relay::RelayError),
+    /// The agent did not start, or a relay has refused its invitation.
+    #[cfg(feature = "relay")]
+    #[error(transparent)]
+    Agent(#[from] crate::agent::AgentError),
     /// The host's network could not be changed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -90,6 +98,12 @@ impl CliError {
             | CliError::Usage(_)
             | CliError::Client(ClientError::TooLong(_))
             | CliError::Test(TestError::NoInside { .. }) => 2,
+            #[cfg(feature = "relay")]
+            CliError::Agent(crate::agent::AgentError::NoInvitation(_)) => 2,
+            #[cfg(feature = "relay")]
+            CliError::Agent(crate::agent::AgentError::Refused { .. }) => 3,
+            #[cfg(feature = "relay")]
+            CliError::Relay(_) | CliError::Agent(_) => 1,
             CliError::Gateway(error) if error.is_final() => 5,
             CliError::Gateway(_)
             | CliError::Kernel(_)

@@ -6,6 +6,8 @@
 
 #![allow(clippy::print_stdout, reason = "the command line is the one place that prints")]
 
+#[cfg(feature = "relay")]
+mod agent;
 mod bindings;
 mod capture;
 mod check;
@@ -22,7 +24,11 @@ mod host;
 mod input;
 mod logging;
 mod progress;
+#[cfg(feature = "relay")]
+mod relay;
 mod reload;
+#[cfg(feature = "relay")]
+mod role;
 mod show;
 mod socket;
 mod state;
@@ -56,6 +62,12 @@ Example, on a router with the hidden hosts behind eth1 and the world behind eth0
 enum Command {
     /// Run the gateway (as root), until SIGTERM or SIGINT
     Gateway(gateway::Arguments),
+    /// Run a relay, or ask it: servers behind firewalls that admit nothing are called here
+    #[cfg(feature = "relay")]
+    Relay(relay::Arguments),
+    /// Run an agent: behind a firewall, it publishes servers at a relay
+    #[cfg(feature = "relay")]
+    Agent(agent::Arguments),
     /// Check a configuration file and say everything that is wrong with it
     Check(check::Arguments),
     /// List, show, pin and release bindings
@@ -98,6 +110,10 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Gateway(arguments) => gateway::run(arguments),
+        #[cfg(feature = "relay")]
+        Command::Relay(arguments) => relay::run(arguments),
+        #[cfg(feature = "relay")]
+        Command::Agent(arguments) => agent::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bindings(arguments) => bindings::run(arguments),
         Command::History(arguments) => history::run(&arguments),

@@ -52,8 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         out.write_all(&raw)?;
         return Ok(());
     }
-    let status: Status = serde_json::from_slice(&raw)
-        .map_err(|error| ClientError::Garbled { path: arguments.socket.control.clone(), what: error.to_string() })?;
+    let status: Status = serde_json::from_slice(&raw).map_err(|error| client.garbled(error))?;
     print(&status, &mut out)
 }
 

@@ -47,6 +47,7 @@ pub struct Which {
 
 /// Runs the subcommand.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
+    let client = Client::new(&arguments.socket.control);
     let mut out = io::stdout().lock();
     let (mut packets, mut left_out) = (0_u64, 0_u64);
     let mut unfinished = Vec::new();
@@ -55,10 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
         let whole = unfinished.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let mut text = Vec::new();
         for line in unfinished.get(..whole).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
-            let read: Line = serde_json::from_slice(line).map_err(|error| ClientError::Garbled {
-                path: arguments.socket.control.clone(),
-                what: error.to_string(),
-            })?;
+            let read: Line = serde_json::from_slice(line).map_err(|error| client.garbled(error))?;
             match &read {
                 Line::Packet(_) => packets += 1,
                 Line::LeftOut { left_out: more } => left_out += more,
@@ -74,7 +72,6 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     };
     let stop = stopped_by_signal()?;
     let watch = arguments.which.watch(None);
-    let client = Client::new(&arguments.socket.control);
     let fast = has_fast_path(&client)?;
     client.trace(&watch, &stop, &mut || begun(&watch, fast), &mut each)?;
     ended(&stop, watch.count, packets, left_out);

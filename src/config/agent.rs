@@ -1,6 +1,6 @@
 //! The configuration of an agent.
 
-use super::{HostPort, LogFormat, Probing};
+use super::{HostPort, LogFormat, Probing, Via};
 use crate::session::Published;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct AgentConfig {
     /// The relays, each with a session of its own; never empty.
     pub relays: Vec<HostPort>,
+    /// A proxy on the way to all of them.
+    pub via: Option<Via>,
     /// What is published; never empty, each name and transport once.
     pub publish: Vec<PublishConfig>,
     /// Its key and certificate.

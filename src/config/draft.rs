@@ -14,6 +14,9 @@ use std::fmt;
 use std::net::IpAddr;
 use toml::Spanned;
 
+/// The file with every key explained.
+const EXAMPLE: &str = include_str!("../../scripts/packaging/gateway.toml");
+
 /// A value and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located<T> {
@@ -144,7 +147,7 @@ impl Draft {
     /// # Errors
     /// Everything that is wrong with it, in the order of its lines: also what a check finds in the rest of it.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let (file, mut problems) = mistakes::read(text);
+        let (file, mut problems) = mistakes::read(text, EXAMPLE);
         let draft = file.map(|file| Self::of_file(file, text));
         if problems.is_empty()
             && let Some(draft) = draft

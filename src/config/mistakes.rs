@@ -6,14 +6,12 @@ use serde::de::DeserializeOwned;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-/// The file with every key explained; what it shows of a key is the example that a mistake is told with.
-const EXAMPLE: &str = include_str!("../../scripts/packaging/gateway.toml");
-
 /// Mistakes told of one file; each costs another reading.
 const MOST: usize = 50;
 
-/// What is left of a text without what is wrong in it, and what that is. There is nothing left where it is no TOML.
-pub fn read<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<Problem>) {
+/// What is left of a text without what is wrong in it, and what that is. There is nothing left where it is no TOML. `example` is
+/// the file with every key explained; what it shows of a key is the example that a mistake is told with.
+pub fn read<T: DeserializeOwned>(text: &str, example: &'static str) -> (Option<T>, Vec<Problem>) {
     let (mut rest, mut problems) = (text.to_owned(), Vec::new());
     loop {
         let error = match toml::from_str(&rest) {
@@ -29,7 +27,7 @@ pub fn read<T: DeserializeOwned>(text: &str) -> (Option<T>, Vec<Problem>) {
             .ok()
             .zip(error.span())
             .and_then(|(table, span)| entry_at(table.get_ref(), "", &span).or_else(|| section_at(&rest, span.start)));
-        let problem = problem(&error, entry.as_ref(), text);
+        let problem = problem(&error, entry.as_ref(), (text, example));
         // A key that is missing may be one that was taken out.
         let is_known =
             matches!(&problem.wrong, Wrong::MissingKey(key) if problems.iter().any(|known| known.wrong.is_of(key)));
@@ -113,7 +111,7 @@ fn take_out(text: &mut String, range: Range<usize>) {
     }
 }
 
-fn problem(error: &toml::de::Error, entry: Option<&Entry>, text: &str) -> Problem {
+fn problem(error: &toml::de::Error, entry: Option<&Entry>, (text, whole): (&str, &'static str)) -> Problem {
     let place = error.span().map_or(Place::Missing, |span| Place::Line(line_of(text, span.start)));
     let message = error.message().lines().collect::<Vec<_>>().join(" ");
     let wrong = match entry {
@@ -124,7 +122,7 @@ fn problem(error: &toml::de::Error, entry: Option<&Entry>, text: &str) -> Proble
         Some(entry) => Some(Wrong::Value {
             key: entry.key.clone(),
             what: in_plain_words(&message),
-            example: example(&entry.section, &entry.key),
+            example: example(whole, &entry.section, &entry.key),
         }),
         None => None,
     };
@@ -185,9 +183,9 @@ fn in_plain_words(message: &str) -> String {
 }
 
 /// The line of the example that shows a key.
-fn example(section: &str, key: &str) -> Option<&'static str> {
+fn example(whole: &'static str, section: &str, key: &str) -> Option<&'static str> {
     let mut here = "";
-    EXAMPLE.lines().find_map(|line| {
+    whole.lines().find_map(|line| {
         let line = line.trim_start_matches(['#', ' ']);
         if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             here = header.trim_matches(['[', ']']);

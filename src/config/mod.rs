@@ -2,6 +2,7 @@
 //! nonsense, or a list of what is wrong with it. Reads no file itself.
 
 mod agent;
+mod agent_draft;
 mod check;
 mod difference;
 mod draft;
@@ -9,14 +10,19 @@ mod host_port;
 mod mistakes;
 mod problem;
 mod relay;
+mod relay_draft;
+mod via;
 
 pub use agent::{AgentConfig, PublishConfig};
+pub use agent_draft::{AgentDraft, PublishDraft};
 pub use check::{is_inside_name, policy as parse_callback};
 pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use host_port::{HostPort, HostPortError};
 pub use problem::{Place, Problem, Wrong};
 pub use relay::{RelayConfig, RelayLimits, ServerConfig};
+pub use relay_draft::{RelayDraft, ServerDraft};
+pub use via::{Via, ViaError, ViaKind};
 
 use crate::nat::{Policy, PoolSettings};
 use ipnet::IpNet;

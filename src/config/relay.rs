@@ -16,6 +16,8 @@ pub struct RelayConfig {
     pub public: Option<HostPort>,
     /// Servers that clients reach by a port of the relay; each name and transport once.
     pub servers: Vec<ServerConfig>,
+    /// Prefixes of virtual IPs: each server that is published gets one, and is called there at its own port. Needs root.
+    pub pools: Vec<IpNet>,
     /// Keys, certificates and the register of members.
     pub state_dir: PathBuf,
     /// The control socket.

@@ -15,6 +15,7 @@ use crate::time::Time;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use std::convert::Infallible;
@@ -44,6 +45,21 @@ pub struct RequestContext<'a> {
     pub patience: &'a Patience,
     /// The caller's user number.
     pub user: u32,
+}
+
+/// An answer on its way.
+pub type Answering<'a> = Pinned<Box<dyn Future<Output = Result<Response<AnswerBody>, Refusal>> + Send + 'a>>;
+
+/// What a role answers on its control socket.
+pub trait Role: Send + Sync + 'static {
+    /// Why this path is not for those who may only look.
+    fn for_root_alone(&self, path: &str) -> Option<&'static str>;
+    /// Carries a request out.
+    fn answer<'a>(&'a self, head: Parts, body: Incoming, context: &'a RequestContext<'a>) -> Answering<'a>;
+    /// The metrics, as OpenMetrics text.
+    fn metrics(&self) -> Answering<'_>;
+    /// The server stops: what is being watched ends.
+    fn close(&self);
 }
 
 /// Carries a request of `user` out. `progress` counts the pieces of the answer that the caller has taken.
@@ -150,7 +166,12 @@ async fn change(change: Change, admin: &Arc<dyn Admin>, user: u32) -> Result<Vec
 pub async fn metrics(admin: &Arc<dyn Admin>) -> Result<Response<AnswerBody>, Refusal> {
     sync_counts(admin).await;
     let status = Status::new(admin.status(), admin.nat().status());
-    let text = metrics::write(status).map_err(|error| {
+    open_metrics(metrics::write(status))
+}
+
+/// OpenMetrics text.
+pub fn open_metrics(text: Result<String, std::fmt::Error>) -> Result<Response<AnswerBody>, Refusal> {
+    let text = text.map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}"))
     })?;
     Ok(respond_as(metrics::CONTENT_TYPE, StatusCode::OK, AnswerBody::whole(text.into_bytes())))
@@ -180,7 +201,8 @@ fn shown(bindings: Vec<BindingView>, admin: &Arc<dyn Admin>) -> Result<Response<
     json(&bindings.into_iter().map(|binding| binding.shown(ahead)).collect::<Vec<_>>())
 }
 
-fn json(value: &impl Serialize) -> Result<Response<AnswerBody>, Refusal> {
+/// A value as JSON.
+pub fn json(value: &impl Serialize) -> Result<Response<AnswerBody>, Refusal> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the answer: {error}"))
     })?;
@@ -335,7 +357,8 @@ fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin, user: u32) -> 
 }
 
 /// The body of a request, if it is not too large and not too slow.
-async fn whole(mut body: Incoming, time: Duration) -> Result<Vec<u8>, Refusal> {
+/// A body, up to what makes sense.
+pub async fn whole(mut body: Incoming, time: Duration) -> Result<Vec<u8>, Refusal> {
     let too_large = || {
         let error = format!("the body is larger than {LARGEST_BODY} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error)

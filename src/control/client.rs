@@ -1,11 +1,13 @@
 //! The other end: what the command line asks with.
 
 use super::filter::Filter;
+use super::relay::{Invite, Invited, Revoked};
 use super::{
     CallbackBody, Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, ReleasedAll, Reloaded,
     Status, Watch, history,
 };
 use crate::nat::{BindingView, Explanation, Qualified};
+use crate::session::ConnectionId;
 use crate::store::history::{HistoryAnswer, HistoryQuestion};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -13,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -29,37 +32,52 @@ const PIECE_TIME: Duration = Duration::from_secs(60);
 /// How soon a signal ends watching, and room in the queue is found.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// A control socket, and whose it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// `gateway`, `relay` or `agent`.
+    pub role: &'static str,
+    /// Where.
+    pub path: PathBuf,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} on {}", self.role, self.path.display())
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no gateway answers on {path} ({error}): is it running? --control names another socket")]
+    #[error("no {} answers on {} ({error}): is it running? --control names another socket", .asked.role, .asked.path.display())]
     NoGateway {
-        /// The socket asked.
-        path: PathBuf,
+        /// Who was asked.
+        asked: Asked,
         /// What the system said.
         error: io::Error,
     },
-    /// The gateway is not ready.
-    #[error("the gateway on {0} is still starting; `kamei status --wait 10` waits for it")]
-    Starting(PathBuf),
+    /// The role is not ready.
+    #[error("{0} is still starting; `kamei status --wait 10` waits for it")]
+    Starting(Asked),
     /// No socket can have this path (unix(7)).
-    #[error("--control {0} is longer than the 107 bytes that the path of a socket can have; no gateway has that one")]
-    TooLong(PathBuf),
+    #[error("--control {} is longer than the 107 bytes that the path of a socket can have; no {} has that one", .0.path.display(), .0.role)]
+    TooLong(Asked),
     /// Others have all the places.
-    #[error("the gateway on {0} is busy: as many callers as it serves at once are there already; try again later")]
-    Busy(PathBuf),
+    #[error("{0} is busy: as many callers as it serves at once are there already; try again later")]
+    Busy(Asked),
     /// The socket is not for this user.
-    #[error("not allowed to ask the gateway on {0}; run as root")]
-    NotAllowed(PathBuf),
-    /// The gateway understood and said no.
+    #[error("not allowed to ask {0}; run as root")]
+    NotAllowed(Asked),
+    /// It understood and said no.
     #[error("{0}")]
     Refused(String),
     /// The conversation failed.
-    #[error("the gateway on {path} gave no proper answer: {what}; is it of another version than this program?")]
+    #[error("{asked} gave no proper answer: {what}; is it of another version than this program?")]
     Garbled {
-        /// The socket asked.
-        path: PathBuf,
+        /// Who was asked.
+        asked: Asked,
         /// How.
         what: String,
     },
@@ -68,10 +86,10 @@ pub enum ClientError {
     Output(io::Error),
 }
 
-/// Asks the gateway behind one socket.
+/// Asks the role behind one socket.
 #[derive(Clone, Debug)]
 pub struct Client {
-    path: PathBuf,
+    asked: Asked,
 }
 
 /// What a request can carry.
@@ -80,12 +98,43 @@ pub struct Client {
 enum Body {
     Pin(Pin),
     Callback(CallbackBody),
+    Invite(Invite),
 }
 
 impl Client {
-    /// Does not connect yet.
+    /// Of a gateway. Does not connect yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self::of("gateway", path)
+    }
+
+    /// Of a `relay` or an `agent`. Does not connect yet.
+    pub fn of(role: &'static str, path: &Path) -> Self {
+        Self { asked: Asked { role, path: path.to_owned() } }
+    }
+
+    /// What is at this path, as it is said.
+    pub fn look(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        self.text(Method::GET, path, None)
+    }
+
+    /// The same, read.
+    pub fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, None)
+    }
+
+    /// Has a relay make an invitation.
+    pub fn invite(&self, invite: Invite) -> Result<Invited, ClientError> {
+        self.ask(Method::POST, "/v1/invitations", Some(&Body::Invite(invite)))
+    }
+
+    /// Has a relay end a member.
+    pub fn revoke(&self, name: &str) -> Result<Revoked, ClientError> {
+        self.ask(Method::DELETE, &format!("/v1/agents/{name}"), None)
+    }
+
+    /// Has a relay end a connection.
+    pub fn close(&self, connection: ConnectionId) -> Result<(), ClientError> {
+        self.text(Method::DELETE, &format!("/v1/connections/{connection}"), None).map(drop)
     }
 
     /// How the gateway is, as it says it.
@@ -319,7 +368,7 @@ impl Client {
     async fn connect(&self) -> Result<UnixStream, ClientError> {
         let begin = Instant::now();
         loop {
-            match UnixStream::connect(&self.path).await {
+            match UnixStream::connect(&self.asked.path).await {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < QUEUE_TIME => {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
@@ -361,9 +410,9 @@ impl Client {
         }
         let error = serde_json::from_slice(&error).map_or_else(|_| status.to_string(), |Failure { error }| error);
         Err(match status {
-            StatusCode::SERVICE_UNAVAILABLE if error == "busy" => ClientError::Busy(self.path.clone()),
-            StatusCode::SERVICE_UNAVAILABLE => ClientError::Starting(self.path.clone()),
-            StatusCode::FORBIDDEN => ClientError::NotAllowed(self.path.clone()),
+            StatusCode::SERVICE_UNAVAILABLE if error == "busy" => ClientError::Busy(self.asked.clone()),
+            StatusCode::SERVICE_UNAVAILABLE => ClientError::Starting(self.asked.clone()),
+            StatusCode::FORBIDDEN => ClientError::NotAllowed(self.asked.clone()),
             status if status.is_client_error() => ClientError::Refused(error),
             _ => self.garbled(error),
         })
@@ -371,21 +420,22 @@ impl Client {
 
     fn unreachable(&self, error: io::Error) -> ClientError {
         match error.kind() {
-            io::ErrorKind::WouldBlock => ClientError::Busy(self.path.clone()),
-            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.path.clone()),
-            io::ErrorKind::InvalidInput => ClientError::TooLong(self.path.clone()),
-            _ => ClientError::NoGateway { path: self.path.clone(), error },
+            io::ErrorKind::WouldBlock => ClientError::Busy(self.asked.clone()),
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.asked.clone()),
+            io::ErrorKind::InvalidInput => ClientError::TooLong(self.asked.clone()),
+            _ => ClientError::NoGateway { asked: self.asked.clone(), error },
         }
     }
 
     /// The gateway took the connection and ended before it answered.
     fn unfinished(&self, error: hyper::Error) -> ClientError {
         let error = io::Error::new(io::ErrorKind::ConnectionAborted, error);
-        ClientError::NoGateway { path: self.path.clone(), error }
+        ClientError::NoGateway { asked: self.asked.clone(), error }
     }
 
-    fn garbled(&self, what: impl ToString) -> ClientError {
-        ClientError::Garbled { path: self.path.clone(), what: what.to_string() }
+    /// An answer that cannot be read.
+    pub fn garbled(&self, what: impl ToString) -> ClientError {
+        ClientError::Garbled { asked: self.asked.clone(), what: what.to_string() }
     }
 }
 

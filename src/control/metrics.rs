@@ -3,6 +3,7 @@
 //! To add a metric, add a line to [`Metrics::tell`]; `scripts/observe` has the dashboard and the alerts.
 
 use super::Status;
+use super::relay::{AgentStatus, RelayStatus};
 use crate::nat::BindingState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -17,11 +18,67 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Writes all metrics.
 pub fn write(status: Status) -> Result<String, fmt::Error> {
+    write_all(Metrics(status))
+}
+
+/// Writes all metrics of a relay.
+pub fn write_relay(status: RelayStatus) -> Result<String, fmt::Error> {
+    write_all(RelayMetrics(status))
+}
+
+/// Writes all metrics of an agent.
+pub fn write_agent(status: AgentStatus) -> Result<String, fmt::Error> {
+    write_all(AgentMetrics(status))
+}
+
+fn write_all(metrics: impl Collector) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Metrics(status)));
+    registry.register_collector(Box::new(metrics));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
+}
+
+#[derive(Debug)]
+struct RelayMetrics(RelayStatus);
+
+impl Collector for RelayMetrics {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let (status, mut to) = (&self.0, Teller(encoder));
+        to.info("build", "Which kamei this is", [("version", &status.version)])?;
+        to.gauge("uptime", "Time since the start", Some(Unit::Seconds), [([], status.uptime_seconds)])?;
+        to.gauge("relay_members", "Agents that have joined", None, [([], status.members as u64)])?;
+        to.gauge("relay_agents", "Agents that are here", None, [([], status.agents as u64)])?;
+        to.gauge("relay_servers", "Servers that agents publish", None, [([], status.servers as u64)])?;
+        to.gauge("relay_connections", "Connections of clients", None, [([], status.connections as u64)])?;
+        to.counter("relay_carried", "Connections that were carried", None, [([], status.carried)])?;
+        let refused = status.refused.iter().map(|(reason, number)| ([("reason", reason.as_str())], *number));
+        to.counter("relay_refused", "Connections that were refused, by reason", None, refused)
+    }
+}
+
+#[derive(Debug)]
+struct AgentMetrics(AgentStatus);
+
+impl Collector for AgentMetrics {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let (status, mut to) = (&self.0, Teller(encoder));
+        to.info("build", "Which kamei this is", [("version", &status.version)])?;
+        to.gauge("uptime", "Time since the start", Some(Unit::Seconds), [([], status.uptime_seconds)])?;
+        let of = |number: fn(&super::relay::AgentRelay) -> u64| {
+            status.relays.iter().map(move |relay| ([("relay", relay.relay.as_str())], number(relay)))
+        };
+        let connected = of(|relay| u64::from(relay.connected_seconds.is_some()));
+        to.gauge("agent_connected", "1 while there is a session with the relay, else 0", None, connected)?;
+        to.gauge(
+            "agent_connections",
+            "Connections, being dialled or open",
+            None,
+            of(|relay| relay.connections as u64),
+        )?;
+        let refused = of(|relay| relay.published.iter().filter(|server| server.refused.is_some()).count() as u64);
+        to.gauge("agent_refused_servers", "Servers that the relay does not take", None, refused)
+    }
 }
 
 #[derive(Debug)]

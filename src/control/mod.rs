@@ -13,6 +13,7 @@ mod drops;
 mod explain;
 mod filter;
 mod flows;
+mod gateway;
 mod history;
 mod limits;
 mod metrics;
@@ -21,18 +22,24 @@ mod parameters;
 mod pcapng;
 mod query;
 mod refusal;
+mod relay;
+mod relay_role;
 mod server;
 mod socket;
 mod tap;
 mod watch;
 
-pub use client::{Client, ClientError};
+pub use client::{Asked, Client, ClientError};
 pub use credentials::group_number;
 pub use drops::{DropLine, Drops, DropsRequest, QUEUE_FULL};
 pub use explain::{ExplainRequest, protocol_number};
 pub use filter::{Filter, parse_prefix};
 pub use flows::{CarriedFlow, FlowLine, Flows, FlowsRequest};
 pub use order::{MOST_SORTED, Order, Sort};
+pub use relay::{
+    AgentAdmin, AgentRelay, AgentStatus, AgentView, ConnectionView, InvitationView, Invite, Invited, PublishedView,
+    Refused, RelayAdmin, RelayStatus, Revoked, ServerView,
+};
 pub use server::{Listener, Server, SocketSettings};
 pub use socket::ControlError;
 pub use tap::{Seen, Taps};

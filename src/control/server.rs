@@ -1,11 +1,11 @@
 //! The thread that serves the control socket.
 
 use super::Admin;
-use super::answer::{self, AnswerBody, RequestContext};
+use super::answer::{self, AnswerBody, RequestContext, Role};
 use super::connections::{Connection, Connections};
 use super::credentials::{self, Access};
+use super::gateway::GatewayRole;
 use super::limits::Patience;
-use super::query::{self, Query};
 use super::refusal::Refusal;
 use super::socket::{ControlError, SocketFile};
 use hyper::body::Incoming;
@@ -92,10 +92,10 @@ pub struct Listener(Running);
 /// A control socket that is served. Dropping it removes the socket.
 pub struct Server(Running);
 
-type StartedAdmin = Arc<OnceLock<Arc<dyn Admin>>>;
+type StartedRole = Arc<OnceLock<Arc<dyn Role>>>;
 
 struct Running {
-    admin: StartedAdmin,
+    role: StartedRole,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Removed last, when nobody answers any more.
@@ -118,9 +118,9 @@ impl Listener {
             let _inside = runtime.enter();
             UnixListener::from_std(listener).map_err(ControlError::Thread)?
         };
-        let admin = StartedAdmin::default();
+        let role = StartedRole::default();
         let (stop, stopped) = oneshot::channel();
-        let known = Arc::clone(&admin);
+        let known = Arc::clone(&role);
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
@@ -132,12 +132,17 @@ impl Listener {
                 runtime.shutdown_timeout(FAREWELL_TIME);
             })
             .map_err(ControlError::Thread)?;
-        Ok(Self(Running { admin, stop: Some(stop), thread: Some(thread), _file: file }))
+        Ok(Self(Running { role, stop: Some(stop), thread: Some(thread), _file: file }))
     }
 
-    /// From now on `admin` answers.
+    /// From now on a gateway answers.
     pub fn serve(self, admin: Arc<dyn Admin>) -> Server {
-        let _ = self.0.admin.set(admin);
+        self.serve_role(Arc::new(GatewayRole(admin)))
+    }
+
+    /// From now on this role answers.
+    pub(super) fn serve_role(self, role: Arc<dyn Role>) -> Server {
+        let _ = self.0.role.set(role);
         Server(self.0)
     }
 }
@@ -161,7 +166,7 @@ impl Drop for Running {
 async fn serve(
     listener: UnixListener,
     readers: Option<u32>,
-    admin: StartedAdmin,
+    role: StartedRole,
     stopped: oneshot::Receiver<()>,
     patience: Patience,
 ) {
@@ -174,10 +179,10 @@ async fn serve(
                     let access = access(&stream, readers);
                     let user = credentials::user(&stream);
                     let places = if access == Access::All { &of_root } else { &of_readers };
-                    let (admin, places) = (Arc::clone(&admin), Arc::clone(places));
+                    let (role, places) = (Arc::clone(&role), Arc::clone(places));
                     tokio::spawn(async move {
                         match places.enter(patience.head).await {
-                            Some(place) => converse(stream, (access, user), &place, admin, patience).await,
+                            Some(place) => converse(stream, (access, user), &place, role, patience).await,
                             // As far as it goes: who does not take it is no worse off.
                             None => drop(stream.try_write(BUSY)),
                         }
@@ -196,8 +201,8 @@ async fn serve(
         _ = stopped => {}
     }
     drop(listener);
-    if let Some(admin) = admin.get() {
-        admin.taps().close();
+    if let Some(role) = role.get() {
+        role.close();
     }
     let _ =
         tokio::time::timeout(FAREWELL_TIME, async { tokio::join!(of_root.all_free(), of_readers.all_free()) }).await;
@@ -207,7 +212,7 @@ async fn serve(
 async fn serve_metrics(
     address: SocketAddr,
     tried: io::Result<std::net::TcpListener>,
-    admin: StartedAdmin,
+    role: StartedRole,
     patience: Patience,
 ) {
     let places = Arc::new(Connections::new(MOST_SCRAPES).hurried());
@@ -215,10 +220,10 @@ async fn serve_metrics(
     loop {
         match port.accept().await {
             Ok((stream, _)) => {
-                let (admin, places) = (Arc::clone(&admin), Arc::clone(&places));
+                let (role, places) = (Arc::clone(&role), Arc::clone(&places));
                 tokio::spawn(async move {
                     if let Some(place) = places.enter(patience.head).await {
-                        converse(stream, (Access::Metrics, credentials::NOBODY), &place, admin, patience).await;
+                        converse(stream, (Access::Metrics, credentials::NOBODY), &place, role, patience).await;
                     }
                 });
             }
@@ -268,7 +273,7 @@ async fn converse<S>(
     stream: S,
     (access, user): (Access, u32),
     place: &Connection,
-    admin: StartedAdmin,
+    role: StartedRole,
     patience: Patience,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -276,20 +281,16 @@ async fn converse<S>(
     let progress = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
         place.has_asked();
-        let (admin, progress) = (Arc::clone(&admin), Arc::clone(&progress));
+        let (role, progress) = (Arc::clone(&role), Arc::clone(&progress));
         async move {
+            let hidden = role.get().and_then(|role| role.for_root_alone(request.uri().path()));
             let answered = match (access, request.method()) {
-                (Access::Look, _) if query::shows_packets(request.uri().path()) => {
-                    Err(forbidden("packets are shown to root alone"))
-                }
-                (Access::Look, _) if query::shows_history(request.uri().path()) => {
-                    Err(forbidden("the history is shown to root alone"))
-                }
+                (Access::Look, _) if let Some(why) = hidden => Err(forbidden(why)),
                 (Access::All, _) | (Access::Look, &Method::GET) => {
-                    handle(request, &admin, &progress, &patience, user).await
+                    handle(request, &role, &progress, &patience, user).await
                 }
                 (Access::Look, _) => Err(forbidden("members of the control group may look, not change; ask as root")),
-                (Access::Metrics, _) => scrape(&request, &admin).await,
+                (Access::Metrics, _) => scrape(&request, &role).await,
                 (Access::Nothing, _) => Err(forbidden("only root and the gateway's own user may ask")),
             };
             Ok::<Response<AnswerBody>, Infallible>(answered.unwrap_or_else(answer::refuse))
@@ -312,15 +313,15 @@ async fn converse<S>(
 }
 
 /// Prometheus asks for `/metrics` unless told otherwise.
-async fn scrape(request: &Request<Incoming>, admin: &StartedAdmin) -> Result<Response<AnswerBody>, Refusal> {
+async fn scrape(request: &Request<Incoming>, role: &StartedRole) -> Result<Response<AnswerBody>, Refusal> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics" | "/v1/metrics") => answer::metrics(ready(admin)?).await,
+        (&Method::GET, "/metrics" | "/v1/metrics") => ready(role)?.metrics().await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "there is only GET /metrics here")),
     }
 }
 
-fn ready(admin: &StartedAdmin) -> Result<&Arc<dyn Admin>, Refusal> {
-    admin.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
+fn ready(role: &StartedRole) -> Result<&Arc<dyn Role>, Refusal> {
+    role.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
 }
 
 fn forbidden(error: &str) -> Refusal {
@@ -336,14 +337,13 @@ fn access(stream: &UnixStream, readers: Option<u32>) -> Access {
 
 async fn handle(
     request: Request<Incoming>,
-    admin: &StartedAdmin,
+    role: &StartedRole,
     progress: &Arc<AtomicU64>,
     patience: &Patience,
     user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (head, body) = request.into_parts();
-    let query = Query::parse(&head.method, head.uri.path(), head.uri.query())?;
-    answer::answer(query, body, ready(admin)?, &RequestContext { progress, patience, user }).await
+    ready(role)?.answer(head, body, &RequestContext { progress, patience, user }).await
 }
 
 /// Ends when nothing has moved for a while.

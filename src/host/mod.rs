@@ -40,10 +40,12 @@
 //!   the longest prefix decides.
 
 mod access;
+mod any_ip;
 mod apply;
 mod bridged;
 mod claim;
 pub mod confine;
+mod descriptors;
 mod discovery;
 mod error;
 mod kernel;
@@ -70,8 +72,10 @@ mod tables;
 mod undo;
 mod view;
 
+pub use any_ip::AnyIp;
 pub use bridged::filtered_at_ports;
 pub use claim::{Claim, directory as lock_directory};
+pub use descriptors::raise_descriptors;
 pub use error::KernelError;
 pub use kernel::{Cleaned, Devices, Kernel, clean_up, inspect};
 pub use lock::LockFile;

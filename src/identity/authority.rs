@@ -4,8 +4,8 @@ use super::error::IdentityError;
 use super::files;
 use super::fingerprint::{Fingerprint, fingerprint_of};
 use super::key::{Key, pem, provider, serial};
-use super::name::checked_name;
 use super::tls::AnyKey;
+use crate::session::checked_name;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType,
     SubjectPublicKeyInfo, date_time_ymd,

@@ -2,7 +2,6 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `name.rs` | what a member or server may be called |
 //! | `fingerprint.rs` | a public key in 32 bytes, and as text |
 //! | `invitation.rs` | the secret of an invitation, and the token that carries it |
 //! | `register.rs` | the relay's members and open invitations, in SQLite |
@@ -27,12 +26,11 @@
 
 mod authority;
 mod error;
-mod files;
+pub mod files;
 mod fingerprint;
 mod invitation;
 mod key;
 mod keys;
-mod name;
 mod register;
 mod roots;
 mod tls;
@@ -42,7 +40,6 @@ pub use error::IdentityError;
 pub use fingerprint::{Fingerprint, FingerprintError, fingerprint_of, fingerprint_of_request};
 pub use invitation::{Invitation, InvitationError, Secret};
 pub use keys::Keys;
-pub use name::{NameError, checked_name};
 pub use register::{INVITATION_LIFE, Member, MemberKind, OpenInvitation, REFUSED, Refusal, Register, RegisterError};
 pub use roots::Roots;
 pub use tls::WrongRelay;

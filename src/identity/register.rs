@@ -7,7 +7,7 @@ use super::error::IdentityError;
 use super::files;
 use super::fingerprint::Fingerprint;
 use super::invitation::Secret;
-use super::name::{NameError, checked_name};
+use crate::session::{NameError, checked_name};
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use std::fmt;

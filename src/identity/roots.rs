@@ -3,7 +3,7 @@
 use super::error::IdentityError;
 use super::files;
 use super::key::provider;
-use super::name::checked_name;
+use crate::session::checked_name;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};

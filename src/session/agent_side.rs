@@ -1,6 +1,6 @@
 //! The agent's end of one session: what it publishes, and the calls that it has taken.
 
-use super::message::{Call, ConnectionId, Message, ServerId};
+use super::message::{Call, ConnectionId, Message, Offer, ServerId};
 use super::names::Published;
 use super::reason::RefuseReason;
 use super::relay_side::Violation;
@@ -39,17 +39,21 @@ impl AgentSide {
         Self { servers: BTreeMap::new(), last: 0, connections: BTreeSet::new(), most }
     }
 
-    /// Publishes these servers and no others. The message goes to the relay.
-    pub fn publish(&mut self, servers: impl IntoIterator<Item = Published>) -> Message {
-        let wanted: BTreeSet<Published> = servers.into_iter().collect();
-        self.servers.retain(|_, published| wanted.contains(published));
-        for published in wanted {
-            if !self.servers.values().any(|there| *there == published) {
+    /// Publishes these servers, with the port that each really has, and no others. The message goes to the relay.
+    pub fn publish(&mut self, servers: impl IntoIterator<Item = (Published, u16)>) -> Message {
+        let wanted: BTreeMap<Published, u16> = servers.into_iter().collect();
+        self.servers.retain(|_, published| wanted.contains_key(published));
+        for published in wanted.keys() {
+            if !self.servers.values().any(|there| there == published) {
                 self.last += 1;
-                self.servers.insert(ServerId(self.last), published);
+                self.servers.insert(ServerId(self.last), published.clone());
             }
         }
-        Message::Publish(self.servers.iter().map(|(id, published)| (*id, published.clone())).collect())
+        let offer = |(id, published): (&ServerId, &Published)| {
+            let port = wanted.get(published).copied().unwrap_or(0);
+            Offer { id: *id, published: published.clone(), port }
+        };
+        Message::Publish(self.servers.iter().map(offer).collect())
     }
 
     /// Takes a message of the relay's.

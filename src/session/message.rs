@@ -109,11 +109,22 @@ pub struct Call {
     pub client: SocketAddr,
 }
 
+/// A server that an agent publishes in a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Its number.
+    pub id: ServerId,
+    /// Its name and transport.
+    pub published: Published,
+    /// The port that it really has: at a virtual IP, clients call it there.
+    pub port: u16,
+}
+
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Agent to relay: all servers that it publishes; the list replaces the one before.
-    Publish(Vec<(ServerId, Published)>),
+    Publish(Vec<Offer>),
     /// Relay to agent: what became of each.
     Published(Vec<(ServerId, Result<(), RefuseReason>)>),
     /// Relay to agent: a client calls.
@@ -154,9 +165,10 @@ impl Message {
         let mut value = Vec::new();
         let kind = match self {
             Self::Publish(servers) => {
-                for (id, published) in servers {
+                for Offer { id, published, port } in servers {
                     varint::put(&mut value, id.0);
                     value.push(published.transport.number());
+                    value.extend_from_slice(&port.to_be_bytes());
                     let name = published.name.as_str().as_bytes();
                     varint::put(&mut value, name.len() as u64);
                     value.extend_from_slice(name);
@@ -247,12 +259,13 @@ fn take_list<T>(bytes: &mut &[u8], mut take: impl FnMut(&mut &[u8]) -> Option<T>
     Some(all)
 }
 
-fn take_server(bytes: &mut &[u8]) -> Option<(ServerId, Published)> {
+fn take_server(bytes: &mut &[u8]) -> Option<Offer> {
     let id = ServerId(varint::take(bytes)?);
     let transport = Transport::of_number(take_byte(bytes)?)?;
+    let port = take_port(bytes)?;
     let length = usize::try_from(varint::take(bytes)?).ok()?;
     let name: Name = std::str::from_utf8(take_bytes(bytes, length)?).ok()?.parse().ok()?;
-    Some((id, Published { name, transport }))
+    Some(Offer { id, published: Published { name, transport }, port })
 }
 
 fn take_result(bytes: &mut &[u8]) -> Option<(ServerId, Result<(), RefuseReason>)> {
@@ -300,6 +313,9 @@ fn take_address(bytes: &mut &[u8]) -> Option<SocketAddr> {
         6 => <[u8; 16]>::try_from(take_bytes(bytes, 16)?).ok()?.into(),
         _ => return None,
     };
-    let port = <[u8; 2]>::try_from(take_bytes(bytes, 2)?).ok()?;
-    Some(SocketAddr::new(ip, u16::from_be_bytes(port)))
+    Some(SocketAddr::new(ip, take_port(bytes)?))
+}
+
+fn take_port(bytes: &mut &[u8]) -> Option<u16> {
+    take_bytes(bytes, 2)?.try_into().ok().map(u16::from_be_bytes)
 }

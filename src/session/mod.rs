@@ -18,6 +18,7 @@
 //! | `names.rs` | names of servers and their protocols |
 //! | `liveness.rs` | probes, and when the other end is dead |
 //! | `reason.rs` | why a connection is refused |
+//! | `requests.rs` | the requests that begin channels and enrol agents |
 //! | `relay_side.rs` | the calls that a relay has put to one agent |
 //! | `agent_side.rs` | what an agent has published, and the calls it has taken |
 //!
@@ -30,15 +31,16 @@ mod message;
 mod names;
 mod reason;
 mod relay_side;
+pub mod requests;
 mod varint;
 
 pub use agent_side::{AgentSide, Taken};
 pub use capsule::{Decoder, Overlong};
 pub use liveness::{Beat, Liveness};
-pub use message::{Call, ConnectionId, DataChannel, Malformed, Message, ServerId, Unreadable, VERSION};
-pub use names::{Name, NameError, Published, Transport};
+pub use message::{Call, ConnectionId, DataChannel, Malformed, Message, Offer, ServerId, Unreadable, VERSION};
+pub use names::{Name, NameError, Published, Transport, checked_name};
 pub use reason::RefuseReason;
-pub use relay_side::{Limits, Outcome, RelaySide, Violation};
+pub use relay_side::{Joining, Limits, Outcome, RelaySide, Violation};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The relay's end of one session: what its agent publishes, and the calls that were put to it.
 
-use super::message::{Call, ConnectionId, DataChannel, Message, ServerId};
+use super::message::{Call, ConnectionId, DataChannel, Message, Offer, ServerId};
 use super::names::Published;
 use super::reason::RefuseReason;
 use crate::time::Time;
@@ -40,6 +40,7 @@ struct Connection {
 #[derive(Debug)]
 struct Server {
     published: Published,
+    port: u16,
     connections: usize,
 }
 
@@ -76,6 +77,17 @@ pub enum Outcome {
     Leaving,
     /// Of a call that has ended meanwhile.
     Late,
+}
+
+/// What becomes of a data channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// It is the connection's.
+    Joined,
+    /// It has overtaken the acknowledgement of its call, which is on its way by another stream or connection.
+    Early,
+    /// Nobody waits for it.
+    Unwanted,
 }
 
 /// A message that no agent of this protocol sends: the session ends.
@@ -131,16 +143,16 @@ impl RelaySide {
 
     fn publish(
         &mut self,
-        servers: Vec<(ServerId, Published)>,
+        servers: Vec<Offer>,
         judge: &mut dyn FnMut(&Published) -> Result<(), RefuseReason>,
     ) -> Result<Outcome, Violation> {
-        let ids: BTreeSet<ServerId> = servers.iter().map(|(id, _)| *id).collect();
+        let ids: BTreeSet<ServerId> = servers.iter().map(|offer| offer.id).collect();
         if ids.len() != servers.len() {
             return Err(Violation("two servers with one ID"));
         }
-        let before: BTreeSet<Published> = self.published().cloned().collect();
+        let before: BTreeSet<Published> = self.published().map(|(published, _)| published.clone()).collect();
         let (mut accepted, mut results) = (BTreeMap::<ServerId, Server>::new(), Vec::new());
-        for (id, published) in servers {
+        for Offer { id, published, port } in servers {
             let there = accepted.values().any(|server| server.published == published);
             let result = if accepted.len() >= self.limits.servers {
                 Err(RefuseReason::TooManyServers)
@@ -152,11 +164,11 @@ impl RelaySide {
             results.push((id, result));
             if result.is_ok() {
                 let connections = self.connections.values().filter(|connection| connection.server == id).count();
-                accepted.insert(id, Server { published, connections });
+                accepted.insert(id, Server { published, port, connections });
             }
         }
         self.servers = accepted;
-        let after: BTreeSet<Published> = self.published().cloned().collect();
+        let after: BTreeSet<Published> = self.published().map(|(published, _)| published.clone()).collect();
         Ok(Outcome::Published {
             reply: Message::Published(results),
             new: after.difference(&before).cloned().collect(),
@@ -164,9 +176,9 @@ impl RelaySide {
         })
     }
 
-    /// What the agent publishes, and may.
-    pub fn published(&self) -> impl Iterator<Item = &Published> {
-        self.servers.values().map(|server| &server.published)
+    /// What the agent publishes, and may, with the port that each really has.
+    pub fn published(&self) -> impl Iterator<Item = (&Published, u16)> {
+        self.servers.values().map(|server| (&server.published, server.port))
     }
 
     /// A client calls. The message goes to the agent; `connection` is fresh.
@@ -199,13 +211,14 @@ impl RelaySide {
 
     /// A data channel has come for this connection. Only one is joined, and only when the agent has acknowledged the call
     /// (C8).
-    pub fn join(&mut self, connection: ConnectionId) -> bool {
+    pub fn join(&mut self, connection: ConnectionId) -> Joining {
         match self.connections.get_mut(&connection).map(|connection| &mut connection.state) {
             Some(state @ State::Acknowledged { .. }) => {
                 *state = State::Joined;
-                true
+                Joining::Joined
             }
-            _ => false,
+            Some(State::Called { .. }) => Joining::Early,
+            Some(State::Joined) | None => Joining::Unwanted,
         }
     }
 

@@ -9,6 +9,10 @@ fn published(name: &str) -> Published {
     Published { name: name.parse().unwrap(), transport: Transport::Tcp }
 }
 
+fn at_80(name: &str) -> (Published, u16) {
+    (published(name), 80)
+}
+
 fn limits() -> Limits {
     let seconds = Duration::from_secs;
     Limits { servers: 3, of_server: 4, of_agent: 6, acknowledge: seconds(5), channel: seconds(10) }
@@ -30,9 +34,9 @@ fn some_message() -> impl Strategy<Value = Message> {
     let id = any::<u64>().prop_map(ConnectionId::new);
     let server = (0_u64..1 << 40).prop_map(ServerId);
     let name = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
-    let entry = (server.clone(), name, any::<bool>()).prop_map(|(id, name, is_udp)| {
+    let entry = (server.clone(), name, any::<bool>(), any::<u16>()).prop_map(|(id, name, is_udp, port)| {
         let transport = if is_udp { Transport::Udp } else { Transport::Tcp };
-        (id, Published { name: name.parse().unwrap(), transport })
+        Offer { id, published: Published { name: name.parse().unwrap(), transport }, port }
     });
     let result = (server.clone(), proptest::option::of(reason.clone()));
     let result = result.prop_map(|(id, refused)| (id, refused.map_or(Ok(()), Err)));
@@ -89,21 +93,10 @@ fn what_a_later_version_says_is_skipped_and_what_is_too_long_ends_the_session() 
 }
 
 #[test]
-fn a_name_is_a_dns_label() {
-    for good in ["a", "web-1", "7", &"x".repeat(63)] {
-        assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
-    }
-    for bad in ["", "-a", "a-", "A", "a.b", "ü", "a b", "a\n", &"x".repeat(64)] {
-        let said = bad.parse::<Name>().unwrap_err().to_string();
-        assert!(!said.contains('\n') && said.contains("is no name"), "{said}");
-    }
-}
-
-#[test]
-fn c4_what_may_not_be_published_is_told_apart_from_what_may() {
+fn rc4_what_may_not_be_published_is_told_apart_from_what_may() {
     let mut agent = AgentSide::new(9);
     let mut relay = RelaySide::new(limits());
-    let list = agent.publish(["a", "b", "c", "d", "e"].map(published));
+    let list = agent.publish(["a", "b", "c", "d", "e"].map(at_80));
     let mut judge = |published: &Published| match published.name.as_str() {
         "b" => Err(RefuseReason::NotPermitted),
         _ => Ok(()),
@@ -115,25 +108,25 @@ fn c4_what_may_not_be_published_is_told_apart_from_what_may() {
     let refused: Vec<_> = results.into_iter().filter_map(|(which, result)| Some((which, result.err()?))).collect();
     assert_eq!(refused, [(published("b"), RefuseReason::NotPermitted), (published("e"), RefuseReason::TooManyServers)]);
     // One goes, one is new: it has a number that none had.
-    let Message::Publish(second) = agent.publish(["a", "f"].map(published)) else { panic!() };
-    assert!(second.iter().any(|(id, which)| id.0 > 5 && *which == published("f")), "{second:?}");
+    let Message::Publish(second) = agent.publish(["a", "f"].map(at_80)) else { panic!() };
+    assert!(second.iter().any(|offer| offer.id.0 > 5 && offer.published == published("f")), "{second:?}");
 }
 
 #[test]
-fn c8_no_match_opens_nothing_and_the_relay_joins_no_other_channel() {
+fn rc8_no_match_opens_nothing_and_the_relay_joins_no_other_channel() {
     let now = Time::from_secs(9);
     let mut agent = AgentSide::new(9);
     let mut relay = RelaySide::new(limits());
-    relay.read(agent.publish([published("web")]), now, &mut |_| Ok(())).unwrap();
+    relay.read(agent.publish([at_80("web")]), now, &mut |_| Ok(())).unwrap();
     let client = ("192.0.2.1:4000".parse().unwrap(), DataChannel::Shared);
     let (one, two) = (ConnectionId::new(1), ConnectionId::new(2));
     assert_eq!(relay.call(&published("ssh"), one, client, now), Err(RefuseReason::NoServer));
     let call = relay.call(&published("web"), one, client, now).unwrap();
-    assert!(!relay.join(one) && !relay.join(two));
+    assert_eq!((relay.join(one), relay.join(two)), (Joining::Early, Joining::Unwanted));
     let Taken::Dial(acknowledged, ..) = agent.read(call.clone()).unwrap() else { panic!() };
     assert_eq!(agent.read(call), Err(Violation("two calls with one connection ID")));
     relay.read(acknowledged.clone(), now, &mut |_| Ok(())).unwrap();
-    assert!(relay.join(one) && !relay.join(one));
+    assert_eq!((relay.join(one), relay.join(one)), (Joining::Joined, Joining::Unwanted));
     assert!(relay.read(acknowledged, now, &mut |_| Ok(())).is_err());
     let other =
         Message::Call(Call { connection: two, server: ServerId(77), channel: DataChannel::Own, client: client.0 });
@@ -145,7 +138,8 @@ fn calls_are_bounded_and_time_out_by_stage() {
     let at = |seconds: u64| Time::from_secs(1000 + seconds);
     let mut relay = RelaySide::new(limits());
     let servers = ["a", "b"].map(published).into_iter().enumerate();
-    let list = Message::Publish(servers.map(|(id, which)| (ServerId(id as u64), which)).collect());
+    let offer = |(id, published)| Offer { id: ServerId(id as u64), published, port: 80 };
+    let list = Message::Publish(servers.map(offer).collect());
     relay.read(list, at(0), &mut |_| Ok(())).unwrap();
     let client = ("192.0.2.1:4000".parse().unwrap(), DataChannel::Own);
     for id in 0..4 {
@@ -269,7 +263,7 @@ impl Pair {
                 while !self.to_relay.is_empty() {
                     self.step(Step::RelayReads);
                 }
-                if self.relay.join(id) {
+                if self.relay.join(id) == Joining::Joined {
                     self.calls.insert(id, true);
                 } else if self.calls.get(&id) != Some(&true) {
                     self.agent_ends(id);
@@ -297,7 +291,7 @@ impl Pair {
                 }
             }
             Step::Publishes(both) => {
-                let servers = if both { vec![published("web"), published("ssh")] } else { vec![published("ssh")] };
+                let servers = if both { vec![at_80("web"), at_80("ssh")] } else { vec![at_80("ssh")] };
                 let list = self.agent.publish(servers);
                 self.to_relay.push_back(list);
             }
@@ -344,5 +338,14 @@ proptest! {
             pair.step(Step::Closes(0));
         }
         prop_assert_eq!((pair.relay.connections(), pair.agent.connections()), (0, 0));
+    }
+}
+
+#[test]
+fn the_page_of_the_protocol_has_every_reason_with_its_number() {
+    let page = include_str!("PROTOCOL.md");
+    for reason in RefuseReason::ALL {
+        let row = format!("| {} | {} |", reason.number(), reason.name());
+        assert!(page.contains(&row), "{row}");
     }
 }

@@ -18,9 +18,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("control", &["time", "wire", "nat", "session", "config", "host", "store"]),
     ("device", &["time", "wire", "nat", "session", "config", "host"]),
     ("fastpath", &["time", "wire", "nat", "session", "config", "host"]),
+    ("splice", &[]),
     ("identity", &["time", "wire", "nat", "session", "config", "host", "store"]),
     ("doctor", &["time", "wire", "nat", "session", "config", "host", "device", "fastpath"]),
     ("gateway", &["time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath"]),
+    ("relay", &["time", "wire", "nat", "session", "config", "host", "store", "control", "splice", "identity"]),
+    ("agent", &["time", "wire", "nat", "session", "config", "host", "store", "control", "splice", "identity"]),
     (
         "selftest",
         &["time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath", "doctor"],
@@ -28,9 +31,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath", "identity",
-            "doctor",
-            "gateway", "selftest",
+            "time", "wire", "nat", "session", "config", "host", "store", "control", "device", "fastpath", "splice",
+            "identity", "doctor", "gateway", "relay", "agent", "selftest",
         ],
     ),
 ];

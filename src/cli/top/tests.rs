@@ -1,5 +1,5 @@
 use super::*;
-use crate::control::{BindingCounts, GatewayStatus};
+use crate::control::{Asked, BindingCounts, GatewayStatus};
 use crate::nat::{BindingState, PoolView, StatusView, TrafficView};
 use crate::time::Time;
 use std::collections::BTreeMap;
@@ -146,7 +146,7 @@ fn addresses_too_long_for_a_screen_say_that_they_are_cut() {
 fn a_gateway_that_goes_away_is_missed_and_found_again() {
     let mut model = model();
     let error = io::Error::from(io::ErrorKind::NotFound);
-    model.lose(&ClientError::NoGateway { path: "/run/x".into(), error });
+    model.lose(&ClientError::NoGateway { asked: Asked { role: "gateway", path: "/run/x".into() }, error });
     let text = drawn(&model, 80, 24).unwrap();
     assert!(text.lines().next().unwrap().ends_with("no gateway answers; asking again"), "{text}");
     assert!(text.contains("10.0.0.4"), "what was known stays: {text}");

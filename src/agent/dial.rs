@@ -1,0 +1,25 @@
+//! Connects to a host by name or address.
+
+use crate::config::HostPort;
+use crate::splice;
+use std::io;
+use std::net::SocketAddr;
+use tokio::net::{TcpStream, lookup_host};
+
+/// Connects to a host, trying its addresses one after the other.
+pub async fn dial(host: &HostPort) -> io::Result<TcpStream> {
+    let unresolved =
+        |error| io::Error::new(io::ErrorKind::HostUnreachable, format!("{host} does not resolve: {error}"));
+    let addresses: Vec<SocketAddr> = lookup_host((host.host.as_str(), host.port)).await.map_err(unresolved)?.collect();
+    let mut failed = unresolved(io::Error::other("no addresses"));
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                splice::prepare(&stream)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(failed)
+}

@@ -1,0 +1,99 @@
+//! The agent: inside, it keeps one connection to each relay, and for each call that comes by it dials the server and opens a
+//! data channel outwards.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `keep.rs` | a session with a relay, begun anew for ever |
+//! | `dial.rs` | connects to a host by name or address |
+//! | `connect.rs` | TCP, TLS and HTTP/2 to a relay |
+//! | `via.rs` | through a proxy to the relay |
+//! | `enrol.rs` | an invitation becomes a certificate |
+//! | `session.rs` | one session: calls in, answers out |
+//! | `call.rs` | one connection: dials the server, opens the data channel, carries bytes |
+//! | `relays.rs` | what is known of relays, kept over restarts |
+
+mod admin;
+mod call;
+mod connect;
+mod dial;
+mod enrol;
+mod error;
+mod keep;
+mod relays;
+mod session;
+mod via;
+
+pub use error::AgentError;
+
+use crate::config::AgentConfig;
+use crate::identity::{Invitation, Keys};
+use parking_lot::Mutex;
+use relays::Relays;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What all tasks of an agent share.
+struct Agent {
+    config: AgentConfig,
+    keys: Keys,
+    /// Used for a relay that is not known yet.
+    invitation: Option<Invitation>,
+    relays: Mutex<Relays>,
+    /// How it is with each relay, in the order of the configuration.
+    states: Vec<keep::State>,
+    since: Instant,
+}
+
+impl Agent {
+    fn now(&self) -> crate::time::Time {
+        crate::time::Time::from_millis(0) + self.since.elapsed()
+    }
+}
+
+/// Runs an agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting, and an invitation that the relay refuses: trying again would not help. A relay that is away
+/// is tried again for ever.
+pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), AgentError> {
+    crate::host::raise_descriptors();
+    let keys = Keys::open(&config.state_dir)?;
+    let relays = Relays::open(&config.state_dir)?;
+    if let Some(relay) = config.relays.iter().find(|relay| relays.fingerprint(relay).is_none())
+        && invitation.is_none()
+    {
+        return Err(AgentError::NoInvitation(relay.clone()));
+    }
+    let states = config.relays.iter().map(|_| keep::State::default()).collect();
+    let agent = Arc::new(Agent { config, keys, invitation, relays: Mutex::new(relays), states, since: Instant::now() });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| AgentError::System { what: "cannot start threads", error })?;
+    let served = runtime.block_on(serve(&agent));
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(agent: &Arc<Agent>) -> Result<(), AgentError> {
+    let control = admin::listen(agent)?;
+    let caught = |error| AgentError::System { what: "cannot catch signals", error };
+    let mut terminated = signal(SignalKind::terminate()).map_err(caught)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(caught)?;
+    let server = admin::serve(control, agent);
+    let mut sessions = tokio::task::JoinSet::new();
+    for at in 0..agent.config.relays.len() {
+        sessions.spawn(keep::keep(Arc::clone(agent), at));
+    }
+    let ended = tokio::select! {
+        _ = terminated.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+        Some(ended) = sessions.join_next() => match ended {
+            Ok(error) => Err(error),
+            Err(_) => Err(AgentError::System { what: "a task has failed", error: std::io::Error::other("see the log") }),
+        },
+    };
+    server.stop();
+    ended
+}

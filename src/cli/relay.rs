@@ -1,0 +1,279 @@
+//! `kamei relay`.
+
+use super::error::CliError;
+use super::role::{self, Common, given, pair, path};
+use super::table::Table;
+use super::{input, logging, show};
+use crate::config::{Located, RelayDraft, ServerDraft};
+use crate::control::{AgentView, Client, ConnectionView, InvitationView, Invite, RelayStatus, ServerView};
+use crate::session::ConnectionId;
+use clap::{Args, Subcommand};
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Without a subcommand, the relay runs until SIGTERM or SIGINT.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    question: Option<Question>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Where agents come in; `:443` is every address of this machine; repeatable
+    #[arg(long, value_name = "[ADDRESS]:PORT")]
+    listen: Vec<String>,
+    /// What invitations name as this relay's address [default: the first of --listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    public: Option<String>,
+    /// A port of this relay for a server that an agent publishes; repeatable
+    #[arg(long, value_name = "NAME=PORT")]
+    server: Vec<String>,
+    /// Virtual IPs: each server that is published gets one, and is called there at its own port (as root); repeatable
+    #[arg(long, value_name = "PREFIX")]
+    pool: Vec<String>,
+    /// Control socket [default: /run/kamei/relay.sock, for users below XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Socket {
+    /// Control socket of the relay [default: /run/kamei/relay.sock, for users below XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Listing {
+    #[command(flatten)]
+    socket: Socket,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Question {
+    /// Print the line that makes a machine inside an agent of this relay
+    Invite(InviteArguments),
+    /// List invitations that were not used
+    Invitations(Listing),
+    /// End an agent: its key, its session and its connections
+    Revoke {
+        /// The agent's name
+        name: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// List the agents that have joined, and who of them is here
+    Agents(Listing),
+    /// List the servers: their ports and virtual IPs, and who publishes them
+    Servers(Listing),
+    /// List the connections of clients
+    Connections(Listing),
+    /// End a connection
+    Close {
+        /// Its ID, as `kamei relay connections` and the logs have it
+        id: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Say how the relay is
+    Status(Listing),
+}
+
+#[derive(Args)]
+struct InviteArguments {
+    /// What the agent is called here
+    name: String,
+    /// The servers that it may publish, by name
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', required = true)]
+    publish: Vec<String>,
+    /// How long the invitation is valid
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    expires: Duration,
+    #[command(flatten)]
+    socket: Socket,
+}
+
+impl Socket {
+    fn client(&self) -> Client {
+        Client::of("relay", &self.control.clone().unwrap_or_else(|| role::control("relay")))
+    }
+}
+
+/// Runs the relay, or asks it.
+pub fn run(arguments: Arguments) -> Result<(), CliError> {
+    match arguments.question {
+        None => serve(arguments.run),
+        Some(Question::Invite(arguments)) => invite(arguments),
+        Some(Question::Revoke { name, socket }) => {
+            let revoked = socket.client().revoke(&name)?;
+            writeln!(stdout(), "revoked: {name}; {} ended", show::number_of(revoked.connections as u64, "connection"))?;
+            Ok(())
+        }
+        Some(Question::Close { id, socket }) => {
+            let wrong = |_| {
+                CliError::Question(format!("'{id}' is no ID of a connection; `kamei relay connections` lists them"))
+            };
+            socket.client().close(id.parse::<ConnectionId>().map_err(wrong)?)?;
+            writeln!(stdout(), "ended: {id}")?;
+            Ok(())
+        }
+        Some(Question::Invitations(listing)) => listing.show("/v1/invitations", invitations),
+        Some(Question::Agents(listing)) => listing.show("/v1/agents", agents),
+        Some(Question::Servers(listing)) => listing.show("/v1/servers", servers),
+        Some(Question::Connections(listing)) => listing.show("/v1/connections", connections),
+        Some(Question::Status(listing)) => listing.show("/v1/status", status),
+    }
+}
+
+fn serve(arguments: Run) -> Result<(), CliError> {
+    let file = arguments.common.config.clone();
+    let level = arguments.common.log_level;
+    let flags = arguments.into_draft()?;
+    let start = |problems| CliError::Start { file: file.clone(), problems };
+    let draft = match &file {
+        Some(path) => {
+            let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
+            RelayDraft::parse(&text).map_err(start)?.overridden_by(flags)
+        }
+        None => flags,
+    };
+    let config = draft.check(role::state_dir("relay"), role::control("relay")).map_err(start)?;
+    logging::start(level, config.log_format).map_err(CliError::Log)?;
+    Ok(crate::relay::run(config)?)
+}
+
+impl Run {
+    fn into_draft(self) -> Result<RelayDraft, CliError> {
+        let all = |flag, values: Vec<String>| values.into_iter().map(|value| given(flag, value)).collect();
+        let server = |text: &String| -> Result<ServerDraft, CliError> {
+            let (name, port) = pair("--server", text)?;
+            let port = port.parse().map_err(|_| {
+                CliError::Question(format!("--server '{text}': '{port}' is no port; write --server web=8000"))
+            })?;
+            let port = Located { value: port, place: name.place };
+            Ok(ServerDraft { name, port, addresses: Vec::new(), clients: Vec::new(), channel: None })
+        };
+        Ok(RelayDraft {
+            listen: all("--listen", self.listen),
+            public: self.public.map(|public| given("--public", public)),
+            pool: all("--pool", self.pool),
+            servers: self.server.iter().map(server).collect::<Result<_, _>>()?,
+            state_dir: path("--state-dir", self.common.state_dir)?,
+            control: path("--control", self.control)?,
+            ..RelayDraft::default()
+        })
+    }
+}
+
+fn invite(arguments: InviteArguments) -> Result<(), CliError> {
+    let InviteArguments { name, publish, expires, socket } = arguments;
+    let invited = socket.client().invite(Invite { name, servers: publish.clone(), seconds: expires.as_secs() })?;
+    let servers: Vec<String> = publish.iter().map(|server| format!("--publish {server}=HOST:PORT")).collect();
+    writeln!(stdout(), "kamei agent --relay {} --invite {} {}", invited.relay, invited.token, servers.join(" "))?;
+    Ok(())
+}
+
+impl Listing {
+    fn show<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        print: fn(T, &mut dyn Write) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let client = self.socket.client();
+        if self.json {
+            return role::copy(&client.look(path)?);
+        }
+        print(client.read(path)?, &mut stdout().lock())
+    }
+}
+
+fn status(status: RelayStatus, out: &mut dyn Write) -> Result<(), CliError> {
+    let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
+    let up = show::span(Duration::from_secs(status.uptime_seconds));
+    writeln!(out, "{} {}, relay, up {up}", show::bold("kamei"), status.version)?;
+    writeln!(out, "agents at    {}", listen.join(", "))?;
+    writeln!(out, "key          {}", status.fingerprint)?;
+    writeln!(out, "agents       {} here of {}", status.agents, status.members)?;
+    writeln!(out, "servers      {}", status.servers)?;
+    writeln!(out, "connections  {} now, {} carried", status.connections, show::count(status.carried))?;
+    for (reason, number) in &status.refused {
+        writeln!(out, "refused      {} {reason}", show::count(*number))?;
+    }
+    Ok(())
+}
+
+fn agents(agents: Vec<AgentView>, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut table =
+        Table::new(["AGENT", "STATE", "FROM", ">HERE FOR", ">ROUND TRIP", ">CONNECTIONS", "SERVERS", "MAY PUBLISH"]);
+    for agent in agents {
+        let servers: Vec<String> = agent.servers.iter().map(ToString::to_string).collect();
+        table.row([
+            agent.name.into(),
+            agent.state.into(),
+            agent.address.map(|address| address.to_string()).unwrap_or_default().into(),
+            agent.here_seconds.map(|here| show::span(Duration::from_secs(here))).unwrap_or_default().into(),
+            agent.round_trip_ms.map(|time| format!("{time} ms")).unwrap_or_default().into(),
+            agent.connections.to_string().into(),
+            servers.join(",").into(),
+            agent.permitted.join(",").into(),
+        ]);
+    }
+    table.fit(show::width(), &["ROUND TRIP", "MAY PUBLISH", "FROM"]);
+    Ok(table.write(show::colours(), out)?)
+}
+
+fn servers(servers: Vec<ServerView>, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut table = Table::new(["SERVER", ">PORT", "VIRTUAL IP", ">AT PORT", "AGENTS", "CHANNEL", ">CONNECTIONS"]);
+    for server in servers {
+        let ips: Vec<String> = server.virtual_ips.iter().map(ToString::to_string).collect();
+        let channel = serde_json::to_value(server.channel).ok().and_then(|word| word.as_str().map(str::to_owned));
+        table.row([
+            server.server.to_string().into(),
+            server.port.map(|port| port.to_string()).unwrap_or_default().into(),
+            ips.join(",").into(),
+            server.own_port.map(|port| port.to_string()).unwrap_or_default().into(),
+            if server.agents.is_empty() { "none here".to_owned() } else { server.agents.join(",") }.into(),
+            channel.unwrap_or_default().into(),
+            server.connections.to_string().into(),
+        ]);
+    }
+    table.fit(show::width(), &["CHANNEL", "AT PORT"]);
+    Ok(table.write(show::colours(), out)?)
+}
+
+fn connections(connections: Vec<ConnectionView>, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut table = Table::new(["ID", "STATE", "CLIENT", "SERVER", "AGENT", ">AGE", ">BYTES IN", ">BYTES OUT"]);
+    for connection in connections {
+        table.row([
+            connection.id.to_string().into(),
+            connection.state.into(),
+            connection.client.to_string().into(),
+            connection.server.to_string().into(),
+            connection.agent.unwrap_or_default().into(),
+            show::span(Duration::from_secs(connection.seconds)).into(),
+            show::bytes(connection.bytes_in).into(),
+            show::bytes(connection.bytes_out).into(),
+        ]);
+    }
+    table.fit(show::width(), &["AGENT", "AGE"]);
+    Ok(table.write(show::colours(), out)?)
+}
+
+fn invitations(invitations: Vec<InvitationView>, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut table = Table::new(["AGENT", ">VALID FOR", "MAY PUBLISH"]);
+    for invitation in invitations {
+        let left = show::span(Duration::from_secs(invitation.left_seconds));
+        table.row([invitation.name.into(), left.into(), invitation.servers.join(",").into()]);
+    }
+    Ok(table.write(show::colours(), out)?)
+}

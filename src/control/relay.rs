@@ -1,0 +1,211 @@
+//! What a relay and an agent tell, and can be asked.
+
+use crate::session::{ConnectionId, DataChannel, Published};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// What the server asks a relay. Each may wait for the disk.
+pub trait RelayAdmin: Send + Sync + 'static {
+    /// How it is.
+    fn status(&self) -> RelayStatus;
+    /// Its members, and who of them is here. The error says why the register cannot be read.
+    fn agents(&self) -> Result<Vec<AgentView>, String>;
+    /// What agents publish, and what has a port.
+    fn servers(&self) -> Vec<ServerView>;
+    /// Connections of clients.
+    fn connections(&self) -> Vec<ConnectionView>;
+    /// Invitations that were not used.
+    fn invitations(&self) -> Result<Vec<InvitationView>, String>;
+    /// Makes an invitation.
+    fn invite(&self, invite: &Invite) -> Result<Invited, Refused>;
+    /// Ends a member, its session and its connections. How many these were; `None` if there is no such member.
+    fn revoke(&self, name: &str) -> Result<Option<usize>, String>;
+    /// Ends a connection; `false` if there is none.
+    fn close(&self, connection: ConnectionId) -> bool;
+}
+
+/// What the server asks an agent.
+pub trait AgentAdmin: Send + Sync + 'static {
+    /// How it is.
+    fn status(&self) -> AgentStatus;
+}
+
+/// Why a relay does not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It makes no sense, or what is there is against it.
+    Wrong(String),
+    /// It cannot be kept.
+    Failed(String),
+}
+
+/// How a relay is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// `relay`.
+    pub role: String,
+    /// Of the program.
+    pub version: String,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Where agents come in.
+    pub listen: Vec<SocketAddr>,
+    /// What invitations say of its key.
+    pub fingerprint: String,
+    /// Agents that have joined.
+    pub members: usize,
+    /// Agents that are here.
+    pub agents: usize,
+    /// Servers that they publish.
+    pub servers: usize,
+    /// Connections of clients now.
+    pub connections: usize,
+    /// Connections that were carried since the start.
+    pub carried: u64,
+    /// Connections that were refused since the start, by reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// An agent that has joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Its name.
+    pub name: String,
+    /// `here` or `away`.
+    pub state: String,
+    /// Where it connects from, while it is here.
+    pub address: Option<SocketAddr>,
+    /// Seconds that it has been here.
+    pub here_seconds: Option<u64>,
+    /// What it publishes, while it is here.
+    pub servers: Vec<Published>,
+    /// What it may publish.
+    pub permitted: Vec<String>,
+    /// Its connections.
+    pub connections: usize,
+    /// How long it took to answer the last probe.
+    pub round_trip_ms: Option<u64>,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Its name and transport.
+    pub server: Published,
+    /// The relay's port for it, if it has one.
+    pub port: Option<u16>,
+    /// Its virtual IPs.
+    pub virtual_ips: BTreeSet<IpAddr>,
+    /// Its own port, at a virtual IP.
+    pub own_port: Option<u16>,
+    /// Agents that are here and publish it.
+    pub agents: Vec<String>,
+    /// How its bytes travel.
+    pub channel: DataChannel,
+    /// Its connections.
+    pub connections: usize,
+}
+
+/// A connection of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionView {
+    /// Its number, in the logs of relay and agent.
+    pub id: ConnectionId,
+    /// `held`: the agent is away; `called`: it was told; `open`.
+    pub state: String,
+    /// Who calls.
+    pub client: SocketAddr,
+    /// Who is called.
+    pub server: Published,
+    /// By whom.
+    pub agent: Option<String>,
+    /// Its age.
+    pub seconds: u64,
+    /// Bytes to the server.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+}
+
+/// An invitation that was not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvitationView {
+    /// Who is invited.
+    pub name: String,
+    /// What it may publish.
+    pub servers: Vec<String>,
+    /// Seconds until it is refused.
+    pub left_seconds: u64,
+}
+
+/// Who is to be invited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// The agent's name.
+    pub name: String,
+    /// What it may publish.
+    pub servers: Vec<String>,
+    /// How long the invitation is valid.
+    pub seconds: u64,
+}
+
+/// An invitation, to be handed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// The relay's address for agents.
+    pub relay: String,
+    /// The invitation itself.
+    pub token: String,
+}
+
+/// A member has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Connections that ended with it.
+    pub connections: usize,
+}
+
+/// How an agent is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// `agent`.
+    pub role: String,
+    /// Of the program.
+    pub version: String,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// How it is with each relay.
+    pub relays: Vec<AgentRelay>,
+}
+
+/// How an agent is with a relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRelay {
+    /// The relay.
+    pub relay: String,
+    /// What this agent is called there.
+    pub name: Option<String>,
+    /// Seconds since the session began; `None`: there is none.
+    pub connected_seconds: Option<u64>,
+    /// Why there is none, or why the one before has ended.
+    pub last_error: Option<String>,
+    /// How long the relay took to answer the last probe.
+    pub round_trip_ms: Option<u64>,
+    /// Connections, being dialled or open.
+    pub connections: usize,
+    /// What is published there.
+    pub published: Vec<PublishedView>,
+}
+
+/// A server, and whether the relay takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedView {
+    /// Its name and transport.
+    pub server: Published,
+    /// What is dialled.
+    pub target: String,
+    /// Why the relay does not take it.
+    pub refused: Option<String>,
+}

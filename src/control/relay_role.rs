@@ -1,0 +1,183 @@
+//! Relay and agent behind their control sockets.
+
+use super::answer::{self, Answering, RequestContext, Role};
+use super::metrics;
+use super::refusal::{Refusal, bad};
+use super::relay::{AgentAdmin, Invite, Refused, RelayAdmin, Revoked};
+use super::server::{Listener, Server};
+use crate::session::ConnectionId;
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Every request that a relay answers. README.md in this folder describes each.
+const RELAY_ROUTES: [(&str, &str); 9] = [
+    ("GET", "/v1/status"),
+    ("GET", "/v1/metrics"),
+    ("GET", "/v1/agents"),
+    ("DELETE", "/v1/agents/NAME"),
+    ("GET", "/v1/servers"),
+    ("GET", "/v1/connections"),
+    ("DELETE", "/v1/connections/ID"),
+    ("GET", "/v1/invitations"),
+    ("POST", "/v1/invitations"),
+];
+
+/// Every request that an agent answers.
+const AGENT_ROUTES: [(&str, &str); 2] = [("GET", "/v1/status"), ("GET", "/v1/metrics")];
+
+struct Relay(Arc<dyn RelayAdmin>);
+struct Agent(Arc<dyn AgentAdmin>);
+
+impl Listener {
+    /// From now on a relay answers.
+    pub fn serve_relay(self, admin: Arc<dyn RelayAdmin>) -> Server {
+        self.serve_role(Arc::new(Relay(admin)))
+    }
+
+    /// From now on an agent answers.
+    pub fn serve_agent(self, admin: Arc<dyn AgentAdmin>) -> Server {
+        self.serve_role(Arc::new(Agent(admin)))
+    }
+}
+
+impl Role for Relay {
+    fn for_root_alone(&self, path: &str) -> Option<&'static str> {
+        // Who calls whom.
+        (path == "/v1/connections").then_some("connections are shown to root alone")
+    }
+
+    fn answer<'a>(&'a self, head: Parts, body: Incoming, context: &'a RequestContext<'a>) -> Answering<'a> {
+        Box::pin(async move {
+            let path = head.uri.path();
+            let route = route(&head.method, path, &RELAY_ROUTES)?;
+            let (_, last) = path.rsplit_once('/').unwrap_or_default();
+            let unreadable = |error: String| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error);
+            match route {
+                ("GET", "/v1/status") => answer::json(&in_time(&self.0, |admin| admin.status()).await?),
+                ("GET", "/v1/agents") => {
+                    answer::json(&in_time(&self.0, |admin| admin.agents()).await?.map_err(unreadable)?)
+                }
+                ("GET", "/v1/servers") => answer::json(&in_time(&self.0, |admin| admin.servers()).await?),
+                ("GET", "/v1/connections") => answer::json(&in_time(&self.0, |admin| admin.connections()).await?),
+                ("GET", "/v1/invitations") => {
+                    answer::json(&in_time(&self.0, |admin| admin.invitations()).await?.map_err(unreadable)?)
+                }
+                ("POST", _) => {
+                    let body = answer::whole(body, context.patience.body).await?;
+                    let invite: Invite = serde_json::from_slice(&body)
+                        .map_err(|error| bad(format!("the body is no invitation to be made: {error}")))?;
+                    let invited = in_time(&self.0, move |admin| admin.invite(&invite)).await?;
+                    answer::json(&invited.map_err(|refused| match refused {
+                        Refused::Wrong(error) => Refusal::new(StatusCode::CONFLICT, error),
+                        Refused::Failed(error) => unreadable(error),
+                    })?)
+                }
+                ("DELETE", "/v1/agents/NAME") => {
+                    let name = last.to_owned();
+                    let ended = in_time(&self.0, move |admin| admin.revoke(&name)).await?.map_err(unreadable)?;
+                    let none = || {
+                        Refusal::new(
+                            StatusCode::NOT_FOUND,
+                            format!("there is no member '{last}'; `kamei relay agents` lists them"),
+                        )
+                    };
+                    answer::json(&Revoked { connections: ended.ok_or_else(none)? })
+                }
+                ("DELETE", _) => {
+                    let none = || {
+                        Refusal::new(
+                            StatusCode::NOT_FOUND,
+                            format!("there is no connection '{last}'; `kamei relay connections` lists them"),
+                        )
+                    };
+                    let id: ConnectionId = last.parse().map_err(|_| none())?;
+                    let ended = in_time(&self.0, move |admin| admin.close(id)).await?;
+                    if ended { answer::json(&serde_json::json!({})) } else { Err(none()) }
+                }
+                _ => self.metrics().await,
+            }
+        })
+    }
+
+    fn metrics(&self) -> Answering<'_> {
+        Box::pin(async { answer::open_metrics(metrics::write_relay(in_time(&self.0, |admin| admin.status()).await?)) })
+    }
+
+    fn close(&self) {}
+}
+
+impl Role for Agent {
+    fn for_root_alone(&self, _: &str) -> Option<&'static str> {
+        None
+    }
+
+    fn answer<'a>(&'a self, head: Parts, _: Incoming, _: &'a RequestContext<'a>) -> Answering<'a> {
+        Box::pin(async move {
+            match route(&head.method, head.uri.path(), &AGENT_ROUTES)? {
+                ("GET", "/v1/status") => answer::json(&in_time(&self.0, |admin| admin.status()).await?),
+                _ => self.metrics().await,
+            }
+        })
+    }
+
+    fn metrics(&self) -> Answering<'_> {
+        Box::pin(async { answer::open_metrics(metrics::write_agent(in_time(&self.0, |admin| admin.status()).await?)) })
+    }
+
+    fn close(&self) {}
+}
+
+/// Not in the thread of the control socket: it may take a moment.
+async fn in_time<A: ?Sized + Send + Sync + 'static, T: Send + 'static>(
+    admin: &Arc<A>,
+    work: impl FnOnce(&A) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let admin = Arc::clone(admin);
+    let done = tokio::task::spawn_blocking(move || work(&admin)).await;
+    done.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"))
+}
+
+/// The route that a request takes; what is in capitals at its end stands for one word.
+fn route(
+    method: &Method,
+    path: &str,
+    routes: &'static [(&'static str, &'static str)],
+) -> Result<(&'static str, &'static str), Refusal> {
+    let leads_to = |route: &str| match route.rsplit_once('/') {
+        Some((folder, last)) if last.bytes().all(|byte| byte.is_ascii_uppercase()) => {
+            path.rsplit_once('/').is_some_and(|(asked, word)| asked == folder && !word.is_empty())
+        }
+        _ => path == route,
+    };
+    let mut here = routes.iter().copied().filter(|(_, route)| leads_to(route));
+    let paths: BTreeSet<&str> = routes.iter().map(|(_, path)| *path).collect();
+    let found = here.clone().find(|(allowed, _)| method == allowed);
+    found.ok_or_else(|| match here.next() {
+        Some((allowed, known)) => {
+            let error = format!("{known} takes {allowed}, not {method}");
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
+        }
+        None => {
+            let paths: Vec<&str> = paths.into_iter().collect();
+            Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {}", paths.join(", ")))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_takes_a_route_or_hears_which_there_are() {
+        let take = |method: &str, path: &str| route(&method.parse().unwrap(), path, &RELAY_ROUTES);
+        assert_eq!(take("GET", "/v1/agents"), Ok(("GET", "/v1/agents")));
+        assert_eq!(take("DELETE", "/v1/agents/factory-7"), Ok(("DELETE", "/v1/agents/NAME")));
+        assert_eq!(take("DELETE", "/v1/agents/").unwrap_err().status, StatusCode::NOT_FOUND);
+        assert_eq!(take("PUT", "/v1/agents").unwrap_err().status, StatusCode::METHOD_NOT_ALLOWED);
+        assert!(take("GET", "/v1/bindings").unwrap_err().error.contains("/v1/connections/ID"));
+    }
+}

@@ -1,0 +1,187 @@
+//! What the relay's control socket asks.
+
+use super::connections::Stage;
+use super::session::End;
+use super::{Relay, RelayError, wall};
+use crate::config::HostPort;
+use crate::control::{
+    AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Server,
+    ServerView, SocketSettings,
+};
+use crate::identity::{Invitation, MemberKind, RegisterError};
+use crate::session::{ConnectionId, DataChannel, Published};
+use crate::time::Time;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Makes the control socket.
+pub fn listen(relay: &Relay) -> Result<Listener, RelayError> {
+    let settings = SocketSettings::at(&relay.config.control).with_metrics(relay.config.metrics);
+    Ok(Listener::bind(settings)?)
+}
+
+/// Answers from now on.
+pub fn serve(listener: Listener, relay: &Arc<Relay>) -> Server {
+    listener.serve_relay(Arc::new(Asked(Arc::clone(relay))))
+}
+
+struct Asked(Arc<Relay>);
+
+impl RelayAdmin for Asked {
+    fn status(&self) -> RelayStatus {
+        let relay = &self.0;
+        let refused = relay.refused.lock().iter().map(|(reason, number)| (reason.name().to_owned(), *number)).collect();
+        let live = relay.sessions.list();
+        RelayStatus {
+            role: "relay".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: relay.since.elapsed().as_secs(),
+            listen: relay.config.listen.clone(),
+            fingerprint: relay.authority.fingerprint().to_string(),
+            members: relay.register.members().map_or(0, |members| members.len()),
+            agents: live.len(),
+            servers: live.iter().flat_map(|session| session.published()).collect::<BTreeSet<_>>().len(),
+            connections: relay.connections.count(),
+            carried: relay.carried.load(Ordering::Relaxed),
+            refused,
+        }
+    }
+
+    fn agents(&self) -> Result<Vec<AgentView>, String> {
+        let members = self.0.register.members().map_err(|error| error.to_string())?;
+        let agents = members.into_iter().filter(|member| member.kind == MemberKind::Agent);
+        Ok(agents
+            .map(|member| {
+                let session = self.0.sessions.of_key(&member.key);
+                AgentView {
+                    name: member.name,
+                    state: if session.is_some() { "here" } else { "away" }.to_owned(),
+                    address: session.as_ref().map(|session| session.address),
+                    here_seconds: session.as_ref().map(|session| self.age(session.since)),
+                    servers: session.iter().flat_map(|session| session.published()).map(|(server, _)| server).collect(),
+                    permitted: member.servers,
+                    connections: session.as_ref().map_or(0, |session| session.connections()),
+                    round_trip_ms: session.and_then(|session| session.round_trip()).map(milliseconds),
+                }
+            })
+            .collect())
+    }
+
+    fn servers(&self) -> Vec<ServerView> {
+        let relay = &self.0;
+        let mut all: BTreeMap<Published, ServerView> = BTreeMap::new();
+        let view = |published: &Published| ServerView {
+            server: published.clone(),
+            port: None,
+            virtual_ips: relay.virtual_ips.look(published),
+            own_port: None,
+            agents: Vec::new(),
+            channel: DataChannel::Shared,
+            connections: 0,
+        };
+        for server in &relay.config.servers {
+            let entry = all.entry(server.published.clone()).or_insert_with_key(view);
+            (entry.port, entry.channel) = (Some(server.port), server.channel);
+        }
+        for session in relay.sessions.list() {
+            for (published, port) in session.published() {
+                let entry = all.entry(published).or_insert_with_key(view);
+                entry.own_port = Some(port);
+                entry.agents.push(session.agent.clone());
+            }
+        }
+        for connection in relay.connections.list() {
+            if let Some(entry) = all.get_mut(&connection.server) {
+                entry.connections += 1;
+            }
+        }
+        all.into_values().collect()
+    }
+
+    fn connections(&self) -> Vec<ConnectionView> {
+        let connections = self.0.connections.list();
+        let view = |connection: Arc<super::connections::Connection>| ConnectionView {
+            id: connection.id,
+            state: match connection.stage() {
+                Stage::Held => "held",
+                Stage::Called => "called",
+                Stage::Joined => "open",
+            }
+            .to_owned(),
+            client: connection.client,
+            server: connection.server.clone(),
+            agent: connection.agent.lock().clone(),
+            seconds: self.age(connection.since),
+            bytes_in: connection.counts.forth.load(Ordering::Relaxed),
+            bytes_out: connection.counts.back.load(Ordering::Relaxed),
+        };
+        connections.into_iter().map(view).collect()
+    }
+
+    fn invitations(&self) -> Result<Vec<InvitationView>, String> {
+        let now = wall();
+        let open = self.0.register.invitations(now).map_err(|error| error.to_string())?;
+        let view = |open: crate::identity::OpenInvitation| InvitationView {
+            name: open.name,
+            servers: open.servers,
+            left_seconds: open.expires.duration_since(now).unwrap_or_default().as_secs(),
+        };
+        Ok(open.into_iter().map(view).collect())
+    }
+
+    fn invite(&self, invite: &Invite) -> Result<Invited, Refused> {
+        if invite.servers.is_empty() {
+            return Err(Refused::Wrong("an agent that may publish nothing is of no use; name its servers".to_owned()));
+        }
+        let relay = &self.0;
+        let valid = Duration::from_secs(invite.seconds);
+        let made = relay.register.invite(&invite.name, MemberKind::Agent, &invite.servers, valid, wall());
+        let secret = made.map_err(|error| match error {
+            RegisterError::File(error) => Refused::Failed(error.to_string()),
+            error => Refused::Wrong(error.to_string()),
+        })?;
+        let token = Invitation { relay: relay.authority.fingerprint(), secret }.to_string();
+        log::info!("{} is invited, to publish {}", invite.name, invite.servers.join(", "));
+        Ok(Invited { relay: public(relay), token })
+    }
+
+    fn revoke(&self, name: &str) -> Result<Option<usize>, String> {
+        let relay = &self.0;
+        let revoked = relay.register.revoke(name).map_err(|error: RegisterError| error.to_string())?;
+        Ok(revoked.map(|member| {
+            let session = relay.sessions.of_key(&member.key);
+            let ended = session.as_ref().map_or(0, |session| session.connections());
+            if let Some(session) = session {
+                session.end(End::Revoked);
+            }
+            log::warn!("{name} is revoked; {ended} of its connections end");
+            ended
+        }))
+    }
+
+    fn close(&self, connection: ConnectionId) -> bool {
+        let found = self.0.connections.find(connection);
+        if let Some(connection) = &found {
+            connection.close.notify_one();
+        }
+        found.is_some()
+    }
+}
+
+impl Asked {
+    fn age(&self, since: Time) -> u64 {
+        (self.0.now() - since).as_secs()
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What invitations name as the relay's address: what the operator says, or where it listens.
+fn public(relay: &Relay) -> String {
+    let told = relay.config.public.as_ref().map(HostPort::to_string);
+    told.or_else(|| relay.config.listen.first().map(ToString::to_string)).unwrap_or_default()
+}

@@ -1,0 +1,112 @@
+//! One connection of a client, from the call to the end.
+
+use super::Relay;
+use super::connections::{Connection, Stage};
+use super::session::Session;
+use crate::config::ServerConfig;
+use crate::session::RefuseReason;
+use crate::splice::{self, Ended, Leg};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Serves a client. What it has sent already stays in its socket until the way is open, so that it arrives first and whole,
+/// and is bounded by the socket's buffer (C6). A client that is refused sees a reset, and no byte.
+pub async fn serve(relay: Arc<Relay>, server: Arc<ServerConfig>, mut client: TcpStream, address: SocketAddr) {
+    let is_welcome = server.clients.is_empty() || server.clients.iter().any(|prefix| prefix.contains(&address.ip()));
+    let place = match relay.connections.enter(address, &server.published, relay.now()) {
+        _ if !is_welcome => Err(RefuseReason::NotAllowed),
+        place => place,
+    };
+    let served = match &place {
+        Ok(place) => carry(&relay, &server, &mut client, &place.connection).await,
+        Err(reason) => Err(*reason),
+    };
+    if let Err(reason) = served {
+        relay.refuse(reason);
+        let id = place.as_ref().map(|place| format!("{} ", place.connection.id)).unwrap_or_default();
+        log::info!("connection {id}of {address} to {} refused: {}", server.published, reason.name());
+        client.abort();
+    }
+}
+
+/// Puts the call to an agent, and carries bytes until the end.
+async fn carry(
+    relay: &Relay,
+    server: &ServerConfig,
+    client: &mut TcpStream,
+    connection: &Connection,
+) -> Result<(), RefuseReason> {
+    splice::prepare(client).map_err(|_| RefuseReason::ClientGone)?;
+    let session = tokio::select! {
+        session = find(relay, server) => session?,
+        () = gone(client) => return Err(RefuseReason::ClientGone),
+        () = connection.close.notified() => return Err(RefuseReason::SessionEnded),
+    };
+    *connection.agent.lock() = Some(session.agent.clone());
+    connection.enter(Stage::Called);
+    let told = session.call(&server.published, connection.id, (connection.client, server.channel), relay.now())?;
+    let finish = Finish { session: &session, connection };
+    let mut data = tokio::select! {
+        answer = told => answer.unwrap_or(Err(RefuseReason::SessionEnded))?,
+        () = gone(client) => return Err(RefuseReason::ClientGone),
+        () = connection.close.notified() => return Err(RefuseReason::SessionEnded),
+    };
+    connection.enter(Stage::Joined);
+    relay.carried.fetch_add(1, Ordering::Relaxed);
+    log::info!(
+        "connection {} of {} to {} open, by agent {}",
+        connection.id,
+        connection.client,
+        server.published,
+        session.agent
+    );
+    let ended = tokio::select! {
+        ended = splice::join(client, &mut data, &connection.counts, relay.config.idle) => Some(ended),
+        _ = session.wait_end() => None,
+        () = connection.close.notified() => None,
+    };
+    drop(finish);
+    let how = match &ended {
+        None => "closed by the relay".to_owned(),
+        Some(Ended::InOrder) => "in order".to_owned(),
+        Some(Ended::FirstFailed(error)) => format!("client: {error}"),
+        Some(Ended::SecondFailed(error)) => format!("agent: {error}"),
+        Some(Ended::Idle) => "idle".to_owned(),
+    };
+    let (forth, back) =
+        (connection.counts.forth.load(Ordering::Relaxed), connection.counts.back.load(Ordering::Relaxed));
+    log::info!("connection {} ended ({how}): {forth} bytes to the server, {back} to the client", connection.id);
+    Ok(())
+}
+
+/// The session of an agent that publishes the server, waited for as long as the operator says.
+async fn find(relay: &Relay, server: &ServerConfig) -> Result<Arc<Session>, RefuseReason> {
+    match relay.sessions.serving(&server.published) {
+        Some(session) => Ok(session),
+        None => tokio::time::timeout(relay.config.hold, relay.sessions.wait_serving(&server.published))
+            .await
+            .map_err(|_| RefuseReason::AgentAway),
+    }
+}
+
+/// Waits until the client has reset the connection. One that has only said its last word still wants an answer.
+async fn gone(client: &TcpStream) {
+    if client.ready(Interest::ERROR).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Tells the session that the connection is over, however it ends.
+struct Finish<'a> {
+    session: &'a Session,
+    connection: &'a Connection,
+}
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.session.finish(self.connection.id);
+    }
+}

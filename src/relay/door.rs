@@ -1,0 +1,92 @@
+//! TLS for agents: who they are, and what they speak.
+
+use super::unproved::{Place, Unproved};
+use super::{Relay, RelayError, front, streams, upgrade};
+use crate::identity::{Fingerprint, fingerprint_of};
+use crate::splice;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Protocols that are spoken at the door (RFC 7301), the better first.
+pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// Time for a handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Time until the next try where no connection can be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Who comes in.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The key that it has proved to have; `None` if it has shown none.
+    pub key: Option<Fingerprint>,
+}
+
+/// Opens all addresses that agents come in by.
+pub fn open(relay: &Arc<Relay>) -> Result<JoinSet<()>, RelayError> {
+    let acceptor = TlsAcceptor::from(relay.authority.server_config(ALPN)?);
+    let unproved = Unproved::new(relay.config.limits.unproved);
+    let mut tasks = JoinSet::new();
+    for address in &relay.config.listen {
+        let listener = front::listen(*address)?;
+        tasks.spawn(accept(Arc::clone(relay), listener, acceptor.clone(), unproved.clone()));
+    }
+    Ok(tasks)
+}
+
+async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor, unproved: Unproved) {
+    loop {
+        // Who has not proved anything takes no place from who has: more wait in the kernel's queue.
+        let Some(permit) = unproved.wait().await else { return };
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                log::warn!("no agent can be accepted: {error}");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let Some(place) = unproved.enter(permit, address.ip()) else {
+            log::debug!("{address} has as many connections as one may have that has proved nothing");
+            continue;
+        };
+        let (relay, acceptor) = (Arc::clone(&relay), acceptor.clone());
+        tokio::spawn(async move {
+            match timeout(HANDSHAKE_TIME, shake_hands(stream, &acceptor)).await {
+                Ok(Ok((stream, key))) => {
+                    speak(relay, stream, Caller { address, key }, place).await;
+                }
+                Ok(Err(error)) => log::debug!("no TLS with {address}: {error}"),
+                Err(_) => log::debug!("no TLS with {address}: it took too long"),
+            }
+        });
+    }
+}
+
+async fn shake_hands(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+) -> io::Result<(TlsStream<TcpStream>, Option<Fingerprint>)> {
+    splice::prepare(&stream)?;
+    let stream = acceptor.accept(stream).await?;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let key = certificates.and_then(|certificates| fingerprint_of(certificates.first()?));
+    Ok((stream, key))
+}
+
+async fn speak(relay: Arc<Relay>, stream: TlsStream<TcpStream>, caller: Caller, unproved: Place) {
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => streams::serve(relay, stream, caller, unproved).await,
+        _ => upgrade::serve(relay, stream, caller).await,
+    }
+}

@@ -1,0 +1,141 @@
+//! The relay: agents come in by TLS and publish servers; clients call these, and each connection is joined to a data channel
+//! that its agent opens.
+//!
+//! ```text
+//!  client ──► front.rs ──► call.rs ═══════════ splice ═══════════ call's data channel ◄── streams.rs or upgrade.rs ◄── agent
+//!                             │                                                                                          ▲
+//!                             └─► sessions.rs ──► Call ──► control channel (session.rs) ─────────────────────────────────┘
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `door.rs` | TLS for agents: who they are, HTTP/2 or HTTP/1.1 |
+//! | `unproved.rs` | how many may be there that have proved nothing |
+//! | `streams.rs` | the streams of one HTTP/2 connection: enrolment, control channel, data channels |
+//! | `upgrade.rs` | a data channel that is a connection of its own |
+//! | `session.rs` | one agent's control channel |
+//! | `sessions.rs` | all sessions: which server is whose |
+//! | `front.rs` | ports that clients call |
+//! | `virtual_ips.rs` | virtual IPs that clients call |
+//! | `call.rs` | one connection of a client, from the call to the end |
+//! | `connections.rs` | all connections, and how many each may have |
+//! | `enrol.rs` | invitations become members |
+
+mod admin;
+mod call;
+mod connections;
+mod door;
+mod enrol;
+mod error;
+mod front;
+mod session;
+mod sessions;
+mod streams;
+mod unproved;
+mod upgrade;
+mod virtual_ips;
+
+pub use error::RelayError;
+
+use crate::config::RelayConfig;
+use crate::identity::{Authority, Register};
+use crate::session::RefuseReason;
+use crate::time::Time;
+use connections::Connections;
+use parking_lot::Mutex;
+use sessions::Sessions;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Instant, SystemTime};
+use tokio::signal::unix::{SignalKind, signal};
+use virtual_ips::VirtualIps;
+
+/// What all tasks of a relay share.
+struct Relay {
+    config: RelayConfig,
+    authority: Authority,
+    register: Register,
+    sessions: Sessions,
+    connections: Connections,
+    virtual_ips: VirtualIps,
+    refused: Mutex<BTreeMap<RefuseReason, u64>>,
+    /// Connections that were joined to a data channel.
+    carried: AtomicU64,
+    since: Instant,
+}
+
+impl Relay {
+    /// Time of clocks that only go forward.
+    fn now(&self) -> Time {
+        Time::from_millis(0) + self.since.elapsed()
+    }
+
+    fn refuse(&self, reason: RefuseReason) {
+        *self.refused.lock().entry(reason).or_default() += 1;
+    }
+}
+
+/// Runs a relay until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting; nothing is left behind.
+pub fn run(config: RelayConfig) -> Result<(), RelayError> {
+    crate::host::raise_descriptors();
+    let authority = Authority::open(&config.state_dir)?;
+    let register = Register::open(&config.state_dir.join("relay.db"))?;
+    let virtual_ips = VirtualIps::open(&config.state_dir, &config.pools)?;
+    let limits = config.limits;
+    let relay = Arc::new(Relay {
+        authority,
+        register,
+        sessions: Sessions::default(),
+        connections: Connections::new(limits),
+        virtual_ips,
+        refused: Mutex::default(),
+        carried: AtomicU64::new(0),
+        since: Instant::now(),
+        config,
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| RelayError::System { what: "cannot start threads", error })?;
+    let served = runtime.block_on(serve(&relay));
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(relay: &Arc<Relay>) -> Result<(), RelayError> {
+    let control = admin::listen(relay)?;
+    let doors = door::open(relay)?;
+    let mut fronts = front::open(relay)?;
+    let _pools = virtual_ips::answer_for(&relay.config.pools)?;
+    fronts.spawn(virtual_ips::serve(Arc::clone(relay)));
+    let caught = |error| RelayError::System { what: "cannot catch signals", error };
+    let mut terminated = signal(SignalKind::terminate()).map_err(caught)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(caught)?;
+    let server = admin::serve(control, relay);
+    let listening: Vec<String> = relay.config.listen.iter().map(ToString::to_string).collect();
+    log::info!(
+        "ready: agents come in at {}, {} servers have ports; key {}",
+        listening.join(", "),
+        relay.config.servers.len(),
+        relay.authority.fingerprint()
+    );
+    crate::host::systemd::Manager::from_environment().ready("serving");
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    log::info!("stopping: {} connections end", relay.connections.count());
+    drop((doors, fronts));
+    relay.sessions.end_all(session::End::RelayStops);
+    server.stop();
+    Ok(())
+}
+
+/// The wall clock, for what is kept: certificates, invitations.
+fn wall() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,99 @@
+//! A data channel that is a TLS connection of its own: HTTP/1.1 and an upgrade (RFC 9110 §7.8), then the client's bytes.
+
+use super::Relay;
+use super::door::Caller;
+use crate::session::ConnectionId;
+use crate::session::requests::{ACCEPT, ACCEPT_PATH};
+use crate::splice::Leg;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+/// Size of a request's head.
+const LARGEST_HEAD: usize = 2048;
+/// Headers of a request.
+const MOST_HEADERS: usize = 16;
+/// Time for a request.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+const ACCEPTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: connect-accept\r\n\r\n";
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Serves one request.
+pub async fn serve(relay: Arc<Relay>, mut stream: TlsStream<TcpStream>, caller: Caller) {
+    let Ok(Ok(head)) = timeout(REQUEST_TIME, read_head(&mut stream)).await else { return };
+    let Some(connection) = asked_for(&head) else {
+        return farewell(stream, BAD_REQUEST).await;
+    };
+    // Whoever asks for a connection that was not put to it hears the same as one who asks for none that exists.
+    let session = caller.key.and_then(|key| relay.sessions.of_key(&key));
+    let Some(session) = session else { return farewell(stream, NOT_FOUND).await };
+    if !session.join(connection).await {
+        return farewell(stream, NOT_FOUND).await;
+    }
+    if timeout(REQUEST_TIME, stream.write_all(ACCEPTED)).await.is_ok_and(|written| written.is_ok()) {
+        session.deliver(connection, Box::new(stream));
+    } else {
+        stream.abort();
+        session.fail(connection);
+    }
+}
+
+async fn farewell(mut stream: TlsStream<TcpStream>, words: &[u8]) {
+    let _ = timeout(REQUEST_TIME, async {
+        stream.write_all(words).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+/// Byte by byte, so that nothing behind the head is read.
+async fn read_head(stream: &mut TlsStream<TcpStream>) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= LARGEST_HEAD {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        head.push(stream.read_u8().await?);
+    }
+    Ok(head)
+}
+
+/// The connection that a request accepts.
+fn asked_for(head: &[u8]) -> Option<ConnectionId> {
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let is_whole = request.parse(head).ok()?.is_complete();
+    let upgrades = request.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("upgrade") && header.value.eq_ignore_ascii_case(ACCEPT.as_bytes())
+    });
+    let path = request.path.filter(|_| is_whole && upgrades && request.method == Some("GET"))?;
+    path.strip_prefix(ACCEPT_PATH)?.strip_suffix('/')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_a_connection_or_is_refused() {
+        let head = |line: &str, upgrade: &str| format!("{line} HTTP/1.1\r\nHost: relay\r\nUpgrade: {upgrade}\r\n\r\n");
+        let path = "/.well-known/masque/accept/00000000000000ff/";
+        assert_eq!(asked_for(head(&format!("GET {path}"), "connect-accept").as_bytes()), Some(ConnectionId::new(255)));
+        for bad in [
+            head(&format!("POST {path}"), "connect-accept"),
+            head(&format!("GET {path}"), "websocket"),
+            head("GET /.well-known/masque/accept/ff/", "connect-accept"),
+            head("GET /", "connect-accept"),
+            format!("GET {path} HTTP/1.1\r\n\r\n"),
+            "\r\n\r\n".to_owned(),
+        ] {
+            assert_eq!(asked_for(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

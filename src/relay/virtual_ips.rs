@@ -1,0 +1,191 @@
+//! Virtual IPs of published servers: each is called at its own address and port.
+
+use super::{Relay, RelayError, front};
+use crate::config::ServerConfig;
+use crate::host::AnyIp;
+use crate::identity::files;
+use crate::session::{DataChannel, Published};
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// The file in the state directory.
+const NAME: &str = "virtual-ips.json";
+/// Time until a port that cannot be had is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Which server has which virtual IPs, one of each family that has a pool; kept over restarts.
+#[derive(Debug)]
+pub struct VirtualIps {
+    path: PathBuf,
+    pools: Vec<IpNet>,
+    given: Mutex<Given>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Given(BTreeMap<String, BTreeSet<IpAddr>>);
+
+impl VirtualIps {
+    /// Reads what was given before.
+    pub fn open(directory: &Path, pools: &[IpNet]) -> Result<Self, RelayError> {
+        let path = directory.join(NAME);
+        let unreadable = |error: serde_json::Error| {
+            let what = format!("it cannot be read ({error}); remove it, and servers get other virtual IPs");
+            RelayError::File { path: path.clone(), error: io::Error::other(what) }
+        };
+        let given = match files::read_private(&path)? {
+            Some(text) => serde_json::from_str(&text).map_err(unreadable)?,
+            None => Given::default(),
+        };
+        Ok(Self { path, pools: pools.to_vec(), given: Mutex::new(given) })
+    }
+
+    /// The virtual IPs of a server: those it had, or others that none has. A pool that is full gives none.
+    pub fn of(&self, published: &Published) -> BTreeSet<IpAddr> {
+        let mut given = self.given.lock();
+        let name = published.to_string();
+        let mut own: BTreeSet<IpAddr> = given.0.get(&name).cloned().unwrap_or_default();
+        own.retain(|address| self.pools.iter().any(|pool| pool.contains(address)));
+        let taken: BTreeSet<IpAddr> = given.0.values().flatten().copied().collect();
+        for is_v4 in [true, false] {
+            if own.iter().all(|address| address.is_ipv4() != is_v4) {
+                let pools = self.pools.iter().filter(|pool| pool.addr().is_ipv4() == is_v4);
+                own.extend(pools.flat_map(|pool| candidates(*pool, &name)).find(|address| !taken.contains(address)));
+            }
+        }
+        if given.0.get(&name) != Some(&own) {
+            given.0.insert(name, own.clone());
+            let text = serde_json::to_string_pretty(&*given).unwrap_or_default();
+            if let Err(error) = files::replace(&self.path, &text) {
+                log::error!("{error}; after a restart, {published} may have another virtual IP");
+            }
+        }
+        own
+    }
+
+    /// What is given, for people.
+    pub fn look(&self, published: &Published) -> BTreeSet<IpAddr> {
+        self.given.lock().0.get(&published.to_string()).cloned().unwrap_or_default()
+    }
+}
+
+/// The addresses of a pool that a host may have, each once, from a place that the name says: a server tends to get the same
+/// one even without memory.
+fn candidates(pool: IpNet, name: &str) -> impl Iterator<Item = IpAddr> {
+    let mut hasher = SipHasher13::new();
+    name.hash(&mut hasher);
+    let bits = u32::from(pool.max_prefix_len() - pool.prefix_len()).min(32);
+    let size = 1_u64 << bits;
+    // Its ends are the network's and the broadcast address, but where there are no others (RFC 3021, RFC 6164).
+    let (first, many) = if bits <= 1 { (0, size) } else { (1, size - 2) };
+    let start = hasher.finish() % many;
+    (0..many).map(move |step| {
+        let at = first + (start + step) % many;
+        match pool.network() {
+            IpAddr::V4(network) => IpAddr::V4((network.to_bits() | u32::try_from(at).unwrap_or(0)).into()),
+            IpAddr::V6(network) => IpAddr::V6((network.to_bits() | u128::from(at)).into()),
+        }
+    })
+}
+
+/// The pools are this machine's until this is dropped.
+pub fn answer_for(pools: &[IpNet]) -> Result<Vec<AnyIp>, RelayError> {
+    let add = |pool: &IpNet| AnyIp::add(*pool).map_err(|error| RelayError::Pool { pool: *pool, error });
+    pools.iter().map(add).collect()
+}
+
+/// Listens at the virtual IPs of the servers that agents publish now, until it is aborted.
+pub async fn serve(relay: Arc<Relay>) {
+    let mut changed = relay.sessions.watch();
+    let mut open: BTreeMap<SocketAddr, Listening> = BTreeMap::new();
+    loop {
+        let wanted = wanted(&relay);
+        // A server that nobody publishes any more is refused by the kernel.
+        open.retain(|at, _| wanted.contains_key(at));
+        let mut has_failed = false;
+        for (at, published) in wanted {
+            if open.contains_key(&at) {
+                continue;
+            }
+            match front::listen_at(at) {
+                Ok(listener) => {
+                    log::info!("server {published} is called at {at}");
+                    let server = server(&relay, published, at);
+                    let task = tokio::spawn(front::accept(Arc::clone(&relay), server, listener));
+                    open.insert(at, Listening(task));
+                }
+                Err(error) => {
+                    has_failed = true;
+                    log::error!("{published} is not reached by its virtual IP: {error}");
+                }
+            }
+        }
+        let again = if has_failed { TRY_AGAIN } else { Duration::from_secs(3600) };
+        let _ = tokio::time::timeout(again, changed.changed()).await;
+    }
+}
+
+fn wanted(relay: &Relay) -> BTreeMap<SocketAddr, Published> {
+    let mut wanted = BTreeMap::new();
+    for session in relay.sessions.list() {
+        for (published, port) in session.published() {
+            for address in relay.virtual_ips.of(&published) {
+                wanted.insert(SocketAddr::new(address, port), published.clone());
+            }
+        }
+    }
+    wanted
+}
+
+/// Who may call, and how: as at the server's port of the relay, if it has one.
+fn server(relay: &Relay, published: Published, at: SocketAddr) -> ServerConfig {
+    let configured = relay.config.servers.iter().find(|server| server.published == published);
+    let (clients, channel) =
+        configured.map_or((Vec::new(), DataChannel::Shared), |server| (server.clients.clone(), server.channel));
+    ServerConfig { published, port: at.port(), addresses: vec![at.ip()], clients, channel }
+}
+
+struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Transport;
+
+    fn published(name: &str) -> Published {
+        Published { name: name.parse().unwrap(), transport: Transport::Tcp }
+    }
+
+    #[test]
+    fn a_server_keeps_its_virtual_ips_and_a_full_pool_gives_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let pools: Vec<IpNet> = ["198.18.7.0/30", "2001:db8:7::/64"].map(|pool| pool.parse().unwrap()).to_vec();
+        let open = || VirtualIps::open(directory.path(), &pools).unwrap();
+        let ips = open();
+        let of = |ips: &VirtualIps, name: &str| ips.of(&published(name));
+        let (a, b, c) = (of(&ips, "a"), of(&ips, "b"), of(&ips, "c"));
+        assert_eq!((a.len(), b.len(), c.len()), (2, 2, 1), "{a:?} {b:?} {c:?}");
+        assert!(a.is_disjoint(&b) && a.iter().chain(&b).all(|ip| pools.iter().any(|pool| pool.contains(ip))));
+        let again = open();
+        assert_eq!((of(&again, "b"), of(&again, "a")), (b, a.clone()));
+        // Where the pool is another, the address goes with it.
+        let other = VirtualIps::open(directory.path(), &["198.18.8.0/24".parse().unwrap()]).unwrap();
+        assert!(of(&other, "a").is_disjoint(&a));
+    }
+}

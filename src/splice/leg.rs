@@ -1,0 +1,49 @@
+//! Streams that can be joined.
+
+use std::net::SocketAddr;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// One end of a joined connection.
+pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Has the far end see an abrupt end (a TCP reset, RST_STREAM) when this is dropped. Without it, or
+    /// [shutdown](tokio::io::AsyncWriteExt::shutdown), what a dropped leg looks like is not said.
+    fn abort(&mut self);
+}
+
+impl Leg for TcpStream {
+    fn abort(&mut self) {
+        // Zero linger: close sends RST (RFC 9293 §3.10.4). Where it fails, the socket is gone already.
+        let _ = self.set_zero_linger();
+    }
+}
+
+// Without close_notify, the far end takes the end for a truncation (RFC 8446 §6.1).
+impl Leg for tokio_rustls::server::TlsStream<TcpStream> {
+    fn abort(&mut self) {
+        self.get_mut().0.abort();
+    }
+}
+
+impl Leg for tokio_rustls::client::TlsStream<TcpStream> {
+    fn abort(&mut self) {
+        self.get_mut().0.abort();
+    }
+}
+
+impl Leg for Box<dyn Leg> {
+    fn abort(&mut self) {
+        (**self).abort();
+    }
+}
+
+/// Settings that every socket of a joined connection has: no delay of small segments, and probes that end it when its host
+/// has vanished (RFC 9293 §3.8.4).
+pub fn prepare(stream: &TcpStream) -> std::io::Result<SocketAddr> {
+    stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, std::time::Duration::from_secs(60))?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, std::time::Duration::from_secs(15))?;
+    rustix::net::sockopt::set_tcp_keepcnt(stream, 4)?;
+    stream.peer_addr()
+}

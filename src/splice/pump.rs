@@ -1,0 +1,229 @@
+//! Carries bytes between two legs until both directions have ended.
+
+use super::leg::Leg;
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Bytes read at once. The buffer is the thread's: a connection that waits holds none.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// What has been carried. Readable while it goes on.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Bytes that the second leg was given of the first.
+    pub forth: AtomicU64,
+    /// Bytes that the first leg was given of the second.
+    pub back: AtomicU64,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both legs have said that they say no more.
+    InOrder,
+    /// The first leg has failed, or could not be written to; the other is told by an abrupt end.
+    FirstFailed(io::Error),
+    /// The second leg, likewise.
+    SecondFailed(io::Error),
+    /// Nothing was said by either for as long as may be.
+    Idle,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Direction {
+    /// What was read and not yet taken by the writer.
+    held: Vec<u8>,
+    at: usize,
+    stage: Stage,
+    is_unflushed: bool,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Open,
+    /// The reader has ended; the writer is being told.
+    Closing,
+    Closed,
+}
+
+/// Which leg has failed.
+enum Failed {
+    Reader(io::Error),
+    Writer(io::Error),
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        count: &AtomicU64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        loop {
+            ready!(self.give(writer, count, cx))?;
+            match self.stage {
+                Stage::Closed => return Poll::Ready(Ok(())),
+                Stage::Closing => {
+                    ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Writer)?;
+                    self.stage = Stage::Closed;
+                }
+                Stage::Open => match self.carry(reader, writer, count, cx)? {
+                    Poll::Ready(()) => {}
+                    Poll::Pending => {
+                        if self.is_unflushed {
+                            self.is_unflushed =
+                                Pin::new(&mut *writer).poll_flush(cx).map_err(Failed::Writer)?.is_pending();
+                        }
+                        return Poll::Pending;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Gives the writer what is held.
+    fn give(
+        &mut self,
+        writer: &mut (impl AsyncWrite + Unpin),
+        count: &AtomicU64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        while let Some(rest) = self.held.get(self.at..).filter(|rest| !rest.is_empty()) {
+            let size = ready!(Pin::new(&mut *writer).poll_write(cx, rest)).map_err(Failed::Writer)?;
+            self.wrote(size, count).map_err(Failed::Writer)?;
+            self.at += size;
+        }
+        self.held = Vec::new();
+        self.at = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and gives the writer what it takes at once.
+    fn carry(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        count: &AtomicU64,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, Failed> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            if Pin::new(reader).poll_read(cx, &mut buffer).map_err(Failed::Reader)?.is_pending() {
+                return Ok(Poll::Pending);
+            }
+            let mut rest = buffer.filled();
+            if rest.is_empty() {
+                self.stage = Stage::Closing;
+            }
+            while !rest.is_empty() {
+                match Pin::new(&mut *writer).poll_write(cx, rest).map_err(Failed::Writer)? {
+                    Poll::Ready(size) => {
+                        self.wrote(size, count).map_err(Failed::Writer)?;
+                        rest = rest.get(size..).unwrap_or_default();
+                    }
+                    Poll::Pending => {
+                        self.held = rest.to_vec();
+                        break;
+                    }
+                }
+            }
+            Ok(Poll::Ready(()))
+        })
+    }
+
+    fn wrote(&mut self, size: usize, count: &AtomicU64) -> io::Result<()> {
+        if size == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.is_unflushed = true;
+        count.fetch_add(size as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Carries bytes both ways. A leg that ends one direction leaves the other open for as long as its ends like, unless nothing
+/// is said for `idle`. Legs that did not end in order are aborted, also where the returned future is dropped.
+pub async fn join(first: &mut impl Leg, second: &mut impl Leg, counts: &Counts, idle: Option<Duration>) -> Ended {
+    let (mut forth, mut back) = (Direction::default(), Direction::default());
+    let mut silence = idle.map(|idle| Silence::new(idle, counts));
+    let mut legs = Legs { first, second, is_in_order: false };
+    let ended = std::future::poll_fn(|cx| {
+        let there = forth.poll(legs.first, legs.second, &counts.forth, cx);
+        let here = back.poll(legs.second, legs.first, &counts.back, cx);
+        match (there, here) {
+            (Poll::Ready(Err(Failed::Reader(error))), _) | (_, Poll::Ready(Err(Failed::Writer(error)))) => {
+                Poll::Ready(Ended::FirstFailed(error))
+            }
+            (Poll::Ready(Err(Failed::Writer(error))), _) | (_, Poll::Ready(Err(Failed::Reader(error)))) => {
+                Poll::Ready(Ended::SecondFailed(error))
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::InOrder),
+            _ => match silence.as_mut().map(|silence| silence.poll(counts, cx)) {
+                Some(Poll::Ready(())) => Poll::Ready(Ended::Idle),
+                _ => Poll::Pending,
+            },
+        }
+    })
+    .await;
+    legs.is_in_order = matches!(ended, Ended::InOrder);
+    ended
+}
+
+/// Two legs, which are aborted where they have not ended in order: also when nobody waits for their end any more.
+struct Legs<'a, First: Leg, Second: Leg> {
+    first: &'a mut First,
+    second: &'a mut Second,
+    is_in_order: bool,
+}
+
+impl<First: Leg, Second: Leg> Drop for Legs<'_, First, Second> {
+    fn drop(&mut self) {
+        if !self.is_in_order {
+            self.first.abort();
+            self.second.abort();
+        }
+    }
+}
+
+/// Waits until nothing has been carried for so long.
+struct Silence {
+    idle: Duration,
+    carried: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(idle: Duration, counts: &Counts) -> Self {
+        Self { idle, carried: carried(counts), timer: Box::pin(sleep_until(Instant::now() + idle)) }
+    }
+
+    /// The timer is not moved for each byte: when it rings, it is looked whether there were any.
+    fn poll(&mut self, counts: &Counts, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = carried(counts);
+            if now == self.carried {
+                return Poll::Ready(());
+            }
+            self.carried = now;
+            self.timer.as_mut().reset(Instant::now() + self.idle);
+        }
+    }
+}
+
+fn carried(counts: &Counts) -> u64 {
+    counts.forth.load(Ordering::Relaxed).wrapping_add(counts.back.load(Ordering::Relaxed))
+}
