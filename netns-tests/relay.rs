@@ -325,6 +325,10 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
         "has not joined",
     );
     mistake("agent --relay 203.0.113.11:443 --publish web=10.0.0.1:80 --invite kamei1-abc", 2, "--invite");
+    let ran = relay.run(&format!("exec {} check {scratch}/relay.toml", crate::gateway::KAMEI)).ok();
+    assert!(ran.contains("ok, relay, agents at [::]:443, 1 servers have ports"), "{ran}");
+    std::fs::write(format!("{scratch}/wrong.toml"), "relay = [\"relay:443\"]\npublish = 5\n").unwrap();
+    mistake(&format!("check {scratch}/wrong.toml"), 2, "wrong.toml:2: publish: takes");
     for (question, code, words) in [
         ("invite Factory --publish web", 3, "Factory"),
         ("revoke nobody", 3, "there is no member"),
@@ -339,7 +343,7 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
 
 #[test]
 fn an_agent_that_hangs_is_away_soon_and_its_callers_are_reset() {
-    let (relayed, agent) = web("shared", "probe-every = \"1s\"\nprobe-patience = \"2s\"");
+    let (relayed, agent) = web("shared", "probe-every = \"1s\"\nprobe-patience = \"4s\"");
     let listener = listen(&relayed.hidden(), 80);
     let mut client = connect(&relayed.client(), relayed.at(8000));
     let _server = accept(&listener);

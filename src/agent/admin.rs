@@ -1,6 +1,7 @@
 //! What the agent's control socket asks.
 
-use super::{Agent, AgentError};
+use super::error::AgentError;
+use super::shared::Agent;
 use crate::control::{AgentAdmin, AgentRelay, AgentStatus, Listener, PublishedView, Server, SocketSettings};
 use std::sync::Arc;
 use std::time::Duration;

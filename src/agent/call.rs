@@ -1,9 +1,9 @@
 //! One connection: dials the server, opens the data channel, carries bytes.
 
-use super::Agent;
 use super::enrol::uri;
 use super::error::SessionError;
 use super::session::Session;
+use super::shared::Agent;
 use super::{connect, dial};
 use crate::config::PublishConfig;
 use crate::session::requests::{ACCEPT, ACCEPT_PATH};

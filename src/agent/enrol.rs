@@ -1,9 +1,10 @@
 //! An invitation becomes a certificate.
 
+use super::connect;
 use super::connect::Http2;
 use super::error::SessionError;
 use super::relays::Joined;
-use super::{Agent, connect};
+use super::shared::Agent;
 use crate::config::HostPort;
 use crate::identity::Invitation;
 use crate::session::requests::{ENROL_PATH, Enrolled, Enrolment};

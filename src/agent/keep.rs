@@ -1,11 +1,9 @@
 //! A session with a relay, begun anew for ever.
 
 use super::error::{AgentError, SessionError};
-use super::{Agent, enrol, session};
-use crate::session::{Published, RefuseReason};
-use crate::time::Time;
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use super::shared::Agent;
+use super::state::Inner;
+use super::{control_channel, enrol};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,34 +12,6 @@ const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::f
 /// A session that has lived for so long was a good one.
 const GOOD: Duration = Duration::from_secs(60);
 
-/// How it is with one relay.
-#[derive(Default)]
-pub struct State(Mutex<Inner>);
-
-#[derive(Clone, Default)]
-pub struct Inner {
-    /// Since when there is a session.
-    pub connected: Option<Time>,
-    /// Why there is none, or why there was none before.
-    pub last_error: Option<String>,
-    /// How long the relay took to answer.
-    pub round_trip: Option<Duration>,
-    /// Connections, being dialled or open.
-    pub connections: usize,
-    /// What became of each server that is published.
-    pub published: BTreeMap<Published, Result<(), RefuseReason>>,
-}
-
-impl State {
-    pub fn look(&self) -> Inner {
-        self.0.lock().clone()
-    }
-
-    pub fn change(&self, change: impl FnOnce(&mut Inner)) {
-        change(&mut self.0.lock());
-    }
-}
-
 /// Keeps a session with the relay at this place of the configuration. Ends only where trying again would not help.
 pub async fn keep(agent: Arc<Agent>, at: usize) -> AgentError {
     let (Some(relay), Some(state)) = (agent.config.relays.get(at), agent.states.get(at)) else {
@@ -49,10 +19,9 @@ pub async fn keep(agent: Arc<Agent>, at: usize) -> AgentError {
     };
     let mut wait = TRY_AGAIN.0;
     loop {
-        let begun = agent.now();
         let known = agent.relays.lock().fingerprint(relay);
         let ended = match (known, &agent.invitation) {
-            (Some(key), _) => session::run(&agent, relay, key, state).await,
+            (Some(key), _) => control_channel::run(&agent, relay, key, state).await,
             (None, Some(invitation)) => match enrol::enrol(&agent, relay, invitation).await {
                 Ok(()) => continue,
                 Err(error) => error,
@@ -73,7 +42,6 @@ pub async fn keep(agent: Arc<Agent>, at: usize) -> AgentError {
         let pause = jitter(wait);
         log::warn!("{relay}: {ended}; trying again in {:.1} s", pause.as_secs_f32());
         tokio::time::sleep(pause).await;
-        let _ = begun;
         wait = (wait * 2).min(TRY_AGAIN.1);
     }
 }

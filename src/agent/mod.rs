@@ -8,19 +8,24 @@
 //! | `connect.rs` | TCP, TLS and HTTP/2 to a relay |
 //! | `via.rs` | through a proxy to the relay |
 //! | `enrol.rs` | an invitation becomes a certificate |
-//! | `session.rs` | one session: calls in, answers out |
+//! | `control_channel.rs` | one session's control channel: calls in, answers out |
+//! | `session.rs` | what the calls of a session share |
 //! | `call.rs` | one connection: dials the server, opens the data channel, carries bytes |
+//! | `shared.rs`, `state.rs` | what all tasks share; how it is with each relay |
 //! | `relays.rs` | what is known of relays, kept over restarts |
 
 mod admin;
 mod call;
 mod connect;
+mod control_channel;
 mod dial;
 mod enrol;
 mod error;
 mod keep;
 mod relays;
 mod session;
+mod shared;
+mod state;
 mod via;
 
 pub use error::AgentError;
@@ -29,27 +34,11 @@ use crate::config::AgentConfig;
 use crate::identity::{Invitation, Keys};
 use parking_lot::Mutex;
 use relays::Relays;
+use shared::Agent;
+use state::State;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// What all tasks of an agent share.
-struct Agent {
-    config: AgentConfig,
-    keys: Keys,
-    /// Used for a relay that is not known yet.
-    invitation: Option<Invitation>,
-    relays: Mutex<Relays>,
-    /// How it is with each relay, in the order of the configuration.
-    states: Vec<keep::State>,
-    since: Instant,
-}
-
-impl Agent {
-    fn now(&self) -> crate::time::Time {
-        crate::time::Time::from_millis(0) + self.since.elapsed()
-    }
-}
 
 /// Runs an agent until SIGTERM or SIGINT.
 ///
@@ -65,7 +54,7 @@ pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), Ag
     {
         return Err(AgentError::NoInvitation(relay.clone()));
     }
-    let states = config.relays.iter().map(|_| keep::State::default()).collect();
+    let states = config.relays.iter().map(|_| State::default()).collect();
     let agent = Arc::new(Agent { config, keys, invitation, relays: Mutex::new(relays), states, since: Instant::now() });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -326,6 +326,7 @@ mod tests {
     #[test]
     fn the_page_describes_every_route_and_every_parameter_and_no_others() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/README.md")).unwrap();
+        let page = page.split("\n## A relay").next().unwrap_or_default();
         let parts: Vec<(&str, &str)> =
             page.split("\n### `").skip(1).filter_map(|part| part.split_once("`\n")).collect();
         let described: Vec<String> = parts.iter().map(|(title, _)| (*title).to_owned()).collect();

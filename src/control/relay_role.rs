@@ -180,4 +180,15 @@ mod tests {
         assert_eq!(take("PUT", "/v1/agents").unwrap_err().status, StatusCode::METHOD_NOT_ALLOWED);
         assert!(take("GET", "/v1/bindings").unwrap_err().error.contains("/v1/connections/ID"));
     }
+
+    #[test]
+    fn the_page_names_every_route() {
+        let page = include_str!("README.md").split("\n## A relay").nth(1).unwrap();
+        let (relay, agent) = page.split_once("\n## An agent").unwrap();
+        for (text, routes) in [(relay, &RELAY_ROUTES[..]), (agent, &AGENT_ROUTES)] {
+            for (method, path) in routes {
+                assert!(text.contains(&format!("`{method} {path}`")), "{method} {path}");
+            }
+        }
+    }
 }

@@ -96,7 +96,7 @@ async fn connect(config: Arc<rustls::ClientConfig>, stream: DuplexStream) -> std
 }
 
 #[test]
-fn c2_both_ends_prove_their_keys_to_each_other() {
+fn rc2_both_ends_prove_their_keys_to_each_other() {
     let pair = Pair::new();
     let server = pair.relay.server_config(ALPN).unwrap();
     let seen = Seen { key: Some(pair.agent.fingerprint()), protocol: Some(ALPN[0].to_vec()), is_resumed: false };
@@ -111,7 +111,7 @@ fn c2_both_ends_prove_their_keys_to_each_other() {
 }
 
 #[test]
-fn c2_another_relay_is_found_out_and_named() {
+fn rc2_another_relay_is_found_out_and_named() {
     let (pair, other) = (Pair::new(), Pair::new());
     let server = other.relay.server_config(ALPN).unwrap();
     let (found, answer) = meet(&server, &pair.client());
@@ -127,7 +127,7 @@ fn c2_another_relay_is_found_out_and_named() {
 }
 
 #[test]
-fn c2_a_caller_without_a_certificate_has_no_key() {
+fn rc2_a_caller_without_a_certificate_has_no_key() {
     let pair = Pair::new();
     let server = pair.relay.server_config(ALPN).unwrap();
     let judge = tls::PinnedRelay::new(
@@ -147,7 +147,7 @@ fn c2_a_caller_without_a_certificate_has_no_key() {
 
 /// A certificate can be seen by all; only who has its key can show it.
 #[test]
-fn c2_the_certificate_of_another_is_no_proof() {
+fn rc2_the_certificate_of_another_is_no_proof() {
     let (pair, thief) = (Pair::new(), Pair::new());
     let server = pair.relay.server_config(ALPN).unwrap();
     let stolen = pair.relay.sign(&pair.agent.request().unwrap(), "web", SystemTime::now()).unwrap();
@@ -162,7 +162,7 @@ fn c2_the_certificate_of_another_is_no_proof() {
 
 /// The same for the relay: its certificate with another key.
 #[test]
-fn c2_the_certificate_of_the_relay_without_its_key_is_no_proof() {
+fn rc2_the_certificate_of_the_relay_without_its_key_is_no_proof() {
     let (pair, thief) = (Pair::new(), Pair::new());
     let key = key::Key::open(&thief.directory.path().join("relay/relay.key")).unwrap();
     let certified = key.certified(vec![pair.relay.server_certificate().unwrap().clone()]).unwrap();
@@ -173,7 +173,7 @@ fn c2_the_certificate_of_the_relay_without_its_key_is_no_proof() {
 }
 
 #[test]
-fn c2_an_expired_certificate_with_a_registered_key_is_let_in_and_renewed() {
+fn rc2_an_expired_certificate_with_a_registered_key_is_let_in_and_renewed() {
     let pair = Pair::new();
     let (server, register) = (pair.relay.server_config(ALPN).unwrap(), pair.register());
     let long_ago = SystemTime::now() - 400 * DAY;

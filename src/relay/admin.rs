@@ -1,8 +1,10 @@
 //! What the relay's control socket asks.
 
+use super::clock::wall;
 use super::connections::Stage;
+use super::error::RelayError;
 use super::session::End;
-use super::{Relay, RelayError, wall};
+use super::shared::Relay;
 use crate::config::HostPort;
 use crate::control::{
     AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Server,
@@ -37,7 +39,7 @@ impl RelayAdmin for Asked {
         RelayStatus {
             role: "relay".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: relay.since.elapsed().as_secs(),
+            uptime_seconds: relay.clock.uptime().as_secs(),
             listen: relay.config.listen.clone(),
             fingerprint: relay.authority.fingerprint().to_string(),
             members: relay.register.members().map_or(0, |members| members.len()),

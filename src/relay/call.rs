@@ -1,8 +1,8 @@
 //! One connection of a client, from the call to the end.
 
-use super::Relay;
 use super::connections::{Connection, Stage};
 use super::session::Session;
+use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::session::RefuseReason;
 use crate::splice::{self, Ended, Leg};

@@ -1,7 +1,10 @@
 //! TLS for agents: who they are, and what they speak.
 
+use super::caller::Caller;
+use super::error::RelayError;
+use super::shared::Relay;
 use super::unproved::{Place, Unproved};
-use super::{Relay, RelayError, front, streams, upgrade};
+use super::{front, streams, upgrade};
 use crate::identity::{Fingerprint, fingerprint_of};
 use crate::splice;
 use std::io;
@@ -21,15 +24,6 @@ pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Time until the next try where no connection can be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// Who comes in.
-#[derive(Clone, Copy)]
-pub struct Caller {
-    /// Its address.
-    pub address: SocketAddr,
-    /// The key that it has proved to have; `None` if it has shown none.
-    pub key: Option<Fingerprint>,
-}
 
 /// Opens all addresses that agents come in by.
 pub fn open(relay: &Arc<Relay>) -> Result<JoinSet<()>, RelayError> {

@@ -1,8 +1,9 @@
 //! Invitations become members: an agent shows its invitation, and is given a certificate for its key.
 
-use super::door::Caller;
-use super::streams::refuse;
-use super::{Relay, wall};
+use super::caller::Caller;
+use super::clock::wall;
+use super::respond::refuse;
+use super::shared::Relay;
 use crate::identity::{Invitation, REFUSED, RegisterError, fingerprint_of_request};
 use crate::session::requests::{Enrolled, Enrolment};
 use bytes::Bytes;

@@ -1,6 +1,8 @@
 //! Ports that clients call.
 
-use super::{Relay, RelayError, call};
+use super::call;
+use super::error::RelayError;
+use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::session::RefuseReason;
 use std::io;
@@ -49,22 +51,27 @@ fn everywhere(port: u16) -> Result<TcpListener, RelayError> {
 pub fn listen(address: SocketAddr) -> Result<TcpListener, RelayError> {
     // Sockets that share a port do not tell that another program has it: one that does not share it is tried first.
     let error = |error| RelayError::Port { address, error };
-    drop(bind(address, false).map_err(error)?);
-    bind(address, true).map_err(error)
+    drop(bind(address, (false, false)).map_err(error)?);
+    bind(address, (true, false)).map_err(error)
 }
 
 /// Listens at one of this relay's virtual IPs: also at a port that the relay has at all addresses.
 pub fn listen_at(address: SocketAddr) -> Result<TcpListener, RelayError> {
-    bind(address, true).map_err(|error| RelayError::Port { address, error })
+    bind(address, (true, true)).map_err(|error| RelayError::Port { address, error })
 }
 
-fn bind(address: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
+/// Whether it shares its port with other sockets of this relay, and whether the address is a virtual IP.
+fn bind(address: SocketAddr, (shares_port, is_virtual): (bool, bool)) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if address.is_ipv6() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
     }
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(shares_port)?;
+    if address.is_ipv6() {
+        // An address of a prefix that is routed to this machine as a whole is nobody's single one.
+        rustix::net::sockopt::set_ipv6_freebind(&socket, is_virtual)?;
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

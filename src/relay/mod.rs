@@ -9,72 +9,52 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `door.rs` | TLS for agents: who they are, HTTP/2 or HTTP/1.1 |
+//! | `door.rs`, `caller.rs` | TLS for agents: who they are, HTTP/2 or HTTP/1.1 |
 //! | `unproved.rs` | how many may be there that have proved nothing |
+//! | `respond.rs` | answers of HTTP/2 |
 //! | `streams.rs` | the streams of one HTTP/2 connection: enrolment, control channel, data channels |
 //! | `upgrade.rs` | a data channel that is a connection of its own |
 //! | `session.rs` | one agent's control channel |
 //! | `sessions.rs` | all sessions: which server is whose |
 //! | `front.rs` | ports that clients call |
-//! | `virtual_ips.rs` | virtual IPs that clients call |
+//! | `virtual_ips.rs`, `virtual_fronts.rs` | which server has which virtual IP; listening there |
+//! | `shared.rs`, `clock.rs` | what all tasks share, and the time |
 //! | `call.rs` | one connection of a client, from the call to the end |
 //! | `connections.rs` | all connections, and how many each may have |
 //! | `enrol.rs` | invitations become members |
 
 mod admin;
 mod call;
+mod caller;
+mod clock;
 mod connections;
 mod door;
 mod enrol;
 mod error;
 mod front;
+mod respond;
 mod session;
 mod sessions;
+mod shared;
 mod streams;
 mod unproved;
 mod upgrade;
+mod virtual_fronts;
 mod virtual_ips;
 
 pub use error::RelayError;
 
 use crate::config::RelayConfig;
 use crate::identity::{Authority, Register};
-use crate::session::RefuseReason;
-use crate::time::Time;
+use clock::Clock;
 use connections::Connections;
 use parking_lot::Mutex;
 use sessions::Sessions;
-use std::collections::BTreeMap;
+use shared::Relay;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use virtual_ips::VirtualIps;
-
-/// What all tasks of a relay share.
-struct Relay {
-    config: RelayConfig,
-    authority: Authority,
-    register: Register,
-    sessions: Sessions,
-    connections: Connections,
-    virtual_ips: VirtualIps,
-    refused: Mutex<BTreeMap<RefuseReason, u64>>,
-    /// Connections that were joined to a data channel.
-    carried: AtomicU64,
-    since: Instant,
-}
-
-impl Relay {
-    /// Time of clocks that only go forward.
-    fn now(&self) -> Time {
-        Time::from_millis(0) + self.since.elapsed()
-    }
-
-    fn refuse(&self, reason: RefuseReason) {
-        *self.refused.lock().entry(reason).or_default() += 1;
-    }
-}
 
 /// Runs a relay until SIGTERM or SIGINT.
 ///
@@ -94,7 +74,7 @@ pub fn run(config: RelayConfig) -> Result<(), RelayError> {
         virtual_ips,
         refused: Mutex::default(),
         carried: AtomicU64::new(0),
-        since: Instant::now(),
+        clock: Clock::start(),
         config,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -110,8 +90,8 @@ async fn serve(relay: &Arc<Relay>) -> Result<(), RelayError> {
     let control = admin::listen(relay)?;
     let doors = door::open(relay)?;
     let mut fronts = front::open(relay)?;
-    let _pools = virtual_ips::answer_for(&relay.config.pools)?;
-    fronts.spawn(virtual_ips::serve(Arc::clone(relay)));
+    let _pools = virtual_fronts::answer_for(&relay.config.pools)?;
+    fronts.spawn(virtual_fronts::serve(Arc::clone(relay)));
     let caught = |error| RelayError::System { what: "cannot catch signals", error };
     let mut terminated = signal(SignalKind::terminate()).map_err(caught)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(caught)?;
@@ -133,9 +113,4 @@ async fn serve(relay: &Arc<Relay>) -> Result<(), RelayError> {
     relay.sessions.end_all(session::End::RelayStops);
     server.stop();
     Ok(())
-}
-
-/// The wall clock, for what is kept: certificates, invitations.
-fn wall() -> SystemTime {
-    SystemTime::now()
 }

@@ -1,6 +1,7 @@
 //! One agent's session: its control channel, and the calls that wait for a data channel.
 
-use super::Relay;
+use super::clock::Clock;
+use crate::config::{Probing, RelayLimits};
 use crate::identity::{Fingerprint, Member};
 use crate::session::{
     Beat, ConnectionId, DataChannel, Decoder, Joining, Limits, Liveness, Message, Outcome, Published, RefuseReason,
@@ -46,8 +47,19 @@ pub enum End {
 /// What a call becomes.
 pub type Answered = Result<Box<dyn Leg>, RefuseReason>;
 
+/// What all sessions of a relay have in common.
+#[derive(Clone)]
+pub struct Common {
+    pub clock: Clock,
+    pub limits: RelayLimits,
+    pub probing: Probing,
+    /// Told when a server has come.
+    pub changed: watch::Sender<()>,
+}
+
 /// One agent's session.
 pub struct Session {
+    common: Common,
     pub agent: String,
     pub key: Fingerprint,
     pub permitted: Vec<String>,
@@ -64,8 +76,8 @@ pub struct Session {
 
 impl Session {
     /// A session that publishes nothing yet, and what it has to say.
-    pub fn new(relay: &Relay, member: &Member, address: SocketAddr) -> (Arc<Self>, mpsc::Receiver<Message>) {
-        let limits = relay.config.limits;
+    pub fn new(common: Common, member: &Member, address: SocketAddr) -> (Arc<Self>, mpsc::Receiver<Message>) {
+        let limits = common.limits;
         let limits = Limits {
             servers: limits.servers,
             of_server: limits.of_server,
@@ -79,13 +91,14 @@ impl Session {
             key: member.key,
             permitted: member.servers.clone(),
             address,
-            since: relay.now(),
+            since: common.clock.now(),
             side: Mutex::new(RelaySide::new(limits)),
             waiting: Mutex::default(),
             outbox,
             acknowledged: watch::Sender::new(()),
             round_trip: Mutex::default(),
             end: watch::Sender::new(None),
+            common,
         };
         (Arc::new(session), said)
     }
@@ -195,8 +208,8 @@ impl Session {
         if is_permitted { Ok(()) } else { Err(RefuseReason::NotPermitted) }
     }
 
-    fn read(&self, relay: &Relay, message: Message, liveness: &mut Liveness) -> Result<(), Violation> {
-        let now = relay.now();
+    fn read(&self, message: Message, liveness: &mut Liveness) -> Result<(), Violation> {
+        let now = self.common.clock.now();
         let outcome = self.side.lock().read(message, now, &mut |published| self.judge(published))?;
         match outcome {
             Outcome::Published { reply, new, gone } => {
@@ -206,7 +219,7 @@ impl Session {
                     log::info!("server {word}: {published} of agent {}", self.agent);
                 }
                 self.say(reply)?;
-                relay.sessions.changed();
+                self.common.changed.send_replace(());
             }
             Outcome::Reply(reply) => self.say(reply)?,
             Outcome::Declined(connection, reason) => self.refuse(connection, reason),
@@ -225,16 +238,10 @@ impl Session {
     }
 
     /// Runs the control channel until the session ends.
-    pub async fn run(
-        &self,
-        relay: &Relay,
-        mut receiver: RecvStream,
-        sender: SendStream<Bytes>,
-        said: mpsc::Receiver<Message>,
-    ) {
+    pub async fn run(&self, mut receiver: RecvStream, sender: SendStream<Bytes>, said: mpsc::Receiver<Message>) {
         let writing = tokio::spawn(write(sender, said));
-        let probing = relay.config.probing;
-        let mut liveness = Liveness::new(probing.every, probing.patience, relay.now());
+        let (clock, probing) = (self.common.clock, self.common.probing);
+        let mut liveness = Liveness::new(probing.every, probing.patience, clock.now());
         let mut decoder = Decoder::default();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -243,15 +250,15 @@ impl Session {
                 piece = receiver.data() => match piece {
                     Some(Ok(piece)) => {
                         let _ = receiver.flow_control().release_capacity(piece.len());
-                        if let Err(Broken(why)) = self.take(relay, &mut decoder, &piece, &mut liveness) {
+                        if let Err(Broken(why)) = self.take(&mut decoder, &piece, &mut liveness) {
                             break End::Violation(why);
                         }
                     }
                     Some(Err(_)) | None => break End::AgentLeft,
                 },
                 _ = look.tick() => {
-                    self.expire(relay.now());
-                    match liveness.beat(relay.now()) {
+                    self.expire(clock.now());
+                    match liveness.beat(clock.now()) {
                         Beat::Dead => break End::Silent,
                         Beat::Send(probe) => drop(self.outbox.try_send(probe)),
                         Beat::WaitUntil(_) => {}
@@ -267,9 +274,9 @@ impl Session {
         }
     }
 
-    fn take(&self, relay: &Relay, decoder: &mut Decoder, piece: &[u8], liveness: &mut Liveness) -> Result<(), Broken> {
+    fn take(&self, decoder: &mut Decoder, piece: &[u8], liveness: &mut Liveness) -> Result<(), Broken> {
         decoder.read(piece, |kind, value| match Message::of_capsule(kind, value).map_err(Unreadable::from)? {
-            Some(message) => self.read(relay, message, liveness).map_err(|Violation(what)| Broken(what)),
+            Some(message) => self.read(message, liveness).map_err(|Violation(what)| Broken(what)),
             None => Ok(()),
         })
     }

@@ -98,8 +98,12 @@ impl Sessions {
         self.changed.subscribe()
     }
 
-    /// A server has come or gone.
-    pub fn changed(&self) {
+    /// What tells so.
+    pub fn teller(&self) -> watch::Sender<()> {
+        self.changed.clone()
+    }
+
+    fn changed(&self) {
         self.changed.send_replace(());
     }
 

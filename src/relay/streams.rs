@@ -1,19 +1,20 @@
 //! The streams of one HTTP/2 connection of an agent: enrolment, its control channel, data channels (RFC 9113, RFC 8441).
 
-use super::Relay;
-use super::door::Caller;
+use super::caller::Caller;
 use super::enrol;
+use super::respond::{answer, refuse};
 use super::session::{End, Session};
+use super::shared::Relay;
 use super::unproved::Place;
 use crate::identity::{Member, MemberKind};
 use crate::session::requests::{ACCEPT, ACCEPT_PATH, ENROL_PATH, LISTEN, LISTEN_PATH, VERSION_HEADER};
 use crate::session::{ConnectionId, VERSION};
 use crate::splice::H2Leg;
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +138,7 @@ async fn listen(shared: &Arc<Shared>, request: Request<RecvStream>, mut respond:
         let text = "this relay knows no agent with this key: it was revoked, or never invited; `kamei relay invite NAME` there makes an invitation";
         return refuse(respond, StatusCode::FORBIDDEN, text);
     };
-    let (session, said) = Session::new(&shared.relay, &member, shared.caller.address);
+    let (session, said) = Session::new(shared.relay.sessions_common(), &member, shared.caller.address);
     if shared.relay.sessions.enter(&session).is_err() {
         let text = "another agent with this key is connected, and the two keep replacing each other; each agent needs an invitation of its own";
         log::warn!("agent {} at {}: {text}", member.name, shared.caller.address);
@@ -151,7 +152,7 @@ async fn listen(shared: &Arc<Shared>, request: Request<RecvStream>, mut respond:
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         log::info!("agent {} is here, from {}", session.agent, session.address);
-        session.run(&shared.relay, request.into_body(), sender, said).await;
+        session.run(request.into_body(), sender, said).await;
         shared.relay.sessions.leave(&session);
         let why = session.ended().unwrap_or(End::AgentLeft);
         log::info!("agent {} is away: {why}", session.agent);
@@ -186,21 +187,5 @@ async fn accept_data(shared: &Shared, path: &str, receiver: RecvStream, mut resp
     match respond.send_response(answer(StatusCode::OK), false) {
         Ok(sender) => session.deliver(connection, Box::new(H2Leg::new(sender, receiver))),
         Err(_) => session.fail(connection),
-    }
-}
-
-fn answer(status: StatusCode) -> Response<()> {
-    let mut answer = Response::new(());
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(VERSION_HEADER, VERSION.into());
-    answer
-}
-
-/// Answers with a sentence, which the agent shows.
-pub fn refuse(mut respond: SendResponse<Bytes>, status: StatusCode, text: &str) {
-    if let Ok(mut sender) = respond.send_response(answer(status), false) {
-        let _ = sender.send_data(Bytes::copy_from_slice(text.as_bytes()), true);
-    } else {
-        respond.send_reset(Reason::REFUSED_STREAM);
     }
 }

@@ -1,7 +1,7 @@
 //! A data channel that is a TLS connection of its own: HTTP/1.1 and an upgrade (RFC 9110 §7.8), then the client's bytes.
 
-use super::Relay;
-use super::door::Caller;
+use super::caller::Caller;
+use super::shared::Relay;
 use crate::session::ConnectionId;
 use crate::session::requests::{ACCEPT, ACCEPT_PATH};
 use crate::splice::Leg;

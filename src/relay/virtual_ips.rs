@@ -1,10 +1,8 @@
 //! Virtual IPs of published servers: each is called at its own address and port.
 
-use super::{Relay, RelayError, front};
-use crate::config::ServerConfig;
-use crate::host::AnyIp;
+use super::error::RelayError;
 use crate::identity::files;
-use crate::session::{DataChannel, Published};
+use crate::session::Published;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -12,16 +10,11 @@ use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::task::JoinHandle;
 
 /// The file in the state directory.
 const NAME: &str = "virtual-ips.json";
-/// Time until a port that cannot be had is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Which server has which virtual IPs, one of each family that has a pool; kept over restarts.
 #[derive(Debug)]
@@ -96,71 +89,6 @@ fn candidates(pool: IpNet, name: &str) -> impl Iterator<Item = IpAddr> {
             IpAddr::V6(network) => IpAddr::V6((network.to_bits() | u128::from(at)).into()),
         }
     })
-}
-
-/// The pools are this machine's until this is dropped.
-pub fn answer_for(pools: &[IpNet]) -> Result<Vec<AnyIp>, RelayError> {
-    let add = |pool: &IpNet| AnyIp::add(*pool).map_err(|error| RelayError::Pool { pool: *pool, error });
-    pools.iter().map(add).collect()
-}
-
-/// Listens at the virtual IPs of the servers that agents publish now, until it is aborted.
-pub async fn serve(relay: Arc<Relay>) {
-    let mut changed = relay.sessions.watch();
-    let mut open: BTreeMap<SocketAddr, Listening> = BTreeMap::new();
-    loop {
-        let wanted = wanted(&relay);
-        // A server that nobody publishes any more is refused by the kernel.
-        open.retain(|at, _| wanted.contains_key(at));
-        let mut has_failed = false;
-        for (at, published) in wanted {
-            if open.contains_key(&at) {
-                continue;
-            }
-            match front::listen_at(at) {
-                Ok(listener) => {
-                    log::info!("server {published} is called at {at}");
-                    let server = server(&relay, published, at);
-                    let task = tokio::spawn(front::accept(Arc::clone(&relay), server, listener));
-                    open.insert(at, Listening(task));
-                }
-                Err(error) => {
-                    has_failed = true;
-                    log::error!("{published} is not reached by its virtual IP: {error}");
-                }
-            }
-        }
-        let again = if has_failed { TRY_AGAIN } else { Duration::from_secs(3600) };
-        let _ = tokio::time::timeout(again, changed.changed()).await;
-    }
-}
-
-fn wanted(relay: &Relay) -> BTreeMap<SocketAddr, Published> {
-    let mut wanted = BTreeMap::new();
-    for session in relay.sessions.list() {
-        for (published, port) in session.published() {
-            for address in relay.virtual_ips.of(&published) {
-                wanted.insert(SocketAddr::new(address, port), published.clone());
-            }
-        }
-    }
-    wanted
-}
-
-/// Who may call, and how: as at the server's port of the relay, if it has one.
-fn server(relay: &Relay, published: Published, at: SocketAddr) -> ServerConfig {
-    let configured = relay.config.servers.iter().find(|server| server.published == published);
-    let (clients, channel) =
-        configured.map_or((Vec::new(), DataChannel::Shared), |server| (server.clients.clone(), server.channel));
-    ServerConfig { published, port: at.port(), addresses: vec![at.ip()], clients, channel }
-}
-
-struct Listening(JoinHandle<()>);
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[cfg(test)]

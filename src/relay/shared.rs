@@ -1,0 +1,46 @@
+//! What all tasks of a relay share.
+
+use super::clock::Clock;
+use super::connections::Connections;
+use super::session::Common;
+use super::sessions::Sessions;
+use super::virtual_ips::VirtualIps;
+use crate::config::RelayConfig;
+use crate::identity::{Authority, Register};
+use crate::session::RefuseReason;
+use crate::time::Time;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+
+/// What all tasks of a relay share.
+pub struct Relay {
+    pub config: RelayConfig,
+    pub authority: Authority,
+    pub register: Register,
+    pub sessions: Sessions,
+    pub connections: Connections,
+    pub virtual_ips: VirtualIps,
+    pub refused: Mutex<BTreeMap<RefuseReason, u64>>,
+    /// Connections that were joined to a data channel.
+    pub carried: AtomicU64,
+    pub clock: Clock,
+}
+
+impl Relay {
+    /// Time of clocks that only go forward.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Counts a connection that is refused.
+    pub fn refuse(&self, reason: RefuseReason) {
+        *self.refused.lock().entry(reason).or_default() += 1;
+    }
+
+    /// What a new session is given.
+    pub fn sessions_common(&self) -> Common {
+        let (limits, probing) = (self.config.limits, self.config.probing);
+        Common { clock: self.clock, limits, probing, changed: self.sessions.teller() }
+    }
+}

@@ -1,0 +1,82 @@
+//! Virtual IPs that clients call.
+
+use super::error::RelayError;
+use super::front;
+use super::shared::Relay;
+use crate::config::ServerConfig;
+use crate::host::AnyIp;
+use crate::session::{DataChannel, Published};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Time until a port that cannot be had is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// The pools are this machine's until this is dropped.
+pub fn answer_for(pools: &[IpNet]) -> Result<Vec<AnyIp>, RelayError> {
+    let add = |pool: &IpNet| AnyIp::add(*pool).map_err(|error| RelayError::Pool { pool: *pool, error });
+    pools.iter().map(add).collect()
+}
+
+/// Listens at the virtual IPs of the servers that agents publish now, until it is aborted.
+pub async fn serve(relay: Arc<Relay>) {
+    let mut changed = relay.sessions.watch();
+    let mut open: BTreeMap<SocketAddr, Listening> = BTreeMap::new();
+    loop {
+        let wanted = wanted(&relay);
+        // A server that nobody publishes any more is refused by the kernel.
+        open.retain(|at, _| wanted.contains_key(at));
+        let mut has_failed = false;
+        for (at, published) in wanted {
+            if open.contains_key(&at) {
+                continue;
+            }
+            match front::listen_at(at) {
+                Ok(listener) => {
+                    log::info!("server {published} is called at {at}");
+                    let server = server(&relay, published, at);
+                    let task = tokio::spawn(front::accept(Arc::clone(&relay), server, listener));
+                    open.insert(at, Listening(task));
+                }
+                Err(error) => {
+                    has_failed = true;
+                    log::error!("{published} is not reached by its virtual IP: {error}");
+                }
+            }
+        }
+        let again = if has_failed { TRY_AGAIN } else { Duration::from_secs(3600) };
+        let _ = tokio::time::timeout(again, changed.changed()).await;
+    }
+}
+
+fn wanted(relay: &Relay) -> BTreeMap<SocketAddr, Published> {
+    let mut wanted = BTreeMap::new();
+    for session in relay.sessions.list() {
+        for (published, port) in session.published() {
+            for address in relay.virtual_ips.of(&published) {
+                wanted.insert(SocketAddr::new(address, port), published.clone());
+            }
+        }
+    }
+    wanted
+}
+
+/// Who may call, and how: as at the server's port of the relay, if it has one.
+fn server(relay: &Relay, published: Published, at: SocketAddr) -> ServerConfig {
+    let configured = relay.config.servers.iter().find(|server| server.published == published);
+    let (clients, channel) =
+        configured.map_or((Vec::new(), DataChannel::Shared), |server| (server.clients.clone(), server.channel));
+    ServerConfig { published, port: at.port(), addresses: vec![at.ip()], clients, channel }
+}
+
+struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
