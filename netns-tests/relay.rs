@@ -179,21 +179,21 @@ fn rc12_a_server_that_refuses_is_a_reset_without_a_byte_and_counted_by_reason() 
 
 #[test]
 fn rc13_connections_are_bounded_and_a_busy_port_is_no_obstacle_to_the_next_call() {
-    let (relayed, _agent) = web("shared", "");
-    let listener = listen(&relayed.hidden(), 80);
-    let mut open: Vec<(TcpStream, TcpStream)> = Vec::new();
-    for _ in 0..50 {
+    for channel in CHANNELS {
+        let (relayed, _agent) = web(channel, "[limits]\nof-client = 60");
+        let listener = listen(&relayed.hidden(), 80);
+        let clients: Vec<TcpStream> = (0..60).map(|_| connect(&relayed.client(), relayed.at(8000))).collect();
+        let servers: Vec<TcpStream> = (0..60).map(|_| accept(&listener).0).collect();
+        assert_eq!(relayed.connections().len(), 60);
+        let mut one_more = connect(&relayed.client(), relayed.at(8000));
+        assert_eq!(one_more.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(relayed.refused("client_full"), 1);
+        drop((clients, servers));
+        wait_until("all connections to be over", || relayed.connections().is_empty());
         let client = connect(&relayed.client(), relayed.at(8000));
-        let (server, _) = accept(&listener);
-        open.push((client, server));
+        let _server = accept(&listener);
+        drop(client);
     }
-    assert_eq!(relayed.connections().len(), 50);
-    for (client, server) in &mut open {
-        client.write_all(b"a").unwrap();
-        server.read_exact(&mut [0; 1]).unwrap();
-    }
-    drop(open);
-    wait_until("all connections to be over", || relayed.connections().is_empty());
 }
 
 #[test]
@@ -246,8 +246,10 @@ fn rc5_a_published_server_is_called_by_its_virtual_ip_which_it_keeps() {
     });
     drop(agent);
     wait_until("the agent to be away", || relayed.agent_of("factory-7")["state"] == "away");
-    let refused = client.inside(|| TcpStream::connect((first[0], 443))).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    // Not the relay's own port 443, which is open at all addresses.
+    let mut refused = connect(&client, (first[0], 443).into());
+    assert_eq!(refused.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(relayed.refused("agent_away"), 1);
     let relay = relayed.relay.host.clone();
     relayed.stop_relay();
     assert_eq!(relay.run("ip route show table local 198.19.7.0/24").ok(), "");
@@ -314,6 +316,11 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
         &format!("relay --listen :443 --state-dir {scratch}/other --control {scratch}/other.sock"),
         1,
         "another program has the port",
+    );
+    mistake(
+        &format!("relay --listen :444 --state-dir {scratch}/relay-state --control {scratch}/other.sock"),
+        1,
+        "another relay uses the state directory",
     );
     mistake(&format!("relay agents --control {scratch}/nobody.sock"), 4, "no relay answers");
     mistake("agent --relay 203.0.113.11:443", 2, "nothing is published");

@@ -38,6 +38,9 @@ pub enum AgentError {
         /// Why.
         error: io::Error,
     },
+    /// Another one has the state.
+    #[error("another agent uses the state directory {}; give each its own by --state-dir", .0.display())]
+    Locked(PathBuf),
     /// Its key or certificate.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -31,6 +31,7 @@ mod via;
 pub use error::AgentError;
 
 use crate::config::AgentConfig;
+use crate::host::{self, LockFile};
 use crate::identity::{Invitation, Keys};
 use parking_lot::Mutex;
 use relays::Relays;
@@ -46,8 +47,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What keeps it from starting, and an invitation that the relay refuses: trying again would not help. A relay that is away
 /// is tried again for ever.
 pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), AgentError> {
-    crate::host::raise_descriptors();
+    host::raise_descriptors();
     let keys = Keys::open(&config.state_dir)?;
+    let lock = LockFile::take(&config.state_dir.join("lock"));
+    let lock = lock.map_err(|error| AgentError::System { what: "cannot lock the state directory", error })?;
+    let _lock = lock.ok_or_else(|| AgentError::Locked(config.state_dir.clone()))?;
     let relays = Relays::open(&config.state_dir)?;
     if let Some(relay) = config.relays.iter().find(|relay| relays.fingerprint(relay).is_none())
         && invitation.is_none()

@@ -50,7 +50,7 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
             }
         };
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let Some(place) = unproved.enter(permit, address.ip()) else {
+        let Some(place) = unproved.enter(permit, address.ip(), relay.sessions.has_address(address.ip())) else {
             log::debug!("{address} has as many connections as one may have that has proved nothing");
             continue;
         };

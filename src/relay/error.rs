@@ -43,6 +43,9 @@ pub enum RelayError {
         /// Why.
         error: io::Error,
     },
+    /// Another one has the state.
+    #[error("another relay uses the state directory {}; give each its own by --state-dir", .0.display())]
+    Locked(PathBuf),
     /// Its key or certificate.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -45,6 +45,7 @@ mod virtual_ips;
 pub use error::RelayError;
 
 use crate::config::RelayConfig;
+use crate::host::{self, LockFile};
 use crate::identity::{Authority, Register};
 use clock::Clock;
 use connections::Connections;
@@ -61,8 +62,11 @@ use virtual_ips::VirtualIps;
 /// # Errors
 /// What keeps it from starting; nothing is left behind.
 pub fn run(config: RelayConfig) -> Result<(), RelayError> {
-    crate::host::raise_descriptors();
+    host::raise_descriptors();
     let authority = Authority::open(&config.state_dir)?;
+    let lock = LockFile::take(&config.state_dir.join("lock"));
+    let lock = lock.map_err(|error| RelayError::System { what: "cannot lock the state directory", error })?;
+    let _lock = lock.ok_or_else(|| RelayError::Locked(config.state_dir.clone()))?;
     let register = Register::open(&config.state_dir.join("relay.db"))?;
     let virtual_ips = VirtualIps::open(&config.state_dir, &config.pools)?;
     let limits = config.limits;
@@ -103,7 +107,7 @@ async fn serve(relay: &Arc<Relay>) -> Result<(), RelayError> {
         relay.config.servers.len(),
         relay.authority.fingerprint()
     );
-    crate::host::systemd::Manager::from_environment().ready("serving");
+    host::systemd::Manager::from_environment().ready("serving");
     tokio::select! {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}

@@ -4,6 +4,7 @@ use super::session::{End, Session};
 use crate::identity::Fingerprint;
 use crate::session::Published;
 use parking_lot::Mutex;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -69,6 +70,11 @@ impl Sessions {
     /// The session of this key.
     pub fn of_key(&self, key: &Fingerprint) -> Option<Arc<Session>> {
         self.all.lock().live.iter().find(|live| live.key == *key).cloned()
+    }
+
+    /// Whether an agent is here that came from this address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.all.lock().live.iter().any(|live| live.address.ip() == address)
     }
 
     pub fn list(&self) -> Vec<Arc<Session>> {

@@ -36,12 +36,13 @@ impl Unproved {
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 
-    /// Gives the place to this address; `None` if it has as many as one may have.
-    pub fn enter(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+    /// Gives the place to this address; `None` if it has as many as one may have. An agent that is here may have more: each
+    /// call can take a connection of its own.
+    pub fn enter(&self, permit: OwnedSemaphorePermit, address: IpAddr, has_agent: bool) -> Option<Place> {
         let network = network(address);
         let mut of_address = self.of_address.lock();
         let same = of_address.entry(network).or_default();
-        if *same >= OF_ADDRESS {
+        if *same >= OF_ADDRESS && !has_agent {
             return None;
         }
         *same += 1;
@@ -68,12 +69,14 @@ mod tests {
     #[tokio::test]
     async fn one_address_does_not_take_all_places() {
         let unproved = Unproved::new(100);
-        let enter = async |address: &str| unproved.enter(unproved.wait().await?, address.parse().unwrap());
+        let enter = async |address: &str| unproved.enter(unproved.wait().await?, address.parse().unwrap(), false);
         let mut places = Vec::new();
         for _ in 0..OF_ADDRESS {
             places.push(enter("192.0.2.1").await.unwrap());
         }
         assert!(enter("192.0.2.1").await.is_none() && enter("192.0.2.2").await.is_some());
+        let permit = unproved.wait().await.unwrap();
+        assert!(unproved.enter(permit, "192.0.2.1".parse().unwrap(), true).is_some());
         drop(places);
         assert!(enter("192.0.2.1").await.is_some() && unproved.of_address.lock().is_empty());
     }

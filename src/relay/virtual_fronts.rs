@@ -22,13 +22,16 @@ pub fn answer_for(pools: &[IpNet]) -> Result<Vec<AnyIp>, RelayError> {
     pools.iter().map(add).collect()
 }
 
-/// Listens at the virtual IPs of the servers that agents publish now, until it is aborted.
+/// Listens at the virtual IPs of all servers that an agent has published, until it is aborted. Also of one whose agent is away:
+/// another program of this machine that listens at all addresses would answer in its place.
 pub async fn serve(relay: Arc<Relay>) {
     let mut changed = relay.sessions.watch();
     let mut open: BTreeMap<SocketAddr, Listening> = BTreeMap::new();
     loop {
-        let wanted = wanted(&relay);
-        // A server that nobody publishes any more is refused by the kernel.
+        for session in relay.sessions.list() {
+            session.published().iter().for_each(|(published, port)| relay.virtual_ips.give(published, *port));
+        }
+        let wanted = relay.virtual_ips.all();
         open.retain(|at, _| wanted.contains_key(at));
         let mut has_failed = false;
         for (at, published) in wanted {
@@ -39,8 +42,7 @@ pub async fn serve(relay: Arc<Relay>) {
                 Ok(listener) => {
                     log::info!("server {published} is called at {at}");
                     let server = server(&relay, published, at);
-                    let task = tokio::spawn(front::accept(Arc::clone(&relay), server, listener));
-                    open.insert(at, Listening(task));
+                    open.insert(at, Listening(tokio::spawn(front::accept(Arc::clone(&relay), server, listener))));
                 }
                 Err(error) => {
                     has_failed = true;
@@ -51,18 +53,6 @@ pub async fn serve(relay: Arc<Relay>) {
         let again = if has_failed { TRY_AGAIN } else { Duration::from_secs(3600) };
         let _ = tokio::time::timeout(again, changed.changed()).await;
     }
-}
-
-fn wanted(relay: &Relay) -> BTreeMap<SocketAddr, Published> {
-    let mut wanted = BTreeMap::new();
-    for session in relay.sessions.list() {
-        for (published, port) in session.published() {
-            for address in relay.virtual_ips.of(&published) {
-                wanted.insert(SocketAddr::new(address, port), published.clone());
-            }
-        }
-    }
-    wanted
 }
 
 /// Who may call, and how: as at the server's port of the relay, if it has one.

@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The file in the state directory.
@@ -26,7 +26,16 @@ pub struct VirtualIps {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Given(BTreeMap<String, BTreeSet<IpAddr>>);
+struct Given(BTreeMap<String, Entry>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    server: Published,
+    /// The port that the server really has.
+    port: u16,
+    addresses: BTreeSet<IpAddr>,
+}
 
 impl VirtualIps {
     /// Reads what was given before.
@@ -43,32 +52,51 @@ impl VirtualIps {
         Ok(Self { path, pools: pools.to_vec(), given: Mutex::new(given) })
     }
 
-    /// The virtual IPs of a server: those it had, or others that none has. A pool that is full gives none.
-    pub fn of(&self, published: &Published) -> BTreeSet<IpAddr> {
+    /// Gives a server its virtual IPs: those it had, or others that none has. A pool that is full gives none.
+    pub fn give(&self, published: &Published, port: u16) {
         let mut given = self.given.lock();
         let name = published.to_string();
-        let mut own: BTreeSet<IpAddr> = given.0.get(&name).cloned().unwrap_or_default();
-        own.retain(|address| self.pools.iter().any(|pool| pool.contains(address)));
-        let taken: BTreeSet<IpAddr> = given.0.values().flatten().copied().collect();
+        let before = given.0.get(&name).cloned();
+        let mut addresses = before.as_ref().map(|entry| entry.addresses.clone()).unwrap_or_default();
+        addresses.retain(|address| self.is_in_pool(address));
+        let taken: BTreeSet<IpAddr> = given.0.values().flat_map(|entry| &entry.addresses).copied().collect();
         for is_v4 in [true, false] {
-            if own.iter().all(|address| address.is_ipv4() != is_v4) {
+            if addresses.iter().all(|address| address.is_ipv4() != is_v4) {
                 let pools = self.pools.iter().filter(|pool| pool.addr().is_ipv4() == is_v4);
-                own.extend(pools.flat_map(|pool| candidates(*pool, &name)).find(|address| !taken.contains(address)));
+                addresses
+                    .extend(pools.flat_map(|pool| candidates(*pool, &name)).find(|address| !taken.contains(address)));
             }
         }
-        if given.0.get(&name) != Some(&own) {
-            given.0.insert(name, own.clone());
-            let text = serde_json::to_string_pretty(&*given).unwrap_or_default();
-            if let Err(error) = files::replace(&self.path, &text) {
-                log::error!("{error}; after a restart, {published} may have another virtual IP");
+        let entry = Entry { server: published.clone(), port, addresses };
+        if before.as_ref() == Some(&entry) {
+            return;
+        }
+        given.0.insert(name, entry);
+        let text = serde_json::to_string_pretty(&*given).unwrap_or_default();
+        if let Err(error) = files::replace(&self.path, &text) {
+            log::error!("{error}; after a restart, {published} may have another virtual IP");
+        }
+    }
+
+    /// Every virtual IP that was given, with the port and the server that is called there.
+    pub fn all(&self) -> BTreeMap<SocketAddr, Published> {
+        let given = self.given.lock();
+        let mut all = BTreeMap::new();
+        for Entry { server, port, addresses } in given.0.values() {
+            for address in addresses.iter().filter(|address| self.is_in_pool(address)) {
+                all.insert(SocketAddr::new(*address, *port), server.clone());
             }
         }
-        own
+        all
+    }
+
+    fn is_in_pool(&self, address: &IpAddr) -> bool {
+        self.pools.iter().any(|pool| pool.contains(address))
     }
 
     /// What is given, for people.
     pub fn look(&self, published: &Published) -> BTreeSet<IpAddr> {
-        self.given.lock().0.get(&published.to_string()).cloned().unwrap_or_default()
+        self.given.lock().0.get(&published.to_string()).map(|entry| entry.addresses.clone()).unwrap_or_default()
     }
 }
 
@@ -106,12 +134,16 @@ mod tests {
         let pools: Vec<IpNet> = ["198.18.7.0/30", "2001:db8:7::/64"].map(|pool| pool.parse().unwrap()).to_vec();
         let open = || VirtualIps::open(directory.path(), &pools).unwrap();
         let ips = open();
-        let of = |ips: &VirtualIps, name: &str| ips.of(&published(name));
+        let of = |ips: &VirtualIps, name: &str| {
+            ips.give(&published(name), 80);
+            ips.look(&published(name))
+        };
         let (a, b, c) = (of(&ips, "a"), of(&ips, "b"), of(&ips, "c"));
         assert_eq!((a.len(), b.len(), c.len()), (2, 2, 1), "{a:?} {b:?} {c:?}");
         assert!(a.is_disjoint(&b) && a.iter().chain(&b).all(|ip| pools.iter().any(|pool| pool.contains(ip))));
         let again = open();
         assert_eq!((of(&again, "b"), of(&again, "a")), (b, a.clone()));
+        assert_eq!(again.all().len(), 5);
         // Where the pool is another, the address goes with it.
         let other = VirtualIps::open(directory.path(), &["198.18.8.0/24".parse().unwrap()]).unwrap();
         assert!(of(&other, "a").is_disjoint(&a));

@@ -25,7 +25,7 @@ const PROBE: u64 = 0x6b61_6d07;
 const ANSWER: u64 = 0x6b61_6d08;
 const LEAVE: u64 = 0x6b61_6d09;
 
-/// The number of a published server in its session: the *connection ID* of JP2001-356973 A [23]. The agent chooses it.
+/// The number of a published server in its session: the *connection ID* of JP2001-356973 A, paragraph 23. The agent chooses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServerId(pub u64);
