@@ -119,7 +119,7 @@ impl Relayed {
 
     /// Stops the relay in order.
     #[track_caller]
-    pub fn stop_relay(mut self) {
+    pub fn stop_relay(&mut self) {
         self.relay.process.signal(rustix::process::Signal::TERM);
         assert!(self.relay.process.wait().success(), "{}", self.relay.log());
     }
