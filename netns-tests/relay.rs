@@ -8,7 +8,7 @@ use crate::traffic::{Web, accept, connect, curl, curl_in_vain, expect_pattern, l
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Both kinds of data channels.
@@ -24,6 +24,17 @@ fn web(channel: &str, lines: &str) -> (Relayed, crate::relayed::Process) {
     let relayed = Relayed::new(&[&server], lines);
     let agent = relayed.join(&[&target(&relayed.hidden(), "web", 80)], &[]);
     (relayed, agent)
+}
+
+/// A call from this host is reset, without a byte: in the middle of the connect, if the reset is quick.
+#[track_caller]
+fn assert_reset(from: &Host, to: SocketAddr) {
+    let called = from.inside(|| TcpStream::connect_timeout(&to, crate::lab::DEADLINE));
+    let heard = called.and_then(|mut stream| {
+        stream.set_read_timeout(Some(crate::lab::DEADLINE))?;
+        stream.read(&mut [0; 1])
+    });
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 /// Established TCP connections of a host to this port, or at it.
@@ -171,8 +182,7 @@ fn rc12_an_abrupt_end_of_either_is_one_at_the_other_and_nothing_stays_open() {
 #[test]
 fn rc12_a_server_that_refuses_is_a_reset_without_a_byte_and_counted_by_reason() {
     let (relayed, agent) = web("shared", "");
-    let mut client = connect(&relayed.client(), relayed.at(8000));
-    assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_reset(&relayed.client(), relayed.at(8000));
     assert_eq!(relayed.refused("server_refused"), 1);
     assert!(agent.log().contains("is not reached"), "{}", agent.log());
 }
@@ -185,8 +195,7 @@ fn rc13_connections_are_bounded_and_a_busy_port_is_no_obstacle_to_the_next_call(
         let clients: Vec<TcpStream> = (0..60).map(|_| connect(&relayed.client(), relayed.at(8000))).collect();
         let servers: Vec<TcpStream> = (0..60).map(|_| accept(&listener).0).collect();
         assert_eq!(relayed.connections().len(), 60);
-        let mut one_more = connect(&relayed.client(), relayed.at(8000));
-        assert_eq!(one_more.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_reset(&relayed.client(), relayed.at(8000));
         assert_eq!(relayed.refused("client_full"), 1);
         drop((clients, servers));
         wait_until("all connections to be over", || relayed.connections().is_empty());
@@ -247,8 +256,7 @@ fn rc5_a_published_server_is_called_by_its_virtual_ip_which_it_keeps() {
     drop(agent);
     wait_until("the agent to be away", || relayed.agent_of("factory-7")["state"] == "away");
     // Not the relay's own port 443, which is open at all addresses.
-    let mut refused = connect(&client, (first[0], 443).into());
-    assert_eq!(refused.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_reset(&client, (first[0], 443).into());
     assert_eq!(relayed.refused("agent_away"), 1);
     let relay = relayed.relay.host.clone();
     relayed.stop_relay();
@@ -363,6 +371,23 @@ fn an_agent_that_hangs_is_away_soon_and_its_callers_are_reset() {
 }
 
 #[test]
+fn an_agent_that_is_killed_in_the_middle_of_a_transfer_is_an_abrupt_end_and_no_short_answer() {
+    for channel in CHANNELS {
+        let (relayed, mut agent) = web(channel, "");
+        let listener = listen(&relayed.hidden(), 80);
+        let mut client = connect(&relayed.client(), relayed.at(8000));
+        let (mut server, _) = accept(&listener);
+        server.write_all(&[7; 100_000]).unwrap();
+        client.read_exact(&mut [0; 50_000]).unwrap();
+        agent.process.child.kill().unwrap();
+        agent.process.wait();
+        let error = client.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{channel}");
+        wait_until("the connection to be over", || relayed.connections().is_empty());
+    }
+}
+
+#[test]
 fn a_right_that_is_taken_away_ends_the_agent_and_what_runs() {
     for channel in CHANNELS {
         let (relayed, agent) = web(channel, "");
@@ -382,11 +407,15 @@ fn rh13_a_reader_that_stops_holds_up_no_other() {
     for channel in CHANNELS {
         let (relayed, _agent) = web(channel, "");
         let listener = listen(&relayed.hidden(), 80);
-        let stalled = connect(&relayed.client(), relayed.at(8000));
-        let (filling, _) = accept(&listener);
-        filling.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-        let block = vec![7; 1 << 20];
-        while (&filling).write(&block).is_ok() {}
+        // As much as comes is sent to twenty clients that read nothing of it.
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            let client = connect(&relayed.client(), relayed.at(8000));
+            let (filling, _) = accept(&listener);
+            filling.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+            while (&filling).write(&[7; 1 << 18]).is_ok() {}
+            stalled.push((client, filling));
+        }
         for seed in 1..4 {
             let client = connect(&relayed.client(), relayed.at(8000));
             let (server, _) = accept(&listener);
@@ -395,7 +424,7 @@ fn rh13_a_reader_that_stops_holds_up_no_other() {
                 expect_pattern(&client, seed, 64);
             });
         }
-        drop((stalled, filling));
+        drop(stalled);
         wait_until("all connections to be over", || relayed.connections().is_empty());
     }
 }

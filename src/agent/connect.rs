@@ -23,9 +23,10 @@ pub const SESSION: &[&[u8]] = &[b"h2"];
 pub const DATA: &[&[u8]] = &[b"http/1.1"];
 
 /// Bytes that may be on their way to the agent in one stream before they are read.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The same of all streams together.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all streams together: so many that readers which have stopped do not use it up, and stop the others (the limits
+/// of connections bound the sum).
+const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Bytes that a stream holds while the relay does not take them.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Time to one address, TLS included.

@@ -23,9 +23,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 
 /// Bytes that may be on their way to the relay in one stream before they are read.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The same of all streams of a connection together.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all streams of a connection together: so many that readers which have stopped do not use it up, and stop the
+/// others (the limits of connections bound the sum).
+const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Bytes that a stream holds while the agent does not take them.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Streams beside data channels: the control channel, and a few that end soon.
