@@ -347,6 +347,7 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
     for (question, code, words) in [
         ("invite Factory --publish web", 3, "Factory"),
         ("revoke nobody", 3, "there is no member"),
+        ("revoke 'web?x'", 2, "only a-z, 0-9 and '-'"),
         ("close 00000000000000ff", 3, "there is no connection"),
         ("close xyz", 2, "no ID"),
     ] {
@@ -354,6 +355,19 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
         assert_eq!(ran.code, Some(code), "{question}: {}", ran.stderr);
         assert!(ran.stderr.contains(words) && ran.stderr.lines().count() == 1, "{question}: {}", ran.stderr);
     }
+}
+
+#[test]
+fn an_invitation_names_an_address_that_agents_can_call_or_is_refused() {
+    let relayed = Relayed::new(&["web=8000"], "");
+    let relay = relayed.start_another("other", &["--listen", ":4443", "--server", "web=8001"]);
+    let ran = relay.ask("invite factory-7 --publish web");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--public HOST:PORT"), "{}", ran.stderr);
+    drop(relay);
+    let relay = relayed.start_another("third", &["--listen", "203.0.113.11:4443", "--server", "web=8001"]);
+    let line = relay.ask("invite factory-7 --publish web").ok();
+    assert!(line.starts_with("kamei agent --relay 203.0.113.11:4443 --invite kamei1-"), "{line}");
 }
 
 #[test]

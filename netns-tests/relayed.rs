@@ -117,6 +117,15 @@ impl Relayed {
         start(host, self.lab.scratch(), ("agent", name), &arguments)
     }
 
+    /// Another relay beside the first, ready.
+    #[track_caller]
+    pub fn start_another(&self, name: &str, flags: &[&str]) -> Process {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let relay = start(&self.relay.host, self.lab.scratch(), ("relay", name), &flags);
+        wait_until("another relay to be ready", || relay.ask("status").succeeded());
+        relay
+    }
+
     /// Stops the relay in order.
     #[track_caller]
     pub fn stop_relay(&mut self) {

@@ -64,9 +64,9 @@ async fn carry(agent: &Agent, session: &Session, call: &Call, published: &Publis
     };
     log::info!("connection {id} of {} to {published} open", call.client);
     let counts = Counts::default();
-    let ended = splice::join(&mut data, &mut server, &counts, None).await;
+    let ended = splice::join(&mut data, &mut server, &counts, None).await.words("relay", "server");
     let (forth, back) = (counts.forth.load(Ordering::Relaxed), counts.back.load(Ordering::Relaxed));
-    log::info!("connection {id} ended ({ended:?}): {forth} bytes to the server, {back} to the client");
+    log::info!("connection {id} ended ({ended}): {forth} bytes to the server, {back} to the client");
 }
 
 /// Dials the server; it is told who calls, where the operator wants that.

@@ -6,7 +6,7 @@ use super::table::Table;
 use super::{input, logging, show};
 use crate::config::{Located, RelayDraft, ServerDraft};
 use crate::control::{AgentView, Client, ConnectionView, InvitationView, Invite, RelayStatus, ServerView};
-use crate::session::ConnectionId;
+use crate::session::{ConnectionId, checked_name};
 use clap::{Args, Subcommand};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ struct Run {
     /// Where agents come in; `:443` is every address of this machine; repeatable
     #[arg(long, value_name = "[ADDRESS]:PORT")]
     listen: Vec<String>,
-    /// What invitations name as this relay's address [default: the first of --listen]
+    /// What invitations name as this relay's address [default: --listen, if that is one address]
     #[arg(long, value_name = "HOST:PORT")]
     public: Option<String>,
     /// A port of this relay for a server that an agent publishes; repeatable
@@ -115,7 +115,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         None => serve(arguments.run),
         Some(Question::Invite(arguments)) => invite(arguments),
         Some(Question::Revoke { name, socket }) => {
-            let revoked = socket.client().revoke(&name)?;
+            let name = checked_name(&name).map_err(|error| CliError::Question(error.to_string()))?;
+            let revoked = socket.client().revoke(name)?;
             writeln!(stdout(), "revoked: {name}; {} ended", show::number_of(revoked.connections as u64, "connection"))?;
             Ok(())
         }

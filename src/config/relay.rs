@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct RelayConfig {
     /// Where agents come in; never empty.
     pub listen: Vec<SocketAddr>,
-    /// What invitations name as the relay's address; the first of `listen` if not given.
+    /// What invitations name as the relay's address; if not given, an address of `listen` that is a single one.
     pub public: Option<HostPort>,
     /// Servers that clients reach by a port of the relay; each name and transport once.
     pub servers: Vec<ServerConfig>,

@@ -138,6 +138,7 @@ impl RelayAdmin for Asked {
             return Err(Refused::Wrong("an agent that may publish nothing is of no use; name its servers".to_owned()));
         }
         let relay = &self.0;
+        let public = public(relay)?;
         let valid = Duration::from_secs(invite.seconds);
         let made = relay.register.invite(&invite.name, MemberKind::Agent, &invite.servers, valid, wall());
         let secret = made.map_err(|error| match error {
@@ -146,7 +147,7 @@ impl RelayAdmin for Asked {
         })?;
         let token = Invitation { relay: relay.authority.fingerprint(), secret }.to_string();
         log::info!("{} is invited, to publish {}", invite.name, invite.servers.join(", "));
-        Ok(Invited { relay: public(relay), token })
+        Ok(Invited { relay: public, token })
     }
 
     fn revoke(&self, name: &str) -> Result<Option<usize>, String> {
@@ -182,8 +183,13 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What invitations name as the relay's address: what the operator says, or where it listens.
-fn public(relay: &Relay) -> String {
+/// What invitations name as the relay's address: what the operator says, or where it listens, if that is one address.
+fn public(relay: &Relay) -> Result<String, Refused> {
     let told = relay.config.public.as_ref().map(HostPort::to_string);
-    told.or_else(|| relay.config.listen.first().map(ToString::to_string)).unwrap_or_default()
+    let single = relay.config.listen.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string);
+    told.or(single).ok_or_else(|| {
+        let what = "this relay listens at every address: tell by --public HOST:PORT, or the key `public`, which of them \
+                    agents are to call";
+        Refused::Wrong(what.to_owned())
+    })
 }

@@ -5,7 +5,7 @@ use super::session::Session;
 use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::session::RefuseReason;
-use crate::splice::{self, Ended, Leg};
+use crate::splice::{self, Leg};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,13 +69,7 @@ async fn carry(
         () = connection.close.notified() => None,
     };
     drop(finish);
-    let how = match &ended {
-        None => "closed by the relay".to_owned(),
-        Some(Ended::InOrder) => "in order".to_owned(),
-        Some(Ended::FirstFailed(error)) => format!("client: {error}"),
-        Some(Ended::SecondFailed(error)) => format!("agent: {error}"),
-        Some(Ended::Idle) => "idle".to_owned(),
-    };
+    let how = ended.map_or("closed by the relay".to_owned(), |ended| ended.words("client", "agent"));
     let (forth, back) =
         (connection.counts.forth.load(Ordering::Relaxed), connection.counts.back.load(Ordering::Relaxed));
     log::info!("connection {} ended ({how}): {forth} bytes to the server, {back} to the client", connection.id);

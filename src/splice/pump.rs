@@ -39,6 +39,18 @@ pub enum Ended {
     Idle,
 }
 
+impl Ended {
+    /// How it ended, in words, where the legs are called so.
+    pub fn words(&self, first: &str, second: &str) -> String {
+        match self {
+            Self::InOrder => "in order".to_owned(),
+            Self::FirstFailed(error) => format!("{first}: {error}"),
+            Self::SecondFailed(error) => format!("{second}: {error}"),
+            Self::Idle => "idle".to_owned(),
+        }
+    }
+}
+
 /// One direction.
 #[derive(Default)]
 struct Direction {
