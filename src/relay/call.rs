@@ -51,6 +51,8 @@ async fn carry(
     let finish = Finish { session: &session, connection };
     let mut data = tokio::select! {
         answer = told => answer.unwrap_or(Err(RefuseReason::SessionEnded))?,
+        // One that ended just before the call was put to it answers no more.
+        _ = session.wait_end() => return Err(RefuseReason::SessionEnded),
         () = gone(client) => return Err(RefuseReason::ClientGone),
         () = connection.close.notified() => return Err(RefuseReason::SessionEnded),
     };

@@ -46,7 +46,7 @@ impl Sessions {
         let now = Instant::now();
         all.swaps.retain(|(_, at)| now.duration_since(*at) < SWAP_TIME);
         let before: Vec<Arc<Session>> = all.live.iter().filter(|live| live.key == session.key).cloned().collect();
-        if !before.is_empty() {
+        if before.iter().any(|old| old.ended().is_none()) {
             let swaps = all.swaps.iter().filter(|(key, _)| *key == session.key).count();
             if swaps >= MOST_SWAPS {
                 return Err(Swapping);

@@ -17,6 +17,7 @@ use h2::server::{Connection, SendResponse};
 use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -45,6 +46,8 @@ struct Shared {
     relay: Arc<Relay>,
     caller: Caller,
     session: Mutex<Option<Arc<Session>>>,
+    /// Whether an invitation is being judged: one at a time, so that a stranger holds one body and not thousands.
+    is_enrolling: AtomicBool,
 }
 
 /// Serves the connection until it ends. `unproved` is given back when it has a session.
@@ -60,7 +63,7 @@ pub async fn serve(relay: Arc<Relay>, stream: TlsStream<TcpStream>, caller: Call
         .enable_connect_protocol();
     let begun = timeout(BEGIN_TIME, builder.handshake::<_, Bytes>(stream)).await;
     let Ok(Ok(mut connection)) = begun else { return };
-    let shared = Arc::new(Shared { relay, caller, session: Mutex::default() });
+    let shared = Arc::new(Shared { relay, caller, session: Mutex::default(), is_enrolling: AtomicBool::new(false) });
     let why = accept(&shared, &mut connection, unproved).await;
     if let Some(why) = why {
         connection.graceful_shutdown();
@@ -115,9 +118,15 @@ async fn handle(shared: &Arc<Shared>, request: Request<RecvStream>, respond: Sen
     let protocol = request.extensions().get::<Protocol>().map(|protocol| protocol.as_str().to_owned());
     match (request.method(), protocol.as_deref(), path.as_str()) {
         (&Method::POST, None, ENROL_PATH) => {
+            if shared.is_enrolling.swap(true, Ordering::Relaxed) {
+                return refuse(respond, StatusCode::TOO_MANY_REQUESTS, "one invitation at a time");
+            }
             let shared = Arc::clone(shared);
             // Beside the connection's own task, which has to go on for the body to come.
-            tokio::spawn(async move { enrol::serve(&shared.relay, shared.caller, request.into_body(), respond).await });
+            tokio::spawn(async move {
+                enrol::serve(&shared.relay, shared.caller, request.into_body(), respond).await;
+                shared.is_enrolling.store(false, Ordering::Relaxed);
+            });
         }
         (&Method::CONNECT, Some(LISTEN), LISTEN_PATH) => listen(shared, request, respond).await,
         (&Method::CONNECT, Some(ACCEPT), path) => accept_data(shared, path, request.into_body(), respond).await,
@@ -144,6 +153,10 @@ async fn listen(shared: &Arc<Shared>, request: Request<RecvStream>, mut respond:
         let text = "another agent with this key is connected, and the two keep replacing each other; each agent needs an invitation of its own";
         log::warn!("agent {} at {}: {text}", member.name, shared.caller.address);
         return refuse(respond, StatusCode::CONFLICT, text);
+    }
+    // A revocation that found no session yet counts all the same.
+    if self::member(shared).is_none() {
+        session.end(End::Revoked);
     }
     let answer = answer(StatusCode::OK);
     let Ok(sender) = respond.send_response(answer, false) else { return shared.relay.sessions.leave(&session) };
