@@ -11,6 +11,7 @@ use crate::config::HostPort;
 use crate::identity::Fingerprint;
 use crate::session::requests::{LISTEN, LISTEN_PATH, VERSION_HEADER};
 use crate::session::{AgentSide, Beat, Decoder, Liveness, Message, Taken, Unreadable, VERSION, Violation};
+use crate::splice;
 use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
@@ -184,14 +185,8 @@ async fn write(mut sender: SendStream<Bytes>, mut said: mpsc::Receiver<Message>)
         while let Ok(next) = said.try_recv() {
             next.put(&mut bytes);
         }
-        let mut rest = Bytes::from(bytes);
-        while !rest.is_empty() {
-            sender.reserve_capacity(rest.len());
-            let Some(Ok(room)) = std::future::poll_fn(|cx| sender.poll_capacity(cx)).await else { return };
-            let piece = rest.split_to(room.min(rest.len()));
-            if sender.send_data(piece, false).is_err() {
-                return;
-            }
+        if !splice::send_all(&mut sender, Bytes::from(bytes)).await {
+            return;
         }
     }
 }

@@ -7,6 +7,9 @@ use std::net::SocketAddr;
 use tokio::net::{TcpStream, lookup_host};
 
 /// Connects to a host, trying its addresses one after the other.
+///
+/// # Errors
+/// What the system said of the last one, with its number.
 pub async fn dial(host: &HostPort) -> io::Result<TcpStream> {
     let unresolved =
         |error| io::Error::new(io::ErrorKind::HostUnreachable, format!("{host} does not resolve: {error}"));
@@ -18,7 +21,7 @@ pub async fn dial(host: &HostPort) -> io::Result<TcpStream> {
                 splice::prepare(&stream)?;
                 return Ok(stream);
             }
-            Err(error) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(error) => failed = error,
         }
     }
     Err(failed)

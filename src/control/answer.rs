@@ -357,7 +357,6 @@ fn release_all(filter: &Filter, dry_run: bool, admin: &dyn Admin, user: u32) -> 
 }
 
 /// The body of a request, if it is not too large and not too slow.
-/// A body, up to what makes sense.
 pub async fn whole(mut body: Incoming, time: Duration) -> Result<Vec<u8>, Refusal> {
     let too_large = || {
         let error = format!("the body is larger than {LARGEST_BODY} bytes");

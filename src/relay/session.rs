@@ -7,7 +7,7 @@ use crate::session::{
     Beat, ConnectionId, DataChannel, Decoder, Joining, Limits, Liveness, Message, Outcome, Published, RefuseReason,
     RelaySide, Unreadable, Violation,
 };
-use crate::splice::Leg;
+use crate::splice::{self, Leg};
 use crate::time::Time;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -304,20 +304,14 @@ impl<E: Into<Unreadable>> From<E> for Broken {
 
 /// Writes what is said; ends with the session, or when the agent takes nothing more.
 async fn write(mut sender: SendStream<Bytes>, mut said: mpsc::Receiver<Message>) {
-    let mut bytes = Vec::new();
     while let Some(message) = said.recv().await {
+        let mut bytes = Vec::new();
         message.put(&mut bytes);
         while let Ok(next) = said.try_recv() {
             next.put(&mut bytes);
         }
-        let mut rest = Bytes::from(std::mem::take(&mut bytes));
-        while !rest.is_empty() {
-            sender.reserve_capacity(rest.len());
-            let Some(Ok(room)) = std::future::poll_fn(|cx| sender.poll_capacity(cx)).await else { return };
-            let piece = rest.split_to(room.min(rest.len()));
-            if sender.send_data(piece, false).is_err() {
-                return;
-            }
+        if !splice::send_all(&mut sender, Bytes::from(bytes)).await {
+            return;
         }
     }
 }

@@ -262,7 +262,7 @@ fn take_list<T>(bytes: &mut &[u8], mut take: impl FnMut(&mut &[u8]) -> Option<T>
 fn take_server(bytes: &mut &[u8]) -> Option<Offer> {
     let id = ServerId(varint::take(bytes)?);
     let transport = Transport::of_number(take_byte(bytes)?)?;
-    let port = take_port(bytes)?;
+    let port = take_port(bytes).filter(|port| *port > 0)?;
     let length = usize::try_from(varint::take(bytes)?).ok()?;
     let name: Name = std::str::from_utf8(take_bytes(bytes, length)?).ok()?.parse().ok()?;
     Some(Offer { id, published: Published { name, transport }, port })

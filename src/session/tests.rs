@@ -34,7 +34,7 @@ fn some_message() -> impl Strategy<Value = Message> {
     let id = any::<u64>().prop_map(ConnectionId::new);
     let server = (0_u64..1 << 40).prop_map(ServerId);
     let name = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?";
-    let entry = (server.clone(), name, any::<bool>(), any::<u16>()).prop_map(|(id, name, is_udp, port)| {
+    let entry = (server.clone(), name, any::<bool>(), 1_u16..).prop_map(|(id, name, is_udp, port)| {
         let transport = if is_udp { Transport::Udp } else { Transport::Tcp };
         Offer { id, published: Published { name: name.parse().unwrap(), transport }, port }
     });

@@ -88,6 +88,19 @@ impl Leg for H2Leg {
     }
 }
 
+/// Sends all of it, as the peer takes it; `false` if it takes nothing more.
+pub async fn send_all(sender: &mut SendStream<Bytes>, mut bytes: Bytes) -> bool {
+    while !bytes.is_empty() {
+        sender.reserve_capacity(bytes.len());
+        let Some(Ok(room)) = std::future::poll_fn(|cx| sender.poll_capacity(cx)).await else { return false };
+        let piece = bytes.split_to(room.min(bytes.len()));
+        if sender.send_data(piece, false).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
 fn io_error(error: h2::Error) -> io::Error {
     if error.is_io() {
         return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());

@@ -10,7 +10,7 @@ mod h2_leg;
 mod leg;
 mod pump;
 
-pub use h2_leg::H2Leg;
+pub use h2_leg::{H2Leg, send_all};
 pub use leg::{Leg, prepare};
 pub use pump::{Counts, Ended, join};
 
