@@ -26,3 +26,15 @@ pub async fn dial(host: &HostPort) -> io::Result<TcpStream> {
     }
     Err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_system_said_keeps_its_number() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = dial(&closed.to_string().parse().unwrap()).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
+    }
+}
