@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
-const INSIDE: Realm = Realm::Inside(0);
+const INSIDE: Realm = Realm::inside(0);
 
 struct Counting;
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 pub const NOW: Time = Time::from_secs(1_800_000_000);
-pub const INSIDE: Realm = Realm::Inside(0);
+pub const INSIDE: Realm = Realm::inside(0);
 pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// A gateway with these pools, in front of 10.0.0.0/8 and fd00:1::/64, that makes bindings as fast as it can.

@@ -8,7 +8,7 @@ mod scene;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kamei::gateway::huge_pages;
-use kamei::nat::{BindingState, Lifetimes, Nat, StoredBinding, Translator};
+use kamei::nat::{BindingState, InsideNumber, Lifetimes, Nat, StoredBinding, Translator};
 use kamei::wire::Address;
 use scene::{INSIDE, NOW, PEER, Transport, nat, packet, send, terminal};
 use std::hint::black_box;
@@ -124,7 +124,7 @@ fn look_up(c: &mut Criterion, nat: &Nat, fill: u32) {
                 },
                 |terminals| {
                     for some in terminals.chunks(at_once as usize) {
-                        black_box(nat.virtual_ips(0, some, PEER.into()));
+                        black_box(nat.virtual_ips(InsideNumber::new(0), some, PEER.into()));
                     }
                 },
                 BatchSize::SmallInput,
@@ -220,7 +220,7 @@ fn workers(c: &mut Criterion) {
         while left > 0 {
             let some = left.min(BATCH as usize);
             let from = left % (all.len() - some);
-            black_box(nat.virtual_ips(0, &all[from..from + some], PEER.into()));
+            black_box(nat.virtual_ips(InsideNumber::new(0), &all[from..from + some], PEER.into()));
             left -= some;
         }
         begun.elapsed()

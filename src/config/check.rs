@@ -4,7 +4,8 @@ use super::draft::{Draft, InsideDraft, Located, PinDraft, PoolDraft};
 use super::problem::{Place, Problem, Wrong};
 use super::{Config, DEFAULT_CONTROL, DEFAULT_STATE_DIR, DEFAULT_TUN, FastPath, HistorySettings, Inside, Pinning};
 use crate::nat::{
-    Alg, AlgSettings, CallbackPolicy, CreationLimit, InboundRefresh, Lifetimes, Policy, PoolKind, PoolSettings,
+    Alg, AlgSettings, CallbackPolicy, CreationLimit, InboundRefresh, InsideNumber, Lifetimes, Policy, PoolKind,
+    PoolSettings,
 };
 use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
@@ -414,7 +415,7 @@ fn translated(text: &str, range: &AddressRange) -> Result<PoolKind, Wrong> {
     let short = |net: &ipnet::Ipv6Net| net.prefix_len() <= MOST_TRANSLATED;
     match (prefix(text)?, range.prefixes().as_slice()) {
         (IpNet::V6(internal), [IpNet::V6(external)]) if short(&internal) && short(external) => {
-            Ok(PoolKind::Prefix { internal, inside: 0 })
+            Ok(PoolKind::Prefix { internal, inside: InsideNumber::new(0) })
         }
         _ => Err(wrong()),
     }

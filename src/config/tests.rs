@@ -324,7 +324,7 @@ fn what_is_off_by_default_has_a_key_each() {
         assert!(problems(&with_alg(alg)).join("").contains(said), "{alg}");
     }
     let internal = "fd01:203:405::/48".parse().unwrap();
-    assert_eq!(config.pools[2].kind, PoolKind::Prefix { internal, inside: 0 });
+    assert_eq!(config.pools[2].kind, PoolKind::Prefix { internal, inside: Default::default() });
     let said = problems(&text.replace("fd01:203:405::/48", "10.0.0.0/8")).join("");
     assert!(said.contains("pool 2001:db8:1::/48 cannot translate '10.0.0.0/8'"), "{said}");
 }

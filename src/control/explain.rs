@@ -65,13 +65,13 @@ impl ExplainRequest {
 }
 
 fn realm(nat: &Nat, name: &str) -> Result<Realm, Refusal> {
-    let mut insides = nat.inside_names();
-    if let Some(number) = nat.inside_names().position(|inside| inside == name) {
-        return Ok(Realm::Inside(u16::try_from(number).unwrap_or(u16::MAX)));
+    if let Some(inside) = nat.inside(name) {
+        return Ok(Realm::Inside(inside));
     }
+    let mut insides = nat.inside_names();
     match (name, insides.next(), insides.next()) {
         ("outside", ..) => Ok(Realm::Outside),
-        ("inside", Some(_), None) => Ok(Realm::Inside(0)),
+        ("inside", Some(_), None) => Ok(Realm::inside(0)),
         _ => {
             let names: Vec<&str> = nat.inside_names().collect();
             Err(bad(format!("there is no realm '{name}'; there are outside, {}", names.join(", "))))

@@ -4,7 +4,7 @@ use super::explain::protocol_number;
 use super::parameters::pairs;
 use super::refusal::{Refusal, bad};
 use super::{Admin, FastPathStatus};
-use crate::nat::{Nat, Question, Realm};
+use crate::nat::{InsideNumber, Nat, Question, Realm};
 use crate::time::Time;
 use crate::wire::{Address, protocol};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct CarriedFlow {
     /// The peer.
     pub peer: Address,
     /// Which inside the terminal is in.
-    pub inside: u16,
+    pub inside: InsideNumber,
     /// Whether they go from the terminal to the peer.
     pub is_outward: bool,
     /// When the kernel took it over.

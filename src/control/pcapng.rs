@@ -82,14 +82,10 @@ fn said(event: &Event) -> &'static str {
 }
 
 fn packet(seen: &Sighting, (realm, direction): (Realm, u32), kept: &Kept, comment: &str, out: &mut Vec<u8>) {
-    let interface = match realm {
-        Realm::Outside => 0,
-        Realm::Inside(inside) => u32::from(inside) + 1,
-    };
     // Microseconds unless an interface says otherwise.
     let at = seen.at.as_micros();
     block(out, ENHANCED_PACKET, |out| {
-        word(out, interface);
+        word(out, realm.number()); // the interfaces, in their order
         #[allow(clippy::cast_possible_truncation, reason = "the format wants both halves")]
         [(at >> 32) as u32, at as u32].into_iter().for_each(|half| word(out, half));
         word(out, u32::try_from(kept.bytes.len()).unwrap_or(u32::MAX));

@@ -275,7 +275,7 @@ mod tests {
     /// A terminal (1, seen as 100) sends to a peer.
     fn send(taps: &Taps, peer: u8, verdict: &Verdict) {
         let Some(before) = taps.keep(&packet(1, peer)) else { return };
-        let (at, from) = (Time::from_secs(50), Realm::Inside(0));
+        let (at, from) = (Time::from_secs(50), Realm::inside(0));
         taps.show(Seen { at, from, before, after: &packet(100, peer), verdict });
     }
 

@@ -293,7 +293,7 @@ fn many_bindings_are_counted_and_released_at_once_but_none_that_is_pinned() {
         let terminal = (10 << 24 | n).to_be_bytes();
         PacketBuilder::ipv4(terminal, [192, 0, 2, 1], 64).udp(1, 2).write(&mut bytes, b"").unwrap();
         let mut translator = scene.stub.nat().translator();
-        translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), scene.stub.now());
+        translator.translate(&mut Packet::new(&mut bytes), Realm::inside(0), scene.stub.now());
     }
     let filter = |prefix: &str| Filter { prefix: Some(prefix.parse().unwrap()), ..Filter::default() };
     let many = Filter { unanswered: true, older_than: Some(Duration::from_secs(3600)), ..filter("10.0.0.0/25") };
@@ -513,7 +513,7 @@ fn bindings_are_listed_in_the_order_asked_for() {
             .udp(1, 2)
             .write(&mut bytes, &vec![0; 100 * usize::from(n)])
             .unwrap();
-        translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), scene.stub.now());
+        translator.translate(&mut Packet::new(&mut bytes), Realm::inside(0), scene.stub.now());
     }
     translator.flush(scene.stub.now());
     let list = |by, reversed, limit, unanswered| -> Vec<u8> {

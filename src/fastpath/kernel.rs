@@ -4,7 +4,7 @@ use super::abilities::{Abilities, XdpFeatures};
 use super::attachment::Attachment;
 use super::flow_book::{FlowBook, KernelFlow};
 use super::guard::{self, Guard, Ways};
-use super::layout::{Interface, realm_number};
+use super::layout::Interface;
 use super::program::{Loader, ProgramSurroundings};
 use super::role::{Position, Role, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
@@ -275,11 +275,11 @@ impl FastPath {
     fn interfaces(&self, site: &Site, features: &BTreeMap<u32, XdpFeatures>) -> BTreeMap<u32, Interface> {
         let takes_frames = |index| features.get(&index).is_some_and(|found| found.takes_frames());
         let interface = |Entrance { index, realm, .. }: &Entrance| {
-            (*index, Interface { realm: realm_number(*realm), takes_frames: takes_frames(*index).into() })
+            (*index, Interface { realm: realm.number(), takes_frames: takes_frames(*index).into() })
         };
         // What comes in by a port, and goes on without having been the bridge's, is of the same inside.
         let ports = site.ports.iter().filter(|port| port.realm != Realm::Outside);
-        let ports = ports.map(|port| (port.index, Interface { realm: realm_number(port.realm), takes_frames: 0 }));
+        let ports = ports.map(|port| (port.index, Interface { realm: port.realm.number(), takes_frames: 0 }));
         ports.chain(site.entrances.iter().map(interface)).collect()
     }
 
@@ -443,7 +443,7 @@ fn ways(site: &Site, is_attached: impl Fn(u32) -> bool) -> Ways {
     for Entrance { index, realm, .. } in &site.entrances {
         match realm {
             Realm::Inside(inside) => {
-                let inside = usize::from(*inside);
+                let inside = usize::from(inside.get());
                 insides.resize(insides.len().max(inside + 1), Vec::new());
                 if let Some(indices) = insides.get_mut(inside) {
                     indices.push(*index);

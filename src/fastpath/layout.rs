@@ -148,31 +148,16 @@ const _: () = assert!(size_of::<Door>() == 16 + 2 * CONTROL_PORTS + 12);
 const _: () = assert!(size_of::<Key4>() == 12 && size_of::<Key6>() == 36);
 const _: () = assert!(size_of::<Flow4>() == 24 + 16 && size_of::<Flow6>() == 24 + 24);
 
-/// The number of a realm in a door and in a key.
-pub fn realm_number(realm: Realm) -> u32 {
-    match realm {
-        Realm::Outside => 0,
-        Realm::Inside(inside) => u32::from(inside) + 1,
-    }
-}
-
-fn realm(number: u32) -> Option<Realm> {
-    match number.checked_sub(1) {
-        None => Some(Realm::Outside),
-        Some(inside) => u16::try_from(inside).ok().map(Realm::Inside),
-    }
-}
-
 impl Key4 {
     /// Where packets come from, their source and destination.
     pub fn parts(&self) -> Option<(Realm, Address, Address)> {
         let (source, destination) = (Address::from_v4(self.source), Address::from_v4(self.destination));
-        Some((realm(self.realm)?, source, destination))
+        Some((Realm::of_number(self.realm)?, source, destination))
     }
 
     /// The key of what comes from `from`.
     pub fn new(from: Realm, source: Address, destination: Address) -> Self {
-        Self { realm: realm_number(from), source: source.v4_octets(), destination: destination.v4_octets() }
+        Self { realm: from.number(), source: source.v4_octets(), destination: destination.v4_octets() }
     }
 }
 
@@ -180,12 +165,12 @@ impl Key6 {
     /// Where packets come from, their source and destination.
     pub fn parts(&self) -> Option<(Realm, Address, Address)> {
         let (source, destination) = (Address::from_v6(self.source), Address::from_v6(self.destination));
-        Some((realm(self.realm)?, source, destination))
+        Some((Realm::of_number(self.realm)?, source, destination))
     }
 
     /// The key of what comes from `from`.
     pub fn new(from: Realm, source: Address, destination: Address) -> Self {
-        Self { realm: realm_number(from), source: source.v6_octets(), destination: destination.v6_octets() }
+        Self { realm: from.number(), source: source.v6_octets(), destination: destination.v6_octets() }
     }
 }
 
@@ -239,7 +224,7 @@ fn delta(offer: &Offer) -> u16 {
 
 /// There are far fewer insides; a number that does not fit is of no exit.
 fn to(offer: &Offer) -> u16 {
-    u16::try_from(realm_number(offer.to)).unwrap_or(u16::MAX)
+    u16::try_from(offer.to.number()).unwrap_or(u16::MAX)
 }
 
 impl From<PrefixKind> for PlaceValue {
@@ -247,7 +232,7 @@ impl From<PrefixKind> for PlaceValue {
     fn from(kind: PrefixKind) -> Self {
         let (kind, realm) = match kind {
             PrefixKind::Pool => (1, 0),
-            PrefixKind::Inside(inside) => (2, realm_number(Realm::Inside(inside))),
+            PrefixKind::Inside(inside) => (2, Realm::Inside(inside).number()),
             PrefixKind::Unclear => (3, 0),
             PrefixKind::OwnOutside => (4, 0),
             PrefixKind::OwnInside => (5, 0),

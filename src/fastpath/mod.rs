@@ -50,7 +50,7 @@ pub use guard::{GuardError, RulesetMonitor};
 
 use crate::config::FastPathHook;
 use crate::host::Ethernet;
-use crate::nat::Realm;
+use crate::nat::{InsideNumber, Realm};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::io;
@@ -258,7 +258,7 @@ pub enum PrefixKind {
     /// Virtual IPs.
     Pool,
     /// Terminals of one inside.
-    Inside(u16),
+    Inside(InsideNumber),
     /// Terminals, but of several insides.
     Unclear,
     /// This machine's, outside.

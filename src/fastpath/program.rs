@@ -2,7 +2,7 @@
 
 use super::attachment::Attachment;
 use super::layout::{
-    CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS, realm_number,
+    CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS,
 };
 use super::pin_directory::PinDirectory;
 use super::role::{Position, Role};
@@ -202,7 +202,7 @@ impl Loader {
             *place = port.to_be();
         }
         Ok(Door {
-            realm: realm_number(realm),
+            realm: realm.number(),
             device,
             token: self.token,
             control_ports,

@@ -207,8 +207,8 @@ mod tests {
         let mut log = EventLog::new(TerminalNames::new(LogTerminals::Plain, &[1; 16]));
         let event = |kind, n: u32| Event {
             kind,
-            inside: 0,
-            pool: 0,
+            inside: Default::default(),
+            pool: Default::default(),
             made: Time::from_secs(1),
             terminal: Address::from_v4(n.to_be_bytes()),
             virtual_ip: Address::from_bits(0),

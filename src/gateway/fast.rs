@@ -5,7 +5,7 @@ use crate::config::{Config, FastPathMode};
 use crate::control::{CarriedFlow, FastPathStatus, Taps};
 use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, KernelFlow, PrefixKind, Site};
 use crate::host::{Framing, Kernel};
-use crate::nat::{Multipath, Nat, Offer, Realm};
+use crate::nat::{InsideNumber, Multipath, Nat, Offer, Realm};
 use crate::time::Time;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -55,23 +55,19 @@ pub fn common(config: &Config) -> Common {
 
 /// The host, as the programs go by it.
 fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
-    let realm = |inside: Option<usize>| match inside {
-        Some(inside) => Realm::Inside(number(inside)),
-        None => Realm::Outside,
-    };
     let mut entrances = Vec::new();
-    for (name, index, inside, framing) in kernel.interfaces() {
-        let ethernet = match (framing, inside) {
+    for (name, index, realm, framing) in kernel.interfaces() {
+        let ethernet = match (framing, realm) {
             (Framing::Ethernet(ethernet), _) => Some(ethernet),
-            (Framing::Bare, _) | (Framing::Unknown, Some(_)) => None,
-            (Framing::Unknown, None) => return Err(FastPathError::UnknownLink(name)),
+            (Framing::Bare, _) | (Framing::Unknown, Realm::Inside(_)) => None,
+            (Framing::Unknown, Realm::Outside) => return Err(FastPathError::UnknownLink(name)),
         };
-        entrances.push(Entrance { name, index, realm: realm(inside), ethernet });
+        entrances.push(Entrance { name, index, realm, ethernet });
     }
     let is_entrance = |index| entrances.iter().any(|entrance: &Entrance| entrance.index == index);
-    let ports = kernel.ports().into_iter().filter_map(|(name, index, inside, framing)| match framing {
+    let ports = kernel.ports().into_iter().filter_map(|(name, index, realm, framing)| match framing {
         Framing::Ethernet(ethernet) if !is_entrance(index) => {
-            Some(Entrance { name, index, realm: realm(inside), ethernet: Some(ethernet) })
+            Some(Entrance { name, index, realm, ethernet: Some(ethernet) })
         }
         _ => None,
     });
@@ -102,8 +98,8 @@ fn site(kernel: &Kernel) -> Result<Site, FastPathError> {
 /// Whose addresses are whose.
 fn prefixes(kernel: &Kernel) -> BTreeMap<IpNet, PrefixKind> {
     let mut all = BTreeMap::new();
-    for (realm, net, is_unclear) in kernel.hidden() {
-        let kind = if is_unclear { PrefixKind::Unclear } else { PrefixKind::Inside(number(realm)) };
+    for (inside, net, is_unclear) in kernel.hidden() {
+        let kind = if is_unclear { PrefixKind::Unclear } else { PrefixKind::Inside(inside) };
         all.insert(net.trunc(), kind);
     }
     let pools = kernel.plan().pools.iter().flat_map(|pool| pool.prefixes());
@@ -114,11 +110,6 @@ fn prefixes(kernel: &Kernel) -> BTreeMap<IpNet, PrefixKind> {
         all.insert(IpNet::from(*own), kind);
     }
     all
-}
-
-/// There are far fewer insides.
-fn number(inside: usize) -> u16 {
-    u16::try_from(inside).unwrap_or(u16::MAX)
 }
 
 /// How it is.
@@ -139,7 +130,7 @@ pub fn carried(flow: &KernelFlow) -> CarriedFlow {
     let (inside, terminal, virtual_ip, peer) = match (from, to) {
         (Realm::Inside(inside), _) => (inside, source, address, destination),
         (Realm::Outside, Realm::Inside(inside)) => (inside, address, destination, source),
-        (Realm::Outside, Realm::Outside) => (u16::MAX, address, destination, source),
+        (Realm::Outside, Realm::Outside) => (InsideNumber::new(u16::MAX), address, destination, source),
     };
     CarriedFlow {
         bytes_a_second: flow.bytes_a_second,

@@ -227,10 +227,7 @@ impl Worker {
     /// Translates the packet in `buffer` and does what the verdict says.
     fn serve(&mut self, buffer: &mut Buffer, now: Time) {
         let Some(origin) = buffer.origin() else { return };
-        let realm = match origin.realm.checked_sub(1) {
-            None => Realm::Outside,
-            Some(inside) => Realm::Inside(inside),
-        };
+        let Some(realm) = Realm::of_number(origin.realm.into()) else { return };
         let mut packet = buffer.packet();
         let kept = self.shared.taps.keep(packet.bytes);
         let verdict = self.translator.translate(&mut packet, realm, now);
@@ -287,10 +284,7 @@ impl Worker {
 
     /// The device by which the kernel hears of packets for a realm.
     fn device_of(&self, realm: Realm) -> usize {
-        match realm {
-            Realm::Inside(inside) if usize::from(inside) + 1 < self.own().len() => usize::from(inside) + 1,
-            _ => 0,
-        }
+        usize::try_from(realm.number()).ok().filter(|number| *number < self.own().len()).unwrap_or(0)
     }
 
     /// Writes what a helper has made of a packet from `realm`.

@@ -11,6 +11,7 @@ use super::sysctl::Sysctls;
 use super::undo::UndoFile;
 use super::view::{Framing, Host, Outward, Stage};
 use super::{access, apply, bridged, look, neighbours, news, opened, roster};
+use crate::nat::{InsideNumber, Realm};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -173,18 +174,18 @@ impl Kernel {
         &self.host
     }
 
-    /// The interfaces that exist now and can be served, with their index and the inside realm behind them (`None`: the outside).
-    pub fn interfaces(&self) -> Vec<(String, u32, Option<usize>, Framing)> {
-        let insides = self.plan.insides.iter().enumerate();
-        let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, Some(realm))));
-        let all = insides.chain(self.plan.outsides.iter().map(|name| (name, None)));
+    /// The interfaces that exist now and can be served, with their index and the realm behind them.
+    pub fn interfaces(&self) -> Vec<(String, u32, Realm, Framing)> {
+        let insides = (0..=u16::MAX).map(Realm::inside).zip(&self.plan.insides);
+        let insides = insides.flat_map(|(realm, inside)| inside.interfaces.iter().map(move |name| (name, realm)));
+        let all = insides.chain(self.plan.outsides.iter().map(|name| (name, Realm::Outside)));
         let with_index = all.filter_map(|(name, realm)| Some((name, self.host.index(name)?, realm)));
         let with_index = with_index.filter(|(_, index, _)| !self.host.unserved.contains(index));
         with_index.map(|(name, index, realm)| (name.clone(), index, realm, self.framing(index))).collect()
     }
 
     /// The ports of those of them that are bridges, with the realm behind the bridge.
-    pub fn ports(&self) -> Vec<(String, u32, Option<usize>, Framing)> {
+    pub fn ports(&self) -> Vec<(String, u32, Realm, Framing)> {
         let bridges = self.interfaces();
         let of_ours = |(name, index): &(String, u32)| {
             let bridge = self.host.ports.get(index)?;
@@ -227,14 +228,14 @@ impl Kernel {
     }
 
     /// The prefixes of each inside that are closed to others, and whether another inside has addresses of them too.
-    pub fn hidden(&self) -> Vec<(usize, IpNet, bool)> {
+    pub fn hidden(&self) -> Vec<(InsideNumber, IpNet, bool)> {
         let realms = 0..self.host.insides.len();
         let all = realms.flat_map(|realm| [Family::V4, Family::V6].map(|family| (realm, family)));
         let now = Instant::now();
         let faded = self.faded.iter().filter(|(_, _, until)| *until > now).map(|(realm, net, _)| (*realm, *net));
         all.flat_map(|(realm, family)| self.host.closable(realm, family).map(move |net| (realm, net)))
             .chain(faded)
-            .map(|(realm, net)| (realm, net, self.host.is_ambiguous(realm, &net)))
+            .map(|(realm, net)| (InsideNumber::of_place(realm), net, self.host.is_ambiguous(realm, &net)))
             .collect()
     }
 

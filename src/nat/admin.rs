@@ -8,9 +8,11 @@ use super::table::slots::Slot;
 use super::table::{Found, PinError, Pinned};
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Realm;
+use crate::nat::bound::Bound;
+use crate::nat::numbers::{InsideNumber, PoolNumber};
 use crate::nat::qualified::Qualified;
 use crate::nat::reason::DropReason;
-use crate::nat::shared::{Nat, owner, slot_ref};
+use crate::nat::shared::Nat;
 use crate::nat::surroundings::contain;
 use crate::nat::views::BindingView;
 use crate::nat::views::PoolView;
@@ -104,15 +106,15 @@ impl Nat {
     /// Calls `each` for every binding that is active, dormant or quarantined, in the order of the pools and of the
     /// virtual IPs, until it returns `false`. Packets do not wait for it.
     pub fn for_each_binding(&self, now: Time, each: &mut dyn FnMut(BindingView) -> bool) {
-        for pool in 0..u16::try_from(self.pools.len()).unwrap_or(u16::MAX) {
-            for (number, table) in self.tables.iter().enumerate() {
+        for pool in self.pools.numbers() {
+            for (number, table) in self.tables.iter() {
                 let Some((mut next, end)) =
                     table.pools().iter().find(|part| part.pool() == pool).map(|part| part.slots())
                 else {
                     continue;
                 };
                 while let Some(found) = table.next_at(next).filter(|found| found.index < end) {
-                    if !each(self.view(number, &found, now)) {
+                    if !each(self.view(&Bound { table: number, found }, now)) {
                         return;
                     }
                     next = found.index + 1;
@@ -123,10 +125,14 @@ impl Nat {
 
     /// The binding of a virtual IP.
     pub fn of_virtual_ip(&self, virtual_ip: IpAddr, now: Time) -> Option<BindingView> {
-        let address = Address::from(virtual_ip);
-        let number = usize::from(self.selection.of_virtual_ip(address)?);
-        let found = self.tables.get(number)?.of_virtual_ip(address)?;
-        Some(self.view(number, &found, now))
+        Some(self.view(&self.bound_of(virtual_ip.into())?, now))
+    }
+
+    /// The binding of a virtual IP, in whatever state.
+    pub(super) fn bound_of(&self, virtual_ip: Address) -> Option<Bound> {
+        let table = self.selection.of_virtual_ip(virtual_ip)?;
+        let found = self.tables.get(table)?.of_virtual_ip(virtual_ip)?;
+        Some(Bound { table, found })
     }
 
     /// The bindings in which `address` is the terminal or the virtual IP.
@@ -137,7 +143,7 @@ impl Nat {
     /// The same, in one inside.
     pub fn find_named(&self, which: &Qualified, now: Time) -> Vec<BindingView> {
         let found = self.named(which).unwrap_or_default();
-        found.iter().map(|(table, found)| self.full_view(*table, found, now)).collect()
+        found.iter().map(|bound| self.full_view(bound, now)).collect()
     }
 
     /// Ties `terminal` to `virtual_ip` for good (until released): such a binding never goes dormant. An existing binding
@@ -168,8 +174,9 @@ impl Nat {
         let number = self.selection.of_virtual_ip(address).ok_or(AdminError::NotInAPool(virtual_ip))?;
         let table = self.table(number).map_err(|_| AdminError::NotInAPool(virtual_ip))?;
         let surroundings = self.surroundings();
-        let insides: Vec<u16> = (0..self.insides.len())
-            .filter_map(|inside| u16::try_from(inside).ok())
+        let insides: Vec<InsideNumber> = self
+            .insides
+            .numbers()
             .filter(|inside| named.is_none_or(|named| named == *inside))
             .filter(|inside| surroundings.is_source(*inside, terminal_address))
             .collect();
@@ -183,18 +190,18 @@ impl Nat {
                 PinError::Reserved => AdminError::Reserved(virtual_ip),
                 PinError::Taken(found) => taken(virtual_ip, &found, table.left(&found, now)),
             })?;
-        let number = usize::from(number);
+        let bound = Bound { table: number, found };
         let mut events = Vec::new();
-        if let Some(moved) = moved {
-            self.ended(number, &moved);
-            events.push(self.event(EventKind::Released, number, &moved));
+        if let Some(moved) = moved.map(|found| Bound { table: number, found }) {
+            self.ended(&moved);
+            events.push(self.event(EventKind::Released, &moved));
         }
         if is_new {
             self.limiter.enter(inside, terminal_address);
         }
-        self.invalidate(Some(slot_ref(number, &found)));
-        events.push(self.event(EventKind::Pinned, number, &found));
-        Ok((self.view(number, &found, now), events))
+        self.invalidate(Some(bound.slot()));
+        events.push(self.event(EventKind::Pinned, &bound));
+        Ok((self.view(&bound, now), events))
     }
 
     /// Releases every binding in which `address` is the terminal or the virtual IP; the virtual IPs are quarantined.
@@ -207,18 +214,17 @@ impl Nat {
     pub fn release_named(&self, which: &Qualified, now: Time) -> Result<(Vec<BindingView>, Vec<Event>), AdminError> {
         let address = which.address;
         let matching = self.named(which)?;
-        let mut terminals = matching.iter().filter(|(_, found)| found.slot.terminal == address.into());
-        let first = terminals.next().map(|(_, found)| found.slot.inside);
-        if terminals.any(|(_, found)| Some(found.slot.inside) != first) {
+        let mut terminals = matching.iter().filter(|bound| bound.found.slot.terminal == address.into());
+        let first = terminals.next().map(|bound| bound.found.slot.inside);
+        if terminals.any(|bound| Some(bound.found.slot.inside) != first) {
             return Err(AdminError::Ambiguous(address));
         }
         let (mut views, mut events) = (Vec::new(), Vec::new());
-        for (number, found) in matching {
-            let view = self.view(number, &found, now);
-            let Some(ended) = self.tables.get(number).and_then(|table| table.end(found.stamp(), now)) else { continue };
-            self.ended(number, &ended);
+        for bound in matching {
+            let view = self.view(&bound, now);
+            let Some(released) = self.end(&bound, now) else { continue };
             views.push(view);
-            events.push(self.event(EventKind::Released, number, &ended));
+            events.push(released);
         }
         if views.is_empty() { Err(self.not_found(which, now)) } else { Ok((views, events)) }
     }
@@ -227,39 +233,42 @@ impl Nat {
     /// happened to each. Workers heed it before this returns.
     pub fn release_where(&self, now: Time, choose: &mut dyn FnMut(&BindingView) -> Choice) -> Vec<Event> {
         let mut events = Vec::new();
-        for (number, table) in self.tables.iter().enumerate() {
+        for (number, table) in self.tables.iter() {
             let mut next = 0;
             while let Some(found) = table.next_at(next) {
                 next = found.index.saturating_add(1);
                 if found.slot.state == BindingState::Quarantined {
                     continue;
                 }
-                match choose(&self.view(number, &found, now)) {
+                let bound = Bound { table: number, found };
+                match choose(&self.view(&bound, now)) {
                     Choice::Keep => continue,
                     Choice::Release => {}
                     Choice::Stop => return events,
                 }
-                if let Some(ended) = table.end(found.stamp(), now) {
-                    self.ended(number, &ended);
-                    events.push(self.event(EventKind::Released, number, &ended));
-                }
+                events.extend(self.end(&bound, now));
             }
         }
         events
+    }
+
+    /// Ends a binding; `None` if it has ended meanwhile.
+    fn end(&self, bound: &Bound, now: Time) -> Option<Event> {
+        let found = self.tables.get(bound.table)?.end(bound.found.stamp(), now)?;
+        let ended = Bound { found, ..*bound };
+        self.ended(&ended);
+        Some(self.event(EventKind::Released, &ended))
     }
 
     /// Keeps exactly these virtual IPs from being given, for somebody else has them: a binding that has one ends, and its
     /// terminal gets another. Returns what ended. Workers heed it before this returns.
     pub fn set_aside(&self, virtual_ips: &[IpAddr], now: Time) -> Vec<Event> {
         let mut events = Vec::new();
-        for (number, table) in self.tables.iter().enumerate() {
+        for (number, table) in self.tables.iter() {
             table.set_aside(virtual_ips.iter().map(|virtual_ip| Address::from(*virtual_ip)));
             for virtual_ip in virtual_ips {
                 let found = table.of_virtual_ip((*virtual_ip).into());
-                if let Some(ended) = found.and_then(|found| table.end(found.stamp(), now)) {
-                    self.ended(number, &ended);
-                    events.push(self.event(EventKind::Released, number, &ended));
-                }
+                events.extend(found.and_then(|found| self.end(&Bound { table: number, found }, now)));
             }
         }
         events
@@ -274,21 +283,21 @@ impl Nat {
         now: Time,
     ) -> Result<Vec<BindingView>, AdminError> {
         let mut found = self.named(which)?;
-        found.retain(|(_, found)| found.slot.state != BindingState::Quarantined);
-        for (table, found) in &found {
-            self.policies.set(owner(*table, found), policy.cloned());
-            self.invalidate(Some(slot_ref(*table, found)));
+        found.retain(|bound| bound.found.slot.state != BindingState::Quarantined);
+        for bound in &found {
+            self.policies.set(bound.owner(), policy.cloned());
+            self.invalidate(Some(bound.slot()));
         }
         if found.is_empty() {
             return Err(self.not_found(which, now));
         }
-        Ok(found.iter().map(|(table, found)| self.view(*table, found, now)).collect())
+        Ok(found.iter().map(|bound| self.view(bound, now)).collect())
     }
 
     /// Counters and pool use.
     pub fn status(&self) -> StatusView {
         let mut pools = Vec::new();
-        for (number, settings) in self.pools.iter().enumerate() {
+        for (number, settings) in self.pools.iter() {
             if settings.kind != PoolKind::Bindings {
                 let capacity = u64::try_from(settings.range.size()).unwrap_or(u64::MAX);
                 let (name, range) = (settings.name.clone(), settings.range);
@@ -297,9 +306,9 @@ impl Nat {
                 pools.push(PoolView { name, range, capacity, active, dormant, quarantined, free, draining });
                 continue;
             }
-            for table in &self.tables {
+            for table in self.tables.all() {
                 let counts = table.counts().into_iter().zip(table.count_aside());
-                let part = table.pools().iter().zip(counts).find(|(part, _)| usize::from(part.pool()) == number);
+                let part = table.pools().iter().zip(counts).find(|(part, _)| part.pool() == number);
                 let Some((part, (counts, aside))) = part else { continue };
                 let capacity = part.capacity().saturating_sub(aside);
                 let used = counts.active + counts.dormant + counts.quarantined;
@@ -336,22 +345,22 @@ impl Nat {
 
     /// Names of the pools, in their order.
     pub fn pool_names(&self) -> impl Iterator<Item = &str> {
-        self.pools.iter().map(|pool| pool.name.as_str())
+        self.pools.all().iter().map(|pool| pool.name.as_str())
     }
 
     /// Name of a pool, as events number them.
-    pub fn pool_name(&self, pool: u16) -> &str {
-        self.pools.get(usize::from(pool)).map_or("?", |pool| &pool.name)
+    pub fn pool_name(&self, pool: PoolNumber) -> &str {
+        self.pools.get(pool).map_or("?", |pool| &pool.name)
     }
 
     /// Name of an inside realm, as events number them.
-    pub fn inside_name(&self, inside: u16) -> &str {
-        self.insides.get(usize::from(inside)).map_or("?", |name| name)
+    pub fn inside_name(&self, inside: InsideNumber) -> &str {
+        self.insides.get(inside).map_or("?", |name| name)
     }
 
     /// Names of the inside realms, in their order.
     pub fn inside_names(&self) -> impl Iterator<Item = &str> {
-        self.insides.iter().map(String::as_str)
+        self.insides.all().iter().map(String::as_str)
     }
 
     /// Name of a realm.
@@ -362,54 +371,58 @@ impl Nat {
         }
     }
 
-    fn inside_number(&self, name: &str) -> Result<u16, AdminError> {
-        let number = self.insides.iter().position(|have| have == name).and_then(|number| u16::try_from(number).ok());
-        number.ok_or_else(|| AdminError::NoInside(name.to_owned()))
+    /// The inside with this name.
+    pub fn inside(&self, name: &str) -> Option<InsideNumber> {
+        self.insides.number(|have| have == name)
     }
 
-    pub(super) fn named(&self, which: &Qualified) -> Result<Vec<(usize, Found)>, AdminError> {
+    fn inside_number(&self, name: &str) -> Result<InsideNumber, AdminError> {
+        self.inside(name).ok_or_else(|| AdminError::NoInside(name.to_owned()))
+    }
+
+    pub(super) fn named(&self, which: &Qualified) -> Result<Vec<Bound>, AdminError> {
         let inside = which.inside.as_ref().map(|name| self.inside_number(name)).transpose()?;
         let mut all = self.matching(which.address.into());
-        all.retain(|(_, found)| inside.is_none_or(|inside| inside == found.slot.inside));
+        all.retain(|bound| inside.is_none_or(|inside| inside == bound.found.slot.inside));
         Ok(all)
     }
 
     /// Why there is no binding to change: it has ended, or there never was one.
     fn not_found(&self, which: &Qualified, now: Time) -> AdminError {
         let ended = self.named(which).unwrap_or_default().into_iter().next();
-        let Some((table, found)) = ended else { return AdminError::NotFound(which.address) };
+        let Some(Bound { table, found }) = ended else { return AdminError::NotFound(which.address) };
         let left = self.tables.get(table).and_then(|table| table.left(&found, now));
         let Slot { virtual_ip, terminal, .. } = found.slot;
         AdminError::Ended { virtual_ip: virtual_ip.into(), holder: terminal.into(), seconds: whole_seconds(left) }
     }
 
-    fn matching(&self, address: Address) -> Vec<(usize, Found)> {
+    fn matching(&self, address: Address) -> Vec<Bound> {
         let mut all = Vec::new();
-        for (number, table) in self.tables.iter().enumerate() {
-            let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
-            all.extend(insides.filter_map(|inside| Some((number, table.of_terminal(inside, address)?))));
-            all.extend(table.of_virtual_ip(address).map(|found| (number, found)));
+        for (number, table) in self.tables.iter() {
+            let bound = |found| Bound { table: number, found };
+            all.extend(self.insides.numbers().filter_map(|inside| table.of_terminal(inside, address).map(bound)));
+            all.extend(table.of_virtual_ip(address).map(bound));
         }
         if all.is_empty() && self.surroundings().sources.iter().any(|sources| contain(sources, address.into())) {
-            for (number, table) in self.tables.iter().enumerate() {
-                let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
-                all.extend(insides.filter_map(|inside| Some((number, table.ended_of(inside, address)?))));
+            for (number, table) in self.tables.iter() {
+                let bound = |found| Bound { table: number, found };
+                all.extend(self.insides.numbers().filter_map(|inside| table.ended_of(inside, address).map(bound)));
             }
         }
         all
     }
 
-    pub(super) fn view(&self, table: usize, found: &Found, now: Time) -> BindingView {
-        let (usage, last_used) = self.tables.get(table).map_or_else(Default::default, |table| table.usage(found.index));
-        let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
+    pub(super) fn view(&self, bound: &Bound, now: Time) -> BindingView {
+        let (table, found) = (self.tables.get(bound.table), &bound.found);
+        let (usage, last_used) = table.map_or_else(Default::default, |table| table.usage(found.index));
         let slot = &found.slot;
-        let left = self.tables.get(table).and_then(|table| table.left(found, now));
-        let (contacts, contacts_answered) = self.contacts.count(owner(table, found), now.as_secs());
+        let left = table.and_then(|table| table.left(found, now));
+        let (contacts, contacts_answered) = self.contacts.count(bound.owner(), now.as_secs());
         BindingView {
             terminal: slot.terminal.into(),
             realm: self.inside_name(slot.inside).to_owned(),
             virtual_ip: slot.virtual_ip.into(),
-            pool: self.pool_name(pool).to_owned(),
+            pool: self.pool_name(self.pool_of(bound)).to_owned(),
             state: slot.state,
             pinned: slot.pinned,
             answered: slot.answered,
@@ -418,9 +431,9 @@ impl Nat {
             seconds_left: left.map(|left| whole_seconds(Some(left))),
             contacts,
             contacts_answered,
-            contacts_forgotten: self.contacts.forgotten(owner(table, found)),
+            contacts_forgotten: self.contacts.forgotten(bound.owner()),
             callback: None,
-            policy: self.own_policy(table, found),
+            policy: self.own_policy(bound),
             contact_list: None,
             packets_out: usage.packets_out,
             packets_in: usage.packets_in,

@@ -1,5 +1,6 @@
 //! A binding: which it is, where in its life it is, and from which side its packets come.
 
+use super::numbers::{InsideNumber, TableNumber};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 
@@ -8,8 +9,31 @@ use std::num::NonZeroU16;
 pub enum Realm {
     /// The outside.
     Outside,
-    /// The inside with this index in [`super::Settings::insides`].
-    Inside(u16),
+    /// An inside.
+    Inside(InsideNumber),
+}
+
+impl Realm {
+    /// The inside in place `number` of [`super::Settings::insides`].
+    pub const fn inside(number: u16) -> Self {
+        Self::Inside(InsideNumber::new(number))
+    }
+
+    /// 0 for the outside, one more than its place for an inside: for keys and formats that know numbers only.
+    pub fn number(self) -> u32 {
+        match self {
+            Realm::Outside => 0,
+            Realm::Inside(inside) => u32::from(inside.get()) + 1,
+        }
+    }
+
+    /// The realm with this [`Realm::number`].
+    pub fn of_number(number: u32) -> Option<Self> {
+        match number.checked_sub(1) {
+            None => Some(Realm::Outside),
+            Some(place) => u16::try_from(place).ok().map(Realm::inside),
+        }
+    }
 }
 
 /// Where in its life a binding is.
@@ -27,8 +51,8 @@ pub enum BindingState {
 /// Names a binding for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Number of its table.
-    pub table: u16,
+    /// Its table.
+    pub table: TableNumber,
     /// Its slot.
     pub index: u32,
     /// The second in which it was made: a later binding in the same slot has another one, for a virtual IP is not given
@@ -46,13 +70,13 @@ pub struct SlotRef {
 
 impl SlotRef {
     /// Slot `index` of table `table`.
-    pub fn new(table: u16, index: u32) -> Self {
-        Self { table: NonZeroU16::MIN.saturating_add(table), index }
+    pub fn new(table: TableNumber, index: u32) -> Self {
+        Self { table: NonZeroU16::MIN.saturating_add(table.get()), index }
     }
 
-    /// Number of the table.
-    pub fn table(self) -> u16 {
-        self.table.get() - 1
+    /// The table.
+    pub fn table(self) -> TableNumber {
+        TableNumber::new(self.table.get() - 1)
     }
 
     /// Slot in it.

@@ -2,6 +2,7 @@
 
 use super::contacts::CalledPeer;
 use crate::nat::binding::Owner;
+use crate::nat::numbers::TableNumber;
 use crate::nat::reason::DropReason;
 use crate::wire::Address;
 use ipnet::IpNet;
@@ -31,7 +32,7 @@ type Admitted = Result<(), DropReason>;
 /// Policies that the operator gave to single bindings.
 #[derive(Default)]
 pub struct Policies {
-    by_slot: RwLock<HashMap<(u16, u32), (u32, CallbackPolicy)>>,
+    by_slot: RwLock<HashMap<(TableNumber, u32), (u32, CallbackPolicy)>>,
 }
 
 impl Policies {

@@ -95,7 +95,8 @@ impl Contacts {
         all
     }
 
-    /// Gives a restored binding its contacts; those too old are left out, and the oldest where there are too many.
+    /// Gives a binding contacts that are known elsewhere, beside those it has; those too old are left out, and the oldest
+    /// where there are too many.
     pub fn put_back(&self, owner: Owner, contacts: impl Iterator<Item = CalledPeer>, now: u32) {
         let contact = |CalledPeer { peer, first, last, answered, called_back }| Contact {
             peer: Peer::from(peer),
@@ -107,13 +108,20 @@ impl Contacts {
         };
         let mut contacts: Vec<Contact> =
             contacts.map(contact).filter(|contact| self.is_live(contact.last, now)).collect();
+        let mut shard = self.shard(owner).lock();
+        for own in shard.contacts(owner).filter(|own| self.is_live(own.last, now)) {
+            match contacts.iter_mut().find(|other| other.peer == own.peer) {
+                Some(other) => *other = own.joined_with(other),
+                None => contacts.push(own),
+            }
+        }
         contacts.sort_unstable_by_key(|contact| std::cmp::Reverse(contact.last));
         let kept = contacts.iter().enumerate();
         let kept = kept.take_while(|(n, contact)| *n < self.most || now.saturating_sub(contact.last) < ANSWER_TIME);
         contacts.truncate(kept.count().min(self.room()));
         contacts.sort_unstable_by_key(|contact| contact.peer);
         contacts.dedup_by_key(|contact| contact.peer);
-        self.shard(owner).lock().replace(owner, contacts);
+        shard.replace(owner, contacts);
     }
 
     /// The terminal sent a packet to `peer` in second `now`. The oldest contact makes room for a new one, if its answer has had
@@ -371,7 +379,7 @@ impl Contacts {
 mod tests {
     use super::*;
 
-    const OWNER: Owner = Owner { table: 0, index: 9, created: 100 };
+    const OWNER: Owner = Owner { table: crate::nat::numbers::TableNumber::new(0), index: 9, created: 100 };
 
     fn peer(n: u8) -> Address {
         Address::from_v4([192, 0, 2, n])
@@ -430,14 +438,28 @@ mod tests {
         let later = Owner { created: 90, ..OWNER };
         contacts.hand_over(OWNER, later);
         assert_eq!((contacts.of(later), contacts.of(OWNER)), (all, vec![]));
-        for first in [0, 90, 110] {
+        let of = |created| Owner { created, ..OWNER };
+        for (created, first) in [(91, 0), (92, 90), (93, 110)] {
             let of_old = CalledPeer { peer: peer(3), first, last: 140, answered: true, called_back: true };
-            contacts.put_back(later, [of_old].into_iter(), 150);
-            assert_eq!(contacts.of(later), [of_old]);
+            contacts.put_back(of(created), [of_old].into_iter(), 150);
+            assert_eq!(contacts.of(of(created)), [of_old]);
         }
         let ahead = CalledPeer { peer: peer(3), first: 180, last: 170, answered: true, called_back: true };
-        contacts.put_back(later, [ahead].into_iter(), 150);
-        assert_eq!(contacts.of(later), [CalledPeer { first: 150, last: 150, ..ahead }], "nothing is later than now");
+        contacts.put_back(of(94), [ahead].into_iter(), 150);
+        assert_eq!(contacts.of(of(94)), [CalledPeer { first: 150, last: 150, ..ahead }], "nothing is later than now");
+    }
+
+    #[test]
+    fn what_is_known_of_a_contact_here_and_elsewhere_is_brought_together() {
+        let contacts = contacts(10);
+        let known = |n, first, last, answered| CalledPeer { peer: peer(n), first, last, answered, called_back: false };
+        contacts.note(OWNER, peer(1), 110, false);
+        contacts.note(OWNER, peer(2), 120, false);
+        contacts.put_back(OWNER, [known(1, 105, 108, true), known(3, 0, 130, false)].into_iter(), 150);
+        let all = [known(1, 105, 110, true), known(2, 120, 120, false), known(3, 0, 130, false)];
+        assert_eq!(contacts.of(OWNER), all);
+        contacts.put_back(OWNER, all.into_iter(), 150);
+        assert_eq!(contacts.of(OWNER), all, "twice is once");
     }
 
     #[test]
@@ -472,8 +494,11 @@ mod tests {
             contacts.note(owner, Address::from_v4(n.to_be_bytes()), now, false);
         };
         // In the same shard: an idle one with many, one with few, one that calls as many as it can.
-        let [idle, other, hostile] =
-            [1, 2, 3].map(|n| Owner { table: 0, index: n * u32::try_from(SHARDS).unwrap(), created: 100 });
+        let [idle, other, hostile] = [1, 2, 3].map(|n| Owner {
+            table: Default::default(),
+            index: n * u32::try_from(SHARDS).unwrap(),
+            created: 100,
+        });
         (0..20_000).for_each(|n| note(idle, n, 1000));
         (0..10).for_each(|n| note(other, n, 1000));
         (0..100_000).for_each(|n| note(hostile, n, 1100));

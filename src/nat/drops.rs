@@ -163,7 +163,7 @@ impl DropBook {
             *count += 1;
         }
         let Some((peer, own)) = ends else { return };
-        let (realm, now) = (number(from), now.as_secs());
+        let (realm, now) = (from.number(), now.as_secs());
         if !self.peers.count(reason, realm, (peer, own), now) {
             let run = std::mem::replace(&mut self.peers, Run::begin(reason, realm, (peer, own), now));
             self.put(run, |sheet| &mut sheet.peers);
@@ -267,7 +267,7 @@ impl Sum {
     fn told(self, since: Time) -> Dropped {
         let rows = self.rows.into_iter().map(|((reason, realm, end, address), row)| DropRow {
             reason,
-            from: realm_of(realm),
+            from: Realm::of_number(realm).unwrap_or(Realm::Outside),
             end,
             address: Address::from_bits(address),
             packets: row.packets - row.before,
@@ -360,20 +360,6 @@ fn rolled(mut dice: u64) -> u64 {
     dice ^ dice << 17
 }
 
-fn number(realm: Realm) -> u32 {
-    match realm {
-        Realm::Outside => 0,
-        Realm::Inside(inside) => u32::from(inside) + 1,
-    }
-}
-
-fn realm_of(number: u32) -> Realm {
-    match number.checked_sub(1) {
-        None => Realm::Outside,
-        Some(inside) => Realm::Inside(u16::try_from(inside).unwrap_or(u16::MAX)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,7 +388,7 @@ mod tests {
         for own in [7, 7, 8] {
             book.write(REASON, Realm::Outside, Some((peer, address(own))), now);
         }
-        book.write(DropReason::NoPool, Realm::Inside(3), Some((peer, address(9))), now);
+        book.write(DropReason::NoPool, Realm::inside(3), Some((peer, address(9))), now);
         book.write(DropReason::Malformed, Realm::Outside, None, now);
         book.write_lost(DropReason::CannotRecord, 5);
         let told = told(&mut book);
@@ -410,7 +396,7 @@ mod tests {
         assert_eq!((most.end, most.address, most.packets, most.other), (End::Peer, peer, 3, None));
         let of = |number: u32| told.rows.iter().find(|row| row.address == address(number)).unwrap();
         assert_eq!((of(7).packets, of(7).other, of(7).may_be_more), (2, Some(peer), false));
-        assert_eq!((of(9).from, of(9).end, of(9).reason), (Realm::Inside(3), End::Own, DropReason::NoPool));
+        assert_eq!((of(9).from, of(9).end, of(9).reason), (Realm::inside(3), End::Own, DropReason::NoPool));
         assert_eq!(told.reasons[0], (DropReason::CannotRecord, 5));
         assert!(told.reasons.contains(&(DropReason::Malformed, 1)));
     }
@@ -427,7 +413,7 @@ mod tests {
             book.write(REASON, Realm::Outside, Some((peer, address(7))), now);
             // What somebody else causes now and then, for another reason, is not pushed out either.
             if n % 500_000 == 0 {
-                book.write(DropReason::NoPool, Realm::Inside(0), Some((address(3), address(4))), now);
+                book.write(DropReason::NoPool, Realm::inside(0), Some((address(3), address(4))), now);
             }
         }
         let told = told(&mut book);
@@ -450,7 +436,7 @@ mod tests {
             for n in 0..960 {
                 let kind = |halves: u32| n / stretch / halves % 2;
                 let reason = if kind(1) == 0 { REASON } else { DropReason::NoBinding };
-                let from = if kind(2) == 0 { Realm::Outside } else { Realm::Inside(4) };
+                let from = if kind(2) == 0 { Realm::Outside } else { Realm::inside(4) };
                 book.write(reason, from, Some((address(1 + kind(4)), address(3 + kind(8)))), now(n));
                 if n % 100 == 0 {
                     book.write(DropReason::Malformed, from, None, now(n));

@@ -1,5 +1,6 @@
 //! What happens to bindings, for the log and the state file.
 
+use super::numbers::{InsideNumber, PoolNumber};
 use super::reason::DropReason;
 use crate::time::Time;
 use crate::wire::Address;
@@ -9,10 +10,10 @@ use crate::wire::Address;
 pub struct Event {
     /// What.
     pub kind: EventKind,
-    /// Index of the inside realm.
-    pub inside: u16,
-    /// Index of the pool.
-    pub pool: u16,
+    /// The inside.
+    pub inside: InsideNumber,
+    /// The pool.
+    pub pool: PoolNumber,
     /// When the binding was made, to the second; for [`EventKind::Refused`], when it was refused.
     pub made: Time,
     /// Whose binding.

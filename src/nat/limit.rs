@@ -1,6 +1,7 @@
 //! How fast a prefix of terminals may ask for new bindings, and how many it may hold (RFC 6888 REQ-4): token buckets
 //! and quotas.
 
+use super::numbers::InsideNumber;
 use super::settings::CreationLimit;
 use crate::nat::reason::DropReason;
 use crate::time::Time;
@@ -24,14 +25,14 @@ pub struct Limiter {
 
 #[derive(Default)]
 struct State {
-    buckets: BTreeMap<(u16, Address), Bucket>,
+    buckets: BTreeMap<(InsideNumber, Address), Bucket>,
     swept: Time,
     /// Bindings held, by prefix; only where there is a quota.
-    held: BTreeMap<(u16, Address), u32>,
+    held: BTreeMap<(InsideNumber, Address), u32>,
     /// Bindings held in all.
     total: u64,
     /// Bindings made a short time ago and not answered yet, by inside; only where there is a limit.
-    fresh: BTreeMap<u16, Fresh>,
+    fresh: BTreeMap<InsideNumber, Fresh>,
 }
 
 /// How many bindings were made in each of the last seconds and wait for their answer.
@@ -57,7 +58,7 @@ impl Limiter {
     /// wait for an answer. `free` says how many virtual IPs are left.
     pub fn admit(
         &self,
-        inside: u16,
+        inside: InsideNumber,
         terminal: Address,
         now: Time,
         free: impl FnOnce() -> u64,
@@ -80,7 +81,7 @@ impl Limiter {
     /// Whether [`Limiter::admit`] would let in one more.
     pub fn would_admit(
         &self,
-        inside: u16,
+        inside: InsideNumber,
         terminal: Address,
         now: Time,
         free: impl FnOnce() -> u64,
@@ -94,7 +95,7 @@ impl Limiter {
         if is_empty { Err(DropReason::CreationRate) } else { Ok(()) }
     }
 
-    fn has_room(&self, state: &State, prefix: (u16, Address)) -> Result<(), DropReason> {
+    fn has_room(&self, state: &State, prefix: (InsideNumber, Address)) -> Result<(), DropReason> {
         let of_prefix = || state.held.get(&prefix).copied().unwrap_or(0);
         if self.quota(prefix.1).is_some_and(|most| of_prefix() >= most)
             || self.limit.total.is_some_and(|most| state.total >= most)
@@ -105,11 +106,11 @@ impl Limiter {
     }
 
     /// Counts in a binding, whatever the limits.
-    pub fn enter(&self, inside: u16, terminal: Address) {
+    pub fn enter(&self, inside: InsideNumber, terminal: Address) {
         self.count_in(&mut self.state.lock(), (inside, self.prefix(terminal)));
     }
 
-    fn count_in(&self, state: &mut State, prefix: (u16, Address)) {
+    fn count_in(&self, state: &mut State, prefix: (InsideNumber, Address)) {
         state.total += 1;
         if self.quota(prefix.1).is_some() {
             *state.held.entry(prefix).or_default() += 1;
@@ -117,7 +118,7 @@ impl Limiter {
     }
 
     /// A binding of `terminal` ended, or was not made after all.
-    pub fn leave(&self, inside: u16, terminal: Address) {
+    pub fn leave(&self, inside: InsideNumber, terminal: Address) {
         let mut state = self.state.lock();
         state.total = state.total.saturating_sub(1);
         if let Entry::Occupied(mut count) = state.held.entry((inside, self.prefix(terminal))) {
@@ -129,7 +130,7 @@ impl Limiter {
     }
 
     /// A binding that was made in second `created` waits for its first answer no more: it has it, or ended.
-    pub fn answered(&self, inside: u16, created: u32) {
+    pub fn answered(&self, inside: InsideNumber, created: u32) {
         if self.limit.unanswered.is_some()
             && let Some(fresh) = self.state.lock().fresh.get_mut(&inside)
         {
@@ -146,7 +147,7 @@ impl Limiter {
     }
 
     /// Takes a token for the prefix; false if it has none left.
-    fn take(&self, state: &mut State, prefix: (u16, Address), now: Time) -> bool {
+    fn take(&self, state: &mut State, prefix: (InsideNumber, Address), now: Time) -> bool {
         let State { buckets, swept, .. } = state;
         if buckets.len() >= MOST_BUCKETS && !buckets.contains_key(&prefix) {
             // Sweeping costs time: at most once a second.
@@ -182,7 +183,7 @@ impl Limiter {
 }
 
 /// Whether one more of an inside may wait for an answer: half of what is left, beside those, is for others.
-fn may_wait(state: &mut State, inside: u16, free: Option<(u32, u64)>, now: Time) -> Result<(), DropReason> {
+fn may_wait(state: &mut State, inside: InsideNumber, free: Option<(u32, u64)>, now: Time) -> Result<(), DropReason> {
     let (Some((most, free)), Some(fresh)) = (free, state.fresh.get_mut(&inside)) else { return Ok(()) };
     fresh.expire(now.as_secs());
     let half = (free.saturating_add(fresh.sum) / 2).max(LEAST_UNANSWERED);
@@ -237,7 +238,7 @@ mod tests {
     fn c4_a_prefix_has_a_burst_and_then_its_rate_and_others_are_not_touched() {
         let limiter = Limiter::new(LIMIT);
         let take = |inside, terminal: Address, now| {
-            limiter.take(&mut limiter.state.lock(), (inside, limiter.prefix(terminal)), now)
+            limiter.take(&mut limiter.state.lock(), (InsideNumber::new(inside), limiter.prefix(terminal)), now)
         };
         let at = |millis: u64| Time::from_millis(1_000_000 + millis);
         let terminal = |n: u8| Address::from_v4([10, 0, 0, n]);
@@ -252,17 +253,20 @@ mod tests {
     #[test]
     fn c4_a_prefix_holds_its_quota_and_others_are_not_touched() {
         let limiter = Limiter::new(CreationLimit { per_prefix: Some(2), total: Some(3), burst: 100, ..LIMIT });
-        let admit = |a, b| limiter.admit(0, Address::from_v4([10, 0, a, b]), Time::from_secs(1000), || 1000);
+        let admit =
+            |a, b| limiter.admit(InsideNumber::new(0), Address::from_v4([10, 0, a, b]), Time::from_secs(1000), || 1000);
         assert_eq!((admit(0, 1), admit(0, 2), admit(0, 3)), (Ok(()), Ok(()), Err(DropReason::Quota)));
         assert_eq!((admit(1, 1), admit(2, 1)), (Ok(()), Err(DropReason::Quota)));
-        limiter.leave(0, Address::from_v4([10, 0, 0, 2]));
+        limiter.leave(InsideNumber::new(0), Address::from_v4([10, 0, 0, 2]));
         assert_eq!((admit(0, 3), admit(0, 4)), (Ok(()), Err(DropReason::Quota)));
     }
 
     #[test]
     fn c5_a_flood_of_prefixes_has_bounded_buckets() {
         let limiter = Limiter::new(LIMIT);
-        let take = |n: u32, now| limiter.take(&mut limiter.state.lock(), (0, Address::from_v4(n.to_be_bytes())), now);
+        let take = |n: u32, now| {
+            limiter.take(&mut limiter.state.lock(), (InsideNumber::new(0), Address::from_v4(n.to_be_bytes())), now)
+        };
         let now = Time::from_secs(1000);
         let taken = (0..100_000_u32).filter(|n| take(n << 8, now)).count();
         assert_eq!(taken, MOST_BUCKETS);

@@ -6,7 +6,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `shared.rs` | what all workers share, and the life of bindings in time |
-//! | `binding.rs`, `event.rs` | which binding, in which state; what happened to one |
+//! | `binding.rs`, `bound.rs`, `event.rs` | which binding, in which state, in which table; what happened to one |
+//! | `numbers.rs` | numbers of insides, pools and tables |
 //! | `table/` | bindings: terminal → slot, virtual IP → slot, free slots, unrecorded bindings, life cycle |
 //! | `flow/` | what becomes of a packet: translate, decide, explain, remember, offer to the kernel |
 //! | `alg/` | applications that carry addresses in their text |
@@ -26,6 +27,7 @@
 mod admin;
 mod alg;
 mod binding;
+mod bound;
 mod callback;
 mod contacts;
 mod counters;
@@ -34,6 +36,7 @@ mod event;
 mod flow;
 mod fold;
 mod limit;
+mod numbers;
 mod prefix;
 mod qualified;
 mod reason;
@@ -56,6 +59,7 @@ pub use event::{Event, EventKind};
 pub use flow::explain::{Explanation, Question};
 pub use flow::offload::{Carried, Epoch, FlowCarrier, Offer};
 pub use flow::translate::Translator;
+pub use numbers::{InsideNumber, PoolNumber};
 pub use qualified::{ParseQualifiedError, Qualified};
 pub use reason::DropReason;
 pub use reload::PreparedReload;

@@ -1,5 +1,6 @@
 //! IPv6 prefix translation (RFC 6296): stateless, one prefix for another, so that every checksum stays right.
 
+use super::numbers::InsideNumber;
 use super::settings::{PoolKind, PoolSettings};
 use crate::nat::reason::DropReason;
 use crate::wire::{Address, Headers};
@@ -9,8 +10,8 @@ use std::net::IpAddr;
 /// One pair of prefixes.
 #[derive(Clone, Debug)]
 pub struct Prefix {
-    /// Index of the inside realm.
-    pub inside: u16,
+    /// The inside.
+    pub inside: InsideNumber,
     internal: Ipv6Net,
     external: Ipv6Net,
     destinations: Vec<IpNet>,
@@ -47,7 +48,12 @@ impl Prefixes {
 
     /// The external address of an inside one towards `peer`, if a pair translates it. `inside` is the realm it is in,
     /// where that is known.
-    pub fn outward(&self, inside: Option<u16>, address: Address, peer: Address) -> Option<Result<Address, DropReason>> {
+    pub fn outward(
+        &self,
+        inside: Option<InsideNumber>,
+        address: Address,
+        peer: Address,
+    ) -> Option<Result<Address, DropReason>> {
         let prefix = self.0.iter().find(|prefix| {
             inside.is_none_or(|inside| inside == prefix.inside)
                 && has(&prefix.internal, address)
@@ -66,7 +72,7 @@ impl Prefixes {
 }
 
 impl Prefix {
-    fn new(internal: Ipv6Net, external: Ipv6Net, inside: u16, destinations: Vec<IpNet>) -> Self {
+    fn new(internal: Ipv6Net, external: Ipv6Net, inside: InsideNumber, destinations: Vec<IpNet>) -> Self {
         let adjustment = subtract(sum(words(internal.network().into())), sum(words(external.network().into())));
         Self { inside, internal, external, destinations, adjustment }
     }
@@ -136,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pair(internal: &str, external: &str) -> Prefix {
-        Prefix::new(internal.parse().unwrap(), external.parse().unwrap(), 0, Vec::new())
+        Prefix::new(internal.parse().unwrap(), external.parse().unwrap(), InsideNumber::new(0), Vec::new())
     }
 
     fn address(text: &str) -> Address {
@@ -168,7 +174,7 @@ mod tests {
         ) {
             let net = |bits: u128, length| Ipv6Net::new(bits.into(), length).unwrap().trunc();
             let (internal, external) = (net(internal, internal_length), net(external, external_length));
-            let prefix = Prefix::new(internal, external, 0, Vec::new());
+            let prefix = Prefix::new(internal, external, InsideNumber::new(0), Vec::new());
             let free = u128::MAX >> internal_length.max(external_length);
             let inside = Address::from_bits(u128::from(internal.network()) | (host & free));
             if let Ok(outside) = prefix.outward(inside) {

@@ -8,11 +8,12 @@ use super::table::pools::TablePools;
 use crate::nat::alg::Helpers;
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Owner;
+use crate::nat::bound::Bound;
 use crate::nat::event::{Event, EventKind};
 use crate::nat::limit::Limiter;
 use crate::nat::settings::Settings;
-use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, owner, pools_of_tables};
-use crate::nat::table::{Found, Table};
+use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, pools_of_tables};
+use crate::nat::table::Table;
 use crate::nat::views::BindingView;
 use crate::time::Time;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub struct PreparedReload {
     /// Bindings that have another place now: before and after.
     moved: Vec<(Owner, Owner)>,
     /// Bindings that fit nowhere.
-    misfits: Vec<(usize, Found)>,
+    misfits: Vec<Bound>,
 }
 
 impl Nat {
@@ -75,11 +76,12 @@ impl Nat {
         settings: &Settings,
     ) -> Result<(Vec<Arc<Table>>, Vec<(Arc<Table>, TablePools)>), SettingsError> {
         let (mut kept, mut fresh) = (Vec::new(), Vec::new());
-        let mut tables: Vec<Option<Arc<Table>>> = vec![None; self.tables.len()];
+        let mut tables: Vec<Option<Arc<Table>>> = vec![None; self.tables.all().len()];
         let same = self.policy.lifetimes.of_bindings() == settings.policy.lifetimes.of_bindings()
             && self.hash_key == settings.hash_key;
         for parts in pools_of_tables(&settings.pools)? {
-            let like = self.tables.iter().zip(&mut tables).find(|(table, _)| same && table.pools().is_like(&parts));
+            let like =
+                self.tables.all().iter().zip(&mut tables).find(|(table, _)| same && table.pools().is_like(&parts));
             match like {
                 Some((table, place)) => {
                     *place = Some(Arc::clone(table));
@@ -90,7 +92,7 @@ impl Nat {
         }
         for parts in fresh {
             let vacant = |(number, place): &(usize, &mut Option<Arc<Table>>)| {
-                place.is_none() && self.tables.get(*number).is_none_or(|table| table.len() == 0)
+                place.is_none() && self.tables.all().get(*number).is_none_or(|table| table.len() == 0)
             };
             let table = Some(new_table(parts, settings)?);
             match tables.iter_mut().enumerate().find(vacant) {
@@ -106,7 +108,7 @@ impl Nat {
 impl PreparedReload {
     /// The bindings that fit nowhere under the new settings: a commit releases them.
     pub fn misfits(&self, now: Time) -> Vec<BindingView> {
-        self.misfits.iter().map(|(table, found)| self.before.view(*table, found, now)).collect()
+        self.misfits.iter().map(|bound| self.before.view(bound, now)).collect()
     }
 
     /// How many bindings have another place in the tables; each keeps its virtual IP.
@@ -126,12 +128,12 @@ impl PreparedReload {
             after.policies.hand_over(from, to);
         }
         let mut events = Vec::new();
-        for (table, found) in misfits {
-            before.ended(table, &found);
-            events.push(before.event(EventKind::Released, table, &found));
+        for bound in misfits {
+            before.ended(&bound);
+            events.push(before.event(EventKind::Released, &bound));
         }
         if !Arc::ptr_eq(&before.limiter, &after.limiter) {
-            for table in &after.tables {
+            for table in after.tables.all() {
                 table.each(&mut |found| {
                     if found.slot.state != BindingState::Quarantined {
                         after.limiter.enter(found.slot.inside, found.slot.terminal);
@@ -146,7 +148,7 @@ impl PreparedReload {
     /// Takes the bindings of every table that does not go over whole into the new one of their virtual IP, those first
     /// that have been idle longest: that is the order in which they make room.
     fn move_bindings(&mut self, now: Time) {
-        for (number, table) in self.before.tables.iter().enumerate() {
+        for (number, table) in self.before.tables.iter() {
             if self.kept.iter().any(|(kept, _)| Arc::ptr_eq(kept, table)) {
                 continue;
             }
@@ -157,14 +159,15 @@ impl PreparedReload {
             });
             all.sort_by_key(|(last_used, ..)| *last_used);
             for (last_used, usage, found) in all {
+                let bound = Bound { table: number, found };
                 let taken = self.after.selection.of_virtual_ip(found.slot.virtual_ip).and_then(|to| {
                     let taken = self.after.table(to).ok()?.take_in(found.slot, usage, last_used, now)?;
-                    Some(owner(to.into(), &taken))
+                    Some(Bound { table: to, found: taken }.owner())
                 });
                 match taken {
-                    Some(to) => self.moved.push((owner(number, &found), to)),
+                    Some(to) => self.moved.push((bound.owner(), to)),
                     None if found.slot.state == BindingState::Quarantined => {}
-                    None => self.misfits.push((number, found)),
+                    None => self.misfits.push(bound),
                 }
             }
         }

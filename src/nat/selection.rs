@@ -1,5 +1,6 @@
 //! Which table serves which peer (N1), and which table a virtual IP belongs to.
 
+use super::numbers::{PoolNumber, TableNumber};
 use super::settings::{PoolKind, PoolSettings};
 use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
@@ -9,18 +10,18 @@ use std::net::IpAddr;
 #[derive(Debug, Default)]
 pub struct Selection {
     /// Longest prefix first.
-    by_destination: Vec<(IpNet, u16)>,
-    default_v4: Option<u16>,
-    default_v6: Option<u16>,
+    by_destination: Vec<(IpNet, TableNumber)>,
+    default_v4: Option<TableNumber>,
+    default_v6: Option<TableNumber>,
     /// Sorted; they do not overlap.
-    ranges: Vec<(AddressRange, u16)>,
+    ranges: Vec<(AddressRange, TableNumber)>,
 }
 
 /// Which pools share a table (those translated by prefix have none): all of a family that name no destinations, and those that name the same ones.
-pub fn groups(pools: &[PoolSettings]) -> Vec<Vec<u16>> {
-    let mut groups: Vec<(&PoolSettings, Vec<u16>)> = Vec::new();
-    for (number, pool) in pools.iter().enumerate().filter(|(_, pool)| pool.kind == PoolKind::Bindings) {
-        let number = u16::try_from(number).unwrap_or(u16::MAX);
+pub fn groups(pools: &[PoolSettings]) -> Vec<Vec<PoolNumber>> {
+    let mut groups: Vec<(&PoolSettings, Vec<PoolNumber>)> = Vec::new();
+    let numbered = (0..=u16::MAX).map(PoolNumber::new).zip(pools);
+    for (number, pool) in numbered.filter(|(_, pool)| pool.kind == PoolKind::Bindings) {
         let alike =
             |other: &PoolSettings| other.range.is_v4() == pool.range.is_v4() && other.destinations == pool.destinations;
         match groups.iter_mut().find(|(first, _)| alike(first)) {
@@ -33,7 +34,7 @@ pub fn groups(pools: &[PoolSettings]) -> Vec<Vec<u16>> {
 
 impl Selection {
     /// Notes that `pool` is part of table `table`.
-    pub fn add(&mut self, table: u16, pool: &PoolSettings) {
+    pub fn add(&mut self, table: TableNumber, pool: &PoolSettings) {
         if pool.destinations.is_empty() {
             let default = if pool.range.is_v4() { &mut self.default_v4 } else { &mut self.default_v6 };
             default.get_or_insert(table);
@@ -45,7 +46,7 @@ impl Selection {
     }
 
     /// The table whose virtual IPs are for calls to `peer`.
-    pub fn for_peer(&self, peer: Address) -> Option<u16> {
+    pub fn for_peer(&self, peer: Address) -> Option<TableNumber> {
         if !self.by_destination.is_empty() {
             let address = IpAddr::from(peer);
             if let Some((_, table)) = self.by_destination.iter().find(|(prefix, _)| prefix.contains(&address)) {
@@ -56,7 +57,7 @@ impl Selection {
     }
 
     /// The table that `virtual_ip` belongs to.
-    pub fn of_virtual_ip(&self, virtual_ip: Address) -> Option<u16> {
+    pub fn of_virtual_ip(&self, virtual_ip: Address) -> Option<TableNumber> {
         let behind = self.ranges.partition_point(|(range, _)| range.first() <= virtual_ip);
         let (range, table) = self.ranges.get(behind.checked_sub(1)?)?;
         range.contains(virtual_ip).then_some(*table)
@@ -93,17 +94,19 @@ mod tests {
             pool("fd00::/64", &[]),
         ];
         let groups = groups(&pools);
-        assert_eq!(groups, [vec![0, 3], vec![1], vec![2], vec![4]]);
+        let of_groups: Vec<Vec<u16>> =
+            groups.iter().map(|group| group.iter().map(|pool| pool.get()).collect()).collect();
+        assert_eq!(of_groups, [vec![0, 3], vec![1], vec![2], vec![4]]);
         let mut selection = Selection::default();
         for (table, group) in groups.iter().enumerate() {
             for pool in group {
-                selection.add(u16::try_from(table).unwrap(), &pools[usize::from(*pool)]);
+                selection.add(TableNumber::of_place(table), &pools[usize::from(pool.get())]);
             }
         }
-        let table = |peer: &str| selection.for_peer(address(peer));
+        let table = |peer: &str| selection.for_peer(address(peer)).map(TableNumber::get);
         assert_eq!((table("192.0.2.8"), table("192.0.2.7"), table("203.0.113.1")), (Some(1), Some(2), Some(2)));
         assert_eq!((table("198.51.100.1"), table("2001:db8::1")), (Some(0), Some(3)));
-        let of = |virtual_ip: &str| selection.of_virtual_ip(address(virtual_ip));
+        let of = |virtual_ip: &str| selection.of_virtual_ip(address(virtual_ip)).map(TableNumber::get);
         assert_eq!((of("198.18.3.255"), of("198.18.2.0"), of("198.18.4.0")), (Some(0), Some(2), None));
         assert_eq!((of("fd00::ffff"), of("198.17.255.255")), (Some(3), None));
     }

@@ -1,6 +1,7 @@
 //! What the translator is told: checked settings, no nonsense left in them.
 
 use super::callback::CallbackPolicy;
+use super::numbers::InsideNumber;
 use crate::wire::AddressRange;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -134,8 +135,8 @@ pub enum PoolKind {
     Prefix {
         /// The terminals' prefix.
         internal: Ipv6Net,
-        /// Index of the inside realm they are in.
-        inside: u16,
+        /// The inside they are in.
+        inside: InsideNumber,
     },
 }
 

@@ -1,7 +1,8 @@
 //! What all workers share.
 
 use super::alg::Helpers;
-use super::binding::{Owner, SlotRef};
+use super::binding::SlotRef;
+use super::bound::Bound;
 use super::callback::Policies;
 use super::contacts::Contacts;
 use super::counters::Counters;
@@ -9,12 +10,13 @@ use super::drops::{self, Dropped};
 use super::event::{Event, EventKind};
 use super::flow::offload::{CarriedFlows, Epoch};
 use super::limit::Limiter;
+use super::numbers::{InsideNumber, Numbered, PoolNumber, TableNumber};
 use super::prefix::Prefixes;
 use super::selection::{self, Selection};
 use super::settings::{Policy, PoolSettings, Settings};
 use super::surroundings::{Surroundings, in_order};
-use super::table::pools::TablePools;
-use super::table::{self, Aged, Found, Table};
+use super::table::pools::{TablePool, TablePools};
+use super::table::{self, Aged, Table};
 use crate::time::Time;
 use crate::wire::Address;
 use ipnet::IpNet;
@@ -29,10 +31,10 @@ const AGED_AT_ONCE: usize = 10_000;
 
 /// What all workers share: pools with their bindings, contacts, counters. Hand one [`Translator`](crate::nat::Translator) to each worker.
 pub struct Nat {
-    pub(super) insides: Vec<String>,
-    pub(super) pools: Vec<PoolSettings>,
+    pub(super) insides: Numbered<InsideNumber, String>,
+    pub(super) pools: Numbered<PoolNumber, PoolSettings>,
     /// By their numbers; a number that a reload has left vacant has a table without slots.
-    pub(super) tables: Vec<Arc<Table>>,
+    pub(super) tables: Numbered<TableNumber, Arc<Table>>,
     pub(super) selection: Selection,
     pub(super) contacts: Contacts,
     pub(super) policy: Policy,
@@ -103,8 +105,8 @@ impl Nat {
 
     pub(super) fn assemble(settings: Settings, tables: Vec<Arc<Table>>, inherited: Inherited) -> Self {
         let mut selection = Selection::default();
-        for (number, table) in tables.iter().enumerate() {
-            let number = u16::try_from(number).unwrap_or(u16::MAX);
+        let tables = Numbered::new(tables);
+        for (number, table) in tables.iter() {
             for pool in settings.pools.iter().filter(|pool| table.pools().has(pool.range)) {
                 selection.add(number, pool);
             }
@@ -116,7 +118,7 @@ impl Nat {
             outside_networks: Vec::new(),
         };
         Self {
-            insides: settings.insides.into_iter().map(|inside| inside.name).collect(),
+            insides: Numbered::new(settings.insides.into_iter().map(|inside| inside.name).collect()),
             tables,
             selection,
             contacts: inherited.contacts,
@@ -133,13 +135,13 @@ impl Nat {
             epoch: Epoch::after(inherited.epoch),
             is_recording: AtomicBool::new(false),
             cannot_record: AtomicBool::new(false),
-            pools: settings.pools,
+            pools: Numbered::new(settings.pools),
         }
     }
 
     /// The virtual IPs of many terminals of one inside, in their order: `None` for one that has no binding for calls to
     /// `peer`. Costs much less than asking for each by itself.
-    pub fn virtual_ips(&self, inside: u16, terminals: &[Address], peer: Address) -> Vec<Option<Address>> {
+    pub fn virtual_ips(&self, inside: InsideNumber, terminals: &[Address], peer: Address) -> Vec<Option<Address>> {
         let mut all = Vec::with_capacity(terminals.len());
         if let Some(table) = self.selection.for_peer(peer).and_then(|number| self.table(number).ok()) {
             table.of_terminals(inside, terminals, |found| all.push(found.map(|found| found.slot.virtual_ip)));
@@ -150,19 +152,20 @@ impl Nat {
 
     /// Ages bindings: bounded work, call about once a second. Events of what changed go to `sink`.
     pub fn tick(&self, now: Time, sink: &mut dyn FnMut(Event)) {
-        for (number, table) in self.tables.iter().enumerate() {
+        for (number, table) in self.tables.iter() {
             table.age(now, AGED_AT_ONCE, &mut |aged| {
                 let (kind, found) = match aged {
                     Aged::Dormant(found) => (EventKind::Dormant, found),
                     Aged::Released(found) => (EventKind::Released, found),
                     Aged::Freed(found) => (EventKind::Freed, found),
                 };
+                let bound = Bound { table: number, found };
                 match kind {
-                    EventKind::Released => self.ended(number, &found),
-                    EventKind::Dormant => self.invalidate(Some(slot_ref(number, &found))),
+                    EventKind::Released => self.ended(&bound),
+                    EventKind::Dormant => self.invalidate(Some(bound.slot())),
                     _ => {}
                 }
-                sink(self.event(kind, number, &found));
+                sink(self.event(kind, &bound));
             });
         }
     }
@@ -178,13 +181,13 @@ impl Nat {
     /// The memory of the tables that have become dense since the last call: now it pays to have it in huge pages. Before, it
     /// would take many times what is in use.
     pub fn dense_memory(&self) -> impl Iterator<Item = Range<*const u8>> {
-        self.tables.iter().filter_map(|table| table.dense_memory()).flatten()
+        self.tables.all().iter().filter_map(|table| table.dense_memory()).flatten()
     }
 
     /// Replaces what may send from the inside (see [`InsideSettings::sources`](crate::nat::InsideSettings::sources)): the kernel's routes changed.
-    pub fn set_sources(&self, inside: usize, sources: Vec<IpNet>) {
+    pub fn set_sources(&self, inside: InsideNumber, sources: Vec<IpNet>) {
         self.change_surroundings(|surroundings| {
-            if let Some(place) = surroundings.sources.get_mut(inside) {
+            if let Some(place) = surroundings.sources.get_mut(usize::from(inside.get())) {
                 *place = in_order(&sources);
             }
         });
@@ -223,15 +226,15 @@ impl Nat {
     }
 
     /// A binding ended: what was known about it goes.
-    pub(super) fn ended(&self, table: usize, found: &Found) {
-        let owner = owner(table, found);
+    pub(super) fn ended(&self, bound: &Bound) {
+        let (owner, slot) = (bound.owner(), &bound.found.slot);
         self.contacts.forget(owner);
         self.policies.set(owner, None);
-        self.limiter.leave(found.slot.inside, found.slot.terminal);
-        if !found.slot.answered {
-            self.limiter.answered(found.slot.inside, found.slot.created);
+        self.limiter.leave(slot.inside, slot.terminal);
+        if !slot.answered {
+            self.limiter.answered(slot.inside, slot.created);
         }
-        self.invalidate(Some(slot_ref(table, found)));
+        self.invalidate(Some(bound.slot()));
     }
 
     /// Workers decide anew about every flow; flows of the binding, or (`None`) all, are carried by nobody else any more.
@@ -242,13 +245,20 @@ impl Nat {
         }
     }
 
-    pub(super) fn event(&self, kind: EventKind, table: usize, found: &Found) -> Event {
-        let pool = self.tables.get(table).and_then(|table| table.part(found.index)).map_or(0, |part| part.pool());
-        let slot = &found.slot;
+    /// The pool that a binding is of.
+    pub(super) fn pool_of(&self, bound: &Bound) -> PoolNumber {
+        self.tables
+            .get(bound.table)
+            .and_then(|table| table.part(bound.found.index))
+            .map_or_else(Default::default, TablePool::pool)
+    }
+
+    pub(super) fn event(&self, kind: EventKind, bound: &Bound) -> Event {
+        let slot = &bound.found.slot;
         Event {
             kind,
             inside: slot.inside,
-            pool,
+            pool: self.pool_of(bound),
             made: Time::from_secs(slot.created.into()),
             terminal: slot.terminal,
             virtual_ip: slot.virtual_ip,
@@ -261,8 +271,8 @@ pub(super) fn pools_of_tables(pools: &[PoolSettings]) -> Result<Vec<TablePools>,
     if pools.len() > usize::from(u16::MAX) {
         return Err(SettingsError::TooManyPools(pools.len()));
     }
-    let parts = |group: Vec<u16>| {
-        let members = || group.iter().filter_map(|pool| Some((*pool, pools.get(usize::from(*pool))?)));
+    let parts = |group: Vec<PoolNumber>| {
+        let members = || group.iter().filter_map(|pool| Some((*pool, pools.get(usize::from(pool.get()))?)));
         let names = || members().map(|(_, pool)| pool.name.as_str()).collect::<Vec<_>>().join(", ");
         TablePools::new(members()).ok_or_else(|| SettingsError::TooLarge(names()))
     };
@@ -273,12 +283,4 @@ pub(super) fn new_table(parts: TablePools, settings: &Settings) -> Result<Arc<Ta
     let ranges = parts.iter().map(|part| part.range.to_string()).collect::<Vec<_>>().join(", ");
     let table = Table::new(parts, &settings.hash_key, settings.policy.lifetimes.clone());
     Ok(Arc::new(table.map_err(|_| SettingsError::TooLarge(ranges))?))
-}
-
-pub(super) fn slot_ref(table: usize, found: &Found) -> SlotRef {
-    SlotRef::new(u16::try_from(table).unwrap_or(u16::MAX), found.index)
-}
-
-pub(super) fn owner(table: usize, found: &Found) -> Owner {
-    Owner { table: u16::try_from(table).unwrap_or(u16::MAX), index: found.index, created: found.slot.created }
 }

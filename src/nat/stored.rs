@@ -3,12 +3,15 @@
 use super::callback::CallbackPolicy;
 use super::contacts::{CalledPeer, Change};
 use super::event::EventKind;
+use super::table::Misplaced;
 use super::table::ledger::Stamp;
 use super::table::slots::{Slot, Usage};
-use super::table::{Found, Misplaced};
 use crate::nat::binding::BindingState;
-use crate::nat::binding::Owner;
-use crate::nat::shared::{Nat, owner};
+use crate::nat::binding::{Owner, SlotRef};
+use crate::nat::bound::Bound;
+use crate::nat::flow::observer::ForReal;
+use crate::nat::numbers::{InsideNumber, Numbered, TableNumber};
+use crate::nat::shared::Nat;
 use crate::time::Time;
 use crate::wire::Address;
 use std::collections::HashMap;
@@ -134,6 +137,9 @@ pub enum Unfit {
     /// Its virtual IP is set aside.
     #[error("its virtual IP is reserved or shares its place with another's")]
     NotGiven,
+    /// Its virtual IP is that of another binding here.
+    #[error("its virtual IP is another terminal's here")]
+    Taken,
     /// No inside has the name.
     #[error("its inside is not served")]
     NoInside,
@@ -142,7 +148,7 @@ pub enum Unfit {
 /// Says which binding was stored in which version, and which contacts of it; see [`Nat::recorded`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    table: u16,
+    table: TableNumber,
     stamp: Stamp,
     created: u32,
     is_new: bool,
@@ -153,14 +159,16 @@ pub struct Receipt {
 pub struct Restoring<'a> {
     nat: &'a Nat,
     now: Time,
-    insides: HashMap<&'a str, u16>,
+    insides: HashMap<&'a str, InsideNumber>,
     /// Of each table, dormant bindings and when they were last used.
     dormant: Vec<Vec<(u32, Stamp)>>,
     done: Restored,
 }
 
 impl Nat {
-    /// Puts bindings back, in any order, into tables that hold none of them yet.
+    /// Puts bindings back that another process or gateway has had, in any order. A binding that the tables hold already is
+    /// as of the later use of both, and ends if it has ended there; one whose virtual IP is another's here is a misfit.
+    /// Doing it twice changes nothing more.
     pub fn restore(&self, bindings: impl IntoIterator<Item = StoredBinding>, now: Time) -> Restored {
         let mut restoring = self.restoring(now);
         bindings.into_iter().for_each(|binding| restoring.add(binding));
@@ -169,47 +177,47 @@ impl Nat {
 
     /// The same for a caller that has them one by one.
     pub fn restoring(&self, now: Time) -> Restoring<'_> {
-        let names = self.insides.iter().enumerate();
         Restoring {
             nat: self,
             now,
-            insides: names.filter_map(|(n, name)| Some((name.as_str(), u16::try_from(n).ok()?))).collect(),
-            dormant: self.tables.iter().map(|_| Vec::new()).collect(),
+            insides: self.insides.iter().map(|(number, name)| (name.as_str(), number)).collect(),
+            dormant: self.tables.numbers().map(|_| Vec::new()).collect(),
             done: Restored::default(),
         }
     }
 
     /// Every binding with its contacts, table by table. Others may come and go meanwhile.
     pub fn stored_bindings(&self) -> impl Iterator<Item = StoredBinding> {
-        let names: Vec<Arc<str>> = self.insides.iter().map(|name| Arc::from(name.as_str())).collect();
-        self.all_found().filter_map(move |(number, found)| {
-            let inside = Arc::clone(names.get(usize::from(found.slot.inside))?);
-            let contacts = self.contacts.of(owner(number, &found)).into_iter();
+        let names = self.insides.all().iter().map(|name| Arc::from(name.as_str()));
+        let names: Numbered<InsideNumber, Arc<str>> = Numbered::new(names.collect());
+        self.all_bound().filter_map(move |bound| {
+            let inside = Arc::clone(names.get(bound.found.slot.inside)?);
+            let contacts = self.contacts.of(bound.owner()).into_iter();
             let contacts = contacts.map(StoredContact::from).collect();
-            Some(StoredBinding { contacts, ..self.to_store(number, &found, inside) })
+            Some(StoredBinding { contacts, ..self.to_store(&bound, inside) })
         })
     }
 
     /// The bindings that were used in second `since` or later, without their contacts; counts all into `count`.
     pub fn used_since<'a>(&'a self, since: u32, count: &'a mut u64) -> impl Iterator<Item = StoredBinding> + 'a {
-        self.all_found().filter_map(move |(number, found)| {
+        self.all_bound().filter_map(move |bound| {
             *count += 1;
+            let found = &bound.found;
             let inside = || Arc::from(self.inside_name(found.slot.inside));
-            let table = self.tables.get(number)?;
+            let table = self.tables.get(bound.table)?;
             (table.usage(found.index).1.as_secs().max(found.slot.ended) >= since)
-                .then(|| self.to_store(number, &found, inside()))
+                .then(|| self.to_store(&bound, inside()))
         })
     }
 
     /// The binding of a virtual IP as it is now, without its contacts; `None` if it belongs to nobody.
     pub fn stored(&self, virtual_ip: IpAddr) -> Option<(StoredBinding, Receipt)> {
-        let address = Address::from(virtual_ip);
-        let number = self.selection.of_virtual_ip(address)?;
-        let found = self.tables.get(usize::from(number))?.of_virtual_ip(address)?;
-        let binding = self.to_store(number.into(), &found, Arc::from(self.inside_name(found.slot.inside)));
-        let is_new = self.tables.get(usize::from(number))?.is_unrecorded(found.index);
+        let bound = self.bound_of(virtual_ip.into())?;
+        let Bound { table, found } = bound;
+        let binding = self.to_store(&bound, Arc::from(self.inside_name(found.slot.inside)));
+        let is_new = self.tables.get(table)?.is_unrecorded(found.index);
         let (stamp, created) = (found.stamp(), found.slot.created);
-        Some((binding, Receipt { table: number, stamp, created, is_new, contacts: Vec::new() }))
+        Some((binding, Receipt { table, stamp, created, is_new, contacts: Vec::new() }))
     }
 
     /// The contacts that packets of the binding wait for; the receipt is for them too from now on.
@@ -240,7 +248,7 @@ impl Nat {
 
     /// A binding is on record as [`Nat::stored`] showed it, and so are the contacts of [`Nat::unrecorded_contacts`].
     pub fn recorded(&self, receipt: &Receipt) {
-        if let Some(table) = self.tables.get(usize::from(receipt.table)) {
+        if let Some(table) = self.tables.get(receipt.table) {
             table.recorded(receipt.stamp);
         }
         if !receipt.contacts.is_empty() {
@@ -250,7 +258,7 @@ impl Nat {
 
     /// What is new about this binding cannot be recorded now. If the binding itself is on record, packets wait no more.
     pub fn let_go(&self, virtual_ip: IpAddr) {
-        let Ok(bound) = self.receiver(virtual_ip.into()) else { return };
+        let Ok(bound) = self.receiver(virtual_ip.into(), &mut ForReal) else { return };
         if let Ok(table) = self.table(bound.table)
             && !table.is_unrecorded(bound.found.index)
         {
@@ -268,7 +276,7 @@ impl Nat {
     /// there were too many at once, the rest is told when it is used again.
     pub fn changed_contacts(&self) -> Vec<ContactKey> {
         let resolve = |Change { owner, peer }| {
-            let found = self.tables.get(usize::from(owner.table))?.at(owner.index)?;
+            let found = self.tables.get(owner.table)?.at(owner.index)?;
             (found.slot.created == owner.created).then(|| ContactKey {
                 virtual_ip: found.slot.virtual_ip.into(),
                 created: owner.created,
@@ -281,16 +289,14 @@ impl Nat {
     /// A contact as it is now; `None` if its binding has ended.
     pub fn contact_now(&self, key: &ContactKey) -> Option<ContactChange> {
         let ContactKey { virtual_ip, created, peer } = *key;
-        let address = Address::from(virtual_ip);
-        let table = self.selection.of_virtual_ip(address)?;
-        let found = self.tables.get(usize::from(table))?.of_virtual_ip(address)?;
-        let contact = self.contacts.known(owner(table.into(), &found), peer.into()).map(StoredContact::from);
-        (found.slot.created == created).then_some(ContactChange { virtual_ip, created, peer, contact })
+        let bound = self.bound_of(virtual_ip.into())?;
+        let contact = self.contacts.known(bound.owner(), peer.into()).map(StoredContact::from);
+        (bound.found.slot.created == created).then_some(ContactChange { virtual_ip, created, peer, contact })
     }
 
     /// What a packet of the binding has to wait for, whichever peer it is for.
-    pub(super) fn owes(&self, table: u16, index: u32) -> Option<EventKind> {
-        let table = self.tables.get(usize::from(table)).filter(|_| self.is_recording())?;
+    pub(super) fn owes(&self, slot: SlotRef) -> Option<EventKind> {
+        let (table, index) = (self.tables.get(slot.table()).filter(|_| self.is_recording())?, slot.index());
         if table.is_unrecorded(index) {
             return Some(EventKind::Unrecorded);
         }
@@ -301,21 +307,21 @@ impl Nat {
         self.is_recording.load(Ordering::Acquire)
     }
 
-    fn all_found(&self) -> impl Iterator<Item = (usize, Found)> {
-        self.tables.iter().enumerate().flat_map(|(number, table)| {
+    fn all_bound(&self) -> impl Iterator<Item = Bound> {
+        self.tables.iter().flat_map(|(number, table)| {
             let mut from = Some(0);
             std::iter::from_fn(move || {
                 let found = table.next_at(from?)?;
                 from = found.index.checked_add(1);
-                Some((number, found))
+                Some(Bound { table: number, found })
             })
         })
     }
 
-    fn to_store(&self, number: usize, found: &Found, inside: Arc<str>) -> StoredBinding {
+    fn to_store(&self, bound: &Bound, inside: Arc<str>) -> StoredBinding {
         let (usage, last_used) =
-            self.tables.get(number).map_or_else(Default::default, |table| table.usage(found.index));
-        let slot = &found.slot;
+            self.tables.get(bound.table).map_or_else(Default::default, |table| table.usage(bound.found.index));
+        let slot = &bound.found.slot;
         StoredBinding {
             inside,
             terminal: slot.terminal.into(),
@@ -331,7 +337,7 @@ impl Nat {
             bytes_out: usage.bytes_out,
             bytes_in: usage.bytes_in,
             callbacks: usage.callbacks,
-            callback: self.policies.of(owner(number, found)),
+            callback: self.policies.of(bound.owner()),
             contacts: Vec::new(),
         }
     }
@@ -355,7 +361,7 @@ impl Restoring<'_> {
         let Some(number) = self.nat.selection.of_virtual_ip(virtual_ip) else {
             return self.misfit(binding, Unfit::NotInAPool);
         };
-        let Some(table) = self.nat.tables.get(usize::from(number)) else { return };
+        let Some(table) = self.nat.tables.get(number) else { return };
         let Some(inside) = self.insides.get(&*binding.inside).copied() else {
             table.keep_back(virtual_ip);
             return self.misfit(binding, Unfit::NoInside);
@@ -375,11 +381,16 @@ impl Restoring<'_> {
             created: binding.created.min(self.now.as_secs()),
             ended: binding.ended,
         };
+        if let Some(held) = table.of_virtual_ip(virtual_ip)
+            && (held.slot.inside, held.slot.terminal, held.slot.created) == (inside, slot.terminal, slot.created)
+        {
+            return self.join(&Bound { table: number, found: held }, &slot, binding);
+        }
         let put = |slot| table.restore(slot, binding.last_used, usage, self.now);
         let result = match put(slot) {
             Err(Misplaced::Twice(other)) if other.slot.created < slot.created => {
                 if let Some(ended) = table.end(other.stamp(), self.now) {
-                    self.nat.ended(number.into(), &ended);
+                    self.nat.ended(&Bound { table: number, found: ended });
                     self.done.changed.push(ended.slot.virtual_ip.into());
                 }
                 put(slot)
@@ -392,14 +403,33 @@ impl Restoring<'_> {
             other => other,
         };
         match result {
-            Ok(found) => self.furnish(number, &found, binding),
+            Ok(found) => self.furnish(&Bound { table: number, found }, binding),
+            Err(Misplaced::Taken) => self.misfit(binding, Unfit::Taken),
             Err(_) => self.misfit(binding, Unfit::NotGiven),
         }
     }
 
+    /// Brings together what is known here and elsewhere of one binding.
+    fn join(&mut self, bound: &Bound, other: &Slot, binding: StoredBinding) {
+        let Some(table) = self.nat.tables.get(bound.table) else { return };
+        self.done.kept += 1;
+        self.done.changed.push(binding.virtual_ip);
+        if other.state == BindingState::Quarantined {
+            if let Some(found) = table.end(bound.found.stamp(), self.now) {
+                self.nat.ended(&Bound { found, ..*bound });
+            }
+            return;
+        }
+        let Some(found) = table.join(&bound.found, other, binding.last_used, self.now) else { return };
+        if found.slot.answered && !bound.found.slot.answered {
+            self.nat.limiter.answered(found.slot.inside, found.slot.created);
+        }
+        self.know(&Bound { found, ..*bound }, binding);
+    }
+
     /// Sets the dormant ones in their order; says what became of all.
     pub fn finish(mut self) -> Restored {
-        for (table, dormant) in self.nat.tables.iter().zip(&mut self.dormant) {
+        for (table, dormant) in self.nat.tables.all().iter().zip(&mut self.dormant) {
             dormant.sort_unstable_by_key(|(last_used, _)| *last_used);
             table.queue(dormant.drain(..).map(|(_, stamp)| stamp));
         }
@@ -407,19 +437,25 @@ impl Restoring<'_> {
         self.done
     }
 
-    fn furnish(&mut self, number: u16, found: &Found, binding: StoredBinding) {
+    fn furnish(&mut self, bound: &Bound, binding: StoredBinding) {
+        let found = &bound.found;
         self.done.kept += 1;
         if found.slot.state == BindingState::Quarantined {
             return;
         }
         if let Some(dormant) =
-            self.dormant.get_mut(usize::from(number)).filter(|_| binding.state == BindingState::Dormant)
+            self.dormant.get_mut(usize::from(bound.table.get())).filter(|_| binding.state == BindingState::Dormant)
         {
             dormant.push((binding.last_used, found.stamp()));
         }
         self.nat.limiter.enter(found.slot.inside, found.slot.terminal);
-        let owner = owner(number.into(), found);
-        if binding.callback.is_some() {
+        self.know(bound, binding);
+    }
+
+    /// What is known of a binding beside its slot.
+    fn know(&self, bound: &Bound, binding: StoredBinding) {
+        let owner = bound.owner();
+        if binding.callback != self.nat.policies.of(owner) {
             self.nat.policies.set(owner, binding.callback);
         }
         if !binding.contacts.is_empty() {

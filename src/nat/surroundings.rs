@@ -1,5 +1,6 @@
 //! What the network around the gateway looks like to the translator.
 
+use super::numbers::InsideNumber;
 use crate::wire::Address;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -19,8 +20,8 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Whether `address` is in one of the prefixes of the inside realm.
-    pub(in crate::nat) fn is_source(&self, inside: u16, address: Address) -> bool {
-        self.sources.get(usize::from(inside)).is_some_and(|prefixes| contain(prefixes, address.into()))
+    pub(in crate::nat) fn is_source(&self, inside: InsideNumber, address: Address) -> bool {
+        self.sources.get(usize::from(inside.get())).is_some_and(|prefixes| contain(prefixes, address.into()))
     }
 
     /// Whether nobody outside may see `address`: it is in a prefix of an inside realm, or the gateway's own there.

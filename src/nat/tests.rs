@@ -80,7 +80,7 @@ impl Gateway {
     }
 }
 
-const INSIDE: Realm = Realm::Inside(0);
+const INSIDE: Realm = Realm::inside(0);
 
 enum Flags {
     Syn,
@@ -512,7 +512,7 @@ fn s_an_inside_address_that_comes_from_outside_is_spoofed() {
 #[test]
 fn rfc6296_a_prefix_pool_translates_both_ways_without_a_binding() {
     let mut npt = pool("2001:db8:1::/48", &[]);
-    npt.kind = PoolKind::Prefix { internal: "fd00:1::/48".parse().unwrap(), inside: 0 };
+    npt.kind = PoolKind::Prefix { internal: "fd00:1::/48".parse().unwrap(), inside: InsideNumber::new(0) };
     let mut gateway = Gateway::new(settings(vec![npt]));
     let original = tcp("fd00:1::5", "2001:db8:9::1", Flags::Ack);
     let mut packet = original.clone();

@@ -136,7 +136,7 @@ impl Scene {
         let mut bytes = Vec::new();
         let packet = etherparse::PacketBuilder::ipv4([10, b, c, d], [192, 0, 2, peer], 64).udp(5000, 53);
         packet.write(&mut bytes, b"question").unwrap();
-        match self.translator.translate(&mut Packet::new(&mut bytes), Realm::Inside(0), self.now) {
+        match self.translator.translate(&mut Packet::new(&mut bytes), Realm::inside(0), self.now) {
             Verdict::Forward { event: Some(event), .. } if event.kind.is_unrecorded() => Some(event.virtual_ip.into()),
             Verdict::Drop(DropReason::CannotRecord) => None,
             other => panic!("{other:?}"),
@@ -223,7 +223,7 @@ fn since_when_a_peer_is_a_contact_and_whether_it_has_called_back_outlives_the_pr
     scene.store.mark_recorded(&scene.store.record(&[virtual_ip]).unwrap());
     scene.pass(Duration::from_secs(70));
     let IpAddr::V4(virtual_v4) = virtual_ip else { panic!("{virtual_ip}") };
-    let (terminal, inside) = ([10, 0, 0, 1], Realm::Inside(0));
+    let (terminal, inside) = ([10, 0, 0, 1], Realm::inside(0));
     for (realm, from, to) in [
         (inside, terminal, [192, 0, 2, 1]),
         (inside, terminal, [192, 0, 2, 2]),

@@ -2,7 +2,7 @@
 //! It shares no code with the real one but the settings it is given and the names of the reasons.
 
 use super::packets;
-use crate::nat::{CallbackPolicy, DropReason, Hairpin, PoolSettings, Realm, Settings};
+use crate::nat::{CallbackPolicy, DropReason, Hairpin, InsideNumber, PoolSettings, Realm, Settings};
 use pnet::packet::ip::IpNextHeaderProtocol;
 use pnet::util;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub struct Reference {
 
 #[derive(Clone, Copy, Debug)]
 struct Binding {
-    inside: u16,
+    inside: InsideNumber,
     terminal: IpAddr,
     virtual_ip: IpAddr,
     group: usize,
@@ -105,7 +105,7 @@ impl Reference {
     fn outbound(
         &mut self,
         look: &Look,
-        inside: u16,
+        inside: InsideNumber,
         opens: bool,
         calls: bool,
         chosen: Option<IpAddr>,
@@ -137,7 +137,7 @@ impl Reference {
         let callee = self.callee(look.destination)?;
         let Binding { terminal, inside, .. } = self.bindings[callee];
         let inside_address =
-            self.settings.insides[usize::from(inside)].sources.iter().any(|p| p.contains(&look.source));
+            self.settings.insides[usize::from(inside.get())].sources.iter().any(|p| p.contains(&look.source));
         if !is_unicast(look.source) || self.pool_of(look.source).is_some() || inside_address {
             return Err(DropReason::SpoofedSource);
         }
@@ -146,7 +146,13 @@ impl Reference {
         Ok((terminal, Realm::Inside(inside)))
     }
 
-    fn caller(&mut self, look: &Look, inside: u16, opens: bool, chosen: Option<IpAddr>) -> Result<usize, DropReason> {
+    fn caller(
+        &mut self,
+        look: &Look,
+        inside: InsideNumber,
+        opens: bool,
+        chosen: Option<IpAddr>,
+    ) -> Result<usize, DropReason> {
         let group = self.group_for(look.destination).ok_or(DropReason::NoPool)?;
         let known = self.bindings.iter().position(|b| (b.group, b.inside, b.terminal) == (group, inside, look.source));
         let index = match known {
@@ -156,7 +162,7 @@ impl Reference {
                 if !is_unicast(look.source) || self.pool_of(look.source).is_some() {
                     return Err(DropReason::SpoofedSource);
                 }
-                if !self.settings.insides[usize::from(inside)].sources.iter().any(|p| p.contains(&look.source)) {
+                if !self.settings.insides[usize::from(inside.get())].sources.iter().any(|p| p.contains(&look.source)) {
                     return Err(DropReason::SourceNotInside);
                 }
                 let taken = |address: IpAddr| self.bindings.iter().any(|b| b.virtual_ip == address);
@@ -242,7 +248,7 @@ impl Reference {
     }
 
     /// The virtual IP by which `peer` knows an inside address.
-    fn shown_to(&self, peer: IpAddr, inside: u16, address: IpAddr) -> Option<IpAddr> {
+    fn shown_to(&self, peer: IpAddr, inside: InsideNumber, address: IpAddr) -> Option<IpAddr> {
         let group = self.group_for(peer)?;
         self.bindings
             .iter()
@@ -313,12 +319,12 @@ impl Reference {
         quote: &Look,
         realm: Realm,
     ) -> Result<(Realm, (Option<IpAddr>, Option<IpAddr>), (Option<IpAddr>, Option<IpAddr>)), DropReason> {
-        let insides = || 0..u16::try_from(self.settings.insides.len()).unwrap();
+        let insides = || (0..self.settings.insides.len()).map(InsideNumber::of_place);
         let about_virtual = self.pool_of(look.destination).is_some();
         let own_outside = self.own(&self.settings.own_outside, look.source);
         let of_our_own = Some(look.source).filter(|own| self.settings.own_outside.contains(own)).or(own_outside);
         let from_kernel = self.settings.own_outside.contains(&look.source) || self.own_inside.contains(&look.source);
-        let by_hairpin = |from: Option<u16>| {
+        let by_hairpin = |from: Option<InsideNumber>| {
             let caller = self.bindings[self.callee(look.destination)?];
             if quote.source != look.destination {
                 return Err(DropReason::IcmpErrorUnrelated);
@@ -359,7 +365,7 @@ impl Reference {
             }
             Realm::Outside => {
                 let group = self.group_for(look.destination).filter(|_| quote.source == look.destination);
-                let of_terminal = |inside: &u16| {
+                let of_terminal = |inside: &InsideNumber| {
                     self.bindings
                         .iter()
                         .position(|b| Some(b.group) == group && b.inside == *inside && b.terminal == quote.destination)

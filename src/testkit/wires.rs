@@ -123,7 +123,7 @@ impl Gateway<'_> {
     /// Takes everything that has arrived on either side, and sends on what the translator lets pass.
     pub fn work(&mut self, now: Time) {
         while let Some(packet) = self.inside.0.receive(now) {
-            self.pass(packet, Realm::Inside(0), now);
+            self.pass(packet, Realm::inside(0), now);
         }
         while let Some(packet) = self.outside.0.receive(now) {
             self.pass(packet, Realm::Outside, now);

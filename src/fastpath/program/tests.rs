@@ -21,7 +21,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
-const INSIDE: Realm = Realm::Inside(0);
+const INSIDE: Realm = Realm::inside(0);
 /// A mark of somebody else's, which stays.
 const FOREIGN: u32 = 0x0100_0001;
 const FTP: u16 = 21;
@@ -247,7 +247,7 @@ impl Roads {
     }
 
     fn interfaces() -> BTreeMap<u32, Interface> {
-        let interface = |realm| Interface { realm: realm_number(realm), takes_frames: 1 };
+        let interface = |realm: Realm| Interface { realm: realm.number(), takes_frames: 1 };
         [(Self::index("terminals"), interface(INSIDE)), (Self::index("peers"), interface(Realm::Outside))].into()
     }
 }
@@ -291,8 +291,8 @@ impl Programs {
         let (mut loader, flows, mut surroundings) = Loader::new(common(SETUPS[0], false)).unwrap();
         surroundings.add_interfaces(&Roads::interfaces()).unwrap();
         let kinds = [
-            ("10.0.0.0/8", PrefixKind::Inside(0)),
-            ("fd00:1::/32", PrefixKind::Inside(0)),
+            ("10.0.0.0/8", PrefixKind::Inside(Default::default())),
+            ("fd00:1::/32", PrefixKind::Inside(Default::default())),
             ("198.18.0.0/24", PrefixKind::Pool),
             ("fd00:2::/64", PrefixKind::Pool),
         ];
@@ -304,7 +304,7 @@ impl Programs {
                 let mut ebpf = loader.load(&loader.door(realm, Some(GATEWAY), 1).unwrap()).unwrap();
                 program(&mut ebpf, role(realm, redirects)).unwrap();
                 xdp_program(&mut ebpf).unwrap();
-                loaded.insert((setup, realm_number(realm), redirects), ebpf);
+                loaded.insert((setup, realm.number(), redirects), ebpf);
             }
         }
         let (flows, surroundings) = (RefCell::new(flows), RefCell::new(surroundings));
@@ -313,7 +313,7 @@ impl Programs {
 
     /// Sends a packet through the program at XDP. `None`: it was left alone.
     fn run_xdp(&self, setup: Setup, realm: Realm, packet: &[u8], v4: bool) -> Result<Option<Vec<u8>>, String> {
-        let program = self.loaded[&(setup, realm_number(realm), true)].program(XDP).unwrap();
+        let program = self.loaded[&(setup, realm.number(), true)].program(XDP).unwrap();
         let program: &Xdp = program.try_into().unwrap();
         let frame = frame(GATEWAY, NEIGHBOUR, packet, v4);
         let mut frame_out = vec![0; frame.len()];
@@ -334,7 +334,7 @@ impl Programs {
 
     /// Sends a packet through the program at tc.
     fn run(&self, setup: Setup, realm: Realm, redirects: bool, packet: &[u8], v4: bool) -> Result<Answer, String> {
-        let program = self.loaded[&(setup, realm_number(realm), redirects)].program(role(realm, redirects).program());
+        let program = self.loaded[&(setup, realm.number(), redirects)].program(role(realm, redirects).program());
         let program: &SchedClassifier = program.unwrap().try_into().unwrap();
         // The kernel runs it on the loopback interface, whose address this is.
         let frame = frame([0; 6], NEIGHBOUR, packet, v4);

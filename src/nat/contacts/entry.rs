@@ -31,6 +31,23 @@ pub struct Contact {
     pub called_back: bool,
 }
 
+impl Contact {
+    /// This contact with what is known elsewhere of the same peer.
+    pub fn joined_with(&self, other: &Self) -> Self {
+        Self {
+            first: if self.first == 0 || other.first == 0 {
+                self.first.max(other.first)
+            } else {
+                self.first.min(other.first)
+            },
+            last: self.last.max(other.last),
+            answered: self.answered || other.answered,
+            called_back: self.called_back || other.called_back,
+            ..*self
+        }
+    }
+}
+
 const _: () = assert!(size_of::<Contact>() == 28, "there are millions of them");
 
 /// An address in two words, which need less alignment than one, and no more than a time.

@@ -5,13 +5,14 @@
 use super::entry::{Contact, Peer};
 use super::list::List;
 use crate::nat::binding::Owner;
+use crate::nat::numbers::TableNumber;
 use std::collections::HashMap;
 
 /// What is known of one binding.
 struct Entry {
     index: u32,
     created: u32,
-    table: u16,
+    table: TableNumber,
     traits: u8,
     untold: u8,
     last: u32,
@@ -39,9 +40,9 @@ pub struct Shard {
     /// As many as a power of two, a quarter of them vacant.
     places: Vec<u32>,
     /// Where there are several, sorted by peer.
-    lists: HashMap<(u16, u32), List>,
+    lists: HashMap<(TableNumber, u32), List>,
     /// First calls of contacts that are alone and younger than their binding.
-    firsts: HashMap<(u16, u32), u32>,
+    firsts: HashMap<(TableNumber, u32), u32>,
     /// When the lists were last looked through.
     swept: u32,
     /// Contacts in all of them.
@@ -173,7 +174,7 @@ impl Shard {
         }
     }
 
-    fn drop_list(&mut self, key: (u16, u32)) -> Option<List> {
+    fn drop_list(&mut self, key: (TableNumber, u32)) -> Option<List> {
         let list = self.lists.remove(&key)?;
         self.listed -= list.len();
         Some(list)
@@ -313,13 +314,13 @@ impl Entry {
     }
 }
 
-fn key(owner: Owner) -> (u16, u32) {
+fn key(owner: Owner) -> (TableNumber, u32) {
     (owner.table, owner.index)
 }
 
 /// Slots are given by a keyed hash already: nobody chooses which of them meet, so a multiplication will do.
-fn hash(table: u16, index: u32) -> u64 {
-    (u64::from(table) << 32 | u64::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+fn hash(table: TableNumber, index: u32) -> u64 {
+    (u64::from(table.get()) << 32 | u64::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -341,10 +342,10 @@ mod tests {
         #[test]
         fn it_behaves_like_a_map(steps in prop::collection::vec((0usize..4, 0u16..2, 0u32..40, 0u64..4), 0..300)) {
             let mut shard = Shard::default();
-            let mut model: BTreeMap<(u16, u32), Vec<Contact>> = BTreeMap::new();
+            let mut model: BTreeMap<(TableNumber, u32), Vec<Contact>> = BTreeMap::new();
             for (contacts, table, index, from) in steps {
                 // As in a shard of 256.
-                let owner = Owner { table, index: index << 8, created: 7 };
+                let owner = Owner { table: TableNumber::new(table), index: index << 8, created: 7 };
                 let contacts: Vec<Contact> = (from..from + contacts as u64).map(contact).collect();
                 shard.replace(owner, contacts.clone());
                 model.insert(key(owner), contacts);

@@ -1,9 +1,11 @@
 //! What the carrier (the kernel) has translated, as the translator accounts for it.
 
+use super::observer::ForReal;
 use super::offload::{Carried, FlowCarrier, Offer};
 use super::remembered::Tally;
 use crate::nat::binding::{BindingState, Realm, SlotRef};
-use crate::nat::shared::{Nat, owner};
+use crate::nat::bound::Bound;
+use crate::nat::shared::Nat;
 use crate::time::Time;
 use crate::wire::Address;
 use std::sync::Arc;
@@ -57,7 +59,7 @@ impl Nat {
                 (SlotRef::new(table, index), Realm::Outside)
             }
             Realm::Outside => {
-                let receiver = self.receiver(destination).ok()?;
+                let receiver = self.receiver(destination, &mut ForReal).ok()?;
                 (receiver.slot(), Realm::Inside(receiver.found.slot.inside))
             }
         };
@@ -82,8 +84,7 @@ impl Nat {
     /// Whether an inside address is of several insides.
     pub(in crate::nat) fn is_unclear(&self, address: Address) -> bool {
         let surroundings = self.surroundings.read();
-        let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
-        insides.filter(|inside| surroundings.is_source(*inside, address)).count() > 1
+        self.insides.numbers().filter(|inside| surroundings.is_source(*inside, address)).count() > 1
     }
 
     /// Whether the decision would be the same now. If the terminal has sent something, its contact is refreshed.
@@ -98,16 +99,16 @@ impl Nat {
                 });
                 let Some(found) = found else { return false };
                 if moved {
-                    self.contacts.note(owner(table.into(), &found), offer.destination, now.as_secs(), false);
+                    self.contacts.note(Bound { table, found }.owner(), offer.destination, now.as_secs(), false);
                 }
                 true
             }
-            Realm::Outside => self.receiver(offer.destination).is_ok_and(|receiver| {
+            Realm::Outside => self.receiver(offer.destination, &mut ForReal).is_ok_and(|receiver| {
                 receiver.found.slot.terminal == offer.address
                     && receiver.slot() == offer.binding
                     && self.is_peer(offer.source, receiver.found.slot.inside).is_ok()
                     // A first answer is seen here.
-                    && self.may_call(&receiver, offer.source, false, now).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
+                    && self.may_call(&receiver, offer.source, false, now, &mut ForReal).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
             }),
         }
     }

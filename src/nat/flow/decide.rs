@@ -1,17 +1,18 @@
 //! What becomes of a packet that a worker has not seen the like of: the decision about its flow.
 
+use super::observer::{Fact, Observer, Run};
 use super::remembered::{Flow, Tally};
 use crate::nat::binding::BindingState;
-use crate::nat::binding::Owner;
 use crate::nat::binding::Realm;
-use crate::nat::binding::SlotRef;
+use crate::nat::bound::Bound;
 use crate::nat::callback::CallbackPolicy;
 use crate::nat::contacts::CalledPeer;
 use crate::nat::event::{Event, EventKind};
+use crate::nat::numbers::{InsideNumber, TableNumber};
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Hairpin, InboundRefresh};
-use crate::nat::shared::{Nat, owner};
-use crate::nat::table::{Found, Table};
+use crate::nat::shared::Nat;
+use crate::nat::table::Table;
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};
 use std::sync::Arc;
@@ -25,36 +26,21 @@ pub(in crate::nat) struct Decision {
     pub is_once: bool,
 }
 
-/// Whether a decision is to be carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::nat) enum Run {
-    /// It is: bindings are made, woken and used.
-    Real,
-    /// It is only asked for; nothing changes.
-    Dry,
-}
-
-/// A binding and the table it is in.
-#[derive(Clone, Copy)]
-pub(in crate::nat) struct Bound {
-    pub table: u16,
-    pub found: Found,
-}
-
 impl Nat {
     /// From a terminal to a peer: its binding, made now if this is a first packet (N2, N3).
     pub(in crate::nat) fn outbound(
         &self,
         headers: &Headers,
-        inside: u16,
+        inside: InsideNumber,
         now: Time,
-        run: Run,
+        observer: &mut impl Observer,
     ) -> Result<Decision, DropReason> {
         let peer = headers.destination;
         if !is_unicast(peer) {
             return Err(DropReason::NotUnicast);
         }
         if let Some(prefix) = self.prefixes.of_virtual_ip(peer) {
+            observer.sees(Fact::ByPrefix);
             if self.policy.hairpin == Hairpin::Off {
                 return Err(DropReason::Hairpin);
             }
@@ -64,13 +50,15 @@ impl Nat {
             return Ok(Decision::new(flow, None));
         }
         if self.selection.of_virtual_ip(peer).is_some() {
-            return self.hairpin(headers, inside, now, run);
+            observer.sees(Fact::Hairpin);
+            return self.hairpin(headers, inside, now, observer);
         }
         if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
+            observer.sees(Fact::ByPrefix);
             let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, sender: None, receiver: None };
             return Ok(Decision::new(flow, None));
         }
-        let (sender, event) = self.sender(headers, inside, now, run)?;
+        let (sender, event) = self.sender(headers, inside, now, observer)?;
         let flow = Flow {
             rewrite: Rewrite::source(sender.found.slot.virtual_ip),
             to: Realm::Outside,
@@ -81,9 +69,15 @@ impl Nat {
     }
 
     /// From a peer to a virtual IP: to the terminal that has it, if the peer may call (N5).
-    pub(in crate::nat) fn inbound(&self, headers: &Headers, now: Time, run: Run) -> Result<Decision, DropReason> {
+    pub(in crate::nat) fn inbound(
+        &self,
+        headers: &Headers,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<Decision, DropReason> {
         let (peer, virtual_ip) = (headers.source, headers.destination);
         if let Some(prefix) = self.prefixes.of_virtual_ip(virtual_ip) {
+            observer.sees(Fact::ByPrefix);
             self.is_peer(peer, prefix.inside)?;
             let flow = Flow {
                 rewrite: Rewrite::destination(prefix.inward(virtual_ip)?),
@@ -93,14 +87,14 @@ impl Nat {
             };
             return Ok(Decision::new(flow, None));
         }
-        let receiver = self.receiver(virtual_ip)?;
+        let receiver = self.receiver(virtual_ip, observer)?;
         let slot = &receiver.found.slot;
         if !self.surroundings.read().is_source(slot.inside, slot.terminal) {
             return Err(DropReason::InsideGone);
         }
         self.is_peer(peer, slot.inside)?;
-        let contact = self.may_call(&receiver, peer, calls(headers.kind), now)?;
-        let is_once = self.heard(&receiver, contact, headers.kind, run);
+        let contact = self.may_call(&receiver, peer, calls(headers.kind), now, observer)?;
+        let is_once = self.heard(&receiver, contact, headers.kind, run_of(observer));
         let flow = Flow {
             rewrite: Rewrite::destination(receiver.found.slot.terminal),
             to: Realm::Inside(receiver.found.slot.inside),
@@ -112,22 +106,28 @@ impl Nat {
 
     /// From a terminal to the virtual IP of another, or its own: the receiver sees the sender's virtual IP
     /// (RFC 4787 REQ-9).
-    fn hairpin(&self, headers: &Headers, inside: u16, now: Time, run: Run) -> Result<Decision, DropReason> {
+    fn hairpin(
+        &self,
+        headers: &Headers,
+        inside: InsideNumber,
+        now: Time,
+        observer: &mut impl Observer,
+    ) -> Result<Decision, DropReason> {
         if self.policy.hairpin == Hairpin::Off {
             return Err(DropReason::Hairpin);
         }
-        let receiver = self.receiver(headers.destination)?;
-        let (sender, event) = self.sender(headers, inside, now, run)?;
+        let receiver = self.receiver(headers.destination, observer)?;
+        let (sender, event) = self.sender(headers, inside, now, observer)?;
         let shown = sender.found.slot.virtual_ip;
         // A terminal that calls its own virtual IP needs no contact.
         let is_itself = sender.slot() == receiver.slot();
         let mut is_once = false;
         if !is_itself {
             let contact = match self.policy.hairpin {
-                Hairpin::Policy => self.may_call(&receiver, shown, calls(headers.kind), now)?,
+                Hairpin::Policy => self.may_call(&receiver, shown, calls(headers.kind), now, observer)?,
                 _ => self.contacts.live(receiver.owner(), shown, now.as_secs()),
             };
-            is_once = self.heard(&receiver, contact, headers.kind, run);
+            is_once = self.heard(&receiver, contact, headers.kind, run_of(observer));
         }
         let rewrite = Rewrite { source: Some(shown), destination: Some(receiver.found.slot.terminal) };
         let flow = Flow {
@@ -143,58 +143,68 @@ impl Nat {
     fn sender(
         &self,
         headers: &Headers,
-        inside: u16,
+        inside: InsideNumber,
         now: Time,
-        run: Run,
+        observer: &mut impl Observer,
     ) -> Result<(Bound, Option<Event>), DropReason> {
         let (terminal, peer) = (headers.source, headers.destination);
         let number = self.selection.for_peer(peer).ok_or(DropReason::NoPool)?;
         let table = self.table(number)?;
-        let (found, event) = match table.of_terminal(inside, terminal) {
-            Some(found) if run == Run::Dry => {
-                let wakes = found.slot.state == BindingState::Dormant;
-                (found, wakes.then(|| self.event(EventKind::Woken, number.into(), &found)))
+        observer.sees(Fact::ForPeer(peer, number));
+        let bound = table.of_terminal(inside, terminal).map(|found| Bound { table: number, found });
+        observer.sees(Fact::Sender(bound));
+        let run = run_of(observer);
+        let (bound, event) = match bound {
+            Some(bound) if run == Run::Dry => {
+                let wakes = bound.found.slot.state == BindingState::Dormant;
+                (bound, wakes.then(|| self.event(EventKind::Woken, &bound)))
             }
-            Some(found) => {
-                // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
-                table.touch(found.index, now);
-                let (found, woken) = self.wake(number, table, found, now);
-                // Another worker made or woke it and may not have recorded that yet: this packet must not overtake.
-                let unrecorded = self.owes(number, found.index).map(|kind| self.event(kind, number.into(), &found));
-                (
-                    found,
-                    if unrecorded.is_some_and(|unrecorded| unrecorded.kind.is_of_a_new_binding()) {
-                        unrecorded
-                    } else {
-                        woken.or(unrecorded)
-                    },
-                )
-            }
-            None => self.create(number, table, headers, inside, now, run)?,
+            Some(bound) => self.use_binding(table, bound, now),
+            None => self.create(number, headers, inside, now, run)?,
         };
-        let bound = Bound { table: number, found };
         if run == Run::Dry {
             return Ok((bound, event));
         }
         let waits = self.is_recording() && !self.cannot_record.load(Ordering::Acquire);
         let is_unrecorded = self.contacts.note(bound.owner(), peer, now.as_secs(), waits);
-        let contacted = || is_unrecorded.then(|| self.event(EventKind::Contacted, number.into(), &found));
+        let contacted = || is_unrecorded.then(|| self.event(EventKind::Contacted, &bound));
         Ok((bound, event.or_else(contacted)))
     }
 
+    /// The terminal of a binding sends: the binding is in use, and wakes if it was dormant.
+    fn use_binding(&self, table: &Table, bound: Bound, now: Time) -> (Bound, Option<Event>) {
+        // Not left to the worker's next note: until then housekeeping could put the binding to sleep.
+        table.touch(bound.found.index, now);
+        let (bound, woken) = self.wake(table, bound, now);
+        // Another worker made or woke it and may not have recorded that yet: this packet must not overtake.
+        let unrecorded = self.owes(bound.slot()).map(|kind| self.event(kind, &bound));
+        let is_new = unrecorded.is_some_and(|unrecorded| unrecorded.kind.is_of_a_new_binding());
+        (bound, if is_new { unrecorded } else { woken.or(unrecorded) })
+    }
+
     /// The binding of a virtual IP that can be called.
-    pub(in crate::nat) fn receiver(&self, virtual_ip: Address) -> Result<Bound, DropReason> {
-        let table = self.selection.of_virtual_ip(virtual_ip).ok_or(DropReason::NotVirtual)?;
-        let found = self.table(table)?.of_virtual_ip(virtual_ip).ok_or(DropReason::NoBinding)?;
-        match found.slot.state {
-            BindingState::Active => Ok(Bound { table, found }),
+    pub(in crate::nat) fn receiver(
+        &self,
+        virtual_ip: Address,
+        observer: &mut impl Observer,
+    ) -> Result<Bound, DropReason> {
+        let Some(table) = self.selection.of_virtual_ip(virtual_ip) else {
+            observer.sees(Fact::NotVirtual(virtual_ip));
+            return Err(DropReason::NotVirtual);
+        };
+        observer.sees(Fact::VirtualIp(virtual_ip, table));
+        let bound = self.table(table)?.of_virtual_ip(virtual_ip).map(|found| Bound { table, found });
+        observer.sees(Fact::Receiver(bound));
+        let bound = bound.ok_or(DropReason::NoBinding)?;
+        match bound.found.slot.state {
+            BindingState::Active => Ok(bound),
             BindingState::Dormant => Err(DropReason::Dormant),
             BindingState::Quarantined => Err(DropReason::NoBinding),
         }
     }
 
     /// Whether `peer` can be a peer of a terminal of realm `inside`: not a virtual IP, not an inside address.
-    pub(in crate::nat) fn is_peer(&self, peer: Address, inside: u16) -> Result<(), DropReason> {
+    pub(in crate::nat) fn is_peer(&self, peer: Address, inside: InsideNumber) -> Result<(), DropReason> {
         let is_virtual = self.selection.of_virtual_ip(peer).is_some() || self.prefixes.of_virtual_ip(peer).is_some();
         if !is_unicast(peer) || is_virtual || self.surroundings.read().is_source(inside, peer) {
             return Err(DropReason::SpoofedSource);
@@ -210,10 +220,13 @@ impl Nat {
         peer: Address,
         calls: bool,
         now: Time,
+        observer: &mut impl Observer,
     ) -> Result<Option<CalledPeer>, DropReason> {
         if self.selection.for_peer(peer) != Some(receiver.table) {
+            observer.sees(Fact::OtherPool(peer));
             return Err(DropReason::WrongPool);
         }
+        observer.sees(Fact::MayCall(*receiver, peer));
         let owner = receiver.owner();
         let contact = self.contacts.live(owner, peer, now.as_secs());
         let of_pool = || self.policy_of_pool(receiver).unwrap_or(&self.policy.callback).admit(peer, contact, calls);
@@ -244,11 +257,11 @@ impl Nat {
     /// The callback policy that the binding's pool has of its own.
     pub(in crate::nat) fn policy_of_pool(&self, receiver: &Bound) -> Option<&CallbackPolicy> {
         let part = self.table(receiver.table).ok()?.part(receiver.found.index)?;
-        self.pools.get(usize::from(part.pool()))?.callback.as_ref()
+        self.pools.get(part.pool())?.callback.as_ref()
     }
 
-    pub(in crate::nat) fn table(&self, number: u16) -> Result<&Table, DropReason> {
-        self.tables.get(usize::from(number)).map(Arc::as_ref).ok_or(DropReason::NoPool)
+    pub(in crate::nat) fn table(&self, number: TableNumber) -> Result<&Table, DropReason> {
+        self.tables.get(number).map(Arc::as_ref).ok_or(DropReason::NoPool)
     }
 
     /// Notes what a worker has counted. What comes in keeps a binding alive only if so configured (RFC 4787 REQ-6).
@@ -256,7 +269,7 @@ impl Nat {
         if let Some((slot, peer)) = tally.callback()
             && let Some(found) = self.table(slot.table()).ok().and_then(|table| table.at(slot.index()))
         {
-            self.contacts.called_back(owner(slot.table().into(), &found), peer);
+            self.contacts.called_back(Bound { table: slot.table(), found }.owner(), peer);
         }
         for (slot, usage) in tally.usages() {
             if let Ok(table) = self.table(slot.table()) {
@@ -268,26 +281,28 @@ impl Nat {
         }
     }
 
-    fn wake(&self, number: u16, table: &Table, found: Found, now: Time) -> (Found, Option<Event>) {
-        if found.slot.state != BindingState::Dormant {
-            return (found, None);
+    fn wake(&self, table: &Table, bound: Bound, now: Time) -> (Bound, Option<Event>) {
+        if bound.found.slot.state != BindingState::Dormant {
+            return (bound, None);
         }
-        match table.wake(found, now) {
-            Some(found) => (found, Some(self.event(EventKind::Woken, number.into(), &found))),
-            None => (found, None), // another worker woke it a moment ago
+        match table.wake(bound.found, now) {
+            Some(found) => {
+                let bound = Bound { found, ..bound };
+                (bound, Some(self.event(EventKind::Woken, &bound)))
+            }
+            None => (bound, None), // another worker woke it a moment ago
         }
     }
 
     fn create(
         &self,
-        number: u16,
-        table: &Table,
+        number: TableNumber,
         headers: &Headers,
-        inside: u16,
+        inside: InsideNumber,
         now: Time,
         run: Run,
-    ) -> Result<(Found, Option<Event>), DropReason> {
-        let terminal = headers.source;
+    ) -> Result<(Bound, Option<Event>), DropReason> {
+        let (table, terminal) = (self.table(number)?, headers.source);
         match headers.kind {
             Kind::TcpSyn | Kind::Datagram | Kind::IcmpQuery | Kind::Other => {}
             _ => return Err(DropReason::NotAFirstPacket),
@@ -301,23 +316,28 @@ impl Nat {
         if self.cannot_record.load(Ordering::Acquire) {
             return Err(DropReason::CannotRecord);
         }
+        let bound = |found| Bound { table: number, found };
+        let created = |bound: Bound| (bound, Some(self.event(EventKind::Created, &bound)));
         if run == Run::Dry {
             self.limiter.would_admit(inside, terminal, now, || table.free())?;
             let found = table.preview(inside, terminal, now).ok_or(DropReason::PoolExhausted)?;
-            return Ok((found, Some(self.event(EventKind::Created, number.into(), &found))));
+            return Ok(created(bound(found)));
         }
         self.limiter.admit(inside, terminal, now, || table.free())?;
         let (made, ended) = table.create(inside, terminal, now);
         if let Some(ended) = ended {
-            self.ended(number.into(), &ended);
+            self.ended(&bound(ended));
         }
-        let Some((found, true)) = made else {
-            self.limiter.leave(inside, terminal);
-            self.limiter.answered(inside, now.as_secs());
-            let event = |found: &Found| Some(self.event(self.owes(number, found.index)?, number.into(), found));
-            return made.map(|(found, _)| (found, event(&found))).ok_or(DropReason::PoolExhausted);
-        };
-        Ok((found, Some(self.event(EventKind::Created, number.into(), &found))))
+        match made {
+            Some((found, true)) => Ok(created(bound(found))),
+            // Another worker has made it a moment ago, or nothing is left.
+            other => {
+                self.limiter.leave(inside, terminal);
+                self.limiter.answered(inside, now.as_secs());
+                let bound = bound(other.ok_or(DropReason::PoolExhausted)?.0);
+                Ok((bound, self.owes(bound.slot()).map(|kind| self.event(kind, &bound))))
+            }
+        }
     }
 }
 
@@ -327,14 +347,9 @@ impl Decision {
     }
 }
 
-impl Bound {
-    pub(in crate::nat) fn owner(&self) -> Owner {
-        Owner { table: self.table, index: self.found.index, created: self.found.slot.created }
-    }
-
-    pub(in crate::nat) fn slot(&self) -> SlotRef {
-        SlotRef::new(self.table, self.found.index)
-    }
+/// Whether what `observer` walks beside is carried out.
+fn run_of<O: Observer>(_observer: &O) -> Run {
+    O::RUN
 }
 
 /// Whether a packet asks for something new of its receiver, rather than answering.

@@ -1,11 +1,14 @@
 //! What would become of a packet, and why, in words. Nothing is changed by asking.
 
-use super::decide::{Bound, Run, untranslatable};
+use super::decide::untranslatable;
+use super::observer::{Fact, Observer, Run};
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Realm;
+use crate::nat::bound::Bound;
 use crate::nat::event::EventKind;
+use crate::nat::numbers::TableNumber;
 use crate::nat::reason::DropReason;
-use crate::nat::shared::{Nat, owner};
+use crate::nat::shared::Nat;
 use crate::nat::views::BindingView;
 use crate::time::Time;
 use crate::wire::{Address, Fragment, Headers, Kind, protocol};
@@ -101,25 +104,24 @@ impl Nat {
         if let Some(explanation) = self.explain_own(&headers, realm) {
             return explanation;
         }
+        let mut trace =
+            Trace { nat: self, now, steps: self.first_steps(&headers, realm), sender: None, receiver: None };
         let decided = match untranslatable(headers.kind) {
             Some(reason) => Err(reason),
             None => match realm {
-                Realm::Inside(inside) => self.outbound(&headers, inside, now, Run::Dry),
-                Realm::Outside => self.inbound(&headers, now, Run::Dry),
+                Realm::Inside(inside) => self.outbound(&headers, inside, now, &mut trace),
+                Realm::Outside => self.inbound(&headers, now, &mut trace),
             },
         };
-        let mut steps = Steps(Vec::new());
-        let binding = match realm {
-            Realm::Inside(inside) => self.explain_outbound(&headers, inside, now, &mut steps),
-            Realm::Outside => self.explain_inbound(&headers, now, &mut steps),
-        };
+        let Trace { mut steps, sender, receiver, .. } = trace;
+        let binding = if realm == Realm::Outside { receiver } else { sender };
         let mut explanation = Explanation {
             from: self.realm_name(realm).to_owned(),
             to: None,
             source: None,
             destination: None,
             reason: None,
-            binding: binding.map(|bound| self.view(bound.table.into(), &bound.found, now)),
+            binding: binding.map(|bound| self.view(&bound, now)),
             is_of_this_machine: false,
             host: Vec::new(),
             steps: Vec::new(),
@@ -165,74 +167,97 @@ impl Nat {
 
     fn realm_of(&self, source: Address) -> Realm {
         let surroundings = self.surroundings();
-        (0..u16::try_from(self.insides.len()).unwrap_or(u16::MAX))
-            .find(|inside| surroundings.is_source(*inside, source))
-            .map_or(Realm::Outside, Realm::Inside)
+        let mut insides = self.insides.numbers();
+        insides.find(|inside| surroundings.is_source(*inside, source)).map_or(Realm::Outside, Realm::Inside)
     }
 
-    fn explain_outbound(&self, headers: &Headers, inside: u16, now: Time, steps: &mut Steps) -> Option<Bound> {
-        let (terminal, peer) = (headers.source, headers.destination);
+    /// For whom the source is taken.
+    fn first_steps(&self, headers: &Headers, realm: Realm) -> Steps {
+        let mut steps = Steps(Vec::new());
+        let source = headers.source;
+        let Realm::Inside(inside) = realm else {
+            steps.say(format_args!("{source} is taken for a peer outside."));
+            return steps;
+        };
         let name = self.inside_name(inside);
-        steps.say(format_args!("{terminal} is taken for a terminal of the inside '{name}'."));
-        if !self.surroundings().is_source(inside, terminal) {
+        steps.say(format_args!("{source} is taken for a terminal of the inside '{name}'."));
+        if !self.surroundings().is_source(inside, source) {
             steps.say(format_args!("No prefix of that inside has this address: see the routes to its interfaces."));
         }
-        if self.prefixes.of_virtual_ip(peer).is_some() || self.prefixes.outward(Some(inside), terminal, peer).is_some()
-        {
-            steps.say(format_args!("A prefix is translated by another, without bindings (RFC 6296)."));
-            return None;
-        }
-        if let Some(table) = self.selection.of_virtual_ip(peer) {
-            let pools = self.pools_of(table);
-            steps.say(format_args!("{peer} is itself a virtual IP, of {pools}: one terminal calls another (hairpin)."));
-            if let Ok(receiver) = self.receiver(peer) {
-                self.explain_policy(&receiver, None, now, steps);
+        steps
+    }
+
+    fn pools_of(&self, table: TableNumber) -> String {
+        let names = self.table(table).ok().map(|table| {
+            let names: Vec<&str> = table.pools().iter().map(|part| self.pool_name(part.pool())).collect();
+            names.join(", ")
+        });
+        format!("pool {}", names.unwrap_or_default())
+    }
+}
+
+/// Puts into words what a decision looks at.
+struct Trace<'a> {
+    nat: &'a Nat,
+    now: Time,
+    steps: Steps,
+    sender: Option<Bound>,
+    receiver: Option<Bound>,
+}
+
+impl Observer for Trace<'_> {
+    const RUN: Run = Run::Dry;
+
+    fn sees(&mut self, fact: Fact) {
+        let (nat, steps) = (self.nat, &mut self.steps);
+        match fact {
+            Fact::ByPrefix => {
+                steps.say(format_args!(
+                    "A prefix is translated by another, without bindings (RFC 6296); everyone may call."
+                ));
             }
+            Fact::Hairpin => {
+                steps.say(format_args!("The peer is itself a virtual IP: one terminal calls another (hairpin)."));
+            }
+            Fact::ForPeer(peer, table) => {
+                steps.say(format_args!("For {peer} virtual IPs are given from {}.", nat.pools_of(table)));
+            }
+            Fact::Sender(bound) => {
+                self.sender = bound;
+                match bound {
+                    Some(bound) => self.say_binding(&bound),
+                    None => steps.say(format_args!("The terminal has no binding there yet.")),
+                }
+            }
+            Fact::NotVirtual(address) => {
+                steps
+                    .say(format_args!("{address} is in no pool; the kernel hands over to kamei only what is for one."));
+            }
+            Fact::VirtualIp(virtual_ip, table) => {
+                steps.say(format_args!("{virtual_ip} is a virtual IP of {}.", nat.pools_of(table)));
+            }
+            Fact::Receiver(bound) => {
+                self.receiver = bound;
+                match bound {
+                    Some(bound) => self.say_binding(&bound),
+                    None => steps.say(format_args!("No terminal has it.")),
+                }
+            }
+            Fact::OtherPool(peer) => {
+                steps.say(format_args!("But for {peer} virtual IPs are given from another pool."));
+            }
+            Fact::MayCall(receiver, peer) => self.say_policy(&receiver, peer),
         }
-        let number = self.selection.for_peer(peer)?;
-        let table = self.table(number).ok()?;
-        steps.say(format_args!("For {peer} virtual IPs are given from {}.", self.pools_of(number)));
-        let Some(found) = table.of_terminal(inside, terminal) else {
-            steps.say(format_args!("The terminal has no binding there yet."));
-            return None;
-        };
-        let bound = Bound { table: number, found };
-        self.explain_binding(&bound, now, steps);
-        Some(bound)
     }
+}
 
-    fn explain_inbound(&self, headers: &Headers, now: Time, steps: &mut Steps) -> Option<Bound> {
-        let (peer, virtual_ip) = (headers.source, headers.destination);
-        steps.say(format_args!("{peer} is taken for a peer outside."));
-        if self.prefixes.of_virtual_ip(virtual_ip).is_some() {
-            steps.say(format_args!(
-                "A prefix is translated by another, without bindings (RFC 6296); everyone may call."
-            ));
-            return None;
-        }
-        let Some(number) = self.selection.of_virtual_ip(virtual_ip) else {
-            steps.say(format_args!("{virtual_ip} is in no pool; the kernel hands over to kamei only what is for one."));
-            return None;
-        };
-        steps.say(format_args!("{virtual_ip} is a virtual IP of {}.", self.pools_of(number)));
-        let Some(found) = self.table(number).ok()?.of_virtual_ip(virtual_ip) else {
-            steps.say(format_args!("No terminal has it."));
-            return None;
-        };
-        let bound = Bound { table: number, found };
-        self.explain_binding(&bound, now, steps);
-        if self.selection.for_peer(peer) != Some(number) {
-            steps.say(format_args!("But for {peer} virtual IPs are given from another pool."));
-        }
-        self.explain_policy(&bound, Some(peer), now, steps);
-        Some(bound)
-    }
-
-    fn explain_binding(&self, bound: &Bound, now: Time, steps: &mut Steps) {
+impl Trace<'_> {
+    fn say_binding(&mut self, bound: &Bound) {
         let slot = &bound.found.slot;
         let (terminal, virtual_ip) = (slot.terminal, slot.virtual_ip);
-        let view = self.view(bound.table.into(), &bound.found, now);
-        let used = ago(now - view.last_used);
+        let view = self.nat.view(bound, self.now);
+        let used = ago(self.now - view.last_used);
+        let steps = &mut self.steps;
         match slot.state {
             BindingState::Active => {
                 steps.say(format_args!("{terminal} ({}) has {virtual_ip}, last used {used}.", view.realm));
@@ -247,36 +272,28 @@ impl Nat {
     }
 
     /// Who may call, and whether this peer has been called.
-    fn explain_policy(&self, receiver: &Bound, peer: Option<Address>, now: Time, steps: &mut Steps) {
-        let owner = owner(receiver.table.into(), &receiver.found);
-        let (whose, policy) = match (self.policies.of(owner), self.policy_of_pool(receiver)) {
+    fn say_policy(&mut self, receiver: &Bound, peer: Address) {
+        let (nat, owner) = (self.nat, receiver.owner());
+        let (whose, policy) = match (nat.policies.of(owner), nat.policy_of_pool(receiver)) {
             (Some(policy), _) => ("The binding's own", policy),
             (None, Some(policy)) => ("The pool's", policy.clone()),
-            (None, None) => ("The general", self.policy.callback.clone()),
+            (None, None) => ("The general", nat.policy.callback.clone()),
         };
-        steps.say(format_args!("{whose} callback policy: {policy}."));
-        let Some(peer) = peer else { return };
+        self.steps.say(format_args!("{whose} callback policy: {policy}."));
         let terminal = receiver.found.slot.terminal;
-        match self.contacts.known(owner, peer) {
+        match nat.contacts.known(owner, peer) {
             Some(known) => {
-                let called = ago(Duration::from_secs(now.as_secs().saturating_sub(known.last).into()));
-                let lasts = humantime::format_duration(self.contacts.idle());
+                let called = ago(Duration::from_secs(self.now.as_secs().saturating_sub(known.last).into()));
+                let lasts = humantime::format_duration(nat.contacts.idle());
                 let answered = if known.answered { "it has answered" } else { "it has not answered yet" };
-                steps.say(format_args!("{terminal} last called {peer} {called}, {answered}; a contact lasts {lasts}."));
+                self.steps
+                    .say(format_args!("{terminal} last called {peer} {called}, {answered}; a contact lasts {lasts}."));
             }
-            None if self.contacts.has_forgotten(owner, peer) => {
-                steps.say(format_args!("{terminal} has called {peer}, and too many others since to remember it."));
+            None if nat.contacts.has_forgotten(owner, peer) => {
+                self.steps.say(format_args!("{terminal} has called {peer}, and too many others since to remember it."));
             }
-            None => steps.say(format_args!("{terminal} has not called {peer}.")),
+            None => self.steps.say(format_args!("{terminal} has not called {peer}.")),
         }
-    }
-
-    fn pools_of(&self, table: u16) -> String {
-        let names = self.table(table).ok().map(|table| {
-            let names: Vec<&str> = table.pools().iter().map(|part| self.pool_name(part.pool())).collect();
-            names.join(", ")
-        });
-        format!("pool {}", names.unwrap_or_default())
     }
 }
 

@@ -1,13 +1,16 @@
 //! ICMP errors: the outer header is translated like any packet, the header they quote is restored to what its sender
 //! sent (RFC 5508 REQ-4, REQ-5). They neither make, refresh nor end a binding (REQ-6).
 
-use super::decide::{Bound, is_unicast};
+use super::decide::is_unicast;
+use super::observer::ForReal;
 use super::strangers::Strangers;
 use crate::nat::binding::BindingState;
 use crate::nat::binding::Realm;
 use crate::nat::binding::SlotRef;
+use crate::nat::bound::Bound;
+use crate::nat::numbers::{InsideNumber, TableNumber};
 use crate::nat::reason::DropReason;
-use crate::nat::shared::{Nat, owner};
+use crate::nat::shared::Nat;
 use crate::nat::table::slots::Usage;
 use crate::time::Time;
 use crate::wire::{self, Address, Fragment, Headers, Kind, Packet, Quote, Rewrite, Stored, Unreadable};
@@ -91,7 +94,7 @@ impl Nat {
         strangers: &mut Strangers,
         now: Time,
     ) -> Result<RestoredQuote, DropReason> {
-        let receiver = self.receiver(headers.destination)?;
+        let receiver = self.receiver(headers.destination, &mut ForReal)?;
         if quote.headers.source != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
         }
@@ -100,11 +103,11 @@ impl Nat {
             return self.error_by_hairpin(headers, quote, None);
         }
         let peer = quote.headers.destination;
-        self.may_call(&receiver, peer, false, now).map_err(|_| DropReason::IcmpErrorUnrelated)?;
+        self.may_call(&receiver, peer, false, now, &mut ForReal).map_err(|_| DropReason::IcmpErrorUnrelated)?;
         let Bound { table, found } = receiver;
         let is_known = headers.source == peer
             || self.surroundings().is_own(headers.source)
-            || self.contacts.live(owner(table.into(), &found), headers.source, now.as_secs()).is_some();
+            || self.contacts.live(receiver.owner(), headers.source, now.as_secs()).is_some();
         if !is_known {
             strangers.admit(receiver.slot(), now)?;
         }
@@ -118,7 +121,12 @@ impl Nat {
     }
 
     /// Somebody inside could not deliver what a peer sent to a terminal.
-    fn error_from_inside(&self, headers: &Headers, quote: &Quote, inside: u16) -> Result<RestoredQuote, DropReason> {
+    fn error_from_inside(
+        &self,
+        headers: &Headers,
+        quote: &Quote,
+        inside: InsideNumber,
+    ) -> Result<RestoredQuote, DropReason> {
         let (peer, terminal) = (quote.headers.source, quote.headers.destination);
         if peer != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
@@ -138,14 +146,14 @@ impl Nat {
         &self,
         headers: &Headers,
         quote: &Quote,
-        from: Option<u16>,
+        from: Option<InsideNumber>,
     ) -> Result<RestoredQuote, DropReason> {
         let (shown, called) = (headers.destination, quote.headers.destination);
-        let quoted_sender = self.receiver(shown)?;
+        let quoted_sender = self.receiver(shown, &mut ForReal)?;
         if quote.headers.source != shown {
             return Err(DropReason::IcmpErrorUnrelated);
         }
-        let mut insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
+        let mut insides = self.insides.numbers();
         let quoted_receiver = match from {
             Some(inside) => self.shown_to(shown, inside, called),
             None => insides.find_map(|inside| self.shown_to(shown, inside, called)),
@@ -178,9 +186,8 @@ impl Nat {
         let mut candidate = None;
         if let Some(number) = number.filter(|_| quote.headers.source == peer) {
             let table = self.table(number)?;
-            let insides = (0..self.insides.len()).filter_map(|inside| u16::try_from(inside).ok());
-            for found in insides.filter_map(|inside| table.of_terminal(inside, terminal)) {
-                let called = self.may_call(&Bound { table: number, found }, peer, false, now).is_ok();
+            for found in self.insides.numbers().filter_map(|inside| table.of_terminal(inside, terminal)) {
+                let called = self.may_call(&Bound { table: number, found }, peer, false, now, &mut ForReal).is_ok();
                 if called || candidate.is_none() {
                     candidate = Some(found.slot.virtual_ip);
                 }
@@ -252,7 +259,7 @@ impl Nat {
     }
 
     /// The virtual IP by which `peer` knows an inside address, if it has an active one (RFC 5508 REQ-5c).
-    fn shown_to(&self, peer: Address, inside: u16, address: Address) -> Option<Address> {
+    fn shown_to(&self, peer: Address, inside: InsideNumber, address: Address) -> Option<Address> {
         let table = self.table(self.selection.for_peer(peer)?).ok()?;
         let found = table.of_terminal(inside, address)?;
         (found.slot.state != BindingState::Quarantined).then_some(found.slot.virtual_ip)
@@ -268,7 +275,7 @@ fn is_impossible(mtu: u32, like: Address) -> bool {
 fn place_of(virtual_ip: Address) -> SlotRef {
     let bits = virtual_ip.bits();
     #[allow(clippy::cast_possible_truncation, reason = "any of its bits will do")]
-    SlotRef::new(u16::MAX, (bits ^ bits >> 64) as u32)
+    SlotRef::new(TableNumber::new(u16::MAX), (bits ^ bits >> 64) as u32)
 }
 
 /// Writes the quoted addresses first, then mends the ICMP checksum for them, then the outer addresses.

@@ -5,6 +5,7 @@
 //! | `translate.rs` | the path of a packet, on one page |
 //! | `remembered.rs` | what a worker remembers of the flows it serves |
 //! | `decide.rs` | the decision about a flow that a worker has not seen the like of |
+//! | `observer.rs` | who hears what a decision looks at, and whether it is carried out |
 //! | `explain.rs` | the same decision about a packet that is only talked about, in words |
 //! | `policy.rs` | who may call a terminal, for who asks |
 //! | `offload.rs`, `carried.rs` | flows that the kernel carries: the agreement, the account |
@@ -15,6 +16,7 @@ pub(super) mod carried;
 pub(super) mod decide;
 pub(super) mod explain;
 pub(super) mod icmp_error;
+pub(super) mod observer;
 pub(super) mod offload;
 pub(super) mod policy;
 pub(super) mod remembered;

@@ -1,11 +1,11 @@
 //! Who may call a terminal, for who asks: the policy, where it comes from, and the peers that the terminal has called.
 
-use super::decide::Bound;
+use super::observer::ForReal;
+use crate::nat::bound::Bound;
 use crate::nat::callback::CallbackPolicy;
 use crate::nat::contacts::CalledPeer;
 use crate::nat::qualified::Qualified;
-use crate::nat::shared::{Nat, owner};
-use crate::nat::table::Found;
+use crate::nat::shared::Nat;
 use crate::nat::views::BindingView;
 use crate::nat::views::ContactView;
 use crate::nat::views::Direction;
@@ -18,17 +18,16 @@ impl Nat {
     /// first.
     pub fn find_with_contacts(&self, which: &Qualified, most: usize, now: Time) -> Vec<BindingView> {
         let found = self.named(which).unwrap_or_default();
-        let full = |(table, found): &(usize, Found)| BindingView {
-            contact_list: Some(self.contacts_of(*table, found, most, now)),
-            ..self.full_view(*table, found, now)
+        let full = |bound: &Bound| BindingView {
+            contact_list: Some(self.contacts_of(bound, most, now)),
+            ..self.full_view(bound, now)
         };
         found.iter().map(full).collect()
     }
 
     /// A binding with its callback policy.
-    pub(in crate::nat) fn full_view(&self, table: usize, found: &Found, now: Time) -> BindingView {
-        let bound = bound(table, found);
-        let (policy, from) = match (self.policies.of(bound.owner()), self.policy_of_pool(&bound)) {
+    pub(in crate::nat) fn full_view(&self, bound: &Bound, now: Time) -> BindingView {
+        let (policy, from) = match (self.policies.of(bound.owner()), self.policy_of_pool(bound)) {
             (Some(policy), _) => (policy, PolicyFrom::Binding),
             (None, Some(policy)) => (policy.clone(), PolicyFrom::Pool),
             (None, None) => (self.policy.callback.clone(), PolicyFrom::Gateway),
@@ -41,18 +40,17 @@ impl Nat {
         BindingView {
             callback: Some(format!("{policy} ({source})")),
             policy: Some(PolicyView { callback: policy.words(), from }),
-            ..self.view(table, found, now)
+            ..self.view(bound, now)
         }
     }
 
     /// The policy that a binding has of its own.
-    pub(in crate::nat) fn own_policy(&self, table: usize, found: &Found) -> Option<PolicyView> {
-        let policy: CallbackPolicy = self.policies.of(owner(table, found))?;
+    pub(in crate::nat) fn own_policy(&self, bound: &Bound) -> Option<PolicyView> {
+        let policy: CallbackPolicy = self.policies.of(bound.owner())?;
         Some(PolicyView { callback: policy.words(), from: PolicyFrom::Binding })
     }
 
-    fn contacts_of(&self, table: usize, found: &Found, most: usize, now: Time) -> Vec<ContactView> {
-        let bound = bound(table, found);
+    fn contacts_of(&self, bound: &Bound, most: usize, now: Time) -> Vec<ContactView> {
         let idle = self.contacts.idle();
         let view = |CalledPeer { peer, first, last, answered, called_back }: CalledPeer| {
             let last_called = Time::from_secs(last.into());
@@ -62,14 +60,10 @@ impl Nat {
                 last_called,
                 answered,
                 direction: if called_back { Direction::CalledBack } else { Direction::Called },
-                may_call: self.may_call(&bound, peer, true, now).is_ok(),
+                may_call: self.may_call(bound, peer, true, now, &mut ForReal).is_ok(),
                 seconds_left: (last_called + idle - now).as_secs(),
             }
         };
         self.contacts.latest(bound.owner(), most, now.as_secs()).into_iter().map(view).collect()
     }
-}
-
-fn bound(table: usize, found: &Found) -> Bound {
-    Bound { table: u16::try_from(table).unwrap_or(u16::MAX), found: *found }
 }

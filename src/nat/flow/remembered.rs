@@ -277,10 +277,7 @@ impl Flows {
     #[inline(always)]
     fn place(&self, from: Realm, source: Address, destination: Address) -> (usize, u32) {
         let [low, high, across, last] = self.key;
-        let realm = match from {
-            Realm::Outside => 0,
-            Realm::Inside(inside) => u64::from(inside) + 1,
-        };
+        let realm = u64::from(from.number());
         let (source, destination) = (source.halves(), destination.halves());
         let lower = fold(source.1 ^ low, destination.1 ^ across);
         let upper = fold(source.0 ^ high, destination.0 ^ last);
@@ -362,7 +359,7 @@ mod tests {
         Flow {
             rewrite: Rewrite::source(Address::from_v4((172 << 24 | n).to_be_bytes())),
             to: Realm::Outside,
-            sender: Some(SlotRef::new(0, n)),
+            sender: Some(SlotRef::new(Default::default(), n)),
             receiver: None,
         }
     }
@@ -372,11 +369,11 @@ mod tests {
         let mut flows = Flows::new(&[7; 16], 0);
         let mut left = 0;
         for n in 0..100_000 {
-            left += u32::from(flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, NOW, 60).1.is_some());
+            left += u32::from(flows.learn(Realm::inside(0), &headers(n), &flow(n), 1, NOW, 60).1.is_some());
         }
         let known = (0..100_000)
             .filter(|n| {
-                let hit = flows.hit(Realm::Inside(0), &headers(*n), 1, NOW, false, 60);
+                let hit = flows.hit(Realm::inside(0), &headers(*n), 1, NOW, false, 60);
                 hit.inspect(|hit| assert_eq!(hit.patch.rewrite(&headers(*n)), flow(*n).rewrite)).is_some()
             })
             .count();
@@ -397,8 +394,8 @@ mod tests {
             let mut flows = Flows::new(&[7; 16], 0);
             let mut in_use = |n: u32, now: u64| {
                 let now = Time::from_millis(NOW.as_millis() + now);
-                if flows.hit(Realm::Inside(0), &headers(n), 1, now, false, 60).is_none() {
-                    flows.learn(Realm::Inside(0), &headers(n), &flow(n), 1, now, 60);
+                if flows.hit(Realm::inside(0), &headers(n), 1, now, false, 60).is_none() {
+                    flows.learn(Realm::inside(0), &headers(n), &flow(n), 1, now, 60);
                 }
                 let mut in_use = Vec::new();
                 flows.drain(usize::MAX, |tally, _| in_use.push(tally.is_in_use()));
@@ -413,14 +410,14 @@ mod tests {
     #[test]
     fn a_decision_is_for_its_realm_and_epoch_and_some_seconds() {
         let mut flows = Flows::new(&[7; 16], 0);
-        flows.learn(Realm::Inside(3), &headers(1), &flow(1), 5, NOW, 60);
+        flows.learn(Realm::inside(3), &headers(1), &flow(1), 5, NOW, 60);
         let mut knows = |realm, epoch, millis| {
             let now = Time::from_millis(NOW.as_millis() + millis);
             flows.hit(realm, &headers(1), epoch, now, false, 60).is_some()
         };
-        assert!(knows(Realm::Inside(3), 5, DECISION_TIME - 1));
-        assert!(!knows(Realm::Inside(3), 5, DECISION_TIME));
-        assert!(!knows(Realm::Inside(3), 6, 0));
-        assert!(!knows(Realm::Inside(4), 5, 0) && !knows(Realm::Outside, 5, 0));
+        assert!(knows(Realm::inside(3), 5, DECISION_TIME - 1));
+        assert!(!knows(Realm::inside(3), 5, DECISION_TIME));
+        assert!(!knows(Realm::inside(3), 6, 0));
+        assert!(!knows(Realm::inside(4), 5, 0) && !knows(Realm::Outside, 5, 0));
     }
 }

@@ -32,7 +32,7 @@ impl Strangers {
             (self.second, self.all) = (now.as_secs(), 0);
             self.places.fill(0);
         }
-        let index = usize::try_from(slot.index()).unwrap_or_default().wrapping_add(usize::from(slot.table()));
+        let index = usize::try_from(slot.index()).unwrap_or_default().wrapping_add(usize::from(slot.table().get()));
         let Some(heard) = self.places.get_mut(index % PLACES) else { return Err(DropReason::IcmpErrorRate) };
         if *heard >= PER_TERMINAL || self.all >= PER_WORKER {
             return Err(DropReason::IcmpErrorRate);
@@ -51,7 +51,11 @@ mod tests {
     fn s_errors_of_strangers_are_limited_for_a_terminal_and_for_all() {
         let mut strangers = Strangers::default();
         let mut admitted = |index: u32, second: u32| {
-            (0..300).filter(|_| strangers.admit(SlotRef::new(0, index), Time::from_secs(second.into())).is_ok()).count()
+            (0..300)
+                .filter(|_| {
+                    strangers.admit(SlotRef::new(Default::default(), index), Time::from_secs(second.into())).is_ok()
+                })
+                .count()
         };
         assert_eq!((admitted(1, 7), admitted(1, 7), admitted(2, 7)), (100, 0, 100));
         assert_eq!((3..40).map(|index| admitted(index, 7)).sum::<usize>(), 800);

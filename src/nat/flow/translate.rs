@@ -1,6 +1,7 @@
 //! The path of a packet.
 
-use super::decide::{Decision, Run, untranslatable};
+use super::decide::{Decision, untranslatable};
+use super::observer::ForReal;
 use super::remembered::{Flows, Hit, Tally};
 use super::strangers::Strangers;
 use super::unsolicited::Waiting;
@@ -9,6 +10,7 @@ use crate::nat::binding::Realm;
 use crate::nat::counters::Counters;
 use crate::nat::drops::DropBook;
 use crate::nat::event::{Event, EventKind};
+use crate::nat::numbers::PoolNumber;
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Exhausted, Multipath};
 use crate::nat::shared::Nat;
@@ -48,7 +50,7 @@ const ANSWERS_A_SECOND: u32 = 100;
 ///
 /// // A terminal calls: a UDP datagram from 10.0.0.11 to 192.0.2.1.
 /// let mut call = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 11, 192, 0, 2, 1, 0, 9, 0, 9, 0, 8, 0, 0];
-/// let verdict = worker.translate(&mut Packet::new(&mut call), Realm::Inside(0), Time::from_secs(1));
+/// let verdict = worker.translate(&mut Packet::new(&mut call), Realm::inside(0), Time::from_secs(1));
 /// assert!(matches!(verdict, Verdict::Forward { to: Realm::Outside, event: Some(_) }));
 /// assert_eq!(Headers::parse(&call).unwrap().source, std::net::IpAddr::from([198, 18, 0, 5]).into());
 /// ```
@@ -233,8 +235,8 @@ impl Translator {
         now: Time,
     ) -> Result<(Hit, Option<Event>), DropReason> {
         let Decision { flow, event, is_once } = match realm {
-            Realm::Inside(inside) => self.nat.outbound(headers, inside, now, Run::Real)?,
-            Realm::Outside => self.nat.inbound(headers, now, Run::Real)?,
+            Realm::Inside(inside) => self.nat.outbound(headers, inside, now, &mut ForReal)?,
+            Realm::Outside => self.nat.inbound(headers, now, &mut ForReal)?,
         };
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.
@@ -318,7 +320,9 @@ impl Translator {
             kind: EventKind::Refused(reason),
             inside,
             made: now,
-            pool: pool.and_then(|table| table.pools().iter().next()).map_or(0, |part| part.pool()),
+            pool: pool
+                .and_then(|table| table.pools().iter().next())
+                .map_or_else(PoolNumber::default, |part| part.pool()),
             terminal: headers.source,
             virtual_ip: Address::from_bits(0),
         };

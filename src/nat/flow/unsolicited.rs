@@ -1,5 +1,6 @@
 //! Calls that reach nobody: what the peer hears, and when (RFC 5382 REQ-4).
 
+use super::observer::ForReal;
 use crate::nat::settings::Unsolicited;
 use crate::nat::shared::Nat;
 use crate::time::Time;
@@ -44,8 +45,8 @@ impl Waiting {
             let call = self.0.pop_front()?;
             let Ok(headers) = Headers::parse_quoted(&call.packet) else { continue };
             let through = nat
-                .receiver(headers.destination)
-                .is_ok_and(|receiver| nat.may_call(&receiver, headers.source, true, now).is_ok());
+                .receiver(headers.destination, &mut ForReal)
+                .is_ok_and(|receiver| nat.may_call(&receiver, headers.source, true, now, &mut ForReal).is_ok());
             if through {
                 continue;
             }

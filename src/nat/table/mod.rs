@@ -9,6 +9,7 @@ use self::slot_bits::SlotBits;
 use self::slots::{Slot, Slots, Usage};
 use super::settings::Lifetimes;
 use crate::nat::binding::BindingState;
+use crate::nat::numbers::InsideNumber;
 use crate::time::Time;
 use crate::wire::Address;
 use parking_lot::Mutex;
@@ -114,13 +115,13 @@ impl Table {
     }
 
     /// The binding of a terminal.
-    pub fn of_terminal(&self, inside: u16, terminal: Address) -> Option<Found> {
+    pub fn of_terminal(&self, inside: InsideNumber, terminal: Address) -> Option<Found> {
         self.find(self.hash(inside, terminal), inside, terminal)
     }
 
     /// The bindings of many terminals of one inside, in their order: the reads of memory that each needs go on side by
     /// side, which in a table far larger than the caches costs a fraction of asking for one after the other.
-    pub fn of_terminals(&self, inside: u16, terminals: &[Address], mut each: impl FnMut(Option<Found>)) {
+    pub fn of_terminals(&self, inside: InsideNumber, terminals: &[Address], mut each: impl FnMut(Option<Found>)) {
         let mut hashes = [0; SIDE_BY_SIDE];
         let mut slots = [None; SIDE_BY_SIDE];
         for terminals in terminals.chunks(SIDE_BY_SIDE) {
@@ -152,7 +153,7 @@ impl Table {
 
     /// The binding of a terminal, made now if there is none (then `true`); `None` if no virtual IP is left. In that case
     /// the binding that has been dormant longest ends, so that its virtual IP is free after the quarantine.
-    pub fn create(&self, inside: u16, terminal: Address, now: Time) -> (Option<(Found, bool)>, Option<Found>) {
+    pub fn create(&self, inside: InsideNumber, terminal: Address, now: Time) -> (Option<(Found, bool)>, Option<Found>) {
         let hash = self.hash(inside, terminal);
         let region = self.index.lock(hash);
         if let Some(found) = self.find(hash, inside, terminal) {
@@ -174,7 +175,7 @@ impl Table {
     }
 
     /// The binding that [`Table::create`] would make now for a terminal that has none.
-    pub fn preview(&self, inside: u16, terminal: Address, now: Time) -> Option<Found> {
+    pub fn preview(&self, inside: InsideNumber, terminal: Address, now: Time) -> Option<Found> {
         let hash = self.hash(inside, terminal);
         let index = self.choose_free(&self.ledger.lock(), hash)?;
         Some(Found { index, slot: self.new_slot(index, hash, inside, terminal, now)? })
@@ -221,7 +222,7 @@ impl Table {
     /// `force`: even if the virtual IP is in quarantine after another terminal's use.
     pub fn pin(
         &self,
-        inside: u16,
+        inside: InsideNumber,
         terminal: Address,
         virtual_ip: Address,
         force: bool,
@@ -341,7 +342,7 @@ impl Table {
     }
 
     /// The binding that a terminal had, if its virtual IP is still in quarantine. Looks at all slots.
-    pub fn ended_of(&self, inside: u16, terminal: Address) -> Option<Found> {
+    pub fn ended_of(&self, inside: InsideNumber, terminal: Address) -> Option<Found> {
         if self.counts().iter().all(|counts| counts.quarantined == 0) {
             return None;
         }
@@ -505,7 +506,7 @@ impl Table {
         found
     }
 
-    fn find(&self, hash: u64, inside: u16, terminal: Address) -> Option<Found> {
+    fn find(&self, hash: u64, inside: InsideNumber, terminal: Address) -> Option<Found> {
         self.index.find(hash, |index| {
             let found = self.at(index)?;
             // One that ends at this moment stands in the index for some nanoseconds more.
@@ -529,17 +530,17 @@ impl Table {
         None
     }
 
-    fn new_slot(&self, index: u32, hash: u64, inside: u16, terminal: Address, now: Time) -> Option<Slot> {
+    fn new_slot(&self, index: u32, hash: u64, inside: InsideNumber, terminal: Address, now: Time) -> Option<Slot> {
         let virtual_ip = self.parts.address(index, hash)?;
         let (state, created) = (BindingState::Active, now.as_secs());
         let (pinned, answered, ended) = (false, false, 0);
         Some(Slot { version: 0, state, pinned, answered, inside, terminal, virtual_ip, created, ended })
     }
 
-    fn hash(&self, inside: u16, terminal: Address) -> u64 {
+    fn hash(&self, inside: InsideNumber, terminal: Address) -> u64 {
         let mut bytes = [0; 18];
         bytes[..16].copy_from_slice(&terminal.bits().to_le_bytes());
-        bytes[16..].copy_from_slice(&inside.to_le_bytes());
+        bytes[16..].copy_from_slice(&inside.get().to_le_bytes());
         self.hasher.hash(&bytes)
     }
 }

@@ -1,5 +1,6 @@
 //! Virtual IPs as slot numbers: the pools of one table, laid end to end.
 
+use crate::nat::numbers::PoolNumber;
 use crate::nat::settings::PoolSettings;
 use crate::wire::{Address, AddressRange};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -36,7 +37,7 @@ pub struct TablePools {
 
 impl TablePools {
     /// Lays the pools end to end. `None` if they have more than 2^32 slots together.
-    pub fn new<'a>(pools: impl Iterator<Item = (u16, &'a PoolSettings)>) -> Option<Self> {
+    pub fn new<'a>(pools: impl Iterator<Item = (PoolNumber, &'a PoolSettings)>) -> Option<Self> {
         let mut all = Self::none();
         for (pool, settings) in pools {
             let slots = u32::try_from(settings.range.size()).unwrap_or(SPARSE_SLOTS).min(SPARSE_SLOTS);
@@ -48,7 +49,7 @@ impl TablePools {
             reserved.sort_unstable();
             reserved.dedup();
             all.parts.push(TablePool {
-                pool: AtomicU16::new(pool),
+                pool: AtomicU16::new(pool.get()),
                 range: settings.range,
                 draining: AtomicBool::new(settings.draining),
                 reserved,
@@ -122,7 +123,7 @@ impl TablePools {
     /// Takes over what `other`, which is like this one, says of its pools: their numbers, and which are draining.
     pub fn take_settings_of(&self, other: &Self) {
         for (own, other) in self.parts.iter().zip(&other.parts) {
-            own.pool.store(other.pool(), Ordering::Relaxed);
+            own.pool.store(other.pool().get(), Ordering::Relaxed);
             own.draining.store(other.is_draining(), Ordering::Relaxed);
         }
     }
@@ -135,8 +136,8 @@ impl TablePools {
 
 impl TablePool {
     /// Index of the pool in the settings.
-    pub fn pool(&self) -> u16 {
-        self.pool.load(Ordering::Relaxed)
+    pub fn pool(&self) -> PoolNumber {
+        PoolNumber::new(self.pool.load(Ordering::Relaxed))
     }
 
     /// Whether it keeps the bindings that it has and makes no new ones.
@@ -193,7 +194,7 @@ mod tests {
                 kind: Default::default(),
             })
             .collect();
-        TablePools::new(pools.iter().enumerate().map(|(n, pool)| (u16::try_from(n).unwrap(), pool))).unwrap()
+        TablePools::new((0..).map(PoolNumber::new).zip(&pools)).unwrap()
     }
 
     #[test]
@@ -242,7 +243,7 @@ mod tests {
             draining: false,
             kind: Default::default(),
         };
-        let parts = TablePools::new([(0, &pool)].into_iter()).unwrap();
+        let parts = TablePools::new([(PoolNumber::new(0), &pool)].into_iter()).unwrap();
         assert_eq!(parts.iter().next().unwrap().capacity(), 2);
         assert_eq!(parts.reserved_slots().count(), 2);
     }

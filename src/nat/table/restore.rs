@@ -31,7 +31,10 @@ impl Table {
             return Err(Misplaced::Twice(before));
         }
         if !ledger.free_slots.take(index) {
-            return Err(Misplaced::Taken);
+            // Of two that had the virtual IP one after the other, the later one counts.
+            let ended = self.slots.read(index).filter(|held| held.state == BindingState::Quarantined);
+            let ended = ended.filter(|held| held.created < slot.created).ok_or(Misplaced::Taken)?;
+            ledger.recount(self.parts.of_slot(index).map_or(0, |(part, _)| part), Some(ended.state), None);
         }
         let last_used = last_used.min(now.as_secs());
         self.slots.start_usage(index, last_used);
@@ -54,6 +57,32 @@ impl Table {
             region.insert(hash, index);
         }
         Ok(found)
+    }
+
+    /// The binding `found` is known elsewhere as `other`, which was last used in second `last_used` there. Unless it has
+    /// ended here, it is from now on as of the later use of both, pinned or answered if it is either there or here.
+    /// `None` if it has ended, or is not what it was any more.
+    pub fn join(&self, found: &Found, other: &Slot, last_used: u32, now: Time) -> Option<Found> {
+        let mut ledger = self.ledger.lock();
+        let slot = self.slots.read(found.index).filter(|slot| slot.version == found.slot.version)?;
+        if slot.state == BindingState::Quarantined {
+            return None;
+        }
+        self.slots.touch(found.index, last_used.min(now.as_secs()));
+        let is_awake = slot.state == BindingState::Active || other.state == BindingState::Active;
+        let joined = Slot {
+            state: if is_awake { BindingState::Active } else { slot.state },
+            pinned: slot.pinned || other.pinned,
+            answered: slot.answered || other.answered,
+            ..slot
+        };
+        if joined == slot {
+            return Some(Found { slot, ..*found });
+        }
+        let part = self.parts.of_slot(found.index)?.0;
+        ledger.recount(part, Some(slot.state), Some(joined.state));
+        let idle = Time::from_secs(self.slots.last_used(found.index).into());
+        Some(self.put(&mut ledger, found.index, joined, now, idle + self.hold(&joined) - now))
     }
 
     /// Notes dormant bindings that were restored, the oldest first.

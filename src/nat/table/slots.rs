@@ -1,6 +1,7 @@
 //! The flat half of a table: one 64-byte slot for each virtual IP that can be given, found by index, read without a lock.
 
 use crate::nat::binding::BindingState;
+use crate::nat::numbers::InsideNumber;
 use crate::wire::Address;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -22,8 +23,8 @@ pub struct Slot {
     pub pinned: bool,
     /// Whether a peer that the terminal has called has sent anything back since.
     pub answered: bool,
-    /// Index of the inside realm.
-    pub inside: u16,
+    /// The inside.
+    pub inside: InsideNumber,
     /// The terminal.
     pub terminal: Address,
     /// The virtual IP.
@@ -120,7 +121,7 @@ impl Slots {
                 state,
                 pinned: head >> 3 & 1 == 1,
                 answered: head & ANSWERED != 0,
-                inside: low16(head) >> 4,
+                inside: InsideNumber::new(low16(head) >> 4),
                 terminal: load_address(cells, TERMINAL),
                 virtual_ip: load_address(cells, VIRTUAL_IP),
                 created: low32(head >> 32),
@@ -160,7 +161,7 @@ impl Slots {
                 BindingState::Quarantined => 3,
             };
             head |= u64::from(slot.created) << 32
-                | u64::from(slot.inside & MAX_INSIDE) << 4
+                | u64::from(slot.inside.get() & MAX_INSIDE) << 4
                 | u64::from(slot.pinned) << 3
                 | if slot.answered { ANSWERED } else { 0 }
                 | state;
@@ -283,7 +284,7 @@ mod tests {
             state: BindingState::Active,
             pinned: n % 2 == 1,
             answered: n % 3 == 1,
-            inside: MAX_INSIDE,
+            inside: InsideNumber::new(MAX_INSIDE),
             terminal: Address::from_bits(n << 64 | n),
             virtual_ip: Address::from_bits(n << 64 | n),
             created: u32::MAX,

@@ -4,7 +4,7 @@ use crate::nat::binding::BindingState::{self, Active, Dormant, Quarantined};
 use crate::nat::table::pools::TablePools;
 use crate::nat::table::slots::Usage;
 use crate::nat::table::{Aged, Found, PinError, Pinned, Table};
-use crate::nat::{Lifetimes, PoolSettings};
+use crate::nat::{InsideNumber, Lifetimes, PoolNumber, PoolSettings};
 use crate::time::Time;
 use crate::wire::Address;
 use proptest::prelude::*;
@@ -23,16 +23,16 @@ const TERMINALS: u8 = 9;
 enum Step {
     /// A terminal calls: its binding is made, or woken.
     Call {
-        inside: u16,
+        inside: InsideNumber,
         terminal: u8,
     },
     /// A worker notes that a binding was used.
     Note {
-        inside: u16,
+        inside: InsideNumber,
         terminal: u8,
     },
     Pin {
-        inside: u16,
+        inside: InsideNumber,
         terminal: u8,
         virtual_ip: u8,
     },
@@ -48,7 +48,7 @@ enum Step {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
-    inside: u16,
+    inside: InsideNumber,
     terminal: Address,
     virtual_ip: Address,
     state: BindingState,
@@ -97,7 +97,7 @@ fn pools() -> Vec<PoolSettings> {
 impl Pair {
     fn new() -> Self {
         let pools = pools();
-        let parts = TablePools::new([0u16, 1].into_iter().zip(&pools)).unwrap();
+        let parts = TablePools::new([0, 1].map(PoolNumber::new).into_iter().zip(&pools)).unwrap();
         let lifetimes = Lifetimes {
             hold: Duration::from_secs(HOLD.into()),
             dormant: Duration::from_secs(DORMANT.into()),
@@ -139,7 +139,7 @@ impl Pair {
         self.compare()
     }
 
-    fn call(&mut self, inside: u16, terminal: Address) -> Result<(), TestCaseError> {
+    fn call(&mut self, inside: InsideNumber, terminal: Address) -> Result<(), TestCaseError> {
         let now = self.model.now;
         if let Some(found) = self.table.of_terminal(inside, terminal) {
             let row = self.model.of_terminal(inside, terminal).expect("the model has it too");
@@ -174,7 +174,7 @@ impl Pair {
         Ok(())
     }
 
-    fn pin(&mut self, inside: u16, terminal: Address, virtual_ip: Address) -> Result<(), TestCaseError> {
+    fn pin(&mut self, inside: InsideNumber, terminal: Address, virtual_ip: Address) -> Result<(), TestCaseError> {
         let now = self.model.now;
         let held = self.model.of_virtual_ip(virtual_ip).cloned();
         let exists = held.is_some() || self.model.free.contains(&virtual_ip);
@@ -262,7 +262,7 @@ impl Pair {
             let row = self.model.of_virtual_ip(address).cloned();
             prop_assert_eq!(found.map(|found| shown(&found)), row.map(|row| shown_row(&row)));
         }
-        for inside in 0..INSIDES {
+        for inside in (0..INSIDES).map(InsideNumber::new) {
             for n in 0..TERMINALS {
                 let found = self.table.of_terminal(inside, terminal(n));
                 let row = self.model.of_terminal(inside, terminal(n)).cloned();
@@ -298,7 +298,7 @@ impl Model {
         self.rows.iter_mut().find(|row| row.virtual_ip == virtual_ip)
     }
 
-    fn of_terminal(&mut self, inside: u16, terminal: Address) -> Option<&mut Row> {
+    fn of_terminal(&mut self, inside: InsideNumber, terminal: Address) -> Option<&mut Row> {
         let mut its = self
             .rows
             .iter_mut()
@@ -355,7 +355,7 @@ fn row_of(found: &Found, now: u32) -> Row {
     }
 }
 
-type Shown = (u16, Address, Address, BindingState, bool, u32);
+type Shown = (InsideNumber, Address, Address, BindingState, bool, u32);
 
 fn shown(found: &Found) -> Shown {
     let slot = found.slot;
@@ -367,7 +367,7 @@ fn shown_row(row: &Row) -> Shown {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let who = || (0..INSIDES, 0..TERMINALS);
+    let who = || ((0..INSIDES).prop_map(InsideNumber::new), 0..TERMINALS);
     let clock = prop_oneof![
         4 => 0i64..3_000,
         4 => 100_000i64..130_000,

@@ -192,7 +192,7 @@ proptest! {
             *first = if version == 1 { 0x40 | *first & 0xf } else { 0x60 };
         }
         let (mut gateway, _) = gateway(ends, true);
-        for realm in [INSIDE, Realm::Outside, Realm::Inside(u16::MAX)] {
+        for realm in [INSIDE, Realm::Outside, Realm::inside(u16::MAX)] {
             let mut bytes = bytes.clone();
             let verdict = gateway.send(&mut bytes, realm);
             check_passage(&gateway, &bytes, realm, &verdict)?;

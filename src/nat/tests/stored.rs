@@ -1,6 +1,7 @@
 //! Bindings that outlive the translator.
 
 use super::*;
+use proptest::prelude::*;
 
 fn all(gateway: &Gateway) -> Vec<StoredBinding> {
     gateway.nat.stored_bindings().collect()
@@ -242,4 +243,120 @@ fn contacts_are_told_once_again_while_in_use_and_when_they_make_room() {
         assert_eq!(record(&gateway.nat, virtual_ip), [peer]);
     }
     assert_eq!(last(&gateway), [("192.0.2.2".to_owned(), true), ("192.0.2.1".to_owned(), false)]);
+}
+
+/// Another gateway is told of every change of this one, as a cluster tells it.
+fn tell(from: &Gateway, to: &Gateway) -> Restored {
+    to.nat.restore(all(from), to.now)
+}
+
+/// As they are stored, but for what each gateway counts itself, and contacts that count no more.
+fn known(gateway: &Gateway) -> Vec<StoredBinding> {
+    let now = gateway.now.as_secs();
+    let uncounted = |mut binding: StoredBinding| {
+        binding.contacts.retain(|contact| contact.last + 86_400 > now);
+        StoredBinding { packets_out: 0, packets_in: 0, bytes_out: 0, bytes_in: 0, callbacks: 0, ..binding }
+    };
+    all(gateway).into_iter().map(uncounted).collect()
+}
+
+#[test]
+fn what_another_gateway_has_changed_is_taken_over_by_a_table_in_use() {
+    let (mut one, mut other) = (Gateway::with_pool("198.18.0.0/24"), Gateway::with_pool("198.18.0.0/24"));
+    let virtual_ip = one.call("10.0.0.1", "192.0.2.1").unwrap();
+    let own = other.call("10.0.0.2", "192.0.2.1").unwrap();
+    assert_eq!((tell(&one, &other).kept, other.callback("192.0.2.1", virtual_ip).is_ok()), (1, true));
+    assert_eq!(other.callback("192.0.2.2", virtual_ip), Err(DropReason::NotContacted));
+
+    // A new contact, a policy and a pin reach a worker that remembers otherwise; what this gateway knows itself stays.
+    one.call("10.0.0.1", "192.0.2.2").unwrap();
+    other.call("10.0.0.1", "192.0.2.3").unwrap();
+    tell(&one, &other);
+    for peer in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        assert_eq!(other.callback(peer, virtual_ip), Ok("10.0.0.1".parse().unwrap()), "{peer}");
+    }
+    one.nat.set_callback(&virtual_ip.into(), Some(&CallbackPolicy::Anyone), one.now).unwrap();
+    one.nat.pin("10.0.0.1".parse().unwrap(), virtual_ip, one.now).unwrap();
+    tell(&one, &other);
+    assert!(other.callback("192.0.2.9", virtual_ip).is_ok());
+    assert!(other.nat.find(virtual_ip, other.now)[0].pinned);
+
+    // A use there keeps it awake here, and wakes it.
+    let day = Duration::from_secs(25 * 3600);
+    one.call("10.0.0.3", "192.0.2.1").unwrap();
+    tell(&one, &other);
+    other.tick(day);
+    one.now = other.now;
+    let asleep = other.nat.find("10.0.0.3".parse().unwrap(), other.now)[0].virtual_ip;
+    assert_eq!(other.callback("192.0.2.1", asleep), Err(DropReason::Dormant));
+    assert_eq!(one.call("10.0.0.3", "192.0.2.1").unwrap(), asleep);
+    tell(&one, &other);
+    assert!(other.callback("192.0.2.1", asleep).is_ok());
+
+    // An end there is one here, and no later word of it takes that back.
+    let before = all(&one);
+    one.nat.release(virtual_ip, one.now).unwrap();
+    tell(&one, &other);
+    assert_eq!(other.callback("192.0.2.1", virtual_ip), Err(DropReason::NoBinding));
+    other.nat.restore(before, other.now);
+    assert_eq!(other.callback("192.0.2.1", virtual_ip), Err(DropReason::NoBinding));
+    assert!(!all(&other).iter().any(|binding| binding.terminal == own), "and its own go on");
+    assert!(other.nat.find(own, other.now).len() == 1);
+}
+
+#[test]
+fn a_virtual_ip_that_two_gateways_have_given_stays_with_each_and_is_told() {
+    let (mut one, mut other) = (Gateway::with_pool("198.18.0.7"), Gateway::with_pool("198.18.0.7"));
+    let virtual_ip = one.call("10.0.0.1", "192.0.2.1").unwrap();
+    other.call("10.0.0.2", "192.0.2.1").unwrap();
+    let restored = tell(&one, &other);
+    assert_eq!(restored.misfits.iter().map(|misfit| misfit.why).collect::<Vec<_>>(), [Unfit::Taken]);
+    assert_eq!(other.callback("192.0.2.1", virtual_ip), Ok("10.0.0.2".parse().unwrap()));
+    // One that had it before is no obstacle to who has it now.
+    other.nat.release(virtual_ip, other.now).unwrap();
+    one.nat.release(virtual_ip, one.now).unwrap();
+    one.tick(Duration::from_secs(200));
+    other.tick(Duration::from_secs(100)); // its quarantine lasts on, by its clock
+    one.call("10.0.0.3", "192.0.2.1").unwrap();
+    let restored = tell(&one, &other);
+    assert_eq!((restored.kept, restored.misfits.len()), (1, 0));
+    assert_eq!(other.callback("192.0.2.1", virtual_ip), Ok("10.0.0.3".parse().unwrap()));
+    let pools = other.nat.status().pools;
+    assert_eq!((pools[0].active, pools[0].quarantined, pools[0].free), (1, 0, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whoever_is_told_again_and_again_knows_what_the_other_knows(
+        steps in prop::collection::vec((0u8..6, 1u8..6, 1u8..4, any::<bool>()), 1..60)
+    ) {
+        let (mut one, mut other) = (Gateway::with_pool("198.18.0.0/29"), Gateway::with_pool("198.18.0.0/29"));
+        one.nat.start_recording();
+        for (what, terminal, peer, is_told) in steps {
+            let (terminal, peer) = (format!("10.0.0.{terminal}"), format!("192.0.2.{peer}"));
+            let address: IpAddr = terminal.parse().unwrap();
+            match what {
+                0..=2 => drop(one.call(&terminal, &peer)),
+                3 => drop(one.nat.release(address, one.now)),
+                4 => drop(one.nat.set_callback(&address.into(), Some(&CallbackPolicy::Anyone), one.now)),
+                _ => {
+                    tell(&one, &other); // no end is told of once its quarantine is over
+                    let hours = Duration::from_secs(3600 * peer.len() as u64);
+                    one.tick(hours);
+                    other.tick(hours);
+                }
+            }
+            one.translator.flush(one.now);
+            if is_told {
+                tell(&one, &other);
+                tell(&one, &other);
+            }
+        }
+        tell(&one, &other);
+        let is_kept = |binding: &StoredBinding| binding.state != BindingState::Quarantined;
+        let of = |gateway: &Gateway| known(gateway).into_iter().filter(is_kept).collect::<Vec<_>>();
+        prop_assert_eq!(of(&one), of(&other));
+    }
 }

@@ -1,0 +1,26 @@
+//! A binding, and in which table it is.
+
+use super::binding::{Owner, SlotRef};
+use super::numbers::TableNumber;
+use super::table::Found;
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Its table.
+    pub table: TableNumber,
+    /// Its slot.
+    pub found: Found,
+}
+
+impl Bound {
+    /// What names the binding for as long as it lives.
+    pub fn owner(&self) -> Owner {
+        Owner { table: self.table, index: self.found.index, created: self.found.slot.created }
+    }
+
+    /// What names its slot.
+    pub fn slot(&self) -> SlotRef {
+        SlotRef::new(self.table, self.found.index)
+    }
+}
