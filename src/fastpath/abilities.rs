@@ -1,6 +1,6 @@
 //! What interfaces and their drivers can, as the kernel tells it in generic netlink.
 
-use crate::host::raw_netlink::{RawNetlink, attribute, attributes, half, number, value};
+use crate::host::netlink_socket::{NetlinkSocket, attribute, attributes, half, number, value};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_sys::protocols::NETLINK_GENERIC;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ impl XdpFeatures {
 
 /// Tells what interfaces can.
 pub struct Abilities {
-    netlink: RawNetlink,
+    netlink: NetlinkSocket,
     devices: u16,
     settings: u16,
 }
@@ -48,7 +48,7 @@ impl Abilities {
     /// # Errors
     /// Where the kernel does not tell: before Linux 6.3.
     pub fn open() -> io::Result<Self> {
-        let mut netlink = RawNetlink::open(NETLINK_GENERIC)?;
+        let mut netlink = NetlinkSocket::open(NETLINK_GENERIC)?;
         let (devices, settings) = (family(&mut netlink, "netdev")?, family(&mut netlink, "ethtool")?);
         Ok(Self { netlink, devices, settings })
     }
@@ -78,7 +78,7 @@ impl Abilities {
 }
 
 /// The number of a family of generic netlink.
-fn family(netlink: &mut RawNetlink, name: &str) -> io::Result<u16> {
+fn family(netlink: &mut NetlinkSocket, name: &str) -> io::Result<u16> {
     let (control, command, id, called) = CONTROL;
     let name = attribute(called, format!("{name}\0").as_bytes());
     let answers = netlink.ask(control, 0, &request(command, &name))?;

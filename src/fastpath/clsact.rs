@@ -6,7 +6,7 @@
 
 use super::role::{Position, Role, Stance};
 use super::{Entrance, FastPathError};
-use crate::host::raw_netlink::{RawNetlink, attribute, number, value};
+use crate::host::netlink_socket::{NetlinkSocket, attribute, number, value};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use netlink_packet_core::NLM_F_DUMP;
@@ -91,7 +91,7 @@ pub fn attach(
     tun: &str,
     at: Position,
 ) -> Result<(), FastPathError> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE).map_err(tc_error)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE).map_err(tc_error)?;
     let ours = filters(&mut netlink, entrance.index, tun).map_err(tc_error)?;
     // Behind all who may come between is where it watches from.
     let is_in_place = at == Position::AsLeft || role == Role::Watching;
@@ -138,7 +138,7 @@ pub fn attach(
 /// Sees that the program is where it should be, for whoever attaches names an interface, and it may have got another name
 /// since. Removes any other of the role.
 fn alone(
-    netlink: &mut RawNetlink,
+    netlink: &mut NetlinkSocket,
     program: &SchedClassifier,
     role: Role,
     entrance: &Entrance,
@@ -158,7 +158,7 @@ fn alone(
 
 /// Whether the filter is still there, and who comes before it.
 pub fn stance(index: u32, role: Role, tun: &str) -> io::Result<Stance> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     if !has_clsact(&mut netlink, index)? {
         return Ok(Stance::Gone);
     }
@@ -180,12 +180,12 @@ pub fn stance(index: u32, role: Role, tun: &str) -> io::Result<Stance> {
 /// Removes the filter of the gateway `tun` from an interface, and the discipline if it was made for that and nobody uses
 /// it any more. Says whether there was a filter.
 pub fn remove(index: u32, role: Role, tun: &str) -> io::Result<bool> {
-    remove_by(&mut RawNetlink::open(NETLINK_ROUTE)?, index, tun, |filter| filter.is_of(role))
+    remove_by(&mut NetlinkSocket::open(NETLINK_ROUTE)?, index, tun, |filter| filter.is_of(role))
 }
 
 /// Whether there is any filter of the gateway `tun`.
 pub fn has_left(tun: &str) -> io::Result<bool> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     for index in links(&mut netlink)? {
         if !filters(&mut netlink, index, tun)?.is_empty() {
             return Ok(true);
@@ -196,7 +196,7 @@ pub fn has_left(tun: &str) -> io::Result<bool> {
 
 /// The same for every filter but these, on every interface.
 pub fn remove_but(kept: &[(u32, Role)], tun: &str) -> io::Result<bool> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     let mut any = false;
     for index in links(&mut netlink)? {
         let is_kept = |filter: &Filter| kept.iter().any(|(at, role)| *at == index && filter.is_of(*role));
@@ -205,14 +205,14 @@ pub fn remove_but(kept: &[(u32, Role)], tun: &str) -> io::Result<bool> {
     Ok(any)
 }
 
-fn remove_by(netlink: &mut RawNetlink, index: u32, tun: &str, which: impl Fn(&Filter) -> bool) -> io::Result<bool> {
+fn remove_by(netlink: &mut NetlinkSocket, index: u32, tun: &str, which: impl Fn(&Filter) -> bool) -> io::Result<bool> {
     let (gone, stay): (Vec<_>, Vec<_>) = filters(netlink, index, tun)?.into_iter().partition(which);
     take_off(netlink, index, &gone, stay.is_empty())?;
     Ok(!gone.is_empty())
 }
 
 /// Removes filters; `are_last`: and the discipline, if it was made for them and nobody uses it.
-fn take_off(netlink: &mut RawNetlink, index: u32, gone: &[Filter], are_last: bool) -> io::Result<()> {
+fn take_off(netlink: &mut NetlinkSocket, index: u32, gone: &[Filter], are_last: bool) -> io::Result<()> {
     for filter in gone {
         let message = message(index, filter.handle, filter.parent, filter.info);
         netlink.ask(DELETE_FILTER, 0, &[message, attribute(KIND, b"bpf\0")].concat())?;
@@ -223,7 +223,7 @@ fn take_off(netlink: &mut RawNetlink, index: u32, gone: &[Filter], are_last: boo
     Ok(())
 }
 
-fn is_used(netlink: &mut RawNetlink, index: u32) -> io::Result<bool> {
+fn is_used(netlink: &mut NetlinkSocket, index: u32) -> io::Result<bool> {
     let ingress = netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, INGRESS, 0))?;
     let egress = netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, EGRESS, 0))?;
     Ok(!ingress.is_empty() || !egress.is_empty())
@@ -246,7 +246,7 @@ pub fn attach_behind(
     let made = match qdisc_add_clsact(name) {
         Ok(()) => MADE,
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {
-            let mut netlink = RawNetlink::open(NETLINK_ROUTE).map_err(tc_error)?;
+            let mut netlink = NetlinkSocket::open(NETLINK_ROUTE).map_err(tc_error)?;
             if !has_clsact(&mut netlink, index).map_err(tc_error)? {
                 return Err(FastPathError::IngressDiscipline(name.to_owned()));
             }
@@ -268,7 +268,7 @@ pub fn attach_behind(
 
 /// Removes what [`attach_behind`] has left on an interface.
 pub fn remove_behind(index: u32) -> io::Result<()> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     let tag = |filter: &Filter| filter.kind == BPF && filter.handle >> 16 == u32::from(BEHIND_TAG);
     let gone = filters_where(&mut netlink, index, tag)?;
     take_off(&mut netlink, index, &gone, true)
@@ -276,16 +276,16 @@ pub fn remove_behind(index: u32) -> io::Result<()> {
 
 /// Whether a program whose name begins so is a filter on an interface.
 pub fn has_program_of(index: u32, beginning: &str) -> io::Result<bool> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     Ok(!filters_where(&mut netlink, index, |filter| filter.name.starts_with(beginning))?.is_empty())
 }
 
 /// The filters of the gateway `tun` on an interface.
-fn filters(netlink: &mut RawNetlink, index: u32, tun: &str) -> io::Result<Vec<Filter>> {
+fn filters(netlink: &mut NetlinkSocket, index: u32, tun: &str) -> io::Result<Vec<Filter>> {
     filters_where(netlink, index, |filter| is_ours(filter, tun))
 }
 
-fn filters_where(netlink: &mut RawNetlink, index: u32, which: impl Fn(&Filter) -> bool) -> io::Result<Vec<Filter>> {
+fn filters_where(netlink: &mut NetlinkSocket, index: u32, which: impl Fn(&Filter) -> bool) -> io::Result<Vec<Filter>> {
     if !has_clsact(netlink, index)? {
         return Ok(Vec::new());
     }
@@ -296,7 +296,7 @@ fn filters_where(netlink: &mut RawNetlink, index: u32, which: impl Fn(&Filter) -
 }
 
 /// All filters on one side of an interface, in the order in which the kernel asks them.
-fn filters_at(netlink: &mut RawNetlink, index: u32, parent: u32) -> io::Result<Vec<Filter>> {
+fn filters_at(netlink: &mut NetlinkSocket, index: u32, parent: u32) -> io::Result<Vec<Filter>> {
     let mut found = Vec::new();
     for body in netlink.ask(GET_FILTER, NLM_F_DUMP, &message(index, 0, parent, 0))? {
         let word = |at| body.get(at..).and_then(number);
@@ -319,7 +319,7 @@ fn is_ours(filter: &Filter, tun: &str) -> bool {
 }
 
 /// The indices of all interfaces.
-fn links(netlink: &mut RawNetlink) -> io::Result<Vec<u32>> {
+fn links(netlink: &mut NetlinkSocket) -> io::Result<Vec<u32>> {
     // struct ifinfomsg: four bytes, then the index.
     let index = |link: &Vec<u8>| link.get(4..).and_then(number);
     Ok(netlink.ask(GET_LINK, NLM_F_DUMP, &[0; 16])?.iter().filter_map(index).collect())
@@ -333,7 +333,7 @@ fn side(role: Role) -> u32 {
     if role.side() == TcAttachType::Ingress { INGRESS } else { EGRESS }
 }
 
-fn has_clsact(netlink: &mut RawNetlink, index: u32) -> io::Result<bool> {
+fn has_clsact(netlink: &mut NetlinkSocket, index: u32) -> io::Result<bool> {
     let disciplines = netlink.ask(GET_DISCIPLINE, NLM_F_DUMP, &message(0, 0, 0, 0))?;
     Ok(disciplines.iter().any(|body| {
         let kind = body.get(20..).and_then(|attributes| value(attributes, KIND));
@@ -343,7 +343,7 @@ fn has_clsact(netlink: &mut RawNetlink, index: u32) -> io::Result<bool> {
 
 /// The numbers of the programs that a gateway `tun` has left on an interface.
 pub fn programs(tun: &str) -> io::Result<Vec<u32>> {
-    let mut netlink = RawNetlink::open(NETLINK_ROUTE)?;
+    let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     let mut found = Vec::new();
     for index in links(&mut netlink)? {
         found.extend(filters(&mut netlink, index, tun)?.into_iter().filter_map(|filter| filter.program));

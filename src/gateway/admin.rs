@@ -10,6 +10,7 @@ use crate::control::{
     Admin, CarriedFlow, Change, ChangeError, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps,
 };
 use crate::fastpath::FastPath;
+use crate::host::net_dev::{Counter, counted};
 use crate::host::{Neighbours, OccupiedAddress};
 use crate::nat::{BindingView, Event, EventKind, Nat};
 use crate::store::history::{By, Happened, HistoryAnswer, HistoryQuestion};
@@ -161,26 +162,11 @@ pub fn fixed(config: &Config, workers: usize, offload: String) -> GatewayStatus 
 
 /// What the kernel could not put into the queues of these devices: it counts that as dropped while sending.
 fn queue_full(devices: &[String]) -> Vec<DeviceStatus> {
-    let dropped = counted(devices, DROPPED_LEAVING);
+    let dropped = counted(devices, Counter::DroppedLeaving);
     devices.iter().zip(dropped).map(|(name, queue_full)| DeviceStatus { name: name.clone(), queue_full }).collect()
 }
 
 /// What these interfaces have dropped as it arrived.
 pub fn dropped_on_arrival(interfaces: &[String]) -> u64 {
-    counted(interfaces, DROPPED_ARRIVING).into_iter().sum()
-}
-
-/// Columns of /proc/net/dev (net/core/net-procfs.c).
-const DROPPED_ARRIVING: usize = 3;
-const DROPPED_LEAVING: usize = 11;
-
-/// A number of each interface; zero for one that is not there.
-fn counted(interfaces: &[String], column: usize) -> Vec<u64> {
-    // Of this network namespace, unlike /sys.
-    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let number = |name: &String| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name.as_str())?.strip_prefix(':'))?;
-        line.split_whitespace().nth(column)?.parse().ok()
-    };
-    interfaces.iter().map(|name| number(name).unwrap_or_default()).collect()
+    counted(interfaces, Counter::DroppedArriving).into_iter().sum()
 }

@@ -5,6 +5,7 @@
 
 use crate::config;
 use crate::device::tun::{self, Devices, HandedQueue, Offload};
+use crate::host::net_dev;
 use crate::host::systemd::Manager;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -58,7 +59,7 @@ pub fn take_over(
     given.iter().for_each(|name| manager.forget(name));
     // They vanish with their last descriptor, once systemd has heard.
     let deadline = Instant::now() + VANISH_WITHIN;
-    while stale.iter().any(|device| exists(device)) && Instant::now() < deadline {
+    while stale.iter().any(|device| net_dev::exists(device)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     None
@@ -71,12 +72,6 @@ pub fn store(names: &[String], (devices, offload): &Devices, manager: &Manager) 
             manager.keep(&name(device, number, *offload), queue);
         }
     }
-}
-
-/// Whether this network namespace has the interface.
-fn exists(interface: &str) -> bool {
-    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    text.lines().any(|line| line.trim_start().strip_prefix(interface).is_some_and(|rest| rest.starts_with(':')))
 }
 
 fn name(device: &str, number: usize, offload: Offload) -> String {

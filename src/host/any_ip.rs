@@ -1,7 +1,8 @@
 //! Prefixes all of whose addresses are this machine's, without an entry for each ("AnyIP": a route of the kind `local`).
 
 use super::messages::Family;
-use super::netlink::{Netlink, NetlinkError};
+use super::netlink::Netlink;
+use super::netlink_socket::NetlinkError;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;

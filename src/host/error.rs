@@ -1,6 +1,6 @@
 //! What can go wrong between the gateway and the host's network.
 
-use super::netlink::NetlinkError;
+use super::netlink_socket::NetlinkError;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
 use std::io;

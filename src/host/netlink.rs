@@ -1,17 +1,12 @@
-//! The netlink socket: requests with their acknowledgement, dumps, notifications. Synchronous.
+//! Links, addresses, routes and rules by netlink: changes, lists, notifications.
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use super::netlink_socket::{BUFFER, Messages, NetlinkError, NetlinkSocket, receive};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-
-/// The kernel never puts more than this into one datagram of a dump (`netlink_dump`, net/netlink/af_netlink.c).
-const BUFFER: usize = 64 * 1024;
 
 /// How often a dump that was interrupted by a change starts again before its last result is taken as it is.
 const DUMP_ATTEMPTS: usize = 8;
@@ -24,90 +19,35 @@ const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000 | 
 const NEW_SETTING: u16 = 80;
 
 /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`, `RTM_GETNEXTHOP` (linux/rtnetlink.h).
-const NEW_NEXT_HOP: u16 = 104;
-const NEXT_HOP: [u16; 2] = [NEW_NEXT_HOP, 105];
+const NEXT_HOP: [u16; 2] = [104, 105];
 const GET_NEXT_HOP: u16 = 106;
-
-/// What the kernel answered: the error, and its own words where it gives any.
-#[derive(Debug)]
-pub struct NetlinkError {
-    source: io::Error,
-    words: Option<String>,
-}
-
-impl NetlinkError {
-    /// Whether the kernel answered with this error number.
-    pub(super) fn is(&self, errno: Errno) -> bool {
-        self.source.raw_os_error() == Some(errno.raw_os_error())
-    }
-}
-
-impl From<io::Error> for NetlinkError {
-    fn from(source: io::Error) -> Self {
-        Self { source, words: None }
-    }
-}
-
-impl fmt::Display for NetlinkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.words {
-            Some(words) => write!(f, "{words} ({})", self.source),
-            None => fmt::Display::fmt(&self.source, f),
-        }
-    }
-}
-
-impl std::error::Error for NetlinkError {}
+/// An empty `struct nhmsg` (linux/nexthop.h): all of them.
+const NO_NEXT_HOP: [u8; 8] = [0; 8];
 
 /// A socket for questions and changes. It belongs to the network namespace of the thread that opened it.
-pub(super) struct Netlink {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
+pub(super) struct Netlink(NetlinkSocket);
 
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        // Each is a convenience of newer kernels; without them messages are terser and dumps longer.
-        let _ = socket.set_ext_ack(true);
-        let _ = socket.set_cap_ack(true);
-        let _ = socket.set_netlink_get_strict_chk(true);
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        let mut socket = NetlinkSocket::open(NETLINK_ROUTE)?;
+        socket.check_strictly();
+        Ok(Self(socket))
     }
 
     /// Sends one change and waits for the kernel's word.
     pub(super) fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
-        let sequence = self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        loop {
-            self.receive()?;
-            for (header, payload) in Messages(&self.buffer) {
-                if header.sequence_number != sequence {
-                    continue;
-                }
-                match payload {
-                    Some(NetlinkPayload::Error(error)) => {
-                        return match error.code {
-                            None => Ok(()),
-                            Some(_) => Err(NetlinkError { words: words(&error.header), source: error.to_io() }),
-                        };
-                    }
-                    Some(NetlinkPayload::Done(_)) => return Ok(()),
-                    _ => {}
-                }
-            }
-        }
+        let (kind, body) = in_bytes(&message);
+        self.0.answer(kind, flags, &body).map(|_| ())
     }
 
     /// Asks for a list. A message that cannot be decoded is left out: it is none of those the gateway makes.
     pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let (kind, body) = in_bytes(message);
         let mut attempt = 1;
         loop {
-            let (found, interrupted) = self.dump_once(message.clone())?;
-            if !interrupted || attempt == DUMP_ATTEMPTS {
-                return Ok(found);
+            let answer = self.0.answer(kind, NLM_F_DUMP, &body)?;
+            if !answer.is_interrupted || attempt == DUMP_ATTEMPTS {
+                return Ok(answer.messages.iter().filter_map(|message| decoded(message)).collect());
             }
             attempt += 1;
         }
@@ -115,73 +55,10 @@ impl Netlink {
 
     /// The next-hop objects, each as the bytes behind its header. None before Linux 5.3.
     pub(super) fn dump_next_hops(&mut self) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
-        // struct nlmsghdr and an empty struct nhmsg (linux/nexthop.h).
-        let mut request = 24_u32.to_ne_bytes().to_vec();
-        request.extend(GET_NEXT_HOP.to_ne_bytes());
-        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        request.extend(self.sequence.to_ne_bytes());
-        request.resize(24, 0);
-        self.socket.send(&request, 0)?;
-        let mut found = Vec::new();
-        loop {
-            self.receive()?;
-            let mut rest = &self.buffer[..];
-            while let Some((message, behind)) = split(rest) {
-                rest = behind;
-                if word(message, 8) != Some(self.sequence) {
-                    continue;
-                }
-                match kind(message) {
-                    Some(NEW_NEXT_HOP) => found.extend(message.get(16..).map(<[u8]>::to_vec)),
-                    // NLMSG_DONE; NLMSG_ERROR: this kernel knows no such objects.
-                    Some(2 | 3) => return Ok(found),
-                    _ => {}
-                }
-            }
+        match self.0.ask(GET_NEXT_HOP, NLM_F_DUMP, &NO_NEXT_HOP) {
+            Err(error) if error.is(Errno::OPNOTSUPP) || error.is(Errno::INVAL) => Ok(Vec::new()),
+            other => other,
         }
-    }
-
-    fn dump_once(&mut self, message: RouteNetlinkMessage) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
-        let sequence = self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
-        let (mut found, mut interrupted) = (Vec::new(), false);
-        loop {
-            self.receive()?;
-            for (header, payload) in Messages(&self.buffer) {
-                if header.sequence_number != sequence {
-                    continue;
-                }
-                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-                match payload {
-                    Some(NetlinkPayload::InnerMessage(inner)) => found.push(inner),
-                    Some(NetlinkPayload::Done(done)) if done.code < 0 => {
-                        return Err(io::Error::from_raw_os_error(-done.code).into());
-                    }
-                    Some(NetlinkPayload::Done(_)) => return Ok((found, interrupted)),
-                    Some(NetlinkPayload::Error(error)) if error.code.is_some() => {
-                        return Err(NetlinkError { words: words(&error.header), source: error.to_io() });
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        Ok(self.sequence)
-    }
-
-    fn receive(&mut self) -> io::Result<()> {
-        receive(&self.socket, &mut self.buffer)
     }
 }
 
@@ -223,12 +100,10 @@ impl Monitor {
                 }
                 Err(e) => return Err(e),
             }
-            for (header, payload) in Messages(&self.buffer) {
-                heard.lost |= NEXT_HOP.contains(&header.message_type);
-                heard.settings |= header.message_type == NEW_SETTING;
-                if let Some(NetlinkPayload::InnerMessage(inner)) = payload {
-                    each(inner);
-                }
+            for message in Messages(&self.buffer) {
+                heard.lost |= NEXT_HOP.contains(&message.kind);
+                heard.settings |= message.kind == NEW_SETTING;
+                decoded(message.whole).into_iter().for_each(&mut each);
             }
         }
     }
@@ -240,92 +115,21 @@ impl AsFd for Monitor {
     }
 }
 
-fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<()> {
-    loop {
-        buffer.clear();
-        match socket.recv(buffer, 0) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-            Ok(_) => return Ok(()),
+/// Type and body of a message.
+fn in_bytes(message: &RouteNetlinkMessage) -> (u16, Vec<u8>) {
+    let mut body = vec![0; message.buffer_len()];
+    message.serialize(&mut body);
+    (message.message_type(), body)
+}
+
+/// A message with its header; `None` where it cannot be decoded, or carries nothing.
+fn decoded(message: &[u8]) -> Option<RouteNetlinkMessage> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
+        Ok(_) => None,
+        Err(error) => {
+            log::debug!("a netlink message of this kernel cannot be decoded: {error}");
+            None
         }
-    }
-}
-
-/// The messages of one datagram; the payload is `None` where it cannot be decoded.
-struct Messages<'a>(&'a [u8]);
-
-impl Iterator for Messages<'_> {
-    type Item = (NetlinkHeader, Option<NetlinkPayload<RouteNetlinkMessage>>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (message, rest) = split(self.0)?;
-        self.0 = rest;
-        Some(match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-            Ok(decoded) => (decoded.header, Some(decoded.payload)),
-            Err(error) => {
-                log::debug!("a netlink message of this kernel cannot be decoded: {error}");
-                let mut header = NetlinkHeader::default();
-                header.sequence_number = word(message, 8)?;
-                header.message_type = kind(message)?;
-                (header, None)
-            }
-        })
-    }
-}
-
-/// The first message and what is behind it. struct nlmsghdr (RFC 3549 §2.2): length, type, flags, sequence, port; host byte
-/// order.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let length = usize::try_from(word(bytes, 0)?).ok()?;
-    let message = bytes.get(..length).filter(|message| message.len() >= 16)?;
-    Some((message, bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
-}
-
-fn kind(message: &[u8]) -> Option<u16> {
-    Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-/// The text of an extended acknowledgement: `NLMSGERR_ATTR_MSG` (1) behind the 16 bytes of the repeated header.
-fn words(rest: &[u8]) -> Option<String> {
-    let mut attributes = rest.get(16..)?;
-    while let (Some(&[a, b]), Some(&[c, d])) = (attributes.first_chunk::<2>(), attributes.get(2..4)?.first_chunk::<2>())
-    {
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([c, d]) == 1 {
-            return Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned());
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn truncated_and_hostile_datagrams_end_the_walk() {
-        for bytes in [&[][..], &[1, 2, 3], &[0; 16], &[255; 64], &[16, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
-            assert!(Messages(bytes).count() <= 1, "{bytes:?}");
-        }
-        assert_eq!(words(&[0; 20]), None);
-        assert_eq!(words(&[255; 40]), None);
-    }
-
-    #[test]
-    fn the_kernels_own_words_are_found() {
-        let mut rest = vec![0; 16];
-        rest.extend(8_u16.to_ne_bytes());
-        rest.extend(2_u16.to_ne_bytes());
-        rest.extend([0; 4]);
-        rest.extend(7_u16.to_ne_bytes());
-        rest.extend(1_u16.to_ne_bytes());
-        rest.extend(b"no\0\0");
-        assert_eq!(words(&rest).as_deref(), Some("no"));
     }
 }

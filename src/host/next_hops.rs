@@ -1,7 +1,8 @@
 //! Next-hop objects (`ip nexthop`): where routes lead that name one instead of an interface. With
 //! `net.ipv4.nexthop_compat_mode=0` the kernel says no more of such a route than the number of its object.
 
-use super::netlink::{Netlink, NetlinkError};
+use super::netlink::Netlink;
+use super::netlink_socket::NetlinkError;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -3,7 +3,7 @@
 //! Numbers and names are those of linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h; numbers in attributes are
 //! big-endian, what packets are compared with is as the packet or the kernel has it.
 
-use crate::host::raw_netlink::{attribute, half, number};
+use crate::host::netlink_socket::{attribute, half, number};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};

@@ -8,7 +8,7 @@ use super::batch::{
     network_header, question, verdict,
 };
 use super::ways::{REASONS, Reason, Ways};
-use crate::host::raw_netlink::{RawNetlink, attributes, value};
+use crate::host::netlink_socket::{NetlinkSocket, attributes, value};
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -42,7 +42,7 @@ const CHANGES: u32 = 7;
 pub struct Table {
     name: String,
     sender: Sender,
-    queries: RawNetlink,
+    queries: NetlinkSocket,
     /// What this kernel can.
     dialect: Dialect,
     /// What is in force, as the kernel numbers it.
@@ -65,7 +65,7 @@ impl Table {
     /// # Errors
     /// No netlink socket, or a kernel that has no nf_tables.
     pub fn new(tun: &str) -> io::Result<Self> {
-        let mut queries = RawNetlink::open(NETLINK_NETFILTER)?;
+        let mut queries = NetlinkSocket::open(NETLINK_NETFILTER)?;
         let name = name(tun);
         table(&mut queries, &name)?;
         let dialect = Dialect { flags: OWNED, asks_ipsec: true };
@@ -186,7 +186,7 @@ pub fn remove(tun: &str) -> io::Result<bool> {
 
 /// Whether there is such a table.
 fn has(tun: &str) -> bool {
-    RawNetlink::open(NETLINK_NETFILTER)
+    NetlinkSocket::open(NETLINK_NETFILTER)
         .and_then(|mut queries| table(&mut queries, &name(tun)))
         .is_ok_and(|it| it.is_some())
 }
@@ -196,9 +196,9 @@ fn name(tun: &str) -> String {
 }
 
 /// Handle and flags of a table, if it is there.
-fn table(queries: &mut RawNetlink, name: &str) -> io::Result<Option<(Vec<u8>, u32)>> {
+fn table(queries: &mut NetlinkSocket, name: &str) -> io::Result<Option<(Vec<u8>, u32)>> {
     let answer = match queries.ask(GET_TABLE, 0, &question(name)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.is(Errno::NOENT) => return Ok(None),
         answer => answer?,
     };
     let attributes = answer.first().and_then(|table| table.get(4..)).unwrap_or_default();
