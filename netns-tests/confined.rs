@@ -1,7 +1,8 @@
 //! What a running gateway may still do, who may ask it, and who cannot get in its way.
 
-use crate::gateway::{Gateway, KAMEI};
+use crate::gateway::KAMEI;
 use crate::lab::{Family, Lab, Plan, wait_for, wait_until};
+use crate::relayed::Relayed;
 use crate::traffic::{Web, curl};
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,12 +14,14 @@ use std::time::Duration;
 const KEPT: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 /// The same without CAP_PERFMON: a worker loads no programs.
 const WORKERS: u64 = 1 << 12 | 1 << 39;
+/// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN: ports and virtual IPs.
+const RELAYS: u64 = 1 << 10 | 1 << 12;
 /// Neither root nor anybody.
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534";
 
 /// The lines of /proc/PID/task/TID/status by thread: name, then what it says of privileges.
-fn threads(gateway: &Gateway) -> Vec<BTreeMap<String, String>> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+fn threads(pid: u32) -> Vec<BTreeMap<String, String>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let status = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
     let pair = |line: &str| line.split_once(":\t").map(|(key, value)| (key.to_owned(), value.trim().to_owned()));
     status.map(|text| text.lines().filter_map(pair).collect()).collect()
@@ -29,7 +32,7 @@ fn every_thread_of_a_running_gateway_has_given_up_what_it_does_not_need() {
     let lab = Lab::new(Plan::gateways(1));
     let gateway = lab.start(1);
     gateway.bindings(); // the control socket's helpers are threads too
-    let threads = threads(&gateway);
+    let threads = threads(gateway.pid());
     let names: Vec<&str> = threads.iter().map(|thread| thread["Name"].as_str()).collect();
     for name in ["kamei", "control", "worker-0", "housekeeping"] {
         assert!(names.contains(&name), "{names:?}");
@@ -52,8 +55,35 @@ fn hardening_can_be_switched_off() {
     let lab = Lab::new(Plan::gateways(1));
     let text = "inside = [\"gi\"]\noutside = [\"go\"]\nhardening = \"off\"\n[[pool]]\nrange = \"198.18.1.0/24\"\n";
     let gateway = lab.start_from_file(1, text);
-    for thread in threads(&gateway) {
+    for thread in threads(gateway.pid()) {
         assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("0", "0"), "{thread:?}");
+    }
+}
+
+#[test]
+fn every_thread_of_relay_and_agent_has_given_up_what_it_does_not_need() {
+    let relayed = Relayed::new(&["web=8000"], "pool = [\"198.18.5.0/24\"]");
+    let hidden = relayed.hidden();
+    let _web = Web::start(&hidden, 80);
+    let token = relayed.invite("factory-7", "web");
+    let file = relayed.lab.scratch().join("agent.toml");
+    let text = format!(
+        "relay = [\"{}:443\"]\nmetrics = \"127.0.0.1:9470\"\n[[publish]]\nname = \"web\"\ntarget = \"{}:80\"\n",
+        relayed.relay.host.v4, hidden.v4
+    );
+    fs::write(&file, text).unwrap();
+    let inside = relayed.lab.terminal(1);
+    let agent = relayed.agent_of_file(&inside, "factory-7", &file, &["--invite", &token]);
+    relayed.wait_here("factory-7", 1);
+    curl(&relayed.client(), relayed.relay.host.address(Family::V4), 8000);
+    assert!(inside.run("curl -sSf http://127.0.0.1:9470/metrics").ok().contains("kamei_"));
+    for (process, held) in [(&relayed.relay, RELAYS), (&agent, 0)] {
+        for thread in threads(process.process.child.id()) {
+            let bits = |key: &str| u64::from_str_radix(&thread[key], 16).unwrap();
+            assert_eq!(["CapEff", "CapPrm", "CapBnd"].map(bits), [held; 3], "{thread:?}");
+            assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("1", "2"), "{thread:?}");
+        }
+        assert!(!process.log().contains("Landlock"), "this kernel has all of it:\n{}", process.log());
     }
 }
 

@@ -3,13 +3,14 @@
 use super::error::AgentError;
 use super::shared::Agent;
 use crate::control::{AgentAdmin, AgentRelay, AgentStatus, Listener, PublishedView, Server, SocketSettings};
+use crate::host::confine::Confinement;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Makes the control socket.
-pub fn listen(agent: &Agent) -> Result<Listener, AgentError> {
+pub fn listen(agent: &Agent, confinement: Option<Confinement>) -> Result<Listener, AgentError> {
     let settings = SocketSettings::at(&agent.config.control).with_metrics(agent.config.metrics);
-    Ok(Listener::bind(settings)?)
+    Ok(Listener::bind(settings.confined_by(confinement))?)
 }
 
 /// Answers from now on.

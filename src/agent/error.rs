@@ -2,6 +2,7 @@
 
 use crate::config::HostPort;
 use crate::control::ControlError;
+use crate::host::confine::ConfineError;
 use crate::identity::{IdentityError, WrongRelay};
 use std::io;
 use std::path::PathBuf;
@@ -44,6 +45,9 @@ pub enum AgentError {
     /// Its key or certificate.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// It cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] ControlError),

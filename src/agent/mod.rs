@@ -30,7 +30,9 @@ mod via;
 
 pub use error::AgentError;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Hardening};
+use crate::control::Listener;
+use crate::host::confine::{Confinement, Profile};
 use crate::host::{self, LockFile};
 use crate::identity::{Invitation, Keys};
 use parking_lot::Mutex;
@@ -60,17 +62,22 @@ pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), Ag
     }
     let states = config.relays.iter().map(|_| State::default()).collect();
     let agent = Arc::new(Agent { config, keys, invitation, relays: Mutex::new(relays), states, since: Instant::now() });
+    let confinement = (agent.config.hardening == Hardening::On).then(|| {
+        Confinement::of_role(Profile::AGENT, &agent.config.state_dir, &agent.config.control, agent.config.metrics)
+    });
+    let control = admin::listen(&agent, confinement.clone())?;
+    // Before there are other threads: each hands on what it may.
+    confinement.map_or(Ok(()), |confinement| confinement.enter_and_tell())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| AgentError::System { what: "cannot start threads", error })?;
-    let served = runtime.block_on(serve(&agent));
+    let served = runtime.block_on(serve(&agent, control));
     runtime.shutdown_background();
     served
 }
 
-async fn serve(agent: &Arc<Agent>) -> Result<(), AgentError> {
-    let control = admin::listen(agent)?;
+async fn serve(agent: &Arc<Agent>, control: Listener) -> Result<(), AgentError> {
     let caught = |error| AgentError::System { what: "cannot catch signals", error };
     let mut terminated = signal(SignalKind::terminate()).map_err(caught)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(caught)?;

@@ -1,6 +1,6 @@
 //! The configuration of an agent.
 
-use super::{HostPort, LogFormat, Probing, Via};
+use super::{Hardening, HostPort, LogFormat, Probing, Via};
 use crate::session::Published;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +27,8 @@ pub struct AgentConfig {
     pub dial_time: Duration,
     /// How often the relay is probed.
     pub probing: Probing,
+    /// Whether the process gives up what it does not need.
+    pub hardening: Hardening,
     /// How the log is written.
     pub log_format: LogFormat,
 }

@@ -5,7 +5,7 @@ use super::draft::Located;
 use super::mistakes::{self, line_of};
 use super::problem::{Place, Problem};
 use super::relay_draft::Checks;
-use super::{HostPort, LogFormat, Probing, Via};
+use super::{Hardening, HostPort, LogFormat, Probing, Via};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -39,6 +39,8 @@ pub struct AgentDraft {
     pub connections: Option<Located<i64>>,
     /// Times, by key.
     pub times: BTreeMap<&'static str, Located<String>>,
+    /// Hardening.
+    pub hardening: Option<Hardening>,
     /// How the log is written.
     pub log_format: Option<LogFormat>,
 }
@@ -69,6 +71,7 @@ struct File {
     dial_time: Option<Spanned<String>>,
     probe_every: Option<Spanned<String>>,
     probe_patience: Option<Spanned<String>>,
+    hardening: Option<Hardening>,
     log_format: Option<LogFormat>,
 }
 
@@ -115,6 +118,7 @@ impl AgentDraft {
                 .connections
                 .map(|number| Located { place: here(number.span()), value: number.into_inner() }),
             times: times.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
+            hardening: file.hardening,
             log_format: file.log_format,
         }
     }
@@ -130,6 +134,7 @@ impl AgentDraft {
             metrics: flags.metrics.or(self.metrics),
             connections: flags.connections.or(self.connections),
             times: self.times,
+            hardening: flags.hardening.or(self.hardening),
             log_format: flags.log_format.or(self.log_format),
         }
     }
@@ -173,6 +178,7 @@ impl AgentDraft {
                 every: checks.time(&self.times, "probe-every").unwrap_or(defaults.every),
                 patience: checks.time(&self.times, "probe-patience").unwrap_or(defaults.patience),
             },
+            hardening: self.hardening.unwrap_or_default(),
             log_format: self.log_format.unwrap_or_default(),
         };
         checks.done(config)

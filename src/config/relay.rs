@@ -1,6 +1,6 @@
 //! The configuration of a relay.
 
-use super::{HostPort, LogFormat, Probing};
+use super::{Hardening, HostPort, LogFormat, Probing};
 use crate::session::{DataChannel, Published};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +32,8 @@ pub struct RelayConfig {
     pub hold: Duration,
     /// When a connection without bytes ends; `None`: never.
     pub idle: Option<Duration>,
+    /// Whether the process gives up what it does not need.
+    pub hardening: Hardening,
     /// How the log is written.
     pub log_format: LogFormat,
 }

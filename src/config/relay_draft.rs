@@ -4,7 +4,7 @@ use super::draft::Located;
 use super::mistakes::{self, line_of};
 use super::problem::{Place, Problem, Wrong};
 use super::relay::{RelayConfig, RelayLimits, ServerConfig};
-use super::{HostPort, LogFormat, Probing};
+use super::{Hardening, HostPort, LogFormat, Probing};
 use crate::session::{DataChannel, Name, Published, Transport};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -42,6 +42,8 @@ pub struct RelayDraft {
     pub times: BTreeMap<&'static str, Located<String>>,
     /// Limits, by key.
     pub limits: BTreeMap<&'static str, Located<i64>>,
+    /// Hardening.
+    pub hardening: Option<Hardening>,
     /// How the log is written.
     pub log_format: Option<LogFormat>,
 }
@@ -78,6 +80,7 @@ struct File {
     idle: Option<Spanned<String>>,
     probe_every: Option<Spanned<String>>,
     probe_patience: Option<Spanned<String>>,
+    hardening: Option<Hardening>,
     log_format: Option<LogFormat>,
     #[serde(default)]
     limits: FileLimits,
@@ -155,6 +158,7 @@ impl RelayDraft {
             metrics: file.metrics.map(one),
             times: times.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             limits: limits.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
+            hardening: file.hardening,
             log_format: file.log_format,
         }
     }
@@ -172,6 +176,7 @@ impl RelayDraft {
             metrics: flags.metrics.or(self.metrics),
             times: self.times,
             limits: self.limits,
+            hardening: flags.hardening.or(self.hardening),
             log_format: flags.log_format.or(self.log_format),
         }
     }
@@ -208,6 +213,7 @@ impl RelayDraft {
             },
             hold: checks.time_or_zero(&times, "hold").unwrap_or_default(),
             idle: checks.time(&times, "idle"),
+            hardening: self.hardening.unwrap_or_default(),
             log_format: self.log_format.unwrap_or_default(),
         };
         checks.done(config)

@@ -8,6 +8,7 @@ use super::gateway::GatewayRole;
 use super::limits::Patience;
 use super::refusal::Refusal;
 use super::socket::{ControlError, SocketFile};
+use crate::host::confine::Confinement;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -48,20 +49,14 @@ pub struct SocketSettings {
     path: PathBuf,
     readers: Option<u32>,
     metrics: Option<SocketAddr>,
-    prepare: Box<dyn FnOnce() + Send>,
+    confinement: Option<Confinement>,
     patience: Patience,
 }
 
 impl SocketSettings {
     /// A socket at `path` for root and this user.
     pub fn at(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            readers: None,
-            metrics: None,
-            prepare: Box::new(|| ()),
-            patience: Patience::default(),
-        }
+        Self { path: path.to_owned(), readers: None, metrics: None, confinement: None, patience: Patience::default() }
     }
 
     /// The members of this group may look.
@@ -74,9 +69,9 @@ impl SocketSettings {
         Self { metrics, ..self }
     }
 
-    /// The thread that serves does this before it takes the first caller.
-    pub fn prepared_by(self, prepare: impl FnOnce() + Send + 'static) -> Self {
-        Self { prepare: Box::new(prepare), ..self }
+    /// The thread that serves confines itself like this before it takes the first caller.
+    pub fn confined_by(self, confinement: Option<Confinement>) -> Self {
+        Self { confinement, ..self }
     }
 
     /// As patient as it is told to be.
@@ -106,7 +101,7 @@ impl Listener {
     /// Makes the socket, private from its first moment, and its directory if only that is missing. Everything that can fail
     /// does so here; not the port of the metrics, which anybody on this machine can take first: that is tried until it is had.
     pub fn bind(door: SocketSettings) -> Result<Self, ControlError> {
-        let SocketSettings { path, readers, metrics, prepare, patience } = door;
+        let SocketSettings { path, readers, metrics, confinement, patience } = door;
         let (file, listener) = SocketFile::listen(&path, readers)?;
         let port = metrics.map(|address| (address, listen(address)));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -124,7 +119,9 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
-                prepare();
+                if let Some(Err(error)) = confinement.map(|confinement| confinement.enter()) {
+                    log::error!("{error}"); // `main` meets the same, and ends
+                }
                 if let Some((address, port)) = port {
                     runtime.spawn(serve_metrics(address, port, Arc::clone(&known), patience));
                 }

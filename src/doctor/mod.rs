@@ -14,7 +14,7 @@ use finding::ask;
 use crate::config::{Config, FastPathHook, FastPathMode};
 use crate::device::tun;
 use crate::fastpath::{self, Entrance, NoXdp, overtaking, without_xdp};
-use crate::host::confine::Confinement;
+use crate::host::confine::{Confinement, Profile};
 use crate::host::{Framing, KernelError, Plan, Survey, filtered_at_ports};
 use crate::nat::Realm;
 use crate::wire::AddressRange;
@@ -66,7 +66,7 @@ fn devices() -> Finding {
 
 /// By confining a thread that has nothing else to do.
 fn landlock() -> Finding {
-    let tried = std::thread::spawn(|| Confinement::new(Vec::new(), Vec::new()).enter()).join();
+    let tried = std::thread::spawn(|| Confinement::new(Profile::GATEWAY, Vec::new(), Vec::new()).enter()).join();
     match tried {
         Ok(Ok(None)) => Finding::fine("capabilities, Landlock and seccomp can be given up once the gateway is set up"),
         Ok(Ok(Some(lacking))) => Finding::note(lacking),

@@ -36,7 +36,7 @@ use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, Listener, SocketSettings};
 use crate::device::tun;
 use crate::fastpath::{self, FastPath};
-use crate::host::confine::Confinement;
+use crate::host::confine::{Confinement, Profile};
 use crate::host::systemd::Manager;
 use crate::host::{self, Claim, Kernel, Plan, Watched};
 use crate::nat::{Misfit, Nat, Restored};
@@ -226,10 +226,8 @@ fn open(config: &Config, prepared: &Prepared, plan: Plan, opened: Opened) -> Res
         nat.set_carrier(Arc::clone(&fast) as _);
     }
     fast.take_over(nat, clock.now());
-    if let Some(confinement) = confinement
-        && let Some(lacking) = confinement.enter()?
-    {
-        log::warn!("{lacking}");
+    if let Some(confinement) = confinement {
+        confinement.enter_and_tell()?;
     }
     Ok(Open { kernel, fast, store })
 }
@@ -289,18 +287,14 @@ fn confinement(config: &Config, file: Option<&Path>) -> Result<Option<Confinemen
     // A link to the file, and the file.
     let read = [file.map(Path::to_owned), file.and_then(|file| file.canonicalize().ok())];
     let read = read.into_iter().flatten().filter_map(|file| parent(&std::path::absolute(file).ok()?));
-    Ok(Some(Confinement::new(written.into_iter().flatten().collect(), read.collect())))
+    Ok(Some(Confinement::new(Profile::GATEWAY, written.into_iter().flatten().collect(), read.collect())))
 }
 
 /// The control socket's thread starts before `main` is confined.
 fn socket_settings(config: &Config, confinement: Option<Confinement>) -> Result<SocketSettings, GatewayError> {
     let group = config.control_group.as_deref().map(control::group_number).transpose().map_err(GatewayError::Group)?;
-    let enter = move || {
-        if let Some(Err(error)) = confinement.map(|confinement| confinement.enter()) {
-            log::error!("{error}"); // `main` meets the same, and ends
-        }
-    };
-    Ok(SocketSettings::at(&config.control).readable_by(group).with_metrics(config.metrics).prepared_by(enter))
+    let settings = SocketSettings::at(&config.control).readable_by(group).with_metrics(config.metrics);
+    Ok(settings.confined_by(confinement))
 }
 
 fn one_a_core() -> NonZeroUsize {

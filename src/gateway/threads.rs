@@ -14,7 +14,7 @@ use crate::config::{Config, Hardening, OnStop};
 use crate::device::tun;
 use crate::fastpath::{FastPath, RulesetMonitor};
 use crate::host::Kernel;
-use crate::host::confine::{self, Role};
+use crate::host::confine;
 use crate::host::systemd::Manager;
 use crate::nat::{Event, Nat};
 use crate::store::Store;
@@ -118,7 +118,7 @@ impl Running {
             let hardened = reload.config.hardening == Hardening::On;
             let work = move || {
                 if hardened {
-                    confine::only(Role::Worker).map_err(io::Error::other)?;
+                    confine::narrow_to_worker().map_err(io::Error::other)?;
                 }
                 worker.run()
             };

@@ -10,6 +10,7 @@ use crate::control::{
     AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Server,
     ServerView, SocketSettings,
 };
+use crate::host::confine::Confinement;
 use crate::identity::{Invitation, MemberKind, RegisterError};
 use crate::session::{ConnectionId, DataChannel, Published};
 use crate::time::Time;
@@ -19,9 +20,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Makes the control socket.
-pub fn listen(relay: &Relay) -> Result<Listener, RelayError> {
+pub fn listen(relay: &Relay, confinement: Option<Confinement>) -> Result<Listener, RelayError> {
     let settings = SocketSettings::at(&relay.config.control).with_metrics(relay.config.metrics);
-    Ok(Listener::bind(settings)?)
+    Ok(Listener::bind(settings.confined_by(confinement))?)
 }
 
 /// Answers from now on.

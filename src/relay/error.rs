@@ -2,6 +2,7 @@
 
 use crate::control::ControlError;
 use crate::host::NetlinkError;
+use crate::host::confine::ConfineError;
 use crate::identity::{IdentityError, RegisterError};
 use ipnet::IpNet;
 use std::io;
@@ -52,6 +53,9 @@ pub enum RelayError {
     /// Its register of members.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// It cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] ControlError),

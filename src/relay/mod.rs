@@ -44,7 +44,9 @@ mod virtual_ips;
 
 pub use error::RelayError;
 
-use crate::config::RelayConfig;
+use crate::config::{Hardening, RelayConfig};
+use crate::control::Listener;
+use crate::host::confine::{Confinement, Profile};
 use crate::host::{self, LockFile};
 use crate::identity::{Authority, Register};
 use clock::Clock;
@@ -81,17 +83,22 @@ pub fn run(config: RelayConfig) -> Result<(), RelayError> {
         clock: Clock::start(),
         config,
     });
+    let confinement = (relay.config.hardening == Hardening::On).then(|| {
+        Confinement::of_role(Profile::RELAY, &relay.config.state_dir, &relay.config.control, relay.config.metrics)
+    });
+    let control = admin::listen(&relay, confinement.clone())?;
+    // Before there are other threads: each hands on what it may.
+    confinement.map_or(Ok(()), |confinement| confinement.enter_and_tell())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| RelayError::System { what: "cannot start threads", error })?;
-    let served = runtime.block_on(serve(&relay));
+    let served = runtime.block_on(serve(&relay, control));
     runtime.shutdown_background();
     served
 }
 
-async fn serve(relay: &Arc<Relay>) -> Result<(), RelayError> {
-    let control = admin::listen(relay)?;
+async fn serve(relay: &Arc<Relay>, control: Listener) -> Result<(), RelayError> {
     let doors = door::open(relay)?;
     let mut fronts = front::open(relay)?;
     let _pools = virtual_fronts::answer_for(&relay.config.pools)?;
