@@ -4,7 +4,7 @@
 //! system; where none is mounted, it is a filter on `clsact`.
 
 use super::pin_directory::{self, PinDirectory};
-use super::role::{Position, Role, Stance};
+use super::role::{AttachPoint, Position, Role, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp};
 use super::{attached, clsact};
 use crate::config::FastPathHook;
@@ -50,11 +50,11 @@ impl Attachment {
     pub fn at_tc(
         program: &mut SchedClassifier,
         role: Role,
-        entrance: &Entrance,
+        point: AttachPoint<'_>,
         place: &PinDirectory,
         common: &Common,
-        position: Position,
     ) -> Result<Self, FastPathError> {
+        let AttachPoint { entrance, position } = point;
         let filter = |program| {
             clsact::attach(program, role, entrance, &common.tun, position)?;
             Ok(Self::Filter { index: entrance.index, role, tun: common.tun.clone() })
@@ -62,10 +62,8 @@ impl Attachment {
         match (common.hook, place) {
             (Some(FastPathHook::Clsact), _) | (None, PinDirectory::Private(_)) => filter(program),
             (Some(FastPathHook::Tcx), PinDirectory::Private(_)) => Err(FastPathError::NothingLasts),
-            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => {
-                Self::at_tcx(program, role, entrance, place, position)
-            }
-            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, entrance, place, position) {
+            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, role, point, place),
+            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, point, place) {
                 // As kernels without TCX answer.
                 Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
                 other => other,
@@ -76,9 +74,8 @@ impl Attachment {
     fn at_tcx(
         program: &mut SchedClassifier,
         role: Role,
-        entrance: &Entrance,
+        AttachPoint { entrance, position }: AttachPoint<'_>,
         place: &PinDirectory,
-        position: Position,
     ) -> Result<Self, FastPathError> {
         if position == Position::InFront
             && let PinDirectory::Lasting(directory) = place

@@ -6,7 +6,7 @@ use super::flow_book::{FlowBook, KernelFlow};
 use super::guard::{self, Guard, Ways};
 use super::layout::Interface;
 use super::program::{Loader, ProgramSurroundings};
-use super::role::{Position, Role, Stance};
+use super::role::{AttachPoint, Position, Role, Stance};
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
 use crate::nat::{Epoch, FlowCarrier, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
@@ -201,7 +201,7 @@ impl FastPath {
                     }
                     contest = Contest { is_lost: false, ..attachments.contest.clone() };
                 }
-                match self.sit(entrance, position, site, device.index, &features, &mut wrong) {
+                match self.attach(AttachPoint { entrance, position }, site, device.index, &features, &mut wrong) {
                     // What was left of the attachments before goes only now.
                     Ok(taken) => {
                         drop(attachments.insert(entrance.index, Attachments { contest, ..taken }));
@@ -283,25 +283,24 @@ impl FastPath {
         ports.chain(site.entrances.iter().map(interface)).collect()
     }
 
-    fn sit(
+    fn attach(
         &self,
-        entrance: &Entrance,
-        position: Position,
+        point: AttachPoint<'_>,
         site: &Site,
         device: u32,
         features: &BTreeMap<u32, XdpFeatures>,
         wrong: &mut Vec<FastPathError>,
     ) -> Result<Attachments, FastPathError> {
-        let loader = self.loader.lock();
+        let (loader, entrance) = (self.loader.lock(), point.entrance);
         let roles = roles(site, entrance);
-        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, entrance, device, position)? };
+        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, point, device)? };
         let contest = Contest::default();
         let mut attachments = Attachments { entrance: entrance.clone(), roles, needed, shortcuts: Vec::new(), contest };
         if !site.entrances.contains(entrance) || entrance.ethernet.is_none() {
             return Ok(attachments);
         }
         if loader.common().redirects && entrance.realm != Realm::Outside {
-            match loader.at_tc(&[Role::Shortcut], entrance, device, position) {
+            match loader.at_tc(&[Role::Shortcut], point, device) {
                 Ok(taken) => attachments.shortcuts.extend(taken),
                 Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
             }

@@ -5,7 +5,7 @@ use super::layout::{
     CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS,
 };
 use super::pin_directory::PinDirectory;
-use super::role::{Position, Role};
+use super::role::{AttachPoint, Role};
 use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
@@ -131,19 +131,14 @@ impl Loader {
     }
 
     /// Puts the programs of these roles on an interface, in their order; `device` is the index of the gateway's own.
-    pub fn at_tc(
-        &self,
-        roles: &[Role],
-        entrance: &Entrance,
-        device: u32,
-        position: Position,
-    ) -> Result<Vec<Attachment>, FastPathError> {
+    pub fn at_tc(&self, roles: &[Role], point: AttachPoint<'_>, device: u32) -> Result<Vec<Attachment>, FastPathError> {
+        let entrance = point.entrance;
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let mut ebpf = self.load(&self.door(entrance.realm, hardware, device)?)?;
         let mut attachments = Vec::new();
         for role in roles {
             let program = program(&mut ebpf, *role)?;
-            attachments.push(Attachment::at_tc(program, *role, entrance, &self.place, &self.common, position)?);
+            attachments.push(Attachment::at_tc(program, *role, point, &self.place, &self.common)?);
         }
         Ok(attachments)
     }

@@ -1,5 +1,6 @@
 //! What a program at tc is there for, and how it sits.
 
+use super::Entrance;
 use aya::programs::TcAttachType;
 
 /// What a program at tc is there for.
@@ -63,6 +64,15 @@ pub enum Position {
     AsLeft,
     /// In front of the programs of others, whatever was left.
     InFront,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug)]
+pub struct AttachPoint<'a> {
+    /// The interface.
+    pub entrance: &'a Entrance,
+    /// Where among the programs there.
+    pub position: Position,
 }
 
 /// How a program sits.

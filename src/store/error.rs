@@ -1,7 +1,7 @@
 //! What is wrong with the state file.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is wrong with the state file.
 #[derive(Debug, thiserror::Error)]
@@ -65,4 +65,14 @@ pub enum StoreError {
         /// What it said.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl StoreError {
+    pub(super) fn not_synced(path: &Path, error: &io::Error) -> Self {
+        Self::NotSynced { path: path.to_owned(), error: error.to_string() }
+    }
+
+    pub(super) fn of_file(path: &Path, error: io::Error) -> Self {
+        Self::File { path: path.to_owned(), error }
+    }
 }

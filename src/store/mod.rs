@@ -3,6 +3,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `shared.rs` | the store as all threads share it |
+//! | `backend.rs` | what keeps the bindings, and what the store asks of it |
+//! | `commits.rs` | which commits are on disk |
 //! | `state_file.rs` | the state file, in SQLite |
 //! | `row.rs` | its rows, each with a sum |
 //! | `moment.rs` | how time goes on from one process to the next |
@@ -21,6 +23,8 @@
 //! A worker records new bindings, their waking and new contacts before it writes the packets that made them. Everything
 //! else (last use, what housekeeping changes) is marked and written by the writer within the sync interval.
 
+mod backend;
+mod commits;
 mod error;
 mod files;
 pub mod history;

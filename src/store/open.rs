@@ -1,11 +1,12 @@
 //! The lock, opening, and what becomes of a damaged file.
 
 use super::StoreError;
+use super::backend::Write;
 use super::files::{beside, finish};
 use super::log_check::torn;
 use super::moment::{Moment, Reading};
 use super::progress::{Progress, Stage};
-use super::state_file::{AT_ONCE, Database, Salvaged, Write};
+use super::state_file::{AT_ONCE, Database, Salvaged};
 use crate::nat::{ContactChange, StoredBinding, StoredContact};
 use crate::time::Time;
 use rustix::fs::{FlockOperation, Mode, OFlags};

@@ -10,19 +10,19 @@
 //!
 //! Whoever is killed in step 1 leaves the old file in force; in step 2, the next start carries it out.
 
+use super::StoreError;
 use super::files::{beside, finish, remove_with_log};
 use super::state_file::{AT_ONCE, Database, Salvaged};
-use super::{Store, StoreError};
+use crate::nat::Nat;
 use std::fs::File;
-use std::io;
-use std::sync::Arc;
+use std::path::Path;
 
-impl Store {
-    /// Step 1. `old` is a connection to the file in doubt. What changes meanwhile is marked by those who cannot record it.
-    pub(super) fn rewrite(&self, old: &Database) -> Result<(), StoreError> {
-        let nat = Arc::clone(&self.nat.read());
-        let (new, whole) = (beside(&self.path, ".new"), beside(&self.path, ".whole"));
-        remove_with_log(&new).map_err(|error| self.not_written(error))?;
+impl Database {
+    /// Step 1; this is a connection to the file in doubt. What changes meanwhile is marked by those who cannot record it.
+    pub(super) fn write_whole_file(&self, nat: &Nat) -> Result<(), StoreError> {
+        let path = &self.path;
+        let (new, whole) = (beside(path, ".new"), beside(path, ".whole"));
+        remove_with_log(&new).map_err(|error| StoreError::of_file(path, error))?;
         let mut store = Database::open(&new)?;
         let mut write = |some: &mut Vec<_>| {
             store.write_whole(some)?;
@@ -36,35 +36,27 @@ impl Store {
                 write(&mut some)?;
             }
         }
-        let salvaged = old.salvage(|binding| {
+        let salvaged = self.salvage(|binding| {
             if nat.stored(binding.virtual_ip).is_none() {
                 some.push(binding);
             }
         });
         write(&mut some)?;
-        if let Ok(Some(moment)) = old.moment() {
+        if let Ok(Some(moment)) = self.moment() {
             store.note(&moment)?;
         }
         if salvaged != Salvaged::default() {
-            log::error!("{}: some bindings that were kept aside cannot be read any more", self.path.display());
+            log::error!("{}: some bindings that were kept aside cannot be read any more", path.display());
         }
         store.empty_log()?;
         drop(store);
-        File::open(&new).and_then(|file| file.sync_all()).map_err(|error| self.not_synced(&error))?;
-        std::fs::rename(&new, &whole).map_err(|error| self.not_written(error))
+        File::open(&new).and_then(|file| file.sync_all()).map_err(|error| StoreError::not_synced(path, &error))?;
+        std::fs::rename(&new, &whole).map_err(|error| StoreError::of_file(path, error))
     }
 
     /// Step 2, and opens the file.
-    pub(super) fn open_anew(&self) -> Result<Database, StoreError> {
-        finish(&self.path).map_err(|error| self.not_written(error))?;
-        Database::open(&self.path)
-    }
-
-    pub(super) fn not_synced(&self, error: &io::Error) -> StoreError {
-        StoreError::NotSynced { path: self.path.clone(), error: error.to_string() }
-    }
-
-    fn not_written(&self, error: io::Error) -> StoreError {
-        StoreError::File { path: self.path.clone(), error }
+    pub(super) fn open_anew(path: &Path) -> Result<Self, StoreError> {
+        finish(path).map_err(|error| StoreError::of_file(path, error))?;
+        Self::open(path)
     }
 }

@@ -1,19 +1,20 @@
 //! The store as all threads share it.
 
+use super::backend::{Backend, Write};
+use super::commits::Commits;
 use super::error::StoreError;
 use super::history::{By, Happened, History, HistoryAnswer, HistoryQuestion, HistorySettings, HistoryStatus};
 use super::moment::Moment;
 use super::open::{Opened, StateFile};
-use super::state_file::{Database, Write};
 use crate::config::{Durability, WhenDiskFails};
-use crate::nat::{Nat, Receipt, Restored, StoredBinding};
-use parking_lot::{Condvar, Mutex, RwLock};
+use crate::nat::{ContactChange, Nat, Receipt, Restored, StoredBinding};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long the store may take, and what it does when it cannot write.
@@ -31,28 +32,22 @@ pub struct StoreSettings {
 
 /// What all threads share of the store.
 pub struct Store {
-    pub(super) nat: RwLock<Arc<Nat>>,
-    pub(super) settings: StoreSettings,
-    pub(super) path: PathBuf,
-    /// `None` while another file is made.
-    pub(super) store: Mutex<Option<Database>>,
+    nat: RwLock<Arc<Nat>>,
+    settings: StoreSettings,
+    path: PathBuf,
+    /// `None` while another one is made.
+    backend: Mutex<Option<Box<dyn Backend>>>,
     /// Virtual IPs whose rows are to be written when there is time.
-    pub(super) marked: Mutex<HashSet<IpAddr>>,
-    /// Counts commits.
-    pub(super) written: AtomicU64,
-    /// The last commit that is on disk.
-    pub(super) synced: Mutex<u64>,
-    /// Signalled when a commit waits for the disk, and when one is there.
-    pub(super) waiting: Condvar,
-    pub(super) arrived: Condvar,
+    marked: Mutex<HashSet<IpAddr>>,
+    commits: Commits,
     /// Why nothing can be written, while that is so.
-    pub(super) failing: Mutex<Option<String>>,
-    pub(super) is_failing: AtomicBool,
-    /// A sync has failed, and all that the file holds has not been written again since.
-    pub(super) is_doubted: AtomicBool,
-    pub(super) history: Option<History>,
-    pub(super) clock: Box<dyn Fn() -> Moment + Send + Sync>,
-    pub(super) _file: StateFile,
+    failing: Mutex<Option<String>>,
+    is_failing: AtomicBool,
+    /// A sync has failed, and all that is kept has not been written again since.
+    is_doubted: AtomicBool,
+    history: Option<History>,
+    clock: Box<dyn Fn() -> Moment + Send + Sync>,
+    _file: StateFile,
 }
 
 /// Bindings that the system has.
@@ -107,12 +102,9 @@ impl Store {
             nat: RwLock::new(nat),
             settings,
             path: file.path().to_owned(),
-            store: Mutex::new(Some(store)),
+            backend: Mutex::new(Some(Box::new(store))),
             marked: Mutex::new(restored.changed.iter().copied().collect()),
-            written: AtomicU64::new(0),
-            synced: Mutex::new(0),
-            waiting: Condvar::new(),
-            arrived: Condvar::new(),
+            commits: Commits::default(),
             failing: Mutex::default(),
             is_failing: AtomicBool::new(false),
             is_doubted: AtomicBool::new(false),
@@ -165,13 +157,9 @@ impl Store {
             self.marked.lock().extend(virtual_ips);
             failed(&error)
         })?;
-        let mut synced = self.synced.lock();
-        self.waiting.notify_one();
-        let patience = self.settings.sync_interval + Duration::from_secs(5);
-        let late = self.arrived.wait_while_for(&mut synced, |synced| *synced < recorded.commit, patience).timed_out();
-        drop(synced);
+        let is_on_disk = self.commits.wait(recorded.commit, self.settings.sync_interval + Duration::from_secs(5));
         self.mark_recorded(&recorded);
-        if late { Err(failed(&"the disk is slow")) } else { Ok(()) }
+        if is_on_disk { Ok(()) } else { Err(failed(&"the disk is slow")) }
     }
 
     /// A binding was changed in a way that can wait.
@@ -204,7 +192,7 @@ impl Store {
     /// What to tell who asks.
     pub fn history(&self, question: &HistoryQuestion) -> Result<HistoryAnswer, String> {
         let history = self.history.as_ref().ok_or("history = \"0\": this gateway keeps none")?;
-        let nat = Arc::clone(&self.nat.read());
+        let nat = self.nat();
         history.ask(question, &nat, &(self.clock)())
     }
 
@@ -215,7 +203,7 @@ impl Store {
 
     /// Whether the packets of a commit may leave: it is on disk, or nothing can be and that is allowed.
     pub fn may_leave(&self, commit: u64) -> bool {
-        *self.synced.lock() >= commit || (self.is_failing.load(Ordering::Acquire) && !self.refuses())
+        self.commits.on_disk() >= commit || (self.is_failing.load(Ordering::Acquire) && !self.refuses())
     }
 
     /// The packets of these bindings may leave from now on.
@@ -227,8 +215,8 @@ impl Store {
     /// How it is.
     pub fn status(&self) -> StoreStatus {
         StoreStatus {
-            commits: self.written.load(Ordering::Acquire),
-            synced: *self.synced.lock(),
+            commits: self.commits.last(),
+            synced: self.commits.on_disk(),
             failing: self.failing.lock().clone(),
         }
     }
@@ -238,10 +226,10 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn kept_aside(&self) -> Result<Vec<StoredBinding>, StoreError> {
-        let nat = Arc::clone(&self.nat.read());
+        let nat = self.nat();
         let mut aside = Vec::new();
         // A connection of its own: nobody waits for a long file to be read.
-        self.with_store(|store| store.again())?.load(|binding| {
+        self.with_backend(|backend| backend.again())?.read(&mut |binding| {
             if nat.stored(binding.virtual_ip).is_none() {
                 aside.push(binding);
             }
@@ -261,9 +249,9 @@ impl Store {
     }
 
     fn write(&self, virtual_ips: &[IpAddr]) -> Result<Recorded, StoreError> {
-        let nat = Arc::clone(&self.nat.read());
+        let nat = self.nat();
         let (mut receipts, mut contacts) = (Vec::with_capacity(virtual_ips.len()), Vec::new());
-        let commit = self.with_store(|store| {
+        let commit = self.with_backend(|backend| {
             let writes: Vec<Write> = virtual_ips
                 .iter()
                 .filter_map(|virtual_ip| match nat.stored(*virtual_ip) {
@@ -276,22 +264,85 @@ impl Store {
                     None => nat.is_in_a_pool(*virtual_ip).then_some(Write::Remove(*virtual_ip)),
                 })
                 .collect();
-            store.write(&writes, &contacts)?;
-            Ok(self.written.fetch_add(1, Ordering::AcqRel) + 1)
+            backend.write(&writes, &contacts)?;
+            Ok(self.commits.add())
         })?;
         if self.is_strict() {
-            self.waiting.notify_one();
+            self.commits.want();
         }
         Ok(Recorded { commit, receipts })
     }
 
-    /// Works on the file. Nobody waits for one that is being replaced.
-    pub(super) fn with_store<T>(
+    /// Works on what is kept. Nobody waits while that is being replaced.
+    pub(super) fn with_backend<T>(
         &self,
-        work: impl FnOnce(&mut Database) -> Result<T, StoreError>,
+        work: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut store = self.store.lock();
-        work(store.as_mut().ok_or_else(|| StoreError::BeingReplaced(self.path.clone()))?)
+        let mut backend = self.backend.lock();
+        work(backend.as_mut().ok_or_else(|| self.being_replaced())?.as_mut())
+    }
+
+    pub(super) fn being_replaced(&self) -> StoreError {
+        StoreError::BeingReplaced(self.path.clone())
+    }
+
+    /// Takes it away: nothing is recorded until there is another.
+    pub(super) fn take_backend(&self) -> Option<Box<dyn Backend>> {
+        self.backend.lock().take()
+    }
+
+    /// Goes on with this one.
+    pub(super) fn put_backend(&self, backend: Option<Box<dyn Backend>>) {
+        *self.backend.lock() = backend;
+    }
+
+    /// Writes rows as they are at that moment: somebody else may have recorded some of them meanwhile.
+    pub(super) fn write_now(
+        &self,
+        rows: impl FnOnce(&Nat) -> (Vec<Write>, Vec<ContactChange>),
+    ) -> Result<(), StoreError> {
+        let nat = self.nat();
+        self.with_backend(|backend| {
+            let (writes, contacts) = rows(&nat);
+            backend.write(&writes, &contacts)
+        })?;
+        self.commits.add();
+        Ok(())
+    }
+
+    /// The translator in force.
+    pub(super) fn nat(&self) -> Arc<Nat> {
+        Arc::clone(&self.nat.read())
+    }
+
+    pub(super) fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
+    pub(super) fn settings(&self) -> &StoreSettings {
+        &self.settings
+    }
+
+    /// Where it is, for the log.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what is kept is in doubt since the last call.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.is_doubted.swap(false, Ordering::AcqRel)
+    }
+
+    /// It is in doubt.
+    pub(super) fn doubt(&self) {
+        self.is_doubted.store(true, Ordering::Release);
+    }
+
+    /// Lets the history do what it does now and then.
+    pub(super) fn turn_history(&self, moment: &Moment, is_last: bool) {
+        if let Some(history) = &self.history {
+            history.turn(&self.nat(), moment, is_last);
+        }
     }
 
     /// Writes what was marked.
@@ -320,7 +371,7 @@ impl Store {
 
     pub(super) fn fail(&self, error: &StoreError) {
         if matches!(error, StoreError::NotSynced { .. }) {
-            self.is_doubted.store(true, Ordering::Release);
+            self.doubt();
         }
         let mut failing = self.failing.lock();
         if failing.is_none() {

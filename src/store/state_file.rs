@@ -4,11 +4,12 @@
 //! have checksums, so that after a power cut the file is as it was after one of the last commits.
 
 use super::StoreError;
+use super::backend::{Backend, Reopen, Write};
 use super::files::{beside, private};
 use super::moment::{Moment, Reading, millis};
 use super::progress::Progress;
 use super::row::{self, ContactRow, key};
-use crate::nat::{ContactChange, StoredBinding, StoredContact};
+use crate::nat::{ContactChange, Nat, StoredBinding, StoredContact};
 use crate::time::Time;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
@@ -68,16 +69,9 @@ type EachRow<'a> = dyn FnMut(&Row<'_>) -> rusqlite::Result<()> + 'a;
 /// One connection to the state file.
 pub struct Database {
     connection: Connection,
-    path: PathBuf,
-}
-
-/// What a row is to become.
-#[derive(Clone, Debug)]
-pub enum Write {
-    /// It is this.
-    Put(StoredBinding),
-    /// The virtual IP belongs to nobody.
-    Remove(IpAddr),
+    pub(super) path: PathBuf,
+    /// The log, of a further connection: what it says of a sync is all since that was made.
+    log: Option<File>,
 }
 
 /// How many rows were read.
@@ -113,7 +107,9 @@ impl Database {
 
     /// A further connection to a file that is open.
     pub fn again(&self) -> Result<Self, StoreError> {
-        Self::connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        let path = beside(&self.path, "-wal");
+        let log = File::open(&path).map_err(|error| StoreError::File { path, error })?;
+        Ok(Self { log: Some(log), ..Self::connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)? })
     }
 
     /// What can be read of a damaged file, without changing it.
@@ -126,7 +122,7 @@ impl Database {
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags(path, flags).map_err(error)?;
         connection.busy_timeout(PATIENCE).map_err(error)?;
-        Ok(Self { connection, path: path.to_owned() })
+        Ok(Self { connection, path: path.to_owned(), log: None })
     }
 
     fn check_and_upgrade(&self) -> rusqlite::Result<Result<(), StoreError>> {
@@ -403,10 +399,10 @@ impl Database {
         done.map(|_| ()).map_err(|error| self.explain(error))
     }
 
-    /// The log, to sync it.
-    pub fn log(&self) -> Result<File, StoreError> {
-        let path = beside(&self.path, "-wal");
-        File::open(&path).map_err(|error| StoreError::File { path, error })
+    /// Puts on disk what was written by any connection.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let Some(log) = &self.log else { return self.again()?.sync() };
+        log.sync_data().map_err(|error| StoreError::not_synced(&self.path, &error))
     }
 
     /// Brings a log that has become long into the file. Others can write meanwhile, unless it is far too long.
@@ -444,6 +440,47 @@ impl Database {
             _ if failed_sync(&error) => StoreError::NotSynced { path, error: error.to_string() },
             _ => StoreError::Database { path, error: Box::new(error) },
         }
+    }
+}
+
+impl Backend for Database {
+    fn write(&mut self, writes: &[Write], contacts: &[ContactChange]) -> Result<(), StoreError> {
+        Database::write(self, writes, contacts)
+    }
+
+    fn read(&self, each: &mut dyn FnMut(StoredBinding)) -> Result<(), StoreError> {
+        self.load(each).map(|_| ())
+    }
+
+    fn forget_contacts(&self, before: u32) -> Result<(), StoreError> {
+        Database::forget_contacts(self, before)
+    }
+
+    fn note(&self, moment: &Moment) -> Result<(), StoreError> {
+        Database::note(self, moment)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Database::sync(self)
+    }
+
+    fn tidy(&self) -> Result<(), StoreError> {
+        self.shorten_log()
+    }
+
+    fn again(&self) -> Result<Box<dyn Backend>, StoreError> {
+        Ok(Box::new(Database::again(self)?))
+    }
+
+    fn rewrite(&self, nat: &Nat) -> Result<Reopen, StoreError> {
+        self.write_whole_file(nat)?;
+        let path = self.path.clone();
+        Ok(Box::new(move || Ok(Box::new(Database::open_anew(&path)?))))
+    }
+
+    #[cfg(test)]
+    fn as_any(&mut self) -> &mut dyn std::any::Any {
+        self
     }
 }
 

@@ -1,3 +1,4 @@
+use super::backend::Backend;
 use super::state_file::Database;
 use super::*;
 use crate::nat::{
@@ -118,7 +119,7 @@ impl Scene {
     /// The history writes what waits and trims, as its writer has it do.
     fn turn_history(&self) {
         let moment = *self.clock.lock();
-        self.store.history.as_ref().unwrap().turn(&self.nat, &moment, false);
+        self.store.turn_history(&moment, false);
     }
 
     fn call(&mut self, terminal: u32) -> IpAddr {
@@ -378,6 +379,10 @@ fn a_row_that_is_not_what_was_written_is_left_out_and_the_file_set_aside() {
     drop(scene);
     let again = Scene::on(directory.path());
     assert_eq!((again.restored.kept, again.said.len()), (1, 0), "what was kept is in a sound file now");
+}
+
+fn state_file(backend: &mut dyn Backend) -> &mut Database {
+    backend.as_any().downcast_mut().unwrap()
 }
 
 fn private_directory() -> tempfile::TempDir {

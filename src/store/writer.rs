@@ -1,9 +1,9 @@
 //! The writer: one thread that syncs, and writes what can wait.
 
-use super::{Moment, Store, StoreError, state_file::Database, state_file::Write};
+use super::backend::{Backend, Reopen, Write};
+use super::{Moment, Store, StoreError};
 use crate::nat::{ContactKey, StoredBinding};
 use crate::time::Time;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -32,8 +32,10 @@ pub struct Writer {
 /// What the thread has.
 struct Round {
     shared: Arc<Store>,
-    /// `None` while there is no file to work on.
-    side: Option<Side>,
+    /// A way of its own, so that tidying does not keep workers waiting; `None` while there is nothing to work on.
+    backend: Option<Box<dyn Backend>>,
+    /// How to go on with what was written anew.
+    reopen: Option<Reopen>,
     now: Box<dyn Fn() -> Moment + Send>,
     on_news: Box<dyn Fn() + Send>,
     contact: Duration,
@@ -46,19 +48,6 @@ struct Round {
     noted: Option<Moment>,
 }
 
-/// The file as the writer has it.
-struct Side {
-    /// A connection of its own, so that shortening the log does not keep workers waiting.
-    store: Database,
-    log: File,
-}
-
-impl Side {
-    fn of(store: &Database) -> Result<Self, StoreError> {
-        Ok(Self { store: store.again()?, log: store.log()? })
-    }
-}
-
 impl Writer {
     /// Starts it. `on_news` is called whenever a commit has reached the disk or none can, `contact` is how long contacts
     /// live.
@@ -68,12 +57,13 @@ impl Writer {
         now: impl Fn() -> Moment + Send + 'static,
         on_news: impl Fn() + Send + 'static,
     ) -> Result<Self, StoreError> {
-        let side = shared.with_store(|store| Side::of(store))?;
+        let backend = shared.with_backend(|backend| backend.again())?;
         let stopping = Arc::new(AtomicBool::new(false));
         let begin = now().time;
         let mut round = Round {
             shared: Arc::clone(&shared),
-            side: Some(side),
+            backend: Some(backend),
+            reopen: None,
             now: Box::new(now),
             on_news: Box::new(on_news),
             contact,
@@ -87,21 +77,21 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || round.run(&flag))
-            .map_err(|error| StoreError::File { path: shared.path.clone(), error })?;
+            .map_err(|error| StoreError::File { path: shared.path().to_owned(), error })?;
         Ok(Self { shared, stopping, thread })
     }
 
     /// Writes and syncs what there is, and ends. Call it when nobody changes bindings any more.
     pub fn stop(self) {
         self.stopping.store(true, Ordering::Release);
-        self.shared.waiting.notify_all();
+        self.shared.commits().want();
         let _ = self.thread.join();
     }
 }
 
 impl Round {
     fn run(&mut self, stopping: &AtomicBool) {
-        let interval = self.shared.settings.sync_interval;
+        let interval = self.shared.settings().sync_interval;
         loop {
             let is_last = stopping.load(Ordering::Acquire);
             let result = self.turn(is_last);
@@ -115,20 +105,18 @@ impl Round {
                 return;
             }
             let pause = if result.is_ok() { interval } else { TRY_AGAIN };
-            let mut synced = self.shared.synced.lock();
-            let written = self.shared.written.load(Ordering::Acquire);
-            let is_awaited = self.shared.is_strict() && result.is_ok() && *synced < written;
-            if !is_awaited && !stopping.load(Ordering::Acquire) {
-                self.shared.waiting.wait_for(&mut synced, pause);
-            }
+            let is_strict = self.shared.is_strict() && result.is_ok();
+            self.shared
+                .commits()
+                .rest(pause, |are_some_late| (is_strict && are_some_late) || stopping.load(Ordering::Acquire));
         }
     }
 
     fn turn(&mut self, is_last: bool) -> Result<(), StoreError> {
-        let is_doubted = self.shared.is_doubted.swap(false, Ordering::AcqRel);
+        let is_doubted = self.shared.take_doubt();
         let result = self.try_turn(is_doubted, is_last);
         if is_doubted && result.is_err() {
-            self.shared.is_doubted.store(true, Ordering::Release);
+            self.shared.doubt();
         }
         result
     }
@@ -140,10 +128,7 @@ impl Round {
         let moment = (self.now)();
         let now = moment.time;
         // Before the sync: who changed something by hand is told of it behind that.
-        if let Some(history) = &self.shared.history {
-            let nat = Arc::clone(&self.shared.nat.read());
-            history.turn(&nat, &moment, is_last);
-        }
+        self.shared.turn_history(&moment, is_last);
         self.shared.write_marked()?;
         self.write_contacts()?;
         if now >= self.next_uses || is_last {
@@ -153,16 +138,16 @@ impl Round {
         }
         if now >= self.next_forget {
             let before = Time::from_millis(now.as_millis().saturating_sub(as_millis(self.contact)));
-            self.side()?.store.forget_contacts(before.as_secs())?;
+            self.backend()?.forget_contacts(before.as_secs())?;
             self.next_forget = now + FORGET;
         }
         if is_last || self.is_news(&moment) {
             // Not worth a sync: after a power cut an older one will do.
-            self.side()?.store.note(&moment)?;
+            self.backend()?.note(&moment)?;
             self.noted = Some(moment);
         }
         self.sync()?;
-        self.side()?.store.shorten_log()
+        self.backend()?.tidy()
     }
 
     /// Whether the next process should know of it.
@@ -178,53 +163,50 @@ impl Round {
     /// Has another file made in place of one for which a sync has failed. Whatever fails here, the next call goes on.
     fn replace(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        if let Some(side) = &self.side {
-            let store = shared.store.lock().take();
-            if let Err(error) = shared.rewrite(&side.store) {
-                *shared.store.lock() = store;
-                return Err(error);
+        if let Some(backend) = &self.backend {
+            let of_all = shared.take_backend();
+            match backend.rewrite(&shared.nat()) {
+                Ok(reopen) => self.reopen = Some(reopen),
+                Err(error) => {
+                    shared.put_backend(of_all);
+                    return Err(error);
+                }
             }
         }
-        // The connections to the file before must be closed: the last one removes its log.
-        self.side = None;
-        let store = shared.open_anew()?;
-        self.side = Some(Side::of(&store)?);
-        *shared.store.lock() = Some(store);
-        log::warn!("{} was written anew, because a sync had failed", shared.path.display());
+        // All ways to the one before must be closed: the last one removes the log of a state file.
+        self.backend = None;
+        let reopen = self.reopen.as_ref().ok_or_else(|| shared.being_replaced())?;
+        let of_all = reopen()?;
+        self.backend = Some(of_all.again()?);
+        shared.put_backend(Some(of_all));
+        log::warn!("{} was written anew, because a sync had failed", shared.path().display());
         Ok(())
     }
 
     /// Puts on disk what the system has.
     fn sync(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let commit = shared.written.load(Ordering::Acquire);
-        if *shared.synced.lock() < commit {
-            self.side()?.log.sync_data().map_err(|error| shared.not_synced(&error))?;
-            *shared.synced.lock() = commit;
-            shared.arrived.notify_all();
+        let commit = shared.commits().last();
+        if shared.commits().on_disk() < commit {
+            self.backend()?.sync()?;
+            shared.commits().arrive(commit);
             (self.on_news)();
         }
         Ok(())
     }
 
-    fn side(&self) -> Result<&Side, StoreError> {
-        self.side.as_ref().ok_or_else(|| StoreError::BeingReplaced(self.shared.path.clone()))
+    fn backend(&self) -> Result<&dyn Backend, StoreError> {
+        self.backend.as_deref().ok_or_else(|| self.shared.being_replaced())
     }
 
     /// What cannot be written is kept for the next turn: a disk that is still full must not look well for want of work.
     fn write_contacts(&mut self) -> Result<(), StoreError> {
         if self.contacts.is_empty() {
-            self.contacts = self.shared.nat.read().changed_contacts();
+            self.contacts = self.shared.nat().changed_contacts();
         }
         let mut done = 0;
         let result = self.contacts.chunks(USES_AT_ONCE).try_for_each(|some| {
-            let nat = Arc::clone(&self.shared.nat.read());
-            // Under the lock, and as they are now: a worker may have recorded one meanwhile.
-            self.shared.with_store(|store| {
-                let now: Vec<_> = some.iter().filter_map(|key| nat.contact_now(key)).collect();
-                store.write(&[], &now)
-            })?;
-            self.shared.written.fetch_add(1, Ordering::AcqRel);
+            self.shared.write_now(|nat| (Vec::new(), some.iter().filter_map(|key| nat.contact_now(key)).collect()))?;
             done += some.len();
             Ok(())
         });
@@ -234,19 +216,15 @@ impl Round {
 
     /// Writes the bindings that were used since the last round. How many bindings there are.
     fn write_uses(&self) -> Result<u64, StoreError> {
-        let nat = Arc::clone(&self.shared.nat.read());
+        let nat = self.shared.nat();
         let mut count = 0;
         let mut some = Vec::new();
         let write = |some: &mut Vec<StoredBinding>| {
             let used = std::mem::take(some);
-            // Under the lock, and as they are now: one may have ended meanwhile.
-            self.shared.with_store(|store| {
-                let writes: Vec<Write> =
-                    used.iter().filter_map(|used| Some(Write::Put(nat.stored(used.virtual_ip)?.0))).collect();
-                store.write(&writes, &[])
-            })?;
-            self.shared.written.fetch_add(1, Ordering::AcqRel);
-            Ok::<(), StoreError>(())
+            self.shared.write_now(|nat| {
+                let now = used.iter().filter_map(|used| Some(Write::Put(nat.stored(used.virtual_ip)?.0)));
+                (now.collect(), Vec::new())
+            })
         };
         for binding in nat.used_since(self.uses_from.as_secs(), &mut count) {
             some.push(binding);

@@ -132,7 +132,7 @@ impl Spec {
         body.extend(&self.payload);
         let checksum = self.transport.checksum(v4);
         if let Some((at, pseudo)) = checksum {
-            let right = sum(source, destination, protocol, &body, at, pseudo);
+            let right = sum((source, destination), protocol, &body, at, pseudo);
             let value = match self.sum {
                 Sum::Right => right,
                 Sum::None if self.transport == Transport::Udp => 0,
@@ -218,7 +218,7 @@ impl Built {
     pub fn right_sum(&self) -> Option<u16> {
         let (source, destination) = self.addresses();
         let at = self.checksum? - self.transport;
-        Some(sum(source, destination, self.protocol, &self.bytes[self.transport..], at, self.protocol != 1))
+        Some(sum((source, destination), self.protocol, &self.bytes[self.transport..], at, self.protocol != 1))
     }
 
     /// What a checksum left to the NIC should hold.
@@ -270,7 +270,7 @@ pub fn error_about(quote: &[u8], sender: IpAddr, to: IpAddr, padding: &[u8]) -> 
     body.extend(quote);
     body.extend(padding);
     let protocol = if sender.is_ipv4() { 1 } else { 58 };
-    let value = sum(sender, to, protocol, &body, 2, protocol == 58);
+    let value = sum((sender, to), protocol, &body, 2, protocol == 58);
     body[2..4].copy_from_slice(&value.to_be_bytes());
     let spec = Spec { sum: Sum::Right, ..Spec::plain(Transport::Other(protocol), Vec::new()) };
     let mut bytes = match (sender, to) {
@@ -316,7 +316,7 @@ pub fn same_sum(one: u16, other: u16) -> bool {
     one == other || (one.wrapping_add(1) <= 1 && other.wrapping_add(1) <= 1)
 }
 
-fn sum(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8], at: usize, pseudo: bool) -> u16 {
+fn sum((source, destination): (IpAddr, IpAddr), protocol: u8, body: &[u8], at: usize, pseudo: bool) -> u16 {
     let next = IpNextHeaderProtocol(protocol);
     let value = match (source, destination) {
         _ if !pseudo => util::checksum(body, at / 2),
@@ -333,7 +333,7 @@ fn sum(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8], at: usize
 }
 
 fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
-    !match sum(source, destination, protocol, &vec![0; length], length, true) {
+    !match sum((source, destination), protocol, &vec![0; length], length, true) {
         0xffff if matches!(protocol, 17 | 136) => 0,
         value => value,
     }

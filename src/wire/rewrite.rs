@@ -59,7 +59,7 @@ pub(crate) fn set_addresses(bytes: &mut [u8], at: usize, headers: &Headers, stor
     let mut changed = Delta::NONE;
     for (field, address) in [(Field::Source, rewrite.source), (Field::Destination, rewrite.destination)] {
         if let Some(address) = address {
-            changed = changed.and(set_address(bytes, at, headers, stored, field, address));
+            changed = changed.and(set_address(bytes, at, headers, stored, (field, address)));
         }
     }
     changed
@@ -68,7 +68,13 @@ pub(crate) fn set_addresses(bytes: &mut [u8], at: usize, headers: &Headers, stor
 /// Offset of the header checksum of IPv4.
 const V4_CHECKSUM: usize = 10;
 
-fn set_address(bytes: &mut [u8], at: usize, headers: &Headers, stored: Stored, field: Field, new: Address) -> Delta {
+fn set_address(
+    bytes: &mut [u8],
+    at: usize,
+    headers: &Headers,
+    stored: Stored,
+    (field, new): (Field, Address),
+) -> Delta {
     let old = match field {
         Field::Source => headers.source,
         Field::Destination => headers.destination,

@@ -128,9 +128,8 @@ impl Helpers {
         let key = if from < to { [from, to] } else { [to, from] };
         let mut shard = self.shard(&key).lock();
         let connection = shard.connection(key, &segment, now)?;
-        connection.pass(packet, headers, &segment, from > to, now, |memory, text, last| {
-            helper.look(memory, role, text, last, &ends)
-        })
+        let sent = Sent { headers, segment: &segment, is_of_second: from > to };
+        connection.pass(packet, &sent, now, |memory, text, last| helper.look(memory, role, text, last, &ends))
     }
 
     fn shard(&self, key: &Key) -> &Mutex<Shard> {
@@ -142,6 +141,14 @@ impl Helpers {
         #[allow(clippy::indexing_slicing, reason = "the remainder is below the length")]
         &self.shards[number]
     }
+}
+
+/// A segment that a packet carries.
+struct Sent<'a> {
+    headers: &'a Headers,
+    segment: &'a Segment,
+    /// By which end of the connection: the second in its key.
+    is_of_second: bool,
 }
 
 impl Shard {
@@ -190,14 +197,13 @@ impl Connection {
     fn pass(
         &mut self,
         packet: &mut Packet<'_>,
-        headers: &Headers,
-        segment: &Segment,
-        from_second: bool,
+        sent: &Sent<'_>,
         now: Time,
         mut look: impl FnMut(&mut Memory, &[u8], bool) -> Look,
     ) -> Result<Passed, DropReason> {
+        let Sent { headers, segment, is_of_second } = *sent;
         let [first, second] = &mut self.directions;
-        let (sender, receiver) = if from_second { (second, first) } else { (first, second) };
+        let (sender, receiver) = if is_of_second { (second, first) } else { (first, second) };
         let payload = segment.payload(packet.bytes);
         let begins = segment.number.wrapping_add(u32::from(segment.has(SYN)));
         if segment.has(SYN) && !payload.is_empty() {

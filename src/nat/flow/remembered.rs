@@ -42,6 +42,13 @@ pub struct Flow {
     pub receiver: Option<SlotRef>,
 }
 
+/// When a packet came, and by what was decided until then: see [`super::offload::Epoch`].
+#[derive(Clone, Copy)]
+pub struct When {
+    pub epoch: u64,
+    pub now: Time,
+}
+
 /// What to do with a packet of a flow that is known.
 #[derive(Clone, Copy)]
 pub struct Hit {
@@ -167,21 +174,13 @@ impl Flows {
 
     /// What to do with a packet, if a decision about its flow still stands; counts the packet.
     #[inline(always)] // what it returns shall stay in registers
-    pub fn hit(
-        &mut self,
-        from: Realm,
-        headers: &Headers,
-        epoch: u64,
-        now: Time,
-        opens: bool,
-        bytes: usize,
-    ) -> Option<Hit> {
+    pub fn hit(&mut self, from: Realm, headers: &Headers, when: When, opens: bool, bytes: usize) -> Option<Hit> {
         let (set, tag) = self.place(from, headers.source, headers.destination);
         let number = self.sets.get(set)?.find(tag)?;
         let entry = self.entries.get_mut(number as usize)?;
         let stands = entry.is_of(from, headers)
-            && entry.epoch == epoch
-            && now.as_millis().saturating_sub(entry.decided.as_millis()) < DECISION_TIME;
+            && entry.epoch == when.epoch
+            && when.now.as_millis().saturating_sub(entry.decided.as_millis()) < DECISION_TIME;
         if !stands {
             return None;
         }
@@ -199,10 +198,10 @@ impl Flows {
         from: Realm,
         headers: &Headers,
         flow: &Flow,
-        epoch: u64,
-        now: Time,
+        when: When,
         bytes: usize,
     ) -> (Hit, Option<Tally>) {
+        let When { epoch, now } = when;
         let (source, destination) = (headers.source, headers.destination);
         let hit = Hit::new(headers, flow);
         let Patch { source: new_source, destination: new_destination, delta } = hit.patch;
@@ -346,6 +345,10 @@ impl Entry {
 mod tests {
     use super::*;
 
+    const fn when(epoch: u64, now: Time) -> When {
+        When { epoch, now }
+    }
+
     const NOW: Time = Time::from_secs(1000);
 
     fn headers(n: u32) -> Headers {
@@ -369,11 +372,11 @@ mod tests {
         let mut flows = Flows::new(&[7; 16], 0);
         let mut left = 0;
         for n in 0..100_000 {
-            left += u32::from(flows.learn(Realm::inside(0), &headers(n), &flow(n), 1, NOW, 60).1.is_some());
+            left += u32::from(flows.learn(Realm::inside(0), &headers(n), &flow(n), when(1, NOW), 60).1.is_some());
         }
         let known = (0..100_000)
             .filter(|n| {
-                let hit = flows.hit(Realm::inside(0), &headers(*n), 1, NOW, false, 60);
+                let hit = flows.hit(Realm::inside(0), &headers(*n), when(1, NOW), false, 60);
                 hit.inspect(|hit| assert_eq!(hit.patch.rewrite(&headers(*n)), flow(*n).rewrite)).is_some()
             })
             .count();
@@ -394,8 +397,8 @@ mod tests {
             let mut flows = Flows::new(&[7; 16], 0);
             let mut in_use = |n: u32, now: u64| {
                 let now = Time::from_millis(NOW.as_millis() + now);
-                if flows.hit(Realm::inside(0), &headers(n), 1, now, false, 60).is_none() {
-                    flows.learn(Realm::inside(0), &headers(n), &flow(n), 1, now, 60);
+                if flows.hit(Realm::inside(0), &headers(n), when(1, now), false, 60).is_none() {
+                    flows.learn(Realm::inside(0), &headers(n), &flow(n), when(1, now), 60);
                 }
                 let mut in_use = Vec::new();
                 flows.drain(usize::MAX, |tally, _| in_use.push(tally.is_in_use()));
@@ -410,10 +413,10 @@ mod tests {
     #[test]
     fn a_decision_is_for_its_realm_and_epoch_and_some_seconds() {
         let mut flows = Flows::new(&[7; 16], 0);
-        flows.learn(Realm::inside(3), &headers(1), &flow(1), 5, NOW, 60);
+        flows.learn(Realm::inside(3), &headers(1), &flow(1), when(5, NOW), 60);
         let mut knows = |realm, epoch, millis| {
             let now = Time::from_millis(NOW.as_millis() + millis);
-            flows.hit(realm, &headers(1), epoch, now, false, 60).is_some()
+            flows.hit(realm, &headers(1), when(epoch, now), false, 60).is_some()
         };
         assert!(knows(Realm::inside(3), 5, DECISION_TIME - 1));
         assert!(!knows(Realm::inside(3), 5, DECISION_TIME));

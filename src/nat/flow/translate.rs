@@ -2,7 +2,7 @@
 
 use super::decide::{Decision, untranslatable};
 use super::observer::ForReal;
-use super::remembered::{Flows, Hit, Tally};
+use super::remembered::{Flows, Hit, Tally, When};
 use super::strangers::Strangers;
 use super::unsolicited::Waiting;
 use crate::nat::alg::Passed;
@@ -98,8 +98,8 @@ impl Translator {
             return None;
         }
         let opens = headers.kind == Kind::TcpSyn;
-        let epoch = self.nat.epoch.now();
-        let hit = self.flows.hit(realm, &headers, epoch, now, opens, packet.bytes.len())?;
+        let when = When { epoch: self.nat.epoch.now(), now };
+        let hit = self.flows.hit(realm, &headers, when, opens, packet.bytes.len())?;
         if realm == Realm::Outside && opens {
             self.counters.callbacks.add(1);
         }
@@ -182,7 +182,7 @@ impl Translator {
     }
 
     fn walk(&mut self, packet: &mut Packet<'_>, headers: &Headers, realm: Realm, now: Time) -> Verdict {
-        let epoch = self.nat.epoch.now();
+        let when = When { epoch: self.nat.epoch.now(), now };
         match headers.kind {
             Kind::IcmpError => return self.error(packet, headers, realm, now),
             kind => {
@@ -193,9 +193,9 @@ impl Translator {
         }
         let opens = headers.kind == Kind::TcpSyn;
         let bytes = packet.bytes.len();
-        let (hit, event) = match self.flows.hit(realm, headers, epoch, now, opens, bytes) {
+        let (hit, event) = match self.flows.hit(realm, headers, when, opens, bytes) {
             Some(hit) => (hit, None),
-            None => match self.decide(headers, bytes, realm, epoch, now) {
+            None => match self.decide(headers, bytes, realm, when) {
                 Ok(decided) => decided,
                 Err(reason) => return self.refuse(packet, headers, realm, reason, now),
             },
@@ -231,9 +231,9 @@ impl Translator {
         headers: &Headers,
         bytes: usize,
         realm: Realm,
-        epoch: u64,
-        now: Time,
+        when: When,
     ) -> Result<(Hit, Option<Event>), DropReason> {
+        let now = when.now;
         let Decision { flow, event, is_once } = match realm {
             Realm::Inside(inside) => self.nat.outbound(headers, inside, now, &mut ForReal)?,
             Realm::Outside => self.nat.inbound(headers, now, &mut ForReal)?,
@@ -244,7 +244,7 @@ impl Translator {
             self.nat.note(Tally::of_one(headers.source, &flow, opens, bytes), now);
             return Ok((Hit::new(headers, &flow), event));
         }
-        let (hit, left) = self.flows.learn(realm, headers, &flow, epoch, now, bytes);
+        let (hit, left) = self.flows.learn(realm, headers, &flow, when, bytes);
         if let Some(tally) = left {
             self.nat.note(tally, now);
         }

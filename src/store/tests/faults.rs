@@ -38,7 +38,7 @@ fn the_child_records_bindings_and_says_which_packets_leave() {
         }
     }
     if std::env::var_os(DOUBT).is_some() {
-        scene.store.fail(&scene.store.not_synced(&io::Error::from_raw_os_error(5)));
+        scene.store.fail(&StoreError::not_synced(scene.store.path(), &io::Error::from_raw_os_error(5)));
     }
     let _ = scene.try_keep().map(Writer::stop);
     writeln!(out, "done").unwrap();
@@ -115,7 +115,7 @@ fn a_full_disk_refuses_new_bindings_until_there_is_room() {
     let mut scene = Scene::on(directory.path());
     let known = scene.record(1);
     let store = Arc::clone(&scene.store);
-    let limit_pages = |pages| store.with_store(|store| store.limit_pages(pages)).unwrap();
+    let limit_pages = |pages| store.with_backend(|backend| state_file(backend).limit_pages(pages)).unwrap();
     limit_pages(4);
     let mut first = None;
     for terminal in 2..2000 {
@@ -152,7 +152,7 @@ fn contacts_that_cannot_be_written_are_written_later() {
         // The file is away from the first turn on.
         move || {
             if looks.fetch_add(1, Ordering::Relaxed) == 1 {
-                *taken.lock() = store.store.lock().take();
+                *taken.lock() = store.take_backend();
             }
             moment(NOW)
         }
@@ -161,7 +161,7 @@ fn contacts_that_cannot_be_written_are_written_later() {
     while store.status().failing.is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    *store.store.lock() = taken.lock().take();
+    store.put_backend(taken.lock().take());
     writer.stop();
     assert_eq!(store.status().failing, None);
     drop((scene, store));

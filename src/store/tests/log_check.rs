@@ -72,7 +72,7 @@ fn what_an_earlier_log_left_behind_the_end_is_no_damage() {
     let mut scene = Scene::on(directory.path());
     (1..=40).for_each(|terminal| _ = scene.record(terminal));
     // The log starts again at its beginning.
-    scene.store.with_store(|store| store.restart_log()).unwrap();
+    scene.store.with_backend(|backend| state_file(backend).restart_log()).unwrap();
     (41..=44).for_each(|terminal| _ = scene.record(terminal));
     assert_eq!(torn(&directory.path().join("kamei.db")).unwrap(), None);
     assert!(length(directory.path()) > 40 * FRAME);

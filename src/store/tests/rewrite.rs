@@ -5,7 +5,7 @@ use super::*;
 use std::os::unix::fs::FileExt;
 
 fn failed_sync(scene: &Scene) {
-    scene.store.fail(&scene.store.not_synced(&io::Error::from_raw_os_error(5)));
+    scene.store.fail(&StoreError::not_synced(scene.store.path(), &io::Error::from_raw_os_error(5)));
 }
 
 #[test]

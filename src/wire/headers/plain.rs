@@ -28,7 +28,7 @@ fn read_v4(bytes: &[u8]) -> Option<Headers> {
         return None;
     }
     let (source, destination) = (Address::from_v4([s0, s1, s2, s3]), Address::from_v4([d0, d1, d2, d3]));
-    finish(source, destination, protocol, 20, transport, end)
+    finish((source, destination), protocol, 20, transport, end)
 }
 
 #[inline(always)]
@@ -41,13 +41,12 @@ fn read_v6(bytes: &[u8]) -> Option<Headers> {
     if end > bytes.len() || source.is_v4() || destination.is_v4() {
         return None;
     }
-    finish(source, destination, protocol, 40, transport, end)
+    finish((source, destination), protocol, 40, transport, end)
 }
 
 #[inline(always)]
 fn finish(
-    source: Address,
-    destination: Address,
+    (source, destination): (Address, Address),
     protocol: u8,
     at: usize,
     transport: &[u8],
