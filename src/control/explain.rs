@@ -68,15 +68,13 @@ fn realm(nat: &Nat, name: &str) -> Result<Realm, Refusal> {
     if let Some(inside) = nat.inside(name) {
         return Ok(Realm::Inside(inside));
     }
-    let mut insides = nat.inside_names();
-    match (name, insides.next(), insides.next()) {
-        ("outside", ..) => Ok(Realm::Outside),
-        ("inside", Some(_), None) => Ok(Realm::inside(0)),
-        _ => {
-            let names: Vec<&str> = nat.inside_names().collect();
-            Err(bad(format!("there is no realm '{name}'; there are outside, {}", names.join(", "))))
-        }
-    }
+    let insides: Vec<&str> = nat.inside_names().filter(|inside| !inside.is_empty()).collect();
+    let named = match (name, insides.as_slice()) {
+        ("outside", _) => Some(Realm::Outside),
+        ("inside", [only]) => nat.inside(only).map(Realm::Inside),
+        _ => None,
+    };
+    named.ok_or_else(|| bad(format!("there is no realm '{name}'; there are outside, {}", insides.join(", "))))
 }
 
 /// By name or number (IANA).

@@ -100,8 +100,8 @@ struct Running {
 impl Listener {
     /// Makes the socket, private from its first moment, and its directory if only that is missing. Everything that can fail
     /// does so here; not the port of the metrics, which anybody on this machine can take first: that is tried until it is had.
-    pub fn bind(door: SocketSettings) -> Result<Self, ControlError> {
-        let SocketSettings { path, readers, metrics, confinement, patience } = door;
+    pub fn bind(settings: SocketSettings) -> Result<Self, ControlError> {
+        let SocketSettings { path, readers, metrics, confinement, patience } = settings;
         let (file, listener) = SocketFile::listen(&path, readers)?;
         let port = metrics.map(|address| (address, listen(address)));
         let runtime = tokio::runtime::Builder::new_current_thread()

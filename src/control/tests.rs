@@ -111,7 +111,7 @@ impl Scene {
     }
 
     fn with(patience: Patience) -> Self {
-        Self::behind(|door| door.with_patience(patience))
+        Self::behind(|settings| settings.with_patience(patience))
     }
 
     fn behind(make: impl FnOnce(SocketSettings) -> SocketSettings) -> Self {
@@ -431,7 +431,7 @@ fn callers_who_say_nothing_keep_nobody_out() {
 
 #[test]
 fn readers_take_no_place_from_root() {
-    let scene = Scene::behind(|door| door.readable_by(Some(NOBODY)));
+    let scene = Scene::behind(|settings| settings.readable_by(Some(NOBODY)));
     let path = scene.path();
     // As nobody, in that group alone: 200 callers who say nothing, and 40 who ask for much and read nothing of it.
     let program = format!(
@@ -464,7 +464,7 @@ fn readers_take_no_place_from_root() {
 #[test]
 fn slow_scrapes_keep_nobody_from_the_metrics() {
     let port = free_port();
-    let scene = Scene::behind(|door| door.with_metrics(Some(port)));
+    let scene = Scene::behind(|settings| settings.with_metrics(Some(port)));
     let scrape = || {
         let mut stream = TcpStream::connect(port).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
@@ -480,7 +480,7 @@ fn slow_scrapes_keep_nobody_from_the_metrics() {
 fn a_metrics_port_that_somebody_has_is_taken_when_it_is_free_and_keeps_nothing_from_its_work() {
     let port = free_port();
     let squatter = std::net::TcpListener::bind(port).unwrap();
-    let scene = Scene::behind(|door| door.with_metrics(Some(port)));
+    let scene = Scene::behind(|settings| settings.with_metrics(Some(port)));
     assert!(scene.client().status().is_ok());
     drop(squatter);
     let answers = || {

@@ -1,6 +1,6 @@
 //! Edges that carry packets.
 
-pub mod tun;
+pub mod tap;
 mod virtio;
 
 pub use virtio::{HEADER_LEN, VirtioHeader};

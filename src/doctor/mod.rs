@@ -12,7 +12,7 @@ pub use finding::{Finding, Grade};
 use finding::ask;
 
 use crate::config::{Config, FastPathHook, FastPathMode};
-use crate::device::tun;
+use crate::device::tap;
 use crate::fastpath::{self, Entrance, NoXdp, overtaking, without_xdp};
 use crate::host::confine::{Confinement, Profile};
 use crate::host::{Framing, KernelError, Plan, Survey, filtered_at_ports};
@@ -58,7 +58,7 @@ pub fn examine(config: Option<&Config>, file: Option<&Path>) -> Vec<Finding> {
 }
 
 fn devices() -> Finding {
-    match tun::create(&["kamei-doctor".to_owned()], 2, crate::config::Offload::Auto) {
+    match tap::create(&["kamei-doctor".to_owned()], 2, crate::config::Offload::Auto) {
         Ok((_, offload)) => Finding::fine(format!("TAP devices with several queues, offloads: {offload}")),
         Err(error) => Finding::wrong(error.to_string()),
     }

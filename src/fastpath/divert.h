@@ -47,7 +47,7 @@ struct {
 // Over the sender's address.
 struct stamp {
 	__u32 number;
-	__u16 realm; // numbered as in a door
+	__u16 realm; // numbered as in a constants
 } __attribute__((packed));
 
 #define ARRIVED 0x8000 // in the realm
@@ -59,13 +59,13 @@ struct stamp {
 
 static __always_inline bool is_marked(const struct __sk_buff *skb, int at)
 {
-	return skb->cb[at] == door.token[0] && skb->cb[at + 1] == door.token[1];
+	return skb->cb[at] == constants.token[0] && skb->cb[at + 1] == constants.token[1];
 }
 
 static __always_inline void set_mark(struct __sk_buff *skb, int at)
 {
-	skb->cb[at] = door.token[0];
-	skb->cb[at + 1] = door.token[1];
+	skb->cb[at] = constants.token[0];
+	skb->cb[at + 1] = constants.token[1];
 }
 
 static __always_inline void clear_mark(struct __sk_buff *skb, int at)
@@ -104,7 +104,7 @@ static __always_inline int divert(struct __sk_buff *skb, __u32 realm, bool arriv
 	struct stamp stamp = { .realm = realm | (arriving ? ARRIVED : 0) };
 	struct ethhdr none = { .h_proto = skb->protocol };
 
-	if (!door.link_header) {
+	if (!constants.link_header) {
 		if (bpf_skb_change_head(skb, sizeof(none), 0) || bpf_skb_store_bytes(skb, 0, &none, sizeof(none), 0))
 			return TC_ACT_SHOT;
 	} else if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), way.sender, sizeof(way.sender))) {
@@ -114,7 +114,7 @@ static __always_inline int divert(struct __sk_buff *skb, __u32 realm, bool arriv
 	if (!stamp.number || bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_source), &stamp, sizeof(stamp), 0))
 		return TC_ACT_SHOT;
 	set_mark(skb, HAD);
-	return bpf_redirect(door.device, 0);
+	return bpf_redirect(constants.device, 0);
 }
 
 // What user space hands back.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //
-// What the programs share: the door they are put into, the maps, and the look at a packet.
+// What the programs share: the constants they are put into, the maps, and the look at a packet.
 
 #pragma once
 
@@ -18,7 +18,7 @@
 
 // Shared with layout.rs: both change together, and LAYOUT there with them.
 
-struct door {
+struct constants {
 	__u32 realm; // 0: outside; n + 1: inside n
 	__u32 device; // index of the gateway's device, the way to user space
 	__u32 token[2]; // in the control block of a packet: the gateway has had it
@@ -34,7 +34,7 @@ struct door {
 
 struct shared {
 	__u32 last_number; // given to a way; none means two ways, but after four thousand million of them
-	__u32 token[2]; // as in every door
+	__u32 token[2]; // as in every program
 };
 
 struct key4 {
@@ -59,7 +59,7 @@ struct flow4 {
 	struct carried carried;
 	__be32 address; // over the source of what comes from inside, over the destination of what comes from outside
 	__u16 delta; // what that changes in any Internet checksum
-	__u16 to; // the realm it goes to, numbered as in a door
+	__u16 to; // the realm it goes to, numbered as in a constants
 	__u32 visited; // the tick of the last visit
 	__u32 unused;
 };
@@ -73,7 +73,7 @@ struct flow6 {
 };
 
 struct interface {
-	__u32 realm; // numbered as in a door
+	__u32 realm; // numbered as in a constants
 	__u32 takes_frames; // whether its driver sends what XDP hands it
 };
 
@@ -100,7 +100,7 @@ enum kind {
 
 struct place {
 	__u32 kind;
-	__u32 realm; // of INSIDE, numbered as in a door
+	__u32 realm; // of INSIDE, numbered as in a constants
 };
 
 // Why the program that carries known flows has left a packet to user space.
@@ -119,7 +119,7 @@ enum noted {
 	COUNTERS,
 };
 
-const volatile struct door door = {};
+const volatile struct constants constants = {};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -240,15 +240,15 @@ static __always_inline enum why look(__u8 protocol, __u8 *transport, void *end, 
 	case IPPROTO_TCP:
 		if (length < 20 || (void *)transport + 20 > end)
 			return MALFORMED;
-		for (int i = 0; i < 8 && door.control_ports[i]; i++) {
-			__u16 port = door.control_ports[i];
+		for (int i = 0; i < 8 && constants.control_ports[i]; i++) {
+			__u16 port = constants.control_ports[i];
 
 			if (seen->source == port || seen->destination == port)
 				return CONTROL;
 		}
-		if (door.clamps && transport[13] & TCP_SYN)
+		if (constants.clamps && transport[13] & TCP_SYN)
 			return CLAMPED;
-		if (door.strips && transport[13] & TCP_SYN && may_be_multipath(transport, end))
+		if (constants.strips && transport[13] & TCP_SYN && may_be_multipath(transport, end))
 			return CLAMPED;
 		seen->opens = (transport[13] & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 		seen->checksum = 16;
@@ -285,7 +285,7 @@ static __always_inline enum why find4(struct iphdr *ip, void *end, __u32 room, _
 	struct key4 key;
 	enum why why;
 
-	if (!door.carries)
+	if (!constants.carries)
 		return OFF;
 	if ((void *)(ip + 1) > end)
 		return MALFORMED;
@@ -318,7 +318,7 @@ static __always_inline enum why find6(struct ipv6hdr *ip, void *end, __u32 room,
 	enum why why;
 	__u32 length;
 
-	if (!door.carries)
+	if (!constants.carries)
 		return OFF;
 	if ((void *)(ip + 1) > end)
 		return MALFORMED;

@@ -10,7 +10,7 @@
 //
 // kamei_watching looks after kamei_leaving: should somebody take that one off, nothing leaves. kamei_beneath sits at the
 // ports of a bridge that is an outside, kamei_returning and kamei_routed at the gateway's own device. kamei_shortcut and
-// kamei_xdp are the ways past the kernel, for those who ask for them. All are loaded with `door` filled in before: the verifier
+// kamei_xdp are the ways past the kernel, for those who ask for them. All are loaded with `constants` filled in before: the verifier
 // takes the branches out that are not needed.
 
 #include "flows.h"
@@ -84,7 +84,7 @@ static __always_inline long replace(struct __sk_buff *skb, __u32 header, const s
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | (seen->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0);
 
-	return bpf_l4_csum_replace(skb, door.link_header + header + seen->checksum, 0, delta, flags);
+	return bpf_l4_csum_replace(skb, constants.link_header + header + seen->checksum, 0, delta, flags);
 }
 
 static __always_inline long write4(struct __sk_buff *skb, struct iphdr *ip, void *end, const struct seen *seen,
@@ -147,7 +147,7 @@ static __always_inline int pass(struct __sk_buff *skb)
 // Some cards leave the headers in a page of their own.
 static __always_inline void pull(struct __sk_buff *skb)
 {
-	__u32 least = door.link_header + sizeof(struct ipv6hdr) + 20;
+	__u32 least = constants.link_header + sizeof(struct ipv6hdr) + 20;
 
 	if (skb->data_end - skb->data < least && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < least ? skb->len : least);
@@ -232,7 +232,7 @@ static __always_inline int judge_call(struct __sk_buff *skb, __u32 realm, const 
 static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *ip = data + door.link_header;
+	struct iphdr *ip = data + constants.link_header;
 	__u32 header, type = 0, source, peer;
 	struct flow4 *flow = NULL;
 	struct seen seen = {};
@@ -244,7 +244,7 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 	source = ip->saddr;
 	peer = ip->daddr;
 	if (realm) {
-		why = find4(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, realm,
+		why = find4(ip, end, skb->len - constants.link_header, skb->gso_size ? skb->len - constants.link_header : 0, realm,
 			    &seen, &flow);
 		if (why == WHYS) {
 			if (write4(skb, ip, end, &seen, flow, false))
@@ -255,7 +255,7 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 		note(why);
 		return judge_call(skb, realm, &source, &peer, true);
 	}
-	header = door.link_header + (ip->ihl << 2);
+	header = constants.link_header + (ip->ihl << 2);
 	if (ip->protocol == IPPROTO_ICMP && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
 		is_error = is_error4(type) && shows_inside4(skb, header + 8);
 	return judge_other(skb, &source, &peer, true, is_error);
@@ -264,7 +264,7 @@ static __always_inline int leaving4(struct __sk_buff *skb, __u32 realm)
 static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + door.link_header;
+	struct ipv6hdr *ip = data + constants.link_header;
 	__u32 header, type = 0, source[4], peer[4];
 	struct flow6 *flow = NULL;
 	struct seen seen = {};
@@ -276,7 +276,7 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 	__builtin_memcpy(source, &ip->saddr, sizeof(source));
 	__builtin_memcpy(peer, &ip->daddr, sizeof(peer));
 	if (realm) {
-		why = find6(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, realm,
+		why = find6(ip, end, skb->len - constants.link_header, skb->gso_size ? skb->len - constants.link_header : 0, realm,
 			    &seen, &flow);
 		if (why == WHYS) {
 			if (write6(skb, ip, end, &seen, flow, false))
@@ -287,7 +287,7 @@ static __always_inline int leaving6(struct __sk_buff *skb, __u32 realm)
 		note(why);
 		return judge_call(skb, realm, source, peer, false);
 	}
-	header = door.link_header + sizeof(*ip);
+	header = constants.link_header + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_ICMPV6 && !skb->ingress_ifindex && !bpf_skb_load_bytes(skb, header, &type, 1))
 		is_error = is_error6(type) && shows_inside6(skb, header + 8);
 	return judge_other(skb, source, peer, false, is_error);
@@ -363,8 +363,8 @@ int kamei_leaving(struct __sk_buff *skb)
 static __always_inline bool shows_terminal(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *v4 = data + door.link_header;
-	struct ipv6hdr *v6 = data + door.link_header;
+	struct iphdr *v4 = data + constants.link_header;
+	struct ipv6hdr *v6 = data + constants.link_header;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return (void *)(v4 + 1) > end || (is_hidden(place_of4(v4->saddr).kind) && !is_exempt4(v4->daddr));
@@ -418,17 +418,17 @@ static __always_inline int leave4(struct __sk_buff *skb, struct iphdr *ip, void 
 	    is_unclear(skb, seen))
 		return TC_ACT_UNSPEC;
 	ask4(&way, ip, seen, skb->ifindex, longest(skb, seen, sizeof(*ip)));
-	if (door.realm)
+	if (constants.realm)
 		way.ipv4_src = flow->address;
 	else
 		way.ipv4_dst = flow->address;
 	if (!way_out(skb, &way, flow->to))
 		return TC_ACT_UNSPEC;
-	if (write4(skb, ip, end, seen, flow, !door.realm))
+	if (write4(skb, ip, end, seen, flow, !constants.realm))
 		return refuse(UNWRITABLE);
 	// The hop limit is the high byte of a word of the header.
-	if (bpf_l3_csum_replace(skb, door.link_header + offsetof(struct iphdr, check), from_hop, to_hop, 2) ||
-	    bpf_skb_store_bytes(skb, door.link_header + offsetof(struct iphdr, ttl), &to_hop, 1, 0))
+	if (bpf_l3_csum_replace(skb, constants.link_header + offsetof(struct iphdr, check), from_hop, to_hop, 2) ||
+	    bpf_skb_store_bytes(skb, constants.link_header + offsetof(struct iphdr, ttl), &to_hop, 1, 0))
 		return refuse(UNWRITABLE);
 	count(&flow->carried, seen->length, seen->opens);
 	return leave_by(skb, &way);
@@ -443,11 +443,11 @@ static __always_inline int leave6(struct __sk_buff *skb, struct ipv6hdr *ip, voi
 	if (visits(&flow->visited) || ip->hop_limit <= 1 || has_trailer(skb, seen) || is_unclear(skb, seen))
 		return TC_ACT_UNSPEC;
 	ask6(&way, ip, seen, skb->ifindex, longest(skb, seen, sizeof(*ip)));
-	__builtin_memcpy(door.realm ? way.ipv6_src : way.ipv6_dst, flow->address, sizeof(flow->address));
+	__builtin_memcpy(constants.realm ? way.ipv6_src : way.ipv6_dst, flow->address, sizeof(flow->address));
 	if (!way_out(skb, &way, flow->to))
 		return TC_ACT_UNSPEC;
-	if (write6(skb, ip, end, seen, flow, !door.realm) ||
-	    bpf_skb_store_bytes(skb, door.link_header + offsetof(struct ipv6hdr, hop_limit), &hops, sizeof(hops), 0))
+	if (write6(skb, ip, end, seen, flow, !constants.realm) ||
+	    bpf_skb_store_bytes(skb, constants.link_header + offsetof(struct ipv6hdr, hop_limit), &hops, sizeof(hops), 0))
 		return refuse(UNWRITABLE);
 	// What a card has summed up has one hop less.
 	bpf_csum_update(skb, (__u16)~bpf_htons(1));
@@ -458,15 +458,15 @@ static __always_inline int leave6(struct __sk_buff *skb, struct ipv6hdr *ip, voi
 static __always_inline int arriving4(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *ip = data + door.link_header;
+	struct iphdr *ip = data + constants.link_header;
 	struct flow4 *flow = NULL;
 	__u32 peer, destination;
 	struct seen seen = {};
 	enum why why;
 
-	why = find4(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, 0, &seen, &flow);
+	why = find4(ip, end, skb->len - constants.link_header, skb->gso_size ? skb->len - constants.link_header : 0, 0, &seen, &flow);
 	if (why == WHYS) {
-		if (door.redirects) {
+		if (constants.redirects) {
 			int left = leave4(skb, ip, end, &seen, flow);
 
 			if (left != TC_ACT_UNSPEC)
@@ -474,7 +474,7 @@ static __always_inline int arriving4(struct __sk_buff *skb)
 			// The look may have moved the headers, in the eyes of the verifier.
 			data = (void *)(long)skb->data;
 			end = (void *)(long)skb->data_end;
-			ip = data + door.link_header;
+			ip = data + constants.link_header;
 			if ((void *)(ip + 1) > end)
 				return TC_ACT_UNSPEC;
 		}
@@ -493,22 +493,22 @@ static __always_inline int arriving4(struct __sk_buff *skb)
 static __always_inline int arriving6(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + door.link_header;
+	struct ipv6hdr *ip = data + constants.link_header;
 	struct flow6 *flow = NULL;
 	__u32 peer[4], destination[4];
 	struct seen seen = {};
 	enum why why;
 
-	why = find6(ip, end, skb->len - door.link_header, skb->gso_size ? skb->len - door.link_header : 0, 0, &seen, &flow);
+	why = find6(ip, end, skb->len - constants.link_header, skb->gso_size ? skb->len - constants.link_header : 0, 0, &seen, &flow);
 	if (why == WHYS) {
-		if (door.redirects) {
+		if (constants.redirects) {
 			int left = leave6(skb, ip, end, &seen, flow);
 
 			if (left != TC_ACT_UNSPEC)
 				return left;
 			data = (void *)(long)skb->data;
 			end = (void *)(long)skb->data_end;
-			ip = data + door.link_header;
+			ip = data + constants.link_header;
 			if ((void *)(ip + 1) > end)
 				return TC_ACT_UNSPEC;
 		}
@@ -555,7 +555,7 @@ int kamei_arriving(struct __sk_buff *skb)
 SEC("classifier")
 int kamei_shortcut(struct __sk_buff *skb)
 {
-	__u32 room = skb->len - door.link_header, whole = skb->gso_size ? room : 0;
+	__u32 room = skb->len - constants.link_header, whole = skb->gso_size ? room : 0;
 	struct seen seen = {};
 	void *data, *end;
 
@@ -565,17 +565,17 @@ int kamei_shortcut(struct __sk_buff *skb)
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = data + door.link_header;
+		struct iphdr *ip = data + constants.link_header;
 		struct flow4 *flow = NULL;
 
-		if (find4(ip, end, room, whole, door.realm, &seen, &flow) != WHYS)
+		if (find4(ip, end, room, whole, constants.realm, &seen, &flow) != WHYS)
 			return TC_ACT_UNSPEC;
 		return leave4(skb, ip, end, &seen, flow);
 	} else {
-		struct ipv6hdr *ip = data + door.link_header;
+		struct ipv6hdr *ip = data + constants.link_header;
 		struct flow6 *flow = NULL;
 
-		if (find6(ip, end, room, whole, door.realm, &seen, &flow) != WHYS)
+		if (find6(ip, end, room, whole, constants.realm, &seen, &flow) != WHYS)
 			return TC_ACT_UNSPEC;
 		return leave6(skb, ip, end, &seen, flow);
 	}

@@ -16,7 +16,7 @@ pub const CONTROL_PORTS: usize = 8;
 /// What a program knows of the interface it is attached to.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Door {
+pub struct Constants {
     /// 0: outside; n + 1: inside n.
     pub realm: u32,
     /// Index of the gateway's device.
@@ -47,7 +47,7 @@ pub struct Door {
 pub struct Shared {
     /// Of ways; the programs count it up.
     pub last_number: u32,
-    /// As in every door: while programs are exchanged one by one, those before and those after know each other's packets.
+    /// As in every program: while programs are exchanged one by one, those before and those after know each other's packets.
     pub token: [u32; 2],
 }
 
@@ -55,7 +55,7 @@ pub struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
-    /// Numbered as in a door.
+    /// Numbered as in a constants.
     pub realm: u32,
     /// 1 if its driver sends what XDP hands it, else 0.
     pub takes_frames: u32,
@@ -71,7 +71,7 @@ impl Interface {
 #[repr(C)]
 pub struct PlaceValue {
     kind: u32,
-    /// Of a terminal of one inside, numbered as in a door.
+    /// Of a terminal of one inside, numbered as in a constants.
     realm: u32,
 }
 
@@ -128,7 +128,7 @@ pub struct Flow6 {
 }
 
 // SAFETY: each is `repr(C)`, made of integers and arrays of them only, and has no padding: the compiler counts below.
-unsafe impl Pod for Door {}
+unsafe impl Pod for Constants {}
 // SAFETY: as above.
 unsafe impl Pod for Interface {}
 // SAFETY: as above.
@@ -144,7 +144,7 @@ unsafe impl Pod for Flow4 {}
 // SAFETY: as above.
 unsafe impl Pod for Flow6 {}
 
-const _: () = assert!(size_of::<Door>() == 16 + 2 * CONTROL_PORTS + 12);
+const _: () = assert!(size_of::<Constants>() == 16 + 2 * CONTROL_PORTS + 12);
 const _: () = assert!(size_of::<Key4>() == 12 && size_of::<Key6>() == 36);
 const _: () = assert!(size_of::<Flow4>() == 24 + 16 && size_of::<Flow6>() == 24 + 24);
 

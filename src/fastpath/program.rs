@@ -2,7 +2,7 @@
 
 use super::attachment::Attachment;
 use super::layout::{
-    CONTROL_PORTS, Door, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS,
+    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS,
 };
 use super::pin_directory::PinDirectory;
 use super::role::{AttachPoint, Role};
@@ -88,7 +88,7 @@ impl Loader {
             log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
         }
         let mut loader = Self { common, place, token: [0; 2], maps: Vec::new() };
-        let mut ebpf = loader.load(&loader.door(Realm::Outside, None, 0)?)?;
+        let mut ebpf = loader.load(&loader.constants(Realm::Outside, None, 0)?)?;
         for role in Role::OUTSIDE.into_iter().chain(Role::PORT) {
             program(&mut ebpf, role)?;
         }
@@ -134,7 +134,7 @@ impl Loader {
     pub fn at_tc(&self, roles: &[Role], point: AttachPoint<'_>, device: u32) -> Result<Vec<Attachment>, FastPathError> {
         let entrance = point.entrance;
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
-        let mut ebpf = self.load(&self.door(entrance.realm, hardware, device)?)?;
+        let mut ebpf = self.load(&self.constants(entrance.realm, hardware, device)?)?;
         let mut attachments = Vec::new();
         for role in roles {
             let program = program(&mut ebpf, *role)?;
@@ -147,8 +147,8 @@ impl Loader {
     pub fn at_xdp(&self, entrance: &Entrance) -> Result<Attachment, NoXdp> {
         let unloaded = |error: FastPathError| NoXdp::Kernel(error.to_string());
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
-        let door = self.door(entrance.realm, hardware, 0);
-        let mut ebpf = door.and_then(|door| self.load(&door)).map_err(unloaded)?;
+        let constants = self.constants(entrance.realm, hardware, 0);
+        let mut ebpf = constants.and_then(|constants| self.load(&constants)).map_err(unloaded)?;
         Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
     }
 
@@ -188,7 +188,7 @@ impl Loader {
         }
     }
 
-    fn door(&self, realm: Realm, hardware: Option<[u8; 6]>, device: u32) -> Result<Door, FastPathError> {
+    fn constants(&self, realm: Realm, hardware: Option<[u8; 6]>, device: u32) -> Result<Constants, FastPathError> {
         if self.common.control_ports.len() > CONTROL_PORTS {
             return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
         }
@@ -196,7 +196,7 @@ impl Loader {
         for (place, port) in control_ports.iter_mut().zip(&self.common.control_ports) {
             *place = port.to_be();
         }
-        Ok(Door {
+        Ok(Constants {
             realm: realm.number(),
             device,
             token: self.token,
@@ -211,9 +211,9 @@ impl Loader {
         })
     }
 
-    fn load(&self, door: &Door) -> Result<Ebpf, FastPathError> {
+    fn load(&self, constants: &Constants) -> Result<Ebpf, FastPathError> {
         let mut loader = EbpfLoader::new();
-        loader.override_global("door", door, true);
+        loader.override_global("constants", constants, true);
         for name in MAPS {
             loader.map_pin_path(name, self.map_path(name));
         }

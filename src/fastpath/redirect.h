@@ -106,7 +106,7 @@ static __always_inline __u32 longest(const struct __sk_buff *skb, const struct s
 // What follows the IP packet in its frame: not the sender's to send on.
 static __always_inline bool has_trailer(const struct __sk_buff *skb, const struct seen *seen)
 {
-	return skb->len - door.link_header != seen->length;
+	return skb->len - constants.link_header != seen->length;
 }
 
 static __always_inline int leave_by(struct __sk_buff *skb, const struct bpf_fib_lookup *way)

@@ -12,7 +12,7 @@
 static __always_inline bool is_for_us(const struct ethhdr *ethernet)
 {
 	for (int i = 0; i < ETH_ALEN; i++)
-		if (ethernet->h_dest[i] != door.hardware[i])
+		if (ethernet->h_dest[i] != constants.hardware[i])
 			return false;
 	return true;
 }
@@ -45,7 +45,7 @@ static __always_inline int carry4(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	long trailer;
 	__u16 *field;
 
-	if (find4(ip, end, end - (void *)ip, 0, door.realm, &seen, &flow) != WHYS || is_visit_due(flow->visited))
+	if (find4(ip, end, end - (void *)ip, 0, constants.realm, &seen, &flow) != WHYS || is_visit_due(flow->visited))
 		return XDP_PASS;
 	field = (void *)(ip + 1) + seen.checksum;
 	if ((void *)(field + 1) > end || ip->ttl <= 1 || !is_header_whole(ip))
@@ -53,7 +53,7 @@ static __always_inline int carry4(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	if (seen.checksum && may_be_partial(*field, pseudo_header4(ip, &seen)))
 		return XDP_PASS;
 	ask4(&way, ip, &seen, xdp->ingress_ifindex, seen.length);
-	if (door.realm)
+	if (constants.realm)
 		way.ipv4_src = flow->address;
 	else
 		way.ipv4_dst = flow->address;
@@ -61,7 +61,7 @@ static __always_inline int carry4(struct xdp_md *xdp, struct ethhdr *ethernet, v
 		return XDP_PASS;
 	trailer = end - (void *)ip - seen.length;
 
-	if (door.realm)
+	if (constants.realm)
 		ip->saddr = flow->address;
 	else
 		ip->daddr = flow->address;
@@ -83,18 +83,18 @@ static __always_inline int carry6(struct xdp_md *xdp, struct ethhdr *ethernet, v
 	long trailer;
 	__u16 *field;
 
-	if (find6(ip, end, end - (void *)ip, 0, door.realm, &seen, &flow) != WHYS || is_visit_due(flow->visited))
+	if (find6(ip, end, end - (void *)ip, 0, constants.realm, &seen, &flow) != WHYS || is_visit_due(flow->visited))
 		return XDP_PASS;
 	field = (void *)(ip + 1) + seen.checksum;
 	if ((void *)(field + 1) > end || ip->hop_limit <= 1 || may_be_partial(*field, pseudo_header6(ip, &seen)))
 		return XDP_PASS;
 	ask6(&way, ip, &seen, xdp->ingress_ifindex, seen.length);
-	__builtin_memcpy(door.realm ? way.ipv6_src : way.ipv6_dst, flow->address, sizeof(flow->address));
+	__builtin_memcpy(constants.realm ? way.ipv6_src : way.ipv6_dst, flow->address, sizeof(flow->address));
 	if (!is_open(xdp, &way, flow->to))
 		return XDP_PASS;
 	trailer = end - (void *)ip - seen.length;
 
-	if (door.realm)
+	if (constants.realm)
 		__builtin_memcpy(&ip->saddr, flow->address, sizeof(flow->address));
 	else
 		__builtin_memcpy(&ip->daddr, flow->address, sizeof(flow->address));

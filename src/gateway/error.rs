@@ -1,7 +1,7 @@
 //! Why the gateway did not start, or ended.
 
 use crate::control::ControlError;
-use crate::device::tun::TunError;
+use crate::device::tap::TunError;
 use crate::fastpath::FastPathError;
 use crate::host::KernelError;
 use crate::host::confine::ConfineError;

@@ -4,7 +4,7 @@
 //! What arrives in between waits in the queues. Routes and rules stay, for they lead to the same devices.
 
 use crate::config;
-use crate::device::tun::{self, Devices, HandedQueue, Offload};
+use crate::device::tap::{self, Devices, HandedQueue, Offload};
 use crate::host::net_dev;
 use crate::host::systemd::Manager;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -49,7 +49,7 @@ pub fn take_over(
     manager: &Manager,
 ) -> Option<Devices> {
     let given: Vec<String> = handed.iter().map(|queue| name(&queue.device, queue.number, queue.offload)).collect();
-    let adopted = tun::take_over(names, queues, ask, &mut handed);
+    let adopted = tap::take_over(names, queues, ask, &mut handed);
     if adopted.is_some() || given.is_empty() {
         return adopted;
     }

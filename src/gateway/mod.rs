@@ -34,7 +34,7 @@ mod worker;
 
 use crate::config::{Config, FastPathMode, Hardening, OnStop};
 use crate::control::{self, Listener, SocketSettings};
-use crate::device::tun;
+use crate::device::tap;
 use crate::fastpath::{self, FastPath};
 use crate::host::confine::{Confinement, Profile};
 use crate::host::systemd::Manager;
@@ -136,8 +136,8 @@ struct Prepared {
     workers: usize,
     /// The names of the devices, and the devices.
     names: Vec<String>,
-    devices: Vec<Vec<tun::Queue>>,
-    offload: tun::Offload,
+    devices: Vec<Vec<tap::Queue>>,
+    offload: tap::Offload,
     nat: Arc<Nat>,
     clock: Clock,
     terminals: TerminalNames,
@@ -252,8 +252,8 @@ fn make_devices(
     names: &[String],
     workers: usize,
     manager: &Manager,
-) -> Result<tun::Devices, GatewayError> {
-    let made = tun::create(names, workers, config.offload)?;
+) -> Result<tap::Devices, GatewayError> {
+    let made = tap::create(names, workers, config.offload)?;
     if config.on_stop == OnStop::Leave {
         handover::store(names, &made, manager);
     }

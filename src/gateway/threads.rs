@@ -11,7 +11,7 @@ use super::reload::SAID_ONE_BY_ONE;
 use super::shared::Shared;
 use super::worker::Worker;
 use crate::config::{Config, Hardening, OnStop};
-use crate::device::tun;
+use crate::device::tap;
 use crate::fastpath::{FastPath, RulesetMonitor};
 use crate::host::Kernel;
 use crate::host::confine;
@@ -58,7 +58,7 @@ pub struct Work {
     /// The host's network.
     pub kernel: Kernel,
     /// The devices, each with a queue for each worker.
-    pub devices: Vec<Vec<tun::Queue>>,
+    pub devices: Vec<Vec<tap::Queue>>,
     /// How many workers there are.
     pub workers: usize,
     /// The time.
@@ -94,7 +94,7 @@ impl Running {
         let (events, received) = crossbeam_channel::bounded(EVENTS);
         let (say_ended, ended) = crossbeam_channel::bounded(workers + 1);
         let neighbours = kernel.neighbours();
-        let mut queues: Vec<Vec<tun::Queue>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut queues: Vec<Vec<tap::Queue>> = (0..workers).map(|_| Vec::new()).collect();
         for device in devices {
             for (worker, queue) in queues.iter_mut().zip(device) {
                 worker.push(queue);

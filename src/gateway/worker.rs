@@ -5,7 +5,7 @@ use super::parking::{HostPair, Parked, Parking};
 use super::shared::{Load, Shared};
 use crate::config::Pinning;
 use crate::control::Seen;
-use crate::device::tun::{Buffer, Origin, Queue, Taken, Way};
+use crate::device::tap::{Buffer, Origin, Queue, Taken, Way};
 use crate::host::Neighbours;
 use crate::nat::{Counter, DropReason, Event, EventKind, Realm, Replaced, Translator, Verdict};
 use crate::time::Time;

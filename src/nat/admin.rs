@@ -358,7 +358,7 @@ impl Nat {
         self.insides.get(inside).map_or("?", |name| name)
     }
 
-    /// Names of the inside realms, in their order.
+    /// Names of the inside realms, in the order of their numbers; empty for a number that a reload has left vacant.
     pub fn inside_names(&self) -> impl Iterator<Item = &str> {
         self.insides.all().iter().map(String::as_str)
     }
@@ -373,7 +373,7 @@ impl Nat {
 
     /// The inside with this name.
     pub fn inside(&self, name: &str) -> Option<InsideNumber> {
-        self.insides.number(|have| have == name)
+        self.insides.number(|have| have == name && !name.is_empty())
     }
 
     fn inside_number(&self, name: &str) -> Result<InsideNumber, AdminError> {

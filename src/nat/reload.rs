@@ -3,6 +3,10 @@
 //! [`Nat::prepare_reload`] builds the state for the new settings beside the one in force and changes nothing in that; what it
 //! returns says what would become of the bindings. [`PreparedReload::commit`] makes it so. Tables whose pools and times stay
 //! as they are go over whole, at once; bindings of others move one by one, and those that fit nowhere end.
+//!
+//! Insides come and go by a reload too. One that stays keeps its number, whatever its place in the new settings: slots, keys
+//! and the kernel's programs know it by that. [`Nat::inside`] says which number a new one has. A number that has become
+//! vacant is given to another one by a later reload at the earliest, when no binding has it any more.
 
 use super::table::pools::TablePools;
 use crate::nat::alg::Helpers;
@@ -11,9 +15,10 @@ use crate::nat::binding::Owner;
 use crate::nat::bound::Bound;
 use crate::nat::event::{Event, EventKind};
 use crate::nat::limit::Limiter;
-use crate::nat::settings::Settings;
+use crate::nat::numbers::InsideNumber;
+use crate::nat::settings::{InsideSettings, PoolKind, Settings};
 use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, pools_of_tables};
-use crate::nat::table::Table;
+use crate::nat::table::{Found, Table};
 use crate::nat::views::BindingView;
 use crate::time::Time;
 use std::sync::Arc;
@@ -28,6 +33,7 @@ pub struct PreparedReload {
     moved: Vec<(Owner, Owner)>,
     /// Bindings that fit nowhere.
     misfits: Vec<Bound>,
+    now: Time,
 }
 
 impl Nat {
@@ -36,7 +42,12 @@ impl Nat {
     ///
     /// # Errors
     /// As [`Nat::new`].
-    pub fn prepare_reload(self: &Arc<Self>, settings: Settings, now: Time) -> Result<PreparedReload, SettingsError> {
+    pub fn prepare_reload(
+        self: &Arc<Self>,
+        mut settings: Settings,
+        now: Time,
+    ) -> Result<PreparedReload, SettingsError> {
+        self.keep_numbers(&mut settings);
         if settings.insides.len() > usize::from(super::table::slots::MAX_INSIDE) {
             return Err(SettingsError::TooManyInsides(settings.insides.len()));
         }
@@ -63,9 +74,36 @@ impl Nat {
         };
         let after = Arc::new(Self::assemble(settings, tables, inherited));
         let mut prepared =
-            PreparedReload { before: Arc::clone(self), after, kept, moved: Vec::new(), misfits: Vec::new() };
+            PreparedReload { before: Arc::clone(self), after, kept, moved: Vec::new(), misfits: Vec::new(), now };
         prepared.move_bindings(now);
         Ok(prepared)
+    }
+
+    /// Puts the insides in the places that they have in this state; a new one comes into a vacant place, or behind all.
+    fn keep_numbers(&self, settings: &mut Settings) {
+        let vacant = || InsideSettings { name: String::new(), sources: Vec::new() };
+        let places = self.insides.all().iter().map(|name| {
+            let stays = settings.insides.iter().find(|inside| inside.name == *name && !name.is_empty());
+            stays.cloned().unwrap_or_else(vacant)
+        });
+        let mut places: Vec<InsideSettings> = places.collect();
+        let mut free =
+            self.insides.iter().filter(|(_, name)| name.is_empty()).map(|(number, _)| usize::from(number.get()));
+        for new in settings.insides.iter().filter(|inside| self.inside(&inside.name).is_none()) {
+            match free.next().and_then(|place| places.get_mut(place)) {
+                Some(place) => *place = new.clone(),
+                None => places.push(new.clone()),
+            }
+        }
+        for pool in &mut settings.pools {
+            if let PoolKind::Prefix { inside, .. } = &mut pool.kind
+                && let Some(named) = settings.insides.get(usize::from(inside.get()))
+                && let Some(place) = places.iter().position(|place| place.name == named.name)
+            {
+                *inside = InsideNumber::of_place(place);
+            }
+        }
+        settings.insides = places;
     }
 
     /// Tables for other settings, under numbers that say the same of a binding in both states; and which of them are
@@ -119,7 +157,7 @@ impl PreparedReload {
     /// Makes the new state the one in force: workers go on with [`crate::nat::Translator::switch_to`]. Returns it, and what
     /// ended, numbered as in the state before.
     pub fn commit(self) -> (Arc<Nat>, Vec<Event>) {
-        let Self { before, after, kept, moved, misfits } = self;
+        let Self { before, after, kept, moved, misfits, now } = self;
         for (table, parts) in &kept {
             table.pools().take_settings_of(parts);
         }
@@ -129,6 +167,9 @@ impl PreparedReload {
         }
         let mut events = Vec::new();
         for bound in misfits {
+            if let Some(kept) = after.tables.get(bound.table) {
+                kept.end(bound.found.stamp(), now);
+            }
             before.ended(&bound);
             events.push(before.event(EventKind::Released, &bound));
         }
@@ -148,8 +189,17 @@ impl PreparedReload {
     /// Takes the bindings of every table that does not go over whole into the new one of their virtual IP, those first
     /// that have been idle longest: that is the order in which they make room.
     fn move_bindings(&mut self, now: Time) {
+        let (before, after) = (&self.before.insides, &self.after.insides);
+        let is_served = |found: &Found| before.get(found.slot.inside) == after.get(found.slot.inside);
         for (number, table) in self.before.tables.iter() {
             if self.kept.iter().any(|(kept, _)| Arc::ptr_eq(kept, table)) {
+                if before != after {
+                    table.each(&mut |found| {
+                        if found.slot.state != BindingState::Quarantined && !is_served(&found) {
+                            self.misfits.push(Bound { table: number, found });
+                        }
+                    });
+                }
                 continue;
             }
             let mut all = Vec::new();
@@ -160,7 +210,8 @@ impl PreparedReload {
             all.sort_by_key(|(last_used, ..)| *last_used);
             for (last_used, usage, found) in all {
                 let bound = Bound { table: number, found };
-                let taken = self.after.selection.of_virtual_ip(found.slot.virtual_ip).and_then(|to| {
+                let to = self.after.selection.of_virtual_ip(found.slot.virtual_ip).filter(|_| is_served(&found));
+                let taken = to.and_then(|to| {
                     let taken = self.after.table(to).ok()?.take_in(found.slot, usage, last_used, now)?;
                     Some(Bound { table: to, found: taken }.owner())
                 });

@@ -9,7 +9,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `door.rs`, `caller.rs` | TLS for agents: who they are, HTTP/2 or HTTP/1.1 |
+//! | `agents_port.rs`, `caller.rs` | TLS for agents: who they are, HTTP/2 or HTTP/1.1 |
 //! | `unproved.rs` | how many may be there that have proved nothing |
 //! | `respond.rs` | answers of HTTP/2 |
 //! | `streams.rs` | the streams of one HTTP/2 connection: enrolment, control channel, data channels |
@@ -24,11 +24,11 @@
 //! | `enrol.rs` | invitations become members |
 
 mod admin;
+mod agents_port;
 mod call;
 mod caller;
 mod clock;
 mod connections;
-mod door;
 mod enrol;
 mod error;
 mod front;
@@ -99,7 +99,7 @@ pub fn run(config: RelayConfig) -> Result<(), RelayError> {
 }
 
 async fn serve(relay: &Arc<Relay>, control: Listener) -> Result<(), RelayError> {
-    let doors = door::open(relay)?;
+    let agents_ports = agents_port::open(relay)?;
     let mut fronts = front::open(relay)?;
     let _pools = virtual_fronts::answer_for(&relay.config.pools)?;
     fronts.spawn(virtual_fronts::serve(Arc::clone(relay)));
@@ -120,7 +120,7 @@ async fn serve(relay: &Arc<Relay>, control: Listener) -> Result<(), RelayError> 
         _ = interrupted.recv() => {}
     }
     log::info!("stopping: {} connections end", relay.connections.count());
-    drop((doors, fronts));
+    drop((agents_ports, fronts));
     relay.sessions.end_all(session::End::RelayStops);
     server.stop();
     Ok(())

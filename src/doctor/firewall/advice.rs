@@ -1,6 +1,6 @@
 //! Rules to add to a firewall, as commands to type.
 
-use super::gateway::Way;
+use super::gateway::PacketKind;
 use super::ruleset::Chain;
 use crate::wire::AddressRange;
 use ipnet::IpNet;
@@ -84,7 +84,7 @@ impl Rule<'_> {
 
 /// What lets packets go from interface to interface where ufw has the rules, which writes them anew at each reload. It lets
 /// answers pass by itself.
-pub fn by_ufw<'a>(passages: impl Iterator<Item = (Way, &'a str, &'a str)>) -> String {
+pub fn by_ufw<'a>(passages: impl Iterator<Item = (PacketKind, &'a str, &'a str)>) -> String {
     let commands: Vec<String> =
         passages.map(|(_, from, to)| format!("ufw route allow in on {from} out on {to}")).collect();
     format!("type: {}", commands.join("; "))
@@ -93,20 +93,20 @@ pub fn by_ufw<'a>(passages: impl Iterator<Item = (Way, &'a str, &'a str)>) -> St
 /// What lets packets go from interface to interface where firewalld has the rules, which it writes anew at each reload, and
 /// which from its release 2.0 on nobody else may change.
 pub fn by_zones<'a>(
-    passages: impl Iterator<Item = (Way, &'a str, &'a str)> + Clone,
+    passages: impl Iterator<Item = (PacketKind, &'a str, &'a str)> + Clone,
     zones: &'a BTreeMap<String, String>,
 ) -> String {
     if let Some(first) = zoneless(passages.clone().flat_map(|(_, from, to)| [from, to]), zones) {
         return first;
     }
-    let pairs: BTreeSet<(Way, &String, &String)> =
-        passages.map(|(way, from, to)| (way, &zones[from], &zones[to])).collect();
-    let one = |(number, (way, from, to)): (usize, (Way, &String, &String))| {
+    let pairs: BTreeSet<(PacketKind, &String, &String)> =
+        passages.map(|(kind, from, to)| (kind, &zones[from], &zones[to])).collect();
+    let one = |(number, (kind, from, to)): (usize, (PacketKind, &String, &String))| {
         if from == to {
             return vec![format!("--zone={from} --add-forward")];
         }
         // Names of policies have 17 letters at most.
-        let what = if way == Way::Callback { "callbacks" } else { "calls" };
+        let what = if kind == PacketKind::Callback { "callbacks" } else { "calls" };
         let policy = if number < 2 { format!("kamei-{what}") } else { format!("kamei-{what}-{number}") };
         let settings =
             [format!("--add-ingress-zone={from}"), format!("--add-egress-zone={to}"), "--set-target=ACCEPT".to_owned()];

@@ -20,18 +20,18 @@ pub struct Gateway<'a> {
     /// For each inside its device where packets may come in by that: several insides have equal addresses.
     devices: Vec<Option<String>>,
     /// What a rule keeps from connection tracking: ways, from, to, and whether it is IPv4.
-    untracked: BTreeSet<(Way, String, String, bool)>,
+    untracked: BTreeSet<(PacketKind, String, String, bool)>,
 }
 
 /// What travels from one interface to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum PacketKind {
     Call,
     Answer,
     Callback,
 }
 
-impl Way {
+impl PacketKind {
     pub const ALL: [Self; 3] = [Self::Call, Self::Answer, Self::Callback];
 
     pub fn words(self) -> &'static str {
@@ -45,7 +45,7 @@ impl Way {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Passage<'g> {
-    pub way: Way,
+    pub kind: PacketKind,
     pub from: &'g str,
     pub to: &'g str,
 }
@@ -89,14 +89,14 @@ impl<'a> Gateway<'a> {
     }
 
     /// What a chain before connection tracking keeps from it, whatever its port.
-    fn untracked_by(&self, ruleset: &Ruleset) -> BTreeSet<(Way, String, String, bool)> {
+    fn untracked_by(&self, ruleset: &Ruleset) -> BTreeSet<(PacketKind, String, String, bool)> {
         let is_early = |chain: &Chain| chain.hook == "prerouting" && chain.priority < CONNTRACK;
         let mut untracked = BTreeSet::new();
         for chain in ruleset.base_chains().filter(is_early) {
-            for passage in Way::ALL.iter().flat_map(|way| self.passages(*way)) {
+            for passage in PacketKind::ALL.iter().flat_map(|kind| self.passages(*kind)) {
                 for packets in self.packets(&chain, passage).into_iter().flatten() {
                     if ruleset.follow(&chain, &packets, Goal::Untrack) == Fate::Reached {
-                        untracked.insert((passage.way, passage.from.to_owned(), passage.to.to_owned(), packets.is_v4));
+                        untracked.insert((passage.kind, passage.from.to_owned(), passage.to.to_owned(), packets.is_v4));
                     }
                 }
             }
@@ -105,15 +105,16 @@ impl<'a> Gateway<'a> {
     }
 
     fn state(&self, passage: Passage, is_v4: bool) -> State {
-        let is_untracked =
-            |way: Way, from: &str, to: &str| self.untracked.contains(&(way, from.to_owned(), to.to_owned(), is_v4));
-        let first = if self.has_outside(passage.to) { Way::Callback } else { Way::Call };
-        match passage.way {
-            way if is_untracked(way, passage.from, passage.to) => State::Untracked,
+        let is_untracked = |kind: PacketKind, from: &str, to: &str| {
+            self.untracked.contains(&(kind, from.to_owned(), to.to_owned(), is_v4))
+        };
+        let first = if self.has_outside(passage.to) { PacketKind::Callback } else { PacketKind::Call };
+        match passage.kind {
+            kind if is_untracked(kind, passage.from, passage.to) => State::Untracked,
             // What it answers has not been seen.
-            Way::Answer if is_untracked(first, passage.to, passage.from) => State::New,
-            Way::Answer => State::Established,
-            Way::Call | Way::Callback => State::New,
+            PacketKind::Answer if is_untracked(first, passage.to, passage.from) => State::New,
+            PacketKind::Answer => State::Established,
+            PacketKind::Call | PacketKind::Callback => State::New,
         }
     }
 
@@ -121,21 +122,21 @@ impl<'a> Gateway<'a> {
         self.config.outsides.iter().any(|outside| outside == name)
     }
 
-    /// From where to where the packets of a way go.
-    pub fn passages(&self, way: Way) -> Vec<Passage<'_>> {
+    /// From where to where the packets of a kind go.
+    pub fn passages(&self, kind: PacketKind) -> Vec<Passage<'_>> {
         let mut passages = Vec::new();
         for (inside, device) in self.config.insides.iter().zip(&self.devices) {
             for interface in &inside.interfaces {
                 for outside in &self.config.outsides {
-                    if way != Way::Callback {
-                        passages.push(Passage { way, from: interface, to: outside });
+                    if kind != PacketKind::Callback {
+                        passages.push(Passage { kind, from: interface, to: outside });
                     }
-                    if way != Way::Call {
-                        passages.push(Passage { way, from: outside, to: interface });
+                    if kind != PacketKind::Call {
+                        passages.push(Passage { kind, from: outside, to: interface });
                     }
                 }
-                if way != Way::Call {
-                    passages.extend(device.iter().map(|device| Passage { way, from: device, to: interface }));
+                if kind != PacketKind::Call {
+                    passages.extend(device.iter().map(|device| Passage { kind, from: device, to: interface }));
                 }
             }
         }

@@ -18,7 +18,7 @@ use crate::doctor::finding::{Finding, Grade, ask};
 use crate::nat::Hairpin;
 use crate::wire::AddressRange;
 use advice::Rule;
-use gateway::{Gateway, Passage, Way};
+use gateway::{Gateway, PacketKind, Passage};
 use host::Host;
 use ipnet::IpNet;
 use ruleset::{Chain, Maker, Ruleset};
@@ -83,7 +83,10 @@ fn judge(ruleset: &Ruleset, config: &Config, sources: &[IpNet], host: &Host) -> 
             _ => &["ingress", "prerouting", "forward", "postrouting", "egress"],
         };
         let is_passed = || {
-            Way::ALL.iter().flat_map(|way| gateway.passages(*way)).any(|one| !gateway.packets(chain, one).is_empty())
+            PacketKind::ALL
+                .iter()
+                .flat_map(|kind| gateway.passages(*kind))
+                .any(|one| !gateway.packets(chain, one).is_empty())
         };
         hooks.contains(&chain.hook) && !chain.table.starts_with(GUARD) && is_passed()
     };
@@ -98,21 +101,21 @@ fn judge(ruleset: &Ruleset, config: &Config, sources: &[IpNet], host: &Host) -> 
     }
     if findings.is_empty() {
         let what = "lets calls, answers and callbacks pass";
-        findings.push(Finding::fine(format!("the firewall, with {} chains on the way, {what}", chains.len())));
+        findings.push(Finding::fine(format!("the firewall, with {} chains on the kind, {what}", chains.len())));
     }
     findings
 }
 
-/// A chain that lets nothing of a way pass.
+/// A chain that lets nothing of a kind pass.
 fn drops(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Finding> {
     if chain.kind == "route" {
         return None;
     }
     // Before connection tracking answers are like calls and callbacks; chains for NAT see the first packet of a flow alone.
     let has_answers = chain.is_tracked() && chain.kind != "nat";
-    let ways = Way::ALL.into_iter().filter(|way| has_answers || *way != Way::Answer);
+    let ways = PacketKind::ALL.into_iter().filter(|kind| has_answers || *kind != PacketKind::Answer);
     let mut lost = Lost::default();
-    for passage in ways.flat_map(|way| gateway.passages(way)) {
+    for passage in ways.flat_map(|kind| gateway.passages(kind)) {
         for packets in gateway.packets(chain, passage) {
             lost.add(ruleset, chain, passage, &packets);
         }
@@ -143,7 +146,7 @@ fn drops_single(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<F
     }
     let is_terminal = |address: &IpAddr| gateway.terminals.iter().any(|net| net.contains(address));
     let named: BTreeSet<IpAddr> = ruleset.destinations(chain).filter(is_terminal).collect();
-    let callbacks = || gateway.passages(Way::Callback).into_iter();
+    let callbacks = || gateway.passages(PacketKind::Callback).into_iter();
     let is_dropped = |address: &IpAddr, passage: Passage| {
         let only = Ends::These(vec![IpNet::from(*address).into()]);
         let seen = gateway.packets(chain, passage).into_iter().flatten();
@@ -191,7 +194,7 @@ fn drops_invalid(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<
         follow(packets, State::Established) == Some(Fate::Reached)
             && follow(packets, State::Invalid) == Some(Fate::Missed)
     };
-    let mut passages = [Way::Answer, Way::Call].into_iter().flat_map(|way| gateway.passages(way));
+    let mut passages = [PacketKind::Answer, PacketKind::Call].into_iter().flat_map(|kind| gateway.passages(kind));
     passages.any(|passage| gateway.packets(chain, passage).iter().any(is_dropped)).then(|| {
         Finding::wrong(format!(
             "the firewall's chain `{}` drops what connection tracking calls invalid, as it does with TCP of which it sees only \
@@ -205,7 +208,7 @@ fn drops_invalid(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<
 /// What a chain may lose.
 #[derive(Default)]
 struct Lost<'g> {
-    passages: BTreeSet<(Way, &'g str, &'g str)>,
+    passages: BTreeSet<(PacketKind, &'g str, &'g str)>,
     /// Answers are none to connection tracking: no rule for established connections lets them pass.
     has_unknown_answers: bool,
     families: BTreeSet<bool>,
@@ -223,54 +226,54 @@ impl<'g> Lost<'g> {
         }
         self.is_certain |= fates().all(|fate| fate == Fate::Missed);
         self.is_below |= first.from != Some(passage.from) && first.to != Some(passage.to);
-        self.passages.insert((passage.way, passage.from, passage.to));
+        self.passages.insert((passage.kind, passage.from, passage.to));
         self.families.insert(first.is_v4);
         let is_unknown = matches!(first.state, Some(State::New | State::Untracked));
-        self.has_unknown_answers |= is_unknown && passage.way == Way::Answer;
+        self.has_unknown_answers |= is_unknown && passage.kind == PacketKind::Answer;
     }
 
     fn words(&self, chain: &Chain) -> String {
-        let word = |way: Way| match way {
-            Way::Call if !chain.is_tracked() && chain.is_before_routing() => "what terminals send",
-            Way::Callback if !chain.is_tracked() => "answers and callbacks",
-            way => way.words(),
+        let word = |kind: PacketKind| match kind {
+            PacketKind::Call if !chain.is_tracked() && chain.is_before_routing() => "what terminals send",
+            PacketKind::Callback if !chain.is_tracked() => "answers and callbacks",
+            kind => kind.words(),
         };
-        let ways: BTreeSet<Way> = self.passages.iter().map(|(way, ..)| *way).collect();
+        let ways: BTreeSet<PacketKind> = self.passages.iter().map(|(kind, ..)| *kind).collect();
         ways.into_iter().map(word).collect::<Vec<_>>().join(", ")
     }
 
     /// What adds the rules that the chain lacks.
     fn advice(&self, chain: &Chain, gateway: &'g Gateway) -> String {
-        let passages = self.passages.iter().filter(|(way, ..)| *way != Way::Answer).copied();
+        let passages = self.passages.iter().filter(|(kind, ..)| *kind != PacketKind::Answer).copied();
         match chain.maker {
             Maker::Firewalld if chain.hook == "forward" => return advice::by_zones(passages, &gateway.host.zones),
             Maker::Ufw if chain.hook == "forward" => return advice::by_ufw(passages),
             Maker::Firewalld | Maker::Owner => return advice::OWNED.to_owned(),
             Maker::Ufw | Maker::Any => {}
         }
-        let rules = Way::ALL.into_iter().flat_map(|way| self.rules(way, chain, gateway));
+        let rules = PacketKind::ALL.into_iter().flat_map(|kind| self.rules(kind, chain, gateway));
         let mut commands: Vec<String> = rules.flat_map(|rule| rule.commands(chain)).collect();
         commands.dedup();
         format!("add: {}", commands.join("; "))
     }
 
-    fn rules(&self, way: Way, chain: &Chain, gateway: &'g Gateway) -> Vec<Rule<'g>> {
-        let of_way = || self.passages.iter().filter(|(this, ..)| *this == way);
+    fn rules(&self, kind: PacketKind, chain: &Chain, gateway: &'g Gateway) -> Vec<Rule<'g>> {
+        let of_way = || self.passages.iter().filter(|(this, ..)| *this == kind);
         if of_way().next().is_none() {
             return Vec::new();
         }
         let from = || of_way().map(|(_, from, _)| *from).collect();
         let to = || of_way().map(|(.., to)| *to).collect();
-        let is_by_state = chain.is_tracked() && way == Way::Answer && !self.has_unknown_answers;
+        let is_by_state = chain.is_tracked() && kind == PacketKind::Answer && !self.has_unknown_answers;
         match chain.hook {
             _ if is_by_state => return vec![Rule { is_established: true, ..Rule::default() }],
             "forward" => return vec![Rule { from: from(), to: to(), ..Rule::default() }],
             _ => {}
         }
-        let is_inward = |way: Way| match way {
-            Way::Call => false,
-            Way::Callback => true,
-            Way::Answer => of_way().any(|(_, from, _)| gateway.has_outside(from)),
+        let is_inward = |kind: PacketKind| match kind {
+            PacketKind::Call => false,
+            PacketKind::Callback => true,
+            PacketKind::Answer => of_way().any(|(_, from, _)| gateway.has_outside(from)),
         };
         let of_family = |is_v4: &bool| {
             let near = if self.is_below
@@ -280,7 +283,7 @@ impl<'g> Lost<'g> {
             } else {
                 gateway.terminals_of(*is_v4)
             };
-            let (sources, destinations) = if is_inward(way) { (Vec::new(), near) } else { (near, Vec::new()) };
+            let (sources, destinations) = if is_inward(kind) { (Vec::new(), near) } else { (near, Vec::new()) };
             let mut rule = Rule { sources, destinations, ..Rule::default() };
             match chain.hook {
                 // It is at one interface alone, or below it.
@@ -303,12 +306,12 @@ fn drops_hairpins(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option
     let device = gateway.device.as_str();
     let mut lost = Lost::default();
     for interface in interfaces {
-        let out = Passage { way: Way::Call, from: interface, to: device };
+        let out = Passage { kind: PacketKind::Call, from: interface, to: device };
         for packets in gateway.packets(chain, out).into_iter().flatten() {
             let (terminals, pools) = (packets.destinations.clone(), Ends::These(gateway.pools(packets.is_v4)));
             let there = Packets { sources: terminals.clone(), destinations: pools.clone(), ..packets.clone() };
             lost.add(ruleset, chain, out, &[there]);
-            let back = Passage { way: Way::Callback, from: device, to: interface };
+            let back = Passage { kind: PacketKind::Callback, from: device, to: interface };
             let here = Packets { from: Some(back.from), to: Some(back.to), sources: pools, ..packets };
             lost.add(ruleset, chain, back, &[here]);
         }
@@ -331,7 +334,7 @@ fn masquerades(ruleset: &Ruleset, chain: &Chain, gateway: &Gateway) -> Option<Fi
     let (mut hidden, mut exits) = (Vec::new(), BTreeSet::new());
     let mut is_certain = false;
     for terminals in &gateway.terminals {
-        for passage in gateway.passages(Way::Call) {
+        for passage in gateway.passages(PacketKind::Call) {
             let is_v4 = terminals.addr().is_ipv4();
             let mut seen = gateway.packets(chain, passage).into_iter().flatten();
             let Some(packets) = seen.find(|packets| packets.is_v4 == is_v4) else { continue };

@@ -52,7 +52,7 @@ fn from(right: Value) -> Value {
     json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": right}})
 }
 
-fn way(from: &str, to: &str) -> Value {
+fn kind(from: &str, to: &str) -> Value {
     json!([is("iifname", from), is("oifname", to), {"accept": null}])
 }
 
@@ -74,7 +74,7 @@ fn assert_asks(said: &[String], rules: &[&str]) {
 
 #[test]
 fn a_forward_chain_that_drops_must_accept_calls_answers_and_callbacks() {
-    let (calls, callbacks) = (way("eth1", "eth0"), way("eth0", "eth1"));
+    let (calls, callbacks) = (kind("eth1", "eth0"), kind("eth0", "eth1"));
     assert_asks(&forward(&[]), &[CALLS, ANSWERS, CALLBACKS]);
     assert_asks(
         &judged(&chain("forward", "filter", "accept", &[json!([{"drop": null}])]), Grade::Wrong),
@@ -271,7 +271,7 @@ fn what_is_kept_from_connection_tracking_is_no_answer_for_it() {
     let raw = |rule: Value| {
         let base = json!({"family": "inet", "table": "raw", "name": "c", "type": "filter", "hook": "prerouting", "prio": -300});
         let rule = json!({"family": "inet", "table": "raw", "chain": "c", "expr": rule});
-        let mut entries = chain("forward", "filter", "drop", &[established(), way("eth1", "eth0")]);
+        let mut entries = chain("forward", "filter", "drop", &[established(), kind("eth1", "eth0")]);
         entries.extend([json!({ "chain": base }), json!({ "rule": rule })]);
         judged(&entries, Grade::Wrong)
     };
@@ -380,7 +380,7 @@ fn firewalld_is_told_by_its_own_program() {
 
 #[test]
 fn terminals_may_call_each_other_by_the_gateways_device() {
-    let rules = chain("forward", "filter", "drop", &[established(), way("eth1", "eth0"), way("eth0", "eth1")]);
+    let rules = chain("forward", "filter", "drop", &[established(), kind("eth1", "eth0"), kind("eth0", "eth1")]);
     let said = judged(&rules, Grade::Note);
     assert!(said[0].contains(r#"inet t c iifname "eth1" oifname "kamei-nat" accept"#), "{said:?}");
     assert!(said[0].contains(r#"inet t c iifname "kamei-nat" oifname "eth1" accept"#), "{said:?}");

@@ -310,7 +310,7 @@ impl<'a> Walk<'a> {
             };
         }
         match (&left["fib"]["result"], left["rt"]["key"].as_str()) {
-            // There is a way back, and no destination is this machine's own.
+            // There is a kind back, and no destination is this machine's own.
             (Value::String(result), _) if result == "type" => Share::of(any(&["unicast"])),
             (Value::String(_), _) | (_, Some("ipsec")) => match elements {
                 [Value::Bool(exists)] => Share::of(*exists == left.get("fib").is_some()),
@@ -394,7 +394,7 @@ impl Ends {
         let Some(mut ranges) = elements.iter().map(|element| range(element)).collect::<Option<Vec<_>>>() else {
             return Share::Unknown;
         };
-        // No packet has an IPv4-mapped address (firewalld's list of what has no way).
+        // No packet has an IPv4-mapped address (firewalld's list of what has no kind).
         ranges.retain(|range| range.is_v4() == is_v4);
         let holds =
             |outer: &AddressRange, inner: &AddressRange| outer.contains(inner.first()) && outer.contains(inner.last());

@@ -301,7 +301,7 @@ impl Programs {
         for (setup, redirects) in SETUPS.into_iter().flat_map(|setup| [(setup, false), (setup, true)]) {
             loader.set_common(common(setup, redirects));
             for realm in [Realm::Outside, INSIDE] {
-                let mut ebpf = loader.load(&loader.door(realm, Some(GATEWAY), 1).unwrap()).unwrap();
+                let mut ebpf = loader.load(&loader.constants(realm, Some(GATEWAY), 1).unwrap()).unwrap();
                 program(&mut ebpf, role(realm, redirects)).unwrap();
                 xdp_program(&mut ebpf).unwrap();
                 loaded.insert((setup, realm.number(), redirects), ebpf);

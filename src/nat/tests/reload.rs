@@ -47,6 +47,41 @@ fn s_a_reload_keeps_every_binding_that_still_fits_and_its_contacts() {
 }
 
 #[test]
+fn insides_come_and_go_by_a_reload_and_one_that_stays_keeps_its_number() {
+    let with = |names: &[&str]| {
+        let inside =
+            |name: &&str| InsideSettings { name: (*name).into(), sources: vec!["10.0.0.0/24".parse().unwrap()] };
+        Settings { insides: names.iter().map(inside).collect(), ..settings(vec![pool("198.18.0.0/24", &[])]) }
+    };
+    let number = |gateway: &Gateway, name| gateway.nat.inside(name).map(InsideNumber::get);
+    let call = |gateway: &mut Gateway, inside| {
+        let verdict = gateway.send(&mut tcp("10.0.0.1", "203.0.113.5", Flags::Syn), Realm::inside(inside));
+        matches!(verdict, Verdict::Forward { .. })
+    };
+    let mut gateway = Gateway::new(with(&["a", "b"]));
+    assert!(call(&mut gateway, 0) && call(&mut gateway, 1));
+    let of = |gateway: &Gateway, name: &str| listed(gateway).into_iter().find(|binding| binding.realm == name);
+    let (of_a, of_b) = (of(&gateway, "a").unwrap().virtual_ip, of(&gateway, "b").unwrap());
+
+    let (gone, moved) = reload(&mut gateway, with(&["c", "b"]));
+    assert_eq!((gone, moved), (vec![of_a], 0));
+    assert_eq!(["a", "b", "c"].map(|name| number(&gateway, name)), [None, Some(1), Some(2)]);
+    assert_eq!(of(&gateway, "b").unwrap().virtual_ip, of_b.virtual_ip);
+    assert_eq!(gateway.callback("203.0.113.5", of_a), Err(DropReason::NoBinding));
+    assert!(!call(&mut gateway, 0), "nobody is served there");
+    assert!(call(&mut gateway, 2) && of(&gateway, "c").unwrap().virtual_ip != of_b.virtual_ip);
+
+    let (gone, _) = reload(&mut gateway, with(&["b", "c", "d"]));
+    assert_eq!((gone.len(), number(&gateway, "d"), number(&gateway, "b")), (0, Some(0), Some(1)));
+    assert!(call(&mut gateway, 0) && of(&gateway, "d").unwrap().virtual_ip != of_a, "a's is in quarantine");
+    // Into another table, by the same rule.
+    let mut larger = with(&["d"]);
+    larger.pools = vec![pool("198.18.0.0/23", &[])];
+    assert_eq!(reload(&mut gateway, larger).0.len(), 2);
+    assert!(of(&gateway, "d").is_some() && of(&gateway, "b").is_none());
+}
+
+#[test]
 fn s_a_dry_run_of_a_reload_changes_nothing() {
     let mut gateway = Gateway::with_pool("198.18.0.0/24");
     let given = gateway.call("10.0.0.1", "203.0.113.5").unwrap();

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Protocols that are spoken at the door (RFC 7301), the better first.
+/// Protocols that are spoken there (RFC 7301), the better first.
 pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// Time for a handshake.
