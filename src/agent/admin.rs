@@ -2,13 +2,17 @@
 
 use super::error::AgentError;
 use super::shared::Agent;
-use crate::control::{AgentAdmin, AgentRelay, AgentStatus, Listener, PublishedView, Server, SocketSettings};
+use crate::control::{
+    AgentAdmin, AgentRelay, AgentStatus, Listener, PublishedView, Server, SocketSettings, group_number,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Makes the control socket.
 pub fn listen(agent: &Agent) -> Result<Listener, AgentError> {
-    let settings = SocketSettings::at(&agent.config.control).with_metrics(agent.config.metrics);
+    let config = &agent.config;
+    let group = config.control_group.as_deref().map(group_number).transpose().map_err(AgentError::Group)?;
+    let settings = SocketSettings::at(&config.control).of_agent().readable_by(group).with_metrics(config.metrics);
     Ok(Listener::bind(settings)?)
 }
 

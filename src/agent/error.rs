@@ -44,6 +44,9 @@ pub enum AgentError {
     /// Its key or certificate.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The group that may look at the control socket.
+    #[error("{0}")]
+    Group(String),
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] ControlError),

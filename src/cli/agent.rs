@@ -1,9 +1,9 @@
 //! `kamei agent`.
 
 use super::error::CliError;
-use super::role::{self, Common, given, pair, path};
+use super::role::{self, Common, given, pairs};
 use super::table::Table;
-use super::{input, logging, show};
+use super::{input, show};
 use crate::config::{AgentDraft, PublishDraft};
 use crate::control::{AgentStatus, Client};
 use crate::identity::Invitation;
@@ -39,9 +39,6 @@ struct Run {
     /// A proxy on the way to the relay, http:// (CONNECT) or socks5://; a password belongs into the configuration file
     #[arg(long, value_name = "URL")]
     via: Option<String>,
-    /// Control socket [default: /run/kamei/agent.sock, for users below XDG_RUNTIME_DIR]
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -75,20 +72,9 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 }
 
 fn serve(arguments: Run) -> Result<(), CliError> {
-    let file = arguments.common.config.clone();
-    let level = arguments.common.log_level;
     let invitation = arguments.invitation()?;
-    let flags = arguments.into_draft()?;
-    let start = |problems| CliError::Start { file: file.clone(), problems };
-    let draft = match &file {
-        Some(path) => {
-            let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
-            AgentDraft::parse(&text).map_err(start)?.overridden_by(flags)
-        }
-        None => flags,
-    };
-    let config = draft.check(role::state_dir("agent"), role::control("agent")).map_err(start)?;
-    logging::start(level, config.log_format).map_err(CliError::Log)?;
+    let flags = arguments.draft()?;
+    let (config, _) = role::begin("agent", &arguments.common, flags)?;
     Ok(crate::agent::run(config, invitation)?)
 }
 
@@ -110,23 +96,22 @@ impl Run {
         parsed.map(Some).map_err(|error| CliError::Question(format!("--invite: {error}")))
     }
 
-    fn into_draft(self) -> Result<AgentDraft, CliError> {
-        let publish = |text: &String| -> Result<PublishDraft, CliError> {
-            let (name, target) = pair("--publish", text)?;
-            Ok(PublishDraft { name, target: given("--publish", target), proxy_protocol: false })
-        };
+    fn draft(&self) -> Result<AgentDraft, CliError> {
+        let mut wrong = Vec::new();
+        let publish = pairs("--publish", &self.publish, &mut wrong, |name, target| {
+            Ok(PublishDraft { name, target: given("--publish", target.to_owned()), proxy_protocol: false })
+        });
         Ok(AgentDraft {
-            relay: self.relay.into_iter().map(|relay| given("--relay", relay)).collect(),
-            via: self.via.map(|via| given("--via", via)),
-            publish: self.publish.iter().map(publish).collect::<Result<_, _>>()?,
-            state_dir: path("--state-dir", self.common.state_dir)?,
-            control: path("--control", self.control)?,
+            relay: self.relay.iter().map(|relay| given("--relay", relay.clone())).collect(),
+            via: self.via.as_ref().map(|via| given("--via", via.clone())),
+            publish,
+            common: self.common.draft(wrong)?,
             ..AgentDraft::default()
         })
     }
 }
 
-fn status(status: AgentStatus, out: &mut dyn Write) -> Result<(), CliError> {
+pub fn status(status: AgentStatus, out: &mut dyn Write) -> Result<(), CliError> {
     let up = show::span(Duration::from_secs(status.uptime_seconds));
     writeln!(out, "{} {}, agent, up {up}", show::bold("kamei"), status.version)?;
     for relay in &status.relays {

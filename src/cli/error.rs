@@ -115,7 +115,9 @@ impl CliError {
             | CliError::Test(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
             CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_)) => 4,
-            CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,
+            CliError::Client(
+                ClientError::Garbled { .. } | ClientError::AnotherRole { .. } | ClientError::Output(_),
+            ) => 1,
         }
     }
 }

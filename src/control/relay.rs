@@ -151,6 +151,15 @@ pub struct Invite {
     pub seconds: u64,
 }
 
+impl Invite {
+    /// Each server once, in the order in which they were named.
+    pub fn new(name: String, servers: Vec<String>, seconds: u64) -> Self {
+        let mut seen = BTreeSet::new();
+        let servers = servers.into_iter().filter(|server| seen.insert(server.clone())).collect();
+        Self { name, servers, seconds }
+    }
+}
+
 /// An invitation, to be handed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invited {

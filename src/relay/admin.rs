@@ -8,7 +8,7 @@ use super::shared::Relay;
 use crate::config::HostPort;
 use crate::control::{
     AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Server,
-    ServerView, SocketSettings,
+    ServerView, SocketSettings, group_number,
 };
 use crate::identity::{Invitation, MemberKind, RegisterError};
 use crate::session::{ConnectionId, DataChannel, Published};
@@ -20,7 +20,9 @@ use std::time::Duration;
 
 /// Makes the control socket.
 pub fn listen(relay: &Relay) -> Result<Listener, RelayError> {
-    let settings = SocketSettings::at(&relay.config.control).with_metrics(relay.config.metrics);
+    let config = &relay.config;
+    let group = config.control_group.as_deref().map(group_number).transpose().map_err(RelayError::Group)?;
+    let settings = SocketSettings::at(&config.control).of_relay().readable_by(group).with_metrics(config.metrics);
     Ok(Listener::bind(settings)?)
 }
 

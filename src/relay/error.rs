@@ -52,6 +52,9 @@ pub enum RelayError {
     /// Its register of members.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// The group that may look at the control socket.
+    #[error("{0}")]
+    Group(String),
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
