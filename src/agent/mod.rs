@@ -33,6 +33,7 @@ pub use error::AgentError;
 use crate::config::AgentConfig;
 use crate::host::{self, LockFile};
 use crate::identity::{Invitation, Keys};
+use error::SessionError;
 use parking_lot::Mutex;
 use relays::Relays;
 use shared::Agent;
@@ -69,6 +70,32 @@ pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), Ag
     served
 }
 
+/// Joins the relay, which spends the invitation: afterwards the agent runs without one. What it is called there.
+///
+/// # Errors
+/// The relay does not answer or refuses; the invitation is not spent then, or was before.
+pub fn join(config: AgentConfig, invitation: Invitation) -> Result<String, AgentError> {
+    let [relay] = config.relays.as_slice() else {
+        return Err(AgentError::OneRelay(config.relays.len()));
+    };
+    let relay = relay.clone();
+    let keys = Keys::open(&config.state_dir)?;
+    let relays = Mutex::new(Relays::open(&config.state_dir)?);
+    let states = vec![State::default()];
+    let agent = Agent { config, keys, invitation: None, relays, states, since: Instant::now() };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| AgentError::System { what: "cannot start", error })?;
+    let joined = runtime.block_on(enrol::enrol(&agent, &relay, &invitation));
+    joined.map_err(|error| match error {
+        SessionError::NotInvited(text) => AgentError::Refused { relay: relay.clone(), text },
+        other => AgentError::NotJoined { relay: relay.clone(), text: other.to_string() },
+    })?;
+    let name = agent.relays.lock().name(&relay);
+    Ok(name.unwrap_or_default())
+}
+
 async fn serve(agent: &Arc<Agent>) -> Result<(), AgentError> {
     let control = admin::listen(agent)?;
     let caught = |error| AgentError::System { what: "cannot catch signals", error };
@@ -79,6 +106,8 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), AgentError> {
     for at in 0..agent.config.relays.len() {
         sessions.spawn(keep::keep(Arc::clone(agent), at));
     }
+    let manager = host::systemd::Manager::from_environment();
+    manager.ready("serving");
     let ended = tokio::select! {
         _ = terminated.recv() => Ok(()),
         _ = interrupted.recv() => Ok(()),
@@ -87,6 +116,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), AgentError> {
             Err(_) => Err(AgentError::System { what: "a task has failed", error: std::io::Error::other("see the log") }),
         },
     };
+    manager.stopping();
     server.stop();
     ended
 }

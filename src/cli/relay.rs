@@ -42,7 +42,7 @@ struct Run {
 
 #[derive(Args)]
 struct Socket {
-    /// Control socket of the relay [default: /run/kamei/relay.sock, for users below XDG_RUNTIME_DIR]
+    /// Control socket of the relay [default: /run/kamei-relay/relay.sock, for users below XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }

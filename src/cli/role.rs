@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::{input, logging};
-use crate::config::{CommonDraft, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
+use crate::config::{CommonDraft, DEFAULT_CONTROL, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
@@ -18,7 +18,7 @@ pub struct Common {
     /// Directory for what must outlive the process [default: /var/lib/kamei-ROLE, for users below ~/.local/state]
     #[arg(long, value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
-    /// Control socket [default: /run/kamei/ROLE.sock, for users below XDG_RUNTIME_DIR]
+    /// Control socket [default: /run/kamei-ROLE/ROLE.sock, for users below XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
     /// Tell metrics on this loopback address too, as well as on the control socket [default: not]
@@ -95,9 +95,13 @@ pub fn state_dir(role: &str) -> PathBuf {
 
 /// Where its control socket is, unless told otherwise.
 pub fn control(role: &str) -> PathBuf {
+    if role == "gateway" {
+        return DEFAULT_CONTROL.into();
+    }
     let users = || directory("XDG_RUNTIME_DIR").map(|directory| directory.join("kamei"));
     let directory = if rustix::process::geteuid().is_root() { None } else { users() };
-    directory.unwrap_or_else(|| "/run/kamei".into()).join(format!("{role}.sock"))
+    // Not the gateway's directory: the user of the role's unit is another.
+    directory.unwrap_or_else(|| format!("/run/kamei-{role}").into()).join(format!("{role}.sock"))
 }
 
 /// An absolute path of the environment (XDG base directories).

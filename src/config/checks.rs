@@ -244,3 +244,15 @@ pub fn meet(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip(), other.ip());
     one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
+
+/// An example with every key in force, also those that it only shows.
+#[cfg(test)]
+pub fn uncommented(example: &str) -> String {
+    let is_key = |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let lines = example.lines().map(|line| {
+        let shown = line.strip_prefix('#').map(|rest| rest.strip_prefix(' ').unwrap_or(rest));
+        let shows = |text: &str| text.starts_with('[') || text.split_once(" = ").is_some_and(|(key, _)| is_key(key));
+        format!("{}\n", shown.filter(|shown| shows(shown)).unwrap_or(line))
+    });
+    lines.collect()
+}

@@ -330,14 +330,7 @@ mod tests {
 
     #[test]
     fn the_example_with_every_key_is_right_and_says_the_defaults() {
-        let whole: String = EXAMPLE
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                // Prose has a blank behind the sign, keys and sections have none.
-                Some(rest) if !rest.starts_with([' ', '#']) => format!("{rest}\n"),
-                _ => format!("{line}\n"),
-            })
-            .collect();
+        let whole = checks::uncommented(EXAMPLE);
         let config = check(&whole).unwrap();
         assert_eq!((config.limits, config.probing), (RelayLimits::default(), Probing::default()));
         assert_eq!(config.servers.len(), 2);

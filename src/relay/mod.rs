@@ -107,11 +107,13 @@ async fn serve(relay: &Arc<Relay>) -> Result<(), RelayError> {
         relay.config.servers.len(),
         relay.authority.fingerprint()
     );
-    host::systemd::Manager::from_environment().ready("serving");
+    let manager = host::systemd::Manager::from_environment();
+    manager.ready("serving");
     tokio::select! {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
+    manager.stopping();
     log::info!("stopping: {} connections end", relay.connections.count());
     drop((doors, fronts));
     relay.sessions.end_all(session::End::RelayStops);
