@@ -58,8 +58,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 fn serve(arguments: Run) -> Result<(), CliError> {
     let invitation = arguments.invitation()?;
     let flags = arguments.draft()?;
-    let (config, _) = role::begin("agent", &arguments.common, flags)?;
-    Ok(crate::agent::run(config, invitation)?)
+    let (config, source) = role::begin("agent", &arguments.common, flags)?;
+    Ok(crate::agent::run(config, source, invitation)?)
 }
 
 pub fn status(status: AgentStatus, out: &mut dyn Write) -> Result<(), CliError> {

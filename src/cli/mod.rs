@@ -74,7 +74,7 @@ enum Command {
     Bindings(bindings::Arguments),
     /// Say who had a virtual IP at a time, or what happened to bindings (as root)
     History(history::Arguments),
-    /// Have the gateway read its configuration anew and change over to it, at once or not at all; as SIGHUP does
+    /// Have the gateway, relay or agent read its configuration anew and change over to it, at once or not at all; as SIGHUP does
     Reload(reload::Arguments),
     /// Say how the gateway is, or the relay or agent that runs here
     Status(status::Arguments),

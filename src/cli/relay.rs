@@ -135,8 +135,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 
 fn serve(arguments: Run) -> Result<(), CliError> {
     let flags = arguments.draft()?;
-    let (config, _) = role::begin("relay", &arguments.common, flags)?;
-    Ok(crate::relay::run(config)?)
+    let (config, source) = role::begin("relay", &arguments.common, flags)?;
+    Ok(crate::relay::run(config, source)?)
 }
 
 impl Run {

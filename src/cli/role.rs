@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::{input, logging};
-use crate::config::{CommonDraft, DEFAULT_CONTROL, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
+use crate::config::{CommonDraft, ConfigSource, DEFAULT_CONTROL, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
@@ -51,11 +51,8 @@ impl Common {
     }
 }
 
-/// A configuration, read anew each time that this is called.
-pub type Source<C> = Box<dyn Fn() -> Result<C, String> + Send + Sync>;
-
 /// What file and flags say together, checked; the log is written as they say from now on.
-pub fn begin<D>(role: &'static str, common: &Common, flags: D) -> Result<(D::Config, Source<D::Config>), CliError>
+pub fn begin<D>(role: &'static str, common: &Common, flags: D) -> Result<(D::Config, ConfigSource<D::Config>), CliError>
 where
     D: RoleDraft + Clone + Send + Sync + 'static,
 {
@@ -128,14 +125,14 @@ pub fn pairs<T>(
     wrong: &mut Vec<Problem>,
     each: impl Fn(Located<String>, &str) -> Result<T, String>,
 ) -> Vec<T> {
-    let mut read = |text: &String| {
+    let read = |text: &String| {
         let pair = text.split_once('=').ok_or_else(|| format!("'{text}' is no NAME=VALUE; write {flag} web=…"));
         let read = pair.and_then(|(name, value)| each(given(flag, name.to_owned()), value));
         let key = flag.trim_start_matches('-').to_owned();
         let note = |what| Problem { place: Place::Flag(flag), wrong: Wrong::Value { key, what, example: None } };
         read.map_err(|what| wrong.push(note(what))).ok()
     };
-    texts.iter().filter_map(|text| read(text)).collect()
+    texts.iter().filter_map(read).collect()
 }
 
 /// Writes what was answered, as it was.

@@ -44,6 +44,9 @@ pub trait RoleDraft: Sized {
     fn log_format(config: &Self::Config) -> LogFormat;
 }
 
+/// A configuration, read anew each time that this is called. The error is a line or more.
+pub type ConfigSource<C> = Box<dyn Fn() -> Result<C, String> + Send + Sync>;
+
 /// What is written in the same way for relay and agent, not yet checked.
 #[derive(Clone, Debug, Default)]
 pub struct CommonDraft {

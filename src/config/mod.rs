@@ -18,7 +18,7 @@ mod via;
 pub use agent::{AgentConfig, PublishConfig};
 pub use agent_draft::{AgentDraft, PublishDraft};
 pub use check::{is_inside_name, policy as parse_callback};
-pub use checks::{CommonDraft, RoleDraft};
+pub use checks::{CommonDraft, ConfigSource, RoleDraft};
 pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use host_port::{HostPort, HostPortError};

@@ -54,6 +54,11 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// Whether who calls from this address is served.
+    pub fn welcomes(&self, client: IpAddr) -> bool {
+        self.clients.is_empty() || self.clients.iter().any(|prefix| prefix.contains(&client))
+    }
+
     /// Where it is called.
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let everywhere = self.addresses.is_empty().then_some(Ipv6Addr::UNSPECIFIED.into());

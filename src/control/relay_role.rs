@@ -14,9 +14,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Every request that a relay answers. README.md in this folder describes each.
-const RELAY_ROUTES: [(&str, &str); 9] = [
+const RELAY_ROUTES: [(&str, &str); 10] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/metrics"),
+    ("POST", "/v1/reload"),
     ("GET", "/v1/agents"),
     ("DELETE", "/v1/agents/NAME"),
     ("GET", "/v1/servers"),
@@ -27,7 +28,7 @@ const RELAY_ROUTES: [(&str, &str); 9] = [
 ];
 
 /// Every request that an agent answers.
-const AGENT_ROUTES: [(&str, &str); 2] = [("GET", "/v1/status"), ("GET", "/v1/metrics")];
+const AGENT_ROUTES: [(&str, &str); 3] = [("GET", "/v1/status"), ("GET", "/v1/metrics"), ("POST", "/v1/reload")];
 
 /// What can be asked of a relay.
 const OF_RELAY: Requests = Requests {
@@ -86,6 +87,11 @@ impl Role for Relay {
                 ("GET", "/v1/invitations") => {
                     answer::json(&in_time(&self.0, |admin| admin.invitations()).await?.map_err(unreadable)?)
                 }
+                ("POST", "/v1/reload") => {
+                    let dry_run = is_dry_run(&head.uri);
+                    let done = in_time(&self.0, move |admin| admin.reload(dry_run)).await?;
+                    answer::json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
+                }
                 ("POST", _) => {
                     let body = answer::whole(body, context.patience.body).await?;
                     let invite: Invite = serde_json::from_slice(&body)
@@ -137,6 +143,11 @@ impl Role for Agent {
         Box::pin(async move {
             match route(&head.method, &head.uri, &AGENT_ROUTES)?.0 {
                 ("GET", "/v1/status") => answer::json(&in_time(&self.0, |admin| admin.status()).await?),
+                ("POST", _) => {
+                    let dry_run = is_dry_run(&head.uri);
+                    let done = in_time(&self.0, move |admin| admin.reload(dry_run)).await?;
+                    answer::json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
+                }
                 _ => self.metrics().await,
             }
         })
@@ -157,6 +168,10 @@ async fn in_time<A: ?Sized + Send + Sync + 'static, T: Send + 'static>(
     let admin = Arc::clone(admin);
     let done = tokio::task::spawn_blocking(move || work(&admin)).await;
     done.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"))
+}
+
+fn is_dry_run(uri: &Uri) -> bool {
+    uri.query() == Some("dry-run")
 }
 
 /// A method and a path.
@@ -182,7 +197,11 @@ fn route(method: &Method, uri: &Uri, routes: &'static [Route]) -> Result<(Route,
         let error = format!("{path} takes {}, not {method}", allowed.join(" or "));
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error));
     };
-    if uri.query().is_some_and(|query| !query.is_empty()) {
+    let query = uri.query().unwrap_or_default();
+    if found == ("POST", "/v1/reload") && !["", "dry-run"].contains(&query) {
+        return Err(bad(format!("no parameter '{query}'; there is dry-run")));
+    }
+    if found != ("POST", "/v1/reload") && !query.is_empty() {
         return Err(bad(format!("{method} {path} takes no parameters")));
     }
     let last = path.rsplit_once('/').map(|(_, last)| last.to_owned()).unwrap_or_default();

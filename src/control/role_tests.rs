@@ -1,6 +1,7 @@
 //! A real socket with a relay or an agent behind it of which only the answers are there.
 
 use super::*;
+use crate::config::Difference;
 use crate::session::{ConnectionId, DataChannel, Published, Transport};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -66,6 +67,11 @@ impl RelayAdmin for Relay {
     fn close(&self, connection: ConnectionId) -> bool {
         connection == ConnectionId::new(255)
     }
+
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
+        let difference = Difference { changes: vec!["server a goes".to_owned()], restart: vec!["listen"] };
+        Reloaded::planned(difference, dry_run)
+    }
 }
 
 struct Agent;
@@ -73,6 +79,10 @@ struct Agent;
 impl AgentAdmin for Agent {
     fn status(&self) -> AgentStatus {
         AgentStatus { role: "agent".to_owned(), ..AgentStatus::default() }
+    }
+
+    fn reload(&self, _: bool) -> Result<Reloaded, String> {
+        Ok(Reloaded { applied: true, ..Reloaded::default() })
     }
 }
 
@@ -131,6 +141,13 @@ fn a_relay_answers_each_of_its_requests() {
     assert_eq!((code, &error["error"]), (404, &json!("there is no member 'f x'; `kamei relay agents` lists them")));
     assert_eq!(*scene.relay.ended.lock(), ["factory-7", "f x"]);
     assert_eq!(scene.ask("DELETE", "/v1/connections/00000000000000ff", "").0, 200);
+    let (code, error) = scene.ask("POST", "/v1/reload", "");
+    let said = "listen can only be changed by a restart; nothing was changed";
+    assert_eq!((code, &error["error"]), (409, &said.into()));
+    let (code, plan) = scene.ask("POST", "/v1/reload?dry-run", "");
+    assert_eq!((code, &plan["restart"]["keys"][0], &plan["applied"]), (200, &"listen".into(), &false.into()));
+    assert_eq!(scene.ask("POST", "/v1/reload?now", "").0, 400);
+    assert_eq!(Scene::agent().ask("POST", "/v1/reload", "").1["applied"], true);
     for id in ["00000000000000fe", "x", "%FF"] {
         let code = scene.ask("DELETE", &format!("/v1/connections/{id}"), "").0;
         assert_eq!(code, if id == "%FF" { 400 } else { 404 }, "{id}");

@@ -157,9 +157,9 @@ impl Plan<'_> {
     fn describe(&self) -> Result<(), CliError> {
         let mut out = io::stdout().lock();
         // A proxy's password is for the file alone.
-        let shown = self.text.lines().map(|line| if line.starts_with("via = ") { "via = …" } else { line });
+        let mut shown = self.text.lines().map(|line| if line.starts_with("via = ") { "via = …" } else { line });
         writeln!(out, "would write {}:", self.file.display())?;
-        shown.map(|line| writeln!(out, "  {line}")).collect::<Result<(), _>>()?;
+        shown.try_for_each(|line| writeln!(out, "  {line}"))?;
         writeln!(out, "would run: {}", shown_command(&self.systemctl(&["enable", UNIT])))?;
         writeln!(out, "would join the relay, which spends the invitation, with a key in {}", self.state.display())?;
         if self.is_running_machine() {
