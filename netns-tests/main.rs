@@ -47,6 +47,7 @@ mod path_mtu;
 mod privacy;
 mod realms;
 mod relay;
+mod relay_operator;
 mod reload;
 mod rfc;
 mod rules;

@@ -28,7 +28,7 @@ pub struct Process {
     pub host: Host,
     pub process: Background,
     role: &'static str,
-    control: PathBuf,
+    pub control: PathBuf,
 }
 
 impl Relayed {

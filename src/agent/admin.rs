@@ -2,14 +2,18 @@
 
 use super::error::AgentError;
 use super::shared::Agent;
-use crate::control::{AgentAdmin, AgentRelay, AgentStatus, Listener, PublishedView, Server, SocketSettings};
+use crate::control::{
+    AgentAdmin, AgentRelay, AgentStatus, Listener, PublishedView, Reloaded, Server, SocketSettings, group_number,
+};
 use crate::host::confine::Confinement;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Makes the control socket.
 pub fn listen(agent: &Agent, confinement: Option<Confinement>) -> Result<Listener, AgentError> {
-    let settings = SocketSettings::at(&agent.config.control).with_metrics(agent.config.metrics);
+    let config = agent.config();
+    let group = config.control_group.as_deref().map(group_number).transpose().map_err(AgentError::Group)?;
+    let settings = SocketSettings::at(&config.control).of_agent().readable_by(group).with_metrics(config.metrics);
     Ok(Listener::bind(settings.confined_by(confinement))?)
 }
 
@@ -24,9 +28,10 @@ impl AgentAdmin for Asked {
     fn status(&self) -> AgentStatus {
         let agent = &self.0;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let relays = agent.config.relays.iter().zip(&agent.states).map(|(relay, state)| {
+        let config = agent.config();
+        let relays = config.relays.iter().zip(&agent.states).map(|(relay, state)| {
             let state = state.look();
-            let published = agent.config.publish.iter().map(|publish| PublishedView {
+            let published = config.publish.iter().map(|publish| PublishedView {
                 server: publish.published.clone(),
                 target: publish.target.to_string(),
                 refused: match (state.connected, state.published.get(&publish.published)) {
@@ -53,4 +58,27 @@ impl AgentAdmin for Asked {
             relays: relays.collect(),
         }
     }
+
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
+        reload(&self.0, dry_run)
+    }
+}
+
+/// Reads the configuration anew and changes over to it, or only says what that would change. Connections to servers that are
+/// published no more end.
+///
+/// # Errors
+/// A line or more; nothing has changed then.
+pub fn reload(agent: &Agent, dry_run: bool) -> Result<Reloaded, String> {
+    let after = (agent.source)()?;
+    let mut in_force = agent.in_force.write();
+    let planned = Reloaded::planned(in_force.difference(&after), dry_run)?;
+    if dry_run || **in_force == after {
+        return Ok(planned);
+    }
+    *in_force = Arc::new(after);
+    drop(in_force);
+    agent.changed.send_replace(());
+    log::info!("reloaded: {}", planned.changes.join(", "));
+    Ok(Reloaded { applied: true, ..planned })
 }

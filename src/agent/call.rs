@@ -39,13 +39,18 @@ pub async fn serve(
     tokio::select! {
         () = carry(&agent, &session, &call, &published) => {}
         // An error: the connection has ended by itself, or the session has.
+        () = agent.wait_withdrawn(&published) => {
+            log::info!("connection {}: {published} is published no more", call.connection);
+            session.say(Message::Decline(call.connection, RefuseReason::NoServer));
+        }
         Ok(()) = withdrawn => log::debug!("connection {}: nobody waits for it any more", call.connection),
     }
 }
 
 async fn carry(agent: &Agent, session: &Session, call: &Call, published: &Published) {
     let id = call.connection;
-    let found = agent.config.publish.iter().find(|publish| publish.published == *published);
+    let config = agent.config();
+    let found = config.publish.iter().find(|publish| publish.published == *published);
     let Some(publish) = found else { return session.say(Message::Decline(id, RefuseReason::NoServer)) };
     let mut server = match dial(agent, publish, call.client).await {
         Ok(server) => server,
@@ -73,7 +78,7 @@ async fn carry(agent: &Agent, session: &Session, call: &Call, published: &Publis
 async fn dial(agent: &Agent, publish: &PublishConfig, client: SocketAddr) -> io::Result<TcpStream> {
     let dialling = dial::dial(&publish.target);
     let mut server =
-        timeout(agent.config.dial_time, dialling).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        timeout(agent.config().dial_time, dialling).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     if publish.proxy_protocol {
         let addresses = (client, server.peer_addr()?);
         let header =
@@ -122,7 +127,7 @@ async fn shared(session: &Session, connection: ConnectionId) -> Result<Box<dyn L
 /// A TLS connection of its own.
 async fn own(agent: &Agent, session: &Session, connection: ConnectionId) -> Result<Box<dyn Leg>, SessionError> {
     let config = agent.keys.client_config(session.key, connect::DATA)?;
-    let mut stream = connect::tls(&session.relay, agent.config.via.as_ref(), config).await?;
+    let mut stream = connect::tls(&session.relay, agent.config().via.as_ref(), config).await?;
     let request = format!(
         "GET {ACCEPT_PATH}{connection}/ HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: {ACCEPT}\r\n\r\n",
         session.relay

@@ -49,7 +49,7 @@ type Begun = (Arc<Session>, RecvStream, SendStream<Bytes>, mpsc::Receiver<Messag
 
 async fn begin(agent: &Agent, relay: &HostPort, key: Fingerprint) -> Result<Begun, SessionError> {
     let config = agent.keys.client_config(key, connect::SESSION)?;
-    let mut http = connect::http2(connect::tls(relay, agent.config.via.as_ref(), config).await?).await?;
+    let mut http = connect::http2(connect::tls(relay, agent.config().via.as_ref(), config).await?).await?;
     if agent.keys.renewal_due(SystemTime::now())
         && let Err(error) = certify(agent, &mut http, relay, None).await
     {
@@ -72,7 +72,7 @@ async fn begin(agent: &Agent, relay: &HostPort, key: Fingerprint) -> Result<Begu
         relay: relay.clone(),
         key,
         http,
-        side: Mutex::new(AgentSide::new(agent.config.connections)),
+        side: Mutex::new(AgentSide::new(agent.config().connections)),
         outbox,
         dialling: Mutex::default(),
     };
@@ -80,9 +80,9 @@ async fn begin(agent: &Agent, relay: &HostPort, key: Fingerprint) -> Result<Begu
 }
 
 async fn listen(agent: &Arc<Agent>, session: &Arc<Session>, mut receiver: RecvStream, state: &State) -> SessionError {
-    let servers = agent.config.publish.iter().map(|publish| (publish.published.clone(), publish.target.port));
-    session.say(session.side.lock().publish(servers));
-    let probing = agent.config.probing;
+    let mut changed = agent.changed.subscribe();
+    publish(agent, session);
+    let probing = agent.config().probing;
     let mut liveness = Liveness::new(probing.every, probing.patience, agent.now());
     let (mut decoder, mut calls) = (Decoder::default(), JoinSet::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -116,8 +116,16 @@ async fn listen(agent: &Arc<Agent>, session: &Arc<Session>, mut receiver: RecvSt
                 }
             }
             Some(_) = calls.join_next() => {}
+            Ok(()) = changed.changed() => publish(agent, session),
         }
     }
+}
+
+/// Says what is published, all of it.
+fn publish(agent: &Agent, session: &Session) {
+    let config = agent.config();
+    let servers = config.publish.iter().map(|publish| (publish.published.clone(), publish.target.port));
+    session.say(session.side.lock().publish(servers));
 }
 
 type Around<'a> = (&'a mut Liveness, &'a mut JoinSet<()>, &'a State);

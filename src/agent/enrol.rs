@@ -24,7 +24,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(15);
 /// Joins a relay.
 pub async fn enrol(agent: &Agent, relay: &HostPort, invitation: &Invitation) -> Result<(), SessionError> {
     let config = agent.keys.client_config(invitation.relay, connect::SESSION)?;
-    let mut http = connect::http2(connect::tls(relay, agent.config.via.as_ref(), config).await?).await?;
+    let mut http = connect::http2(connect::tls(relay, agent.config().via.as_ref(), config).await?).await?;
     let enrolled = certify(agent, &mut http, relay, Some(invitation.to_string())).await?;
     let joined = Joined { key: invitation.relay, name: enrolled.name.clone() };
     agent.relays.lock().join(relay, joined)?;

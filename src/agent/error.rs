@@ -31,6 +31,17 @@ pub enum AgentError {
         /// What it says.
         text: String,
     },
+    /// The relay is not reached, or does not do as it should.
+    #[error("{relay}: {text}; the invitation is not spent")]
+    NotJoined {
+        /// Which relay.
+        relay: HostPort,
+        /// What was wrong.
+        text: String,
+    },
+    /// An invitation is one relay's.
+    #[error("an invitation joins one relay, and {0} are named; name one, and add the others to the file later")]
+    OneRelay(usize),
     /// What is known of relays cannot be read or written.
     #[error("{path}: {error}")]
     File {
@@ -48,6 +59,9 @@ pub enum AgentError {
     /// It cannot be confined.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+    /// The group that may look at the control socket.
+    #[error("{0}")]
+    Group(String),
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] ControlError),

@@ -14,7 +14,8 @@ const GOOD: Duration = Duration::from_secs(60);
 
 /// Keeps a session with the relay at this place of the configuration. Ends only where trying again would not help.
 pub async fn keep(agent: Arc<Agent>, at: usize) -> AgentError {
-    let (Some(relay), Some(state)) = (agent.config.relays.get(at), agent.states.get(at)) else {
+    let config = agent.config();
+    let (Some(relay), Some(state)) = (config.relays.get(at), agent.states.get(at)) else {
         return AgentError::System { what: "no such relay", error: std::io::ErrorKind::NotFound.into() };
     };
     let mut wait = TRY_AGAIN.0;

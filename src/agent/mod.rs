@@ -30,25 +30,33 @@ mod via;
 
 pub use error::AgentError;
 
-use crate::config::{AgentConfig, Hardening};
+use crate::config::{AgentConfig, ConfigSource, Hardening};
 use crate::control::Listener;
 use crate::host::confine::{Confinement, Profile};
 use crate::host::{self, LockFile};
 use crate::identity::{Invitation, Keys};
-use parking_lot::Mutex;
+use error::SessionError;
+use parking_lot::{Mutex, RwLock};
 use relays::Relays;
 use shared::Agent;
 use state::State;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-/// Runs an agent until SIGTERM or SIGINT.
+/// Runs an agent until SIGTERM or SIGINT; at SIGHUP it reads its configuration anew, from `source`, which reads `file`.
 ///
 /// # Errors
 /// What keeps it from starting, and an invitation that the relay refuses: trying again would not help. A relay that is away
 /// is tried again for ever.
-pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), AgentError> {
+pub fn run(
+    config: AgentConfig,
+    source: ConfigSource<AgentConfig>,
+    file: Option<&Path>,
+    invitation: Option<Invitation>,
+) -> Result<(), AgentError> {
     host::raise_descriptors();
     let keys = Keys::open(&config.state_dir)?;
     let lock = LockFile::take(&config.state_dir.join("lock"));
@@ -60,11 +68,10 @@ pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), Ag
     {
         return Err(AgentError::NoInvitation(relay.clone()));
     }
-    let states = config.relays.iter().map(|_| State::default()).collect();
-    let agent = Arc::new(Agent { config, keys, invitation, relays: Mutex::new(relays), states, since: Instant::now() });
-    let confinement = (agent.config.hardening == Hardening::On).then(|| {
-        Confinement::of_role(Profile::AGENT, &agent.config.state_dir, &agent.config.control, agent.config.metrics)
+    let confinement = (config.hardening == Hardening::On).then(|| {
+        Confinement::of_role(Profile::AGENT, &config.state_dir, &config.control, config.metrics).reading(file)
     });
+    let agent = Arc::new(agent(config, source, (keys, relays, invitation)));
     let control = admin::listen(&agent, confinement.clone())?;
     // Before there are other threads: each hands on what it may.
     confinement.map_or(Ok(()), |confinement| confinement.enter_and_tell())?;
@@ -77,23 +84,76 @@ pub fn run(config: AgentConfig, invitation: Option<Invitation>) -> Result<(), Ag
     served
 }
 
+/// Joins the relay, which spends the invitation: afterwards the agent runs without one. What it is called there.
+///
+/// # Errors
+/// The relay does not answer or refuses; the invitation is not spent then, or was before.
+pub fn join(config: AgentConfig, invitation: Invitation) -> Result<String, AgentError> {
+    let [relay] = config.relays.as_slice() else {
+        return Err(AgentError::OneRelay(config.relays.len()));
+    };
+    let relay = relay.clone();
+    let keys = Keys::open(&config.state_dir)?;
+    let relays = Relays::open(&config.state_dir)?;
+    let source = Box::new(|| Err("it only joins".to_owned()));
+    let agent = agent(config, source, (keys, relays, None));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| AgentError::System { what: "cannot start", error })?;
+    let joined = runtime.block_on(enrol::enrol(&agent, &relay, &invitation));
+    joined.map_err(|error| match error {
+        SessionError::NotInvited(text) => AgentError::Refused { relay: relay.clone(), text },
+        other => AgentError::NotJoined { relay: relay.clone(), text: other.to_string() },
+    })?;
+    let name = agent.relays.lock().name(&relay);
+    Ok(name.unwrap_or_default())
+}
+
+type Kept = (Keys, Relays, Option<Invitation>);
+
+fn agent(config: AgentConfig, source: ConfigSource<AgentConfig>, (keys, relays, invitation): Kept) -> Agent {
+    Agent {
+        states: config.relays.iter().map(|_| State::default()).collect(),
+        in_force: RwLock::new(Arc::new(config)),
+        source,
+        changed: watch::Sender::new(()),
+        keys,
+        invitation,
+        relays: Mutex::new(relays),
+        since: Instant::now(),
+    }
+}
+
 async fn serve(agent: &Arc<Agent>, control: Listener) -> Result<(), AgentError> {
     let caught = |error| AgentError::System { what: "cannot catch signals", error };
     let mut terminated = signal(SignalKind::terminate()).map_err(caught)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(caught)?;
+    let mut hung_up = signal(SignalKind::hangup()).map_err(caught)?;
     let server = admin::serve(control, agent);
     let mut sessions = tokio::task::JoinSet::new();
-    for at in 0..agent.config.relays.len() {
+    for at in 0..agent.states.len() {
         sessions.spawn(keep::keep(Arc::clone(agent), at));
     }
-    let ended = tokio::select! {
-        _ = terminated.recv() => Ok(()),
-        _ = interrupted.recv() => Ok(()),
-        Some(ended) = sessions.join_next() => match ended {
-            Ok(error) => Err(error),
-            Err(_) => Err(AgentError::System { what: "a task has failed", error: std::io::Error::other("see the log") }),
-        },
+    let manager = host::systemd::Manager::from_environment();
+    manager.ready("serving");
+    let failed = || AgentError::System { what: "a task has failed", error: std::io::Error::other("see the log") };
+    let ended = loop {
+        tokio::select! {
+            _ = terminated.recv() => break Ok(()),
+            _ = interrupted.recv() => break Ok(()),
+            _ = hung_up.recv() => {
+                let agent = Arc::clone(agent);
+                tokio::task::spawn_blocking(move || match admin::reload(&agent, false) {
+                    Ok(reloaded) if !reloaded.applied => log::info!("reloaded: nothing has changed"),
+                    Ok(_) => {}
+                    Err(error) => log::error!("not reloaded: {error}"),
+                });
+            }
+            Some(ended) = sessions.join_next() => break Err(ended.unwrap_or_else(|_| failed())),
+        }
     };
+    manager.stopping();
     server.stop();
     ended
 }

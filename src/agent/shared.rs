@@ -2,15 +2,23 @@
 
 use super::relays::Relays;
 use super::state::State;
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, ConfigSource};
 use crate::identity::{Invitation, Keys};
+use crate::session::Published;
 use crate::time::Time;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// What all tasks of an agent share.
 pub struct Agent {
-    pub config: AgentConfig,
+    /// What is in force; a reload puts another in its place.
+    pub in_force: RwLock<Arc<AgentConfig>>,
+    /// What would be read now.
+    pub source: ConfigSource<AgentConfig>,
+    /// Told when another configuration is in force.
+    pub changed: watch::Sender<()>,
     pub keys: Keys,
     /// Used for a relay that is not known yet.
     pub invitation: Option<Invitation>,
@@ -21,6 +29,18 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// The configuration that is in force.
+    pub fn config(&self) -> Arc<AgentConfig> {
+        Arc::clone(&self.in_force.read())
+    }
+
+    /// Waits until this is published no more.
+    pub async fn wait_withdrawn(&self, published: &Published) {
+        let mut changed = self.changed.subscribe();
+        let is_there = || self.config().publish.iter().any(|publish| publish.published == *published);
+        while is_there() && changed.changed().await.is_ok() {}
+    }
+
     pub fn now(&self) -> Time {
         Time::from_millis(0) + self.since.elapsed()
     }

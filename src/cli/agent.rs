@@ -1,13 +1,15 @@
 //! `kamei agent`.
 
+mod flags;
+mod install;
+
 use super::error::CliError;
-use super::role::{self, Common, given, pair, path};
+use super::role;
+use super::show;
 use super::table::Table;
-use super::{input, logging, show};
-use crate::config::{AgentDraft, PublishDraft};
 use crate::control::{AgentStatus, Client};
-use crate::identity::Invitation;
 use clap::{Args, Subcommand};
+use flags::Run;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,35 +24,13 @@ pub struct Arguments {
     run: Run,
 }
 
-#[derive(Args)]
-struct Run {
-    /// The relay to keep a session with; repeatable
-    #[arg(long, value_name = "HOST:PORT")]
-    relay: Vec<String>,
-    /// The invitation, the first time; other users of this machine can see it while this runs, so better:
-    #[arg(long, value_name = "TOKEN", conflicts_with = "invite_file")]
-    invite: Option<String>,
-    /// A file with the invitation; `-` is standard input
-    #[arg(long, value_name = "FILE")]
-    invite_file: Option<PathBuf>,
-    /// A server to publish: its name for clients, and where it is; repeatable
-    #[arg(long, value_name = "NAME=HOST:PORT")]
-    publish: Vec<String>,
-    /// A proxy on the way to the relay, http:// (CONNECT) or socks5://; a password belongs into the configuration file
-    #[arg(long, value_name = "URL")]
-    via: Option<String>,
-    /// Control socket [default: /run/kamei/agent.sock, for users below XDG_RUNTIME_DIR]
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
-    #[command(flatten)]
-    common: Common,
-}
-
 #[derive(Subcommand)]
 enum Question {
+    /// Make a service of the line that `kamei relay invite` has printed: paste it when this runs (as root)
+    Install(install::Arguments),
     /// Say how the agent is: its relays, and what is published there
     Status {
-        /// Control socket of the agent [default: /run/kamei/agent.sock, for users below XDG_RUNTIME_DIR]
+        /// Control socket of the agent [default: /run/kamei-agent/agent.sock, for users below XDG_RUNTIME_DIR]
         #[arg(long, value_name = "PATH")]
         control: Option<PathBuf>,
         /// JSON instead of a table
@@ -63,6 +43,7 @@ enum Question {
 pub fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.question {
         None => serve(arguments.run),
+        Some(Question::Install(arguments)) => install::run(&arguments),
         Some(Question::Status { control, json }) => {
             let client = Client::of("agent", &control.unwrap_or_else(|| role::control("agent")));
             if json {
@@ -75,58 +56,13 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 }
 
 fn serve(arguments: Run) -> Result<(), CliError> {
-    let file = arguments.common.config.clone();
-    let level = arguments.common.log_level;
     let invitation = arguments.invitation()?;
-    let flags = arguments.into_draft()?;
-    let start = |problems| CliError::Start { file: file.clone(), problems };
-    let draft = match &file {
-        Some(path) => {
-            let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
-            AgentDraft::parse(&text).map_err(start)?.overridden_by(flags)
-        }
-        None => flags,
-    };
-    let config = draft.check(role::state_dir("agent"), role::control("agent")).map_err(start)?;
-    logging::start(level, config.log_format).map_err(CliError::Log)?;
-    Ok(crate::agent::run(config, invitation)?)
+    let flags = arguments.draft()?;
+    let (config, source) = role::begin("agent", &arguments.common, flags)?;
+    Ok(crate::agent::run(config, source, arguments.common.config.as_deref(), invitation)?)
 }
 
-impl Run {
-    fn invitation(&self) -> Result<Option<Invitation>, CliError> {
-        let text = match (&self.invite, &self.invite_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(path)) if path.as_os_str() == "-" => {
-                return Invitation::read(&mut std::io::stdin())
-                    .map(Some)
-                    .map_err(|error| CliError::Question(format!("--invite-file -: {error}")));
-            }
-            (None, Some(path)) => {
-                input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?
-            }
-            (None, None) => return Ok(None),
-        };
-        let parsed = text.trim().parse::<Invitation>();
-        parsed.map(Some).map_err(|error| CliError::Question(format!("--invite: {error}")))
-    }
-
-    fn into_draft(self) -> Result<AgentDraft, CliError> {
-        let publish = |text: &String| -> Result<PublishDraft, CliError> {
-            let (name, target) = pair("--publish", text)?;
-            Ok(PublishDraft { name, target: given("--publish", target), proxy_protocol: false })
-        };
-        Ok(AgentDraft {
-            relay: self.relay.into_iter().map(|relay| given("--relay", relay)).collect(),
-            via: self.via.map(|via| given("--via", via)),
-            publish: self.publish.iter().map(publish).collect::<Result<_, _>>()?,
-            state_dir: path("--state-dir", self.common.state_dir)?,
-            control: path("--control", self.control)?,
-            ..AgentDraft::default()
-        })
-    }
-}
-
-fn status(status: AgentStatus, out: &mut dyn Write) -> Result<(), CliError> {
+pub fn status(status: AgentStatus, out: &mut dyn Write) -> Result<(), CliError> {
     let up = show::span(Duration::from_secs(status.uptime_seconds));
     writeln!(out, "{} {}, agent, up {up}", show::bold("kamei"), status.version)?;
     for relay in &status.relays {

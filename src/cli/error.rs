@@ -69,6 +69,9 @@ pub enum CliError {
     /// `kamei test` could not begin.
     #[error(transparent)]
     Test(TestError),
+    /// An agent cannot be made a service, and is none.
+    #[error("{0}; nothing was installed")]
+    NotInstalled(String),
     /// What is asked of the history makes no sense.
     #[error("{0}")]
     Question(String),
@@ -99,7 +102,7 @@ impl CliError {
             | CliError::Client(ClientError::TooLong(_))
             | CliError::Test(TestError::NoInside { .. }) => 2,
             #[cfg(feature = "relay")]
-            CliError::Agent(crate::agent::AgentError::NoInvitation(_)) => 2,
+            CliError::Agent(crate::agent::AgentError::NoInvitation(_) | crate::agent::AgentError::OneRelay(_)) => 2,
             #[cfg(feature = "relay")]
             CliError::Agent(crate::agent::AgentError::Refused { .. }) => 3,
             #[cfg(feature = "relay")]
@@ -110,12 +113,15 @@ impl CliError {
             | CliError::Log(_)
             | CliError::Output(_)
             | CliError::NoHistory(_)
+            | CliError::NotInstalled(_)
             | CliError::Unfit(_)
             | CliError::Stopped(_)
             | CliError::Test(_) => 1,
             CliError::Client(ClientError::Refused(_) | ClientError::NotAllowed(_)) => 3,
             CliError::Client(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_)) => 4,
-            CliError::Client(ClientError::Garbled { .. } | ClientError::Output(_)) => 1,
+            CliError::Client(
+                ClientError::Garbled { .. } | ClientError::AnotherRole { .. } | ClientError::Output(_),
+            ) => 1,
         }
     }
 }

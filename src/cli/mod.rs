@@ -27,7 +27,6 @@ mod progress;
 #[cfg(feature = "relay")]
 mod relay;
 mod reload;
-#[cfg(feature = "relay")]
 mod role;
 mod show;
 mod socket;
@@ -37,6 +36,7 @@ mod table;
 mod test;
 mod top;
 mod trace;
+mod which;
 
 use crate::control::ClientError;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -74,9 +74,9 @@ enum Command {
     Bindings(bindings::Arguments),
     /// Say who had a virtual IP at a time, or what happened to bindings (as root)
     History(history::Arguments),
-    /// Have the gateway read its configuration anew and change over to it, at once or not at all; as SIGHUP does
+    /// Have the gateway, relay or agent read its configuration anew and change over to it, at once or not at all; as SIGHUP does
     Reload(reload::Arguments),
-    /// Say how the gateway is
+    /// Say how the gateway is, or the relay or agent that runs here
     Status(status::Arguments),
     /// Watch traffic, pools, drops and the liveliest bindings
     Top(top::Arguments),

@@ -1,9 +1,9 @@
 //! `kamei relay`.
 
 use super::error::CliError;
-use super::role::{self, Common, given, pair, path};
+use super::role::{self, Common, given, pairs};
+use super::show;
 use super::table::Table;
-use super::{input, logging, show};
 use crate::config::{Located, RelayDraft, ServerDraft};
 use crate::control::{AgentView, Client, ConnectionView, InvitationView, Invite, RelayStatus, ServerView};
 use crate::session::{ConnectionId, checked_name};
@@ -36,16 +36,13 @@ struct Run {
     /// Virtual IPs: each server that is published gets one, and is called there at its own port (as root); repeatable
     #[arg(long, value_name = "PREFIX")]
     pool: Vec<String>,
-    /// Control socket [default: /run/kamei/relay.sock, for users below XDG_RUNTIME_DIR]
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
 #[derive(Args)]
 struct Socket {
-    /// Control socket of the relay [default: /run/kamei/relay.sock, for users below XDG_RUNTIME_DIR]
+    /// Control socket of the relay [default: /run/kamei-relay/relay.sock, for users below XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
@@ -137,40 +134,26 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 }
 
 fn serve(arguments: Run) -> Result<(), CliError> {
-    let file = arguments.common.config.clone();
-    let level = arguments.common.log_level;
-    let flags = arguments.into_draft()?;
-    let start = |problems| CliError::Start { file: file.clone(), problems };
-    let draft = match &file {
-        Some(path) => {
-            let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
-            RelayDraft::parse(&text).map_err(start)?.overridden_by(flags)
-        }
-        None => flags,
-    };
-    let config = draft.check(role::state_dir("relay"), role::control("relay")).map_err(start)?;
-    logging::start(level, config.log_format).map_err(CliError::Log)?;
-    Ok(crate::relay::run(config)?)
+    let flags = arguments.draft()?;
+    let (config, source) = role::begin("relay", &arguments.common, flags)?;
+    Ok(crate::relay::run(config, source, arguments.common.config.as_deref())?)
 }
 
 impl Run {
-    fn into_draft(self) -> Result<RelayDraft, CliError> {
-        let all = |flag, values: Vec<String>| values.into_iter().map(|value| given(flag, value)).collect();
-        let server = |text: &String| -> Result<ServerDraft, CliError> {
-            let (name, port) = pair("--server", text)?;
-            let port = port.parse().map_err(|_| {
-                CliError::Question(format!("--server '{text}': '{port}' is no port; write --server web=8000"))
-            })?;
-            let port = Located { value: port, place: name.place };
+    fn draft(&self) -> Result<RelayDraft, CliError> {
+        let all = |flag, values: &[String]| values.iter().map(|value| given(flag, value.clone())).collect();
+        let mut wrong = Vec::new();
+        let servers = pairs("--server", &self.server, &mut wrong, |name, port| {
+            let no_port = |_| format!("'{port}' is no port; write --server web=8000");
+            let port = Located { value: port.parse().map_err(no_port)?, place: name.place };
             Ok(ServerDraft { name, port, addresses: Vec::new(), clients: Vec::new(), channel: None })
-        };
+        });
         Ok(RelayDraft {
-            listen: all("--listen", self.listen),
-            public: self.public.map(|public| given("--public", public)),
-            pool: all("--pool", self.pool),
-            servers: self.server.iter().map(server).collect::<Result<_, _>>()?,
-            state_dir: path("--state-dir", self.common.state_dir)?,
-            control: path("--control", self.control)?,
+            listen: all("--listen", &self.listen),
+            public: self.public.as_ref().map(|public| given("--public", public.clone())),
+            pool: all("--pool", &self.pool),
+            servers,
+            common: self.common.draft(wrong)?,
             ..RelayDraft::default()
         })
     }
@@ -178,8 +161,9 @@ impl Run {
 
 fn invite(arguments: InviteArguments) -> Result<(), CliError> {
     let InviteArguments { name, publish, expires, socket } = arguments;
-    let invited = socket.client().invite(Invite { name, servers: publish.clone(), seconds: expires.as_secs() })?;
-    let servers: Vec<String> = publish.iter().map(|server| format!("--publish {server}=HOST:PORT")).collect();
+    let invite = Invite::new(name, publish, expires.as_secs());
+    let invited = socket.client().invite(invite.clone())?;
+    let servers: Vec<String> = invite.servers.iter().map(|server| format!("--publish {server}=HOST:PORT")).collect();
     writeln!(stdout(), "kamei agent --relay {} --invite {} {}", invited.relay, invited.token, servers.join(" "))?;
     Ok(())
 }
@@ -198,7 +182,7 @@ impl Listing {
     }
 }
 
-fn status(status: RelayStatus, out: &mut dyn Write) -> Result<(), CliError> {
+pub fn status(status: RelayStatus, out: &mut dyn Write) -> Result<(), CliError> {
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let up = show::span(Duration::from_secs(status.uptime_seconds));
     writeln!(out, "{} {}, relay, up {up}", show::bold("kamei"), status.version)?;

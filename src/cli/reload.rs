@@ -2,15 +2,15 @@
 
 use super::error::CliError;
 use super::show;
-use super::socket::Socket;
-use crate::control::{Client, ClientError, KeptAside, Reloaded, Restart};
+use super::which::Which;
+use crate::control::{ClientError, KeptAside, Reloaded, Restart};
 use clap::Args;
 use std::io::Write;
 
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    socket: Socket,
+    which: Which,
     /// Change nothing: say of each change whether a reload or only a restart brings it, and which bindings it would cost
     #[arg(long)]
     dry_run: bool,
@@ -19,15 +19,16 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Has the gateway read its configuration anew.
+/// Has the role that runs here read its configuration anew.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let reloaded = Client::new(&arguments.socket.control).reload(arguments.dry_run)?;
+    let client = arguments.which.client()?;
+    let reloaded = client.reload(arguments.dry_run)?;
     if arguments.json {
         let mut out = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, &reloaded).map_err(std::io::Error::from)?;
         writeln!(out)?;
     } else {
-        print!("{}", describe(&reloaded, arguments.dry_run));
+        print!("{}", describe(&reloaded, arguments.dry_run, client.role()));
     }
     match &reloaded.restart {
         // As the reload itself would end.
@@ -40,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CliError> {
     }
 }
 
-fn describe(reloaded: &Reloaded, dry_run: bool) -> String {
+fn describe(reloaded: &Reloaded, dry_run: bool, role: &str) -> String {
     let when = if dry_run { ": by a reload" } else { "" };
     let mut lines: Vec<String> = reloaded.changes.iter().map(|change| format!("{change}{when}")).collect();
     if reloaded.moved > 0 {
@@ -52,7 +53,7 @@ fn describe(reloaded: &Reloaded, dry_run: bool) -> String {
     });
     lines.extend(released);
     match (&reloaded.restart, reloaded.applied, reloaded.changes.is_empty()) {
-        (Some(restart), ..) => of_restart(restart, &mut lines),
+        (Some(restart), ..) => of_restart(restart, role, &mut lines),
         (None, true, _) => lines.push("in force".to_owned()),
         (None, false, true) => lines.push("nothing has changed".to_owned()),
         (None, false, false) => lines.push("nothing was changed: this was a dry run".to_owned()),
@@ -60,9 +61,12 @@ fn describe(reloaded: &Reloaded, dry_run: bool) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn of_restart(restart: &Restart, lines: &mut Vec<String>) {
+fn of_restart(restart: &Restart, role: &str, lines: &mut Vec<String>) {
     lines.extend(restart.keys.iter().map(|key| format!("{key} changes: by a restart only")));
     lines.push("a restart brings all of it; a reload brings the others alone, once these are as they were".to_owned());
+    if role != "gateway" {
+        return;
+    }
     let named = restart.named.iter().map(|KeptAside { terminal, realm, virtual_ip, why }| {
         format!("{terminal} ({realm}) was {virtual_ip}: would be kept aside after the restart: {why}")
     });
@@ -82,7 +86,7 @@ mod tests {
         let change =
             |restart| Reloaded { changes: vec!["callback changes".to_owned()], restart, ..Reloaded::default() };
         let live = "callback changes: by a reload\nnothing was changed: this was a dry run\n";
-        assert_eq!(describe(&change(None), true), live);
+        assert_eq!(describe(&change(None), true, "gateway"), live);
         let aside = KeptAside {
             terminal: [10, 0, 0, 1].into(),
             realm: "inside".to_owned(),
@@ -95,6 +99,6 @@ mod tests {
                         a restart brings all of it; a reload brings the others alone, once these are as they were\n\
                         10.0.0.1 (inside) was 198.18.0.1: would be kept aside after the restart: its virtual IP is in no pool\n\
                         … and 2 more\n3 bindings would not fit after the restart\n";
-        assert_eq!(describe(&change(Some(restart)), true), expected);
+        assert_eq!(describe(&change(Some(restart)), true, "gateway"), expected);
     }
 }

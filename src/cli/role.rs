@@ -1,7 +1,8 @@
 //! What `kamei relay` and `kamei agent` have in common: where their files are unless told otherwise, and how they are asked.
 
 use super::error::CliError;
-use crate::config::{Located, Place};
+use super::{input, logging};
+use crate::config::{CommonDraft, ConfigSource, DEFAULT_CONTROL, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
@@ -17,6 +18,15 @@ pub struct Common {
     /// Directory for what must outlive the process [default: /var/lib/kamei-ROLE, for users below ~/.local/state]
     #[arg(long, value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
+    /// Control socket [default: /run/kamei-ROLE/ROLE.sock, for users below XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Tell metrics on this loopback address too, as well as on the control socket [default: not]
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    pub metrics: Option<String>,
+    /// How to log: `text`, `json` (an object a line) or `journald` (with fields) [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// What to log; RUST_LOG can say it in more detail
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = levels())]
     pub log_level: LevelFilter,
@@ -25,6 +35,50 @@ pub struct Common {
 fn levels() -> impl TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
         .map(|level| level.parse().unwrap_or(LevelFilter::Info))
+}
+
+impl Common {
+    /// What the flags say of what every role has, beside what is wrong with the others.
+    pub fn draft(&self, wrong: Vec<Problem>) -> Result<CommonDraft, CliError> {
+        Ok(CommonDraft {
+            state_dir: path("--state-dir", self.state_dir.clone())?,
+            control: path("--control", self.control.clone())?,
+            metrics: self.metrics.clone().map(|address| given("--metrics", address)),
+            log_format: self.log_format,
+            wrong,
+            ..CommonDraft::default()
+        })
+    }
+}
+
+/// What file and flags say together, checked; the log is written as they say from now on.
+pub fn begin<D>(role: &'static str, common: &Common, flags: D) -> Result<(D::Config, ConfigSource<D::Config>), CliError>
+where
+    D: RoleDraft + Clone + Send + Sync + 'static,
+{
+    let file = common.config.clone();
+    let is_of_flags = file.is_none();
+    let read = move || -> Result<D::Config, CliError> {
+        let wrong = |problems| CliError::Config { file: file.clone(), problems };
+        let draft = match &file {
+            Some(path) => {
+                let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
+                D::parse(&text).map_err(wrong)?.overridden_by(flags.clone())
+            }
+            None => flags.clone(),
+        };
+        draft.check(state_dir(role), control(role)).map_err(wrong)
+    };
+    let config = read()?;
+    logging::start(common.log_level, D::log_format(&config)).map_err(CliError::Log)?;
+    let source = move || match is_of_flags {
+        true => Err(format!(
+            "this {role} was started by flags alone: there is no file to read anew; start it with --config FILE, and a reload \
+             changes what the file does"
+        )),
+        false => read().map_err(|error| error.to_string()),
+    };
+    Ok((config, Box::new(source)))
 }
 
 /// Where the role keeps its state, unless told otherwise.
@@ -38,9 +92,13 @@ pub fn state_dir(role: &str) -> PathBuf {
 
 /// Where its control socket is, unless told otherwise.
 pub fn control(role: &str) -> PathBuf {
+    if role == "gateway" {
+        return DEFAULT_CONTROL.into();
+    }
     let users = || directory("XDG_RUNTIME_DIR").map(|directory| directory.join("kamei"));
     let directory = if rustix::process::geteuid().is_root() { None } else { users() };
-    directory.unwrap_or_else(|| "/run/kamei".into()).join(format!("{role}.sock"))
+    // Not the gateway's directory: the user of the role's unit is another.
+    directory.unwrap_or_else(|| format!("/run/kamei-{role}").into()).join(format!("{role}.sock"))
 }
 
 /// An absolute path of the environment (XDG base directories).
@@ -60,16 +118,45 @@ pub fn path(flag: &'static str, path: Option<PathBuf>) -> Result<Option<Located<
     Ok(path.map(|path| given(flag, path.to_string_lossy().into_owned())))
 }
 
-/// `NAME=VALUE`.
-pub fn pair(flag: &'static str, text: &str) -> Result<(Located<String>, String), CliError> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| CliError::Question(format!("{flag} '{text}' is no NAME=VALUE; write {flag} web=…")))?;
-    Ok((given(flag, name.to_owned()), value.to_owned()))
+/// `NAME=VALUE` of a flag; what is none is noted, so that the others are looked at as well.
+pub fn pairs<T>(
+    flag: &'static str,
+    texts: &[String],
+    wrong: &mut Vec<Problem>,
+    each: impl Fn(Located<String>, &str) -> Result<T, String>,
+) -> Vec<T> {
+    let read = |text: &String| {
+        let pair = text.split_once('=').ok_or_else(|| format!("'{text}' is no NAME=VALUE; write {flag} web=…"));
+        let read = pair.and_then(|(name, value)| each(given(flag, name.to_owned()), value));
+        let key = flag.trim_start_matches('-').to_owned();
+        let note = |what| Problem { place: Place::Flag(flag), wrong: Wrong::Value { key, what, example: None } };
+        read.map_err(|what| wrong.push(note(what))).ok()
+    };
+    texts.iter().filter_map(read).collect()
 }
 
 /// Writes what was answered, as it was.
 pub fn copy(text: &[u8]) -> Result<(), CliError> {
     std::io::stdout().lock().write_all(text)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_that_is_none_is_told() {
+        let mut wrong = Vec::new();
+        let texts = ["web=80", "ssh", "db=x", "=5"].map(str::to_owned);
+        let read = pairs("--server", &texts, &mut wrong, |name, port| {
+            port.parse::<u16>().map(|port| (name.value, port)).map_err(|_| format!("'{port}' is no port"))
+        });
+        assert_eq!(read, [("web".to_owned(), 80), (String::new(), 5)]);
+        let said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            ["--server: server: 'ssh' is no NAME=VALUE; write --server web=…", "--server: server: 'x' is no port"]
+        );
+    }
 }

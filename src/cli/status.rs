@@ -2,8 +2,8 @@
 
 use super::error::CliError;
 use super::show;
-use super::socket::Socket;
 use super::table::{Cell, Table};
+use super::which::Which;
 use crate::control::{Client, ClientError, GatewayStatus, RealmStatus, Status};
 use crate::fastpath;
 use crate::nat::{DropReason, PoolView};
@@ -23,37 +23,45 @@ const BAR: usize = 20;
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    socket: Socket,
+    which: Which,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Wait until the gateway is ready, at most this long; exit code 4 if it is not by then
+    /// Wait until it is ready, at most this long; exit code 4 if it is not by then
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u32>,
 }
 
 /// Runs the subcommand.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let client = Client::new(&arguments.socket.control);
     let deadline = Instant::now() + Duration::from_secs(arguments.wait.unwrap_or(0).into());
-    let raw = loop {
-        match client.status_text() {
-            Ok(raw) => break raw,
-            Err(ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_))
-                if Instant::now() < deadline =>
-            {
-                std::thread::sleep(ASK_EVERY)
-            }
-            Err(error) => return Err(error.into()),
-        }
+    let ask = || -> Result<(Client, Vec<u8>), CliError> {
+        let client = arguments.which.client()?;
+        let raw = client.status_text()?;
+        Ok((client, raw))
     };
+    let (client, raw) =
+        loop {
+            match ask() {
+                Err(CliError::Client(
+                    ClientError::NoGateway { .. } | ClientError::Starting(_) | ClientError::Busy(_),
+                )) if Instant::now() < deadline => std::thread::sleep(ASK_EVERY),
+                asked => break asked?,
+            }
+        };
     let mut out = std::io::stdout().lock();
     if arguments.json {
         out.write_all(&raw)?;
         return Ok(());
     }
-    let status: Status = serde_json::from_slice(&raw).map_err(|error| client.garbled(error))?;
-    print(&status, &mut out)
+    let garbled = |error: serde_json::Error| client.not_understood(error);
+    match client.role() {
+        #[cfg(feature = "relay")]
+        "relay" => super::relay::status(serde_json::from_slice(&raw).map_err(garbled)?, &mut out),
+        #[cfg(feature = "relay")]
+        "agent" => super::agent::status(serde_json::from_slice(&raw).map_err(garbled)?, &mut out),
+        _ => print(&serde_json::from_slice::<Status>(&raw).map_err(garbled)?, &mut out),
+    }
 }
 
 fn print(status: &Status, out: &mut dyn Write) -> Result<(), CliError> {

@@ -19,6 +19,8 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// The control socket.
     pub control: PathBuf,
+    /// The group that may look there, by its name or number.
+    pub control_group: Option<String>,
     /// Where metrics are told beside the control socket; a loopback address.
     pub metrics: Option<SocketAddr>,
     /// Connections at once, being dialled or open.

@@ -1,24 +1,27 @@
 //! What the operator wrote for an agent, and what is wrong with it.
 
 use super::agent::{AgentConfig, PublishConfig};
+use super::checks::{self, Checks, CommonDraft, RoleDraft};
 use super::draft::Located;
-use super::mistakes::{self, line_of};
+use super::mistakes::line_of;
 use super::problem::{Place, Problem};
-use super::relay_draft::Checks;
-use super::{Hardening, HostPort, LogFormat, Probing, Via};
+use super::{Hardening, HostPort, LogFormat, Via};
 use serde::Deserialize;
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
 /// The file with every key explained.
-const EXAMPLE: &str = include_str!("../../scripts/packaging/agent.toml");
+pub const EXAMPLE: &str = include_str!("../../scripts/packaging/agent.toml");
 /// How long a server may take to accept unless told otherwise.
 const DIAL_TIME: Duration = Duration::from_secs(10);
 /// Connections unless told otherwise.
 const CONNECTIONS: usize = 16_384;
+/// How many can be said.
+const MOST_CONNECTIONS: usize = 10_000_000;
+/// How long a server may take that can be said; the kernel itself gives up after some two minutes (tcp(7)).
+const DIAL_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(120);
 
 /// An agent's configuration, not yet checked. A list that is empty was not given.
 #[derive(Clone, Debug, Default)]
@@ -29,20 +32,10 @@ pub struct AgentDraft {
     pub via: Option<Located<String>>,
     /// What is published.
     pub publish: Vec<PublishDraft>,
-    /// State directory.
-    pub state_dir: Option<Located<String>>,
-    /// Control socket.
-    pub control: Option<Located<String>>,
-    /// Address and port of the metrics.
-    pub metrics: Option<Located<String>>,
     /// Connections at once.
     pub connections: Option<Located<i64>>,
-    /// Times, by key.
-    pub times: BTreeMap<&'static str, Located<String>>,
-    /// Hardening.
-    pub hardening: Option<Hardening>,
-    /// How the log is written.
-    pub log_format: Option<LogFormat>,
+    /// What a relay has as well.
+    pub common: CommonDraft,
 }
 
 /// A server, not yet checked.
@@ -66,6 +59,7 @@ struct File {
     publish: Vec<FilePublish>,
     state_dir: Option<Spanned<String>>,
     control: Option<Spanned<String>>,
+    control_group: Option<Spanned<String>>,
     metrics: Option<Spanned<String>>,
     connections: Option<Spanned<i64>>,
     dial_time: Option<Spanned<String>>,
@@ -85,18 +79,6 @@ struct FilePublish {
 }
 
 impl AgentDraft {
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// Every key that does not exist or has a value of another kind, in the order of the lines.
-    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let (file, problems) = mistakes::read::<File>(text, EXAMPLE);
-        match file {
-            Some(file) if problems.is_empty() => Ok(Self::of_file(file, text)),
-            _ => Err(problems),
-        }
-    }
-
     fn of_file(file: File, text: &str) -> Self {
         let here = |span: Range<usize>| Place::Line(line_of(text, span.start));
         let one = |value: Spanned<String>| Located { place: here(value.span()), value: value.into_inner() };
@@ -111,81 +93,91 @@ impl AgentDraft {
             relay: file.relay.into_iter().map(one).collect(),
             via: file.via.map(one),
             publish: file.publish.into_iter().map(publish).collect(),
-            state_dir: file.state_dir.map(one),
-            control: file.control.map(one),
-            metrics: file.metrics.map(one),
             connections: file
                 .connections
                 .map(|number| Located { place: here(number.span()), value: number.into_inner() }),
-            times: times.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
-            hardening: file.hardening,
-            log_format: file.log_format,
+            common: CommonDraft {
+                state_dir: file.state_dir.map(one),
+                control: file.control.map(one),
+                control_group: file.control_group.map(one),
+                metrics: file.metrics.map(one),
+                times: times.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
+                hardening: file.hardening,
+                log_format: file.log_format,
+                wrong: Vec::new(),
+            },
         }
     }
+}
 
-    /// This, and where `flags` say something, what they say.
-    pub fn overridden_by(self, flags: Self) -> Self {
+impl RoleDraft for AgentDraft {
+    type Config = AgentConfig;
+
+    fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        checks::read(text, EXAMPLE, Self::of_file)
+    }
+
+    fn overridden_by(self, flags: Self) -> Self {
         Self {
-            relay: if flags.relay.is_empty() { self.relay } else { flags.relay },
+            relay: checks::list(self.relay, flags.relay),
             via: flags.via.or(self.via),
-            publish: if flags.publish.is_empty() { self.publish } else { flags.publish },
-            state_dir: flags.state_dir.or(self.state_dir),
-            control: flags.control.or(self.control),
-            metrics: flags.metrics.or(self.metrics),
+            publish: checks::list(self.publish, flags.publish),
             connections: flags.connections.or(self.connections),
-            times: self.times,
-            hardening: flags.hardening.or(self.hardening),
-            log_format: flags.log_format.or(self.log_format),
+            common: self.common.overridden_by(flags.common),
         }
     }
 
-    /// Checks it. State directory and control socket are these unless it says others.
-    ///
-    /// # Errors
-    /// Everything that is wrong, in the order of the lines.
-    pub fn check(self, state_dir: PathBuf, control: PathBuf) -> Result<AgentConfig, Vec<Problem>> {
-        let mut checks = Checks::default();
-        let relays: Vec<HostPort> = self.relay.iter().filter_map(|text| checks.parsed("relay", text)).collect();
-        if self.relay.is_empty() {
-            let what = "says which relay to keep a session with; give it by --relay relay.example.com:443";
-            checks.wrong("relay", Place::Missing, what);
-        }
+    fn check(self, state_dir: PathBuf, control: PathBuf) -> Result<AgentConfig, Vec<Problem>> {
+        let common = self.common;
+        let mut checks = Checks::beside(common.wrong);
+        let relays = relays(&mut checks, &self.relay);
         let publish = publish(&mut checks, &self.publish);
-        if self.publish.is_empty() {
-            let what = "nothing is published; give a server by --publish web=10.0.0.5:80 or a [[publish]] section";
-            checks.wrong("publish", Place::Missing, what);
-        }
         let via = self.via.as_ref().and_then(|text| checks.parsed::<Via>("via", text));
-        let connections = self.connections.map_or(Some(CONNECTIONS), |number| {
-            let parsed = usize::try_from(number.value).ok().filter(|limit| (1..=10_000_000).contains(limit));
-            if parsed.is_none() {
-                let what = format!("{} is out of range; 1 to 10000000 can be said", number.value);
-                checks.wrong("connections", number.place, what);
-            }
-            parsed
-        });
-        let defaults = Probing::default();
+        let connections =
+            self.connections.and_then(|number| checks.count("connections", &number, 1..=MOST_CONNECTIONS));
         let config = AgentConfig {
             relays,
             via,
             publish,
-            state_dir: self.state_dir.map_or(state_dir, |path| path.value.into()),
-            control: self.control.map_or(control, |path| path.value.into()),
-            metrics: self.metrics.as_ref().and_then(|text| checks.loopback(text)),
+            state_dir: checks.path("state-dir", common.state_dir, state_dir),
+            control: checks.control(common.control, control),
+            control_group: checks.group(common.control_group),
+            metrics: common.metrics.as_ref().and_then(|text| checks.loopback(text)),
             connections: connections.unwrap_or(CONNECTIONS),
-            dial_time: checks.time(&self.times, "dial-time").unwrap_or(DIAL_TIME),
-            probing: Probing {
-                every: checks.time(&self.times, "probe-every").unwrap_or(defaults.every),
-                patience: checks.time(&self.times, "probe-patience").unwrap_or(defaults.patience),
-            },
-            hardening: self.hardening.unwrap_or_default(),
-            log_format: self.log_format.unwrap_or_default(),
+            dial_time: checks.time(&common.times, "dial-time", DIAL_TIMES).unwrap_or(DIAL_TIME),
+            probing: checks.probing(&common.times),
+            hardening: common.hardening.unwrap_or_default(),
+            log_format: common.log_format.unwrap_or_default(),
         };
         checks.done(config)
     }
+
+    fn log_format(config: &AgentConfig) -> LogFormat {
+        config.log_format
+    }
+}
+
+fn relays(checks: &mut Checks, drafts: &[Located<String>]) -> Vec<HostPort> {
+    if drafts.is_empty() {
+        let what = "says which relay to keep a session with; give it by --relay relay.example.com:443";
+        checks.wrong("relay", Place::Missing, what);
+    }
+    let mut all: Vec<HostPort> = Vec::new();
+    for draft in drafts {
+        let Some(relay) = checks.parsed::<HostPort>("relay", draft) else { continue };
+        if all.contains(&relay) {
+            checks.wrong("relay", draft.place, format!("{relay} is named twice; name it once"));
+        }
+        all.push(relay);
+    }
+    all
 }
 
 fn publish(checks: &mut Checks, drafts: &[PublishDraft]) -> Vec<PublishConfig> {
+    if drafts.is_empty() {
+        let what = "nothing is published; give a server by --publish web=10.0.0.5:80 or a [[publish]] section";
+        checks.wrong("publish", Place::Missing, what);
+    }
     let mut all: Vec<PublishConfig> = Vec::new();
     for draft in drafts {
         let published = checks.published(&draft.name);
@@ -203,6 +195,7 @@ fn publish(checks: &mut Checks, drafts: &[PublishDraft]) -> Vec<PublishConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Probing;
 
     fn check(text: &str) -> Result<AgentConfig, Vec<String>> {
         let said = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -212,13 +205,7 @@ mod tests {
 
     #[test]
     fn the_example_with_every_key_is_right_and_says_the_defaults() {
-        let whole: String = EXAMPLE
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(rest) if !rest.starts_with([' ', '#']) => format!("{rest}\n"),
-                _ => format!("{line}\n"),
-            })
-            .collect();
+        let whole = checks::uncommented(EXAMPLE);
         let config = check(&whole).unwrap();
         assert_eq!(
             (config.connections, config.dial_time, config.probing),
@@ -240,5 +227,24 @@ mod tests {
         }
         let said = check("").unwrap_err();
         assert!(said.iter().any(|line| line.contains("nothing is published")) && said.len() == 2, "{said:?}");
+    }
+
+    #[test]
+    fn what_the_start_would_stumble_over_is_said_by_the_check() {
+        let publish = "[[publish]]\nname = \"a\"\ntarget = \"10.0.0.5:80\"\n";
+        for (line, expected) in [
+            ("relay = [\"a:1\", \"a:1\"]", "line 1: relay: a:1 is named twice"),
+            ("relay = [\"a:1\"]\nstate-dir = \"x\"", "line 2: state-dir 'x' is not an absolute path"),
+            ("relay = [\"a:1\"]\ndial-time = \"1ns\"", "line 2: dial-time: 1ns is too short; 100ms to 2m"),
+            ("relay = [\"a:1\"]\nprobe-every = \"1ns\"", "line 2: probe-every: 1ns is too short"),
+            ("relay = [\"a:1\"]\nconnections = 0", "line 2: connections: 0 is out of range"),
+        ] {
+            let said = check(&format!("{line}\n{publish}")).unwrap_err();
+            assert!(said.len() == 1 && said[0].starts_with(expected), "{line}: {said:?}");
+        }
+        // One key of a wrong kind hides nothing of the rest.
+        let said = check("relay = [\"relay\"]\nmetrics = 5\ndial-time = \"soon\"\n").unwrap_err();
+        let starts = ["line 1: relay", "line 2: metrics: takes", "line 3: dial-time"];
+        assert!(said.len() == 3 && said.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{said:?}");
     }
 }

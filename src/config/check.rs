@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The longest path of a socket: `sun_path` less the final zero (unix(7)).
-const MOST_SOCKET_PATH: usize = 107;
+pub const MOST_SOCKET_PATH: usize = 107;
 /// The longest name a Linux interface can have (`IFNAMSIZ` less the final zero).
 const MOST_NAME: usize = 15;
 /// The longest base name of the TUN devices: a suffix such as `-in15` is still to follow.
@@ -544,7 +544,7 @@ fn is_tun_name(name: &str) -> bool {
 }
 
 /// What useradd(8) takes, or a number.
-fn is_group_name(name: &str) -> bool {
+pub fn is_group_name(name: &str) -> bool {
     (1..=MOST_GROUP).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'$'))
         && !name.starts_with('-')

@@ -1,7 +1,8 @@
 //! What is different about another configuration, for a reload.
 
-use super::Config;
+use super::{AgentConfig, Config, PublishConfig, RelayConfig, ServerConfig};
 use crate::nat::{Policy, PoolSettings};
+use crate::session::Published;
 use ipnet::IpNet;
 
 /// See [`Config::difference`].
@@ -67,7 +68,7 @@ impl Config {
             ("hardening", *hardening != other.hardening),
             ("fast-path", *fast_path != other.fast_path),
         ];
-        difference.restart.extend(restart.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
+        difference.keys_of_restart(&restart);
         difference.pools(pools, &other.pools);
         let live = [
             ("inside-prefixes", !prefixes(self).eq(prefixes(other))),
@@ -83,8 +84,91 @@ impl Config {
             ("mptcp", *mptcp != other.policy.mptcp),
             ("alg", *alg != other.policy.alg),
         ];
-        let changed = live.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes"));
-        difference.changes.extend(changed);
+        difference.keys_of_reload(&live);
+        difference
+    }
+}
+
+impl RelayConfig {
+    /// What is different about `other`.
+    pub fn difference(&self, other: &Self) -> Difference {
+        // Taken apart, so that a new key cannot be forgotten here.
+        let Self {
+            listen,
+            public,
+            servers,
+            pools,
+            state_dir,
+            control,
+            control_group,
+            metrics,
+            limits,
+            probing,
+            hold,
+            idle,
+            hardening,
+            log_format,
+        } = self;
+        let mut difference = Difference::default();
+        difference.keys_of_restart(&[
+            ("listen", *listen != other.listen),
+            ("pool", *pools != other.pools),
+            ("state-dir", *state_dir != other.state_dir),
+            ("control", *control != other.control),
+            ("control-group", *control_group != other.control_group),
+            ("metrics", *metrics != other.metrics),
+            ("unproved", limits.unproved != other.limits.unproved),
+            ("hardening", *hardening != other.hardening),
+            ("log-format", *log_format != other.log_format),
+        ]);
+        let name = |server: &ServerConfig| server.published.clone();
+        difference.servers(servers, &other.servers, name);
+        difference.keys_of_reload(&[
+            ("public", *public != other.public),
+            ("limits", *limits != other.limits),
+            ("probing", *probing != other.probing),
+            ("hold", *hold != other.hold),
+            ("idle", *idle != other.idle),
+        ]);
+        difference
+    }
+}
+
+impl AgentConfig {
+    /// What is different about `other`.
+    pub fn difference(&self, other: &Self) -> Difference {
+        let Self {
+            relays,
+            via,
+            publish,
+            state_dir,
+            control,
+            control_group,
+            metrics,
+            connections,
+            dial_time,
+            probing,
+            hardening,
+            log_format,
+        } = self;
+        let mut difference = Difference::default();
+        difference.keys_of_restart(&[
+            ("relay", *relays != other.relays),
+            ("state-dir", *state_dir != other.state_dir),
+            ("control", *control != other.control),
+            ("control-group", *control_group != other.control_group),
+            ("metrics", *metrics != other.metrics),
+            ("connections", *connections != other.connections),
+            ("hardening", *hardening != other.hardening),
+            ("log-format", *log_format != other.log_format),
+        ]);
+        let name = |publish: &PublishConfig| publish.published.clone();
+        difference.servers(publish, &other.publish, name);
+        difference.keys_of_reload(&[
+            ("via", *via != other.via),
+            ("dial-time", *dial_time != other.dial_time),
+            ("probing", *probing != other.probing),
+        ]);
         difference
     }
 }
@@ -103,6 +187,28 @@ impl Difference {
         self.changes.is_empty() && self.restart.is_empty()
     }
 
+    fn keys_of_restart(&mut self, keys: &[(&'static str, bool)]) {
+        self.restart.extend(keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
+    }
+
+    fn keys_of_reload(&mut self, keys: &[(&'static str, bool)]) {
+        self.changes.extend(keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")));
+    }
+
+    fn servers<T: PartialEq>(&mut self, before: &[T], after: &[T], name: impl Fn(&T) -> Published) {
+        let of = |all: &'_ [T], one: &T| all.iter().position(|other| name(other) == name(one));
+        for server in before.iter().filter(|server| of(after, server).is_none()) {
+            self.changes.push(format!("server {} goes", name(server)));
+        }
+        for server in after {
+            match of(before, server).and_then(|at| before.get(at)) {
+                None => self.changes.push(format!("server {} comes", name(server))),
+                Some(old) if old != server => self.changes.push(format!("server {} changes", name(server))),
+                Some(_) => {}
+            }
+        }
+    }
+
     fn pools(&mut self, before: &[PoolSettings], after: &[PoolSettings]) {
         let same_range =
             |pools: &[PoolSettings], pool: &PoolSettings| pools.iter().find(|other| other.range == pool.range).cloned();
@@ -119,5 +225,27 @@ impl Difference {
         if self.changes.is_empty() && before != after {
             self.changes.push("the order of the pools changes".to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{AgentDraft, RelayDraft, RoleDraft};
+
+    #[test]
+    fn a_role_says_what_a_reload_brings_and_what_only_a_restart() {
+        let relay = |text: &str| RelayDraft::parse(text).unwrap().check("/x".into(), "/y".into()).unwrap();
+        let before =
+            relay("listen = [\":443\"]\n[[server]]\nname = \"a\"\nport = 1\n[[server]]\nname = \"b\"\nport = 2");
+        assert!(before.difference(&before).is_empty());
+        let after = "listen = [\":444\"]\nhold = \"5s\"\n[[server]]\nname = \"b\"\nport = 3\n[[server]]\nname = \"c\"\nport = 1";
+        let difference = before.difference(&relay(after));
+        assert_eq!(difference.changes, ["server a goes", "server b changes", "server c comes", "hold changes"]);
+        assert_eq!(difference.restart, ["listen"]);
+        let agent = |text: &str| AgentDraft::parse(text).unwrap().check("/x".into(), "/y".into()).unwrap();
+        let publish = "[[publish]]\nname = \"a\"\ntarget";
+        let before = agent(&format!("relay = [\"r:1\"]\n{publish} = \"h:1\""));
+        let difference = before.difference(&agent(&format!("relay = [\"s:1\"]\n{publish} = \"h:2\"")));
+        assert_eq!((difference.changes, difference.restart), (vec!["server a changes".to_owned()], vec!["relay"]));
     }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use toml::Spanned;
 
 /// The file with every key explained.
-const EXAMPLE: &str = include_str!("../../scripts/packaging/gateway.toml");
+pub const EXAMPLE: &str = include_str!("../../scripts/packaging/gateway.toml");
 
 /// A value and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

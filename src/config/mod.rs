@@ -4,6 +4,7 @@
 mod agent;
 mod agent_draft;
 mod check;
+mod checks;
 mod difference;
 mod draft;
 mod host_port;
@@ -11,17 +12,20 @@ mod mistakes;
 mod problem;
 mod relay;
 mod relay_draft;
+mod role_of;
 mod via;
 
 pub use agent::{AgentConfig, PublishConfig};
 pub use agent_draft::{AgentDraft, PublishDraft};
 pub use check::{is_inside_name, policy as parse_callback};
+pub use checks::{CommonDraft, ConfigSource, RoleDraft};
 pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use host_port::{HostPort, HostPortError};
 pub use problem::{Place, Problem, Wrong};
 pub use relay::{RelayConfig, RelayLimits, ServerConfig};
 pub use relay_draft::{RelayDraft, ServerDraft};
+pub use role_of::role_of;
 pub use via::{Via, ViaError, ViaKind};
 
 use crate::nat::{Policy, PoolSettings};

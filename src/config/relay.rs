@@ -3,7 +3,7 @@
 use super::{Hardening, HostPort, LogFormat, Probing};
 use crate::session::{DataChannel, Published};
 use ipnet::IpNet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct RelayConfig {
     pub state_dir: PathBuf,
     /// The control socket.
     pub control: PathBuf,
+    /// The group that may look there, by its name or number.
+    pub control_group: Option<String>,
     /// Where metrics are told beside the control socket; a loopback address.
     pub metrics: Option<SocketAddr>,
     /// How much may be open at once.
@@ -51,6 +53,19 @@ pub struct ServerConfig {
     pub clients: Vec<IpNet>,
     /// How its bytes travel between relay and agent.
     pub channel: DataChannel,
+}
+
+impl ServerConfig {
+    /// Whether who calls from this address is served.
+    pub fn welcomes(&self, client: IpAddr) -> bool {
+        self.clients.is_empty() || self.clients.iter().any(|prefix| prefix.contains(&client))
+    }
+
+    /// Where it is called.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let everywhere = self.addresses.is_empty().then_some(Ipv6Addr::UNSPECIFIED.into());
+        self.addresses.iter().copied().chain(everywhere).map(|address| (address, self.port).into())
+    }
 }
 
 /// How much may be open at once. Each refuses with a reason of its own.

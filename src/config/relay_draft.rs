@@ -1,25 +1,29 @@
 //! What the operator wrote for a relay, and what is wrong with it.
 
+use super::checks::{self, Checks, CommonDraft, RoleDraft};
 use super::draft::Located;
-use super::mistakes::{self, line_of};
-use super::problem::{Place, Problem, Wrong};
+use super::mistakes::line_of;
+use super::problem::{Place, Problem};
 use super::relay::{RelayConfig, RelayLimits, ServerConfig};
-use super::{Hardening, HostPort, LogFormat, Probing};
-use crate::session::{DataChannel, Name, Published, Transport};
+use super::{Hardening, HostPort, LogFormat};
+use crate::session::DataChannel;
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 use toml::Spanned;
 
 /// The file with every key explained.
-const EXAMPLE: &str = include_str!("../../scripts/packaging/relay.toml");
-/// The longest time that can be said.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const EXAMPLE: &str = include_str!("../../scripts/packaging/relay.toml");
+/// How long a call may wait for an agent that is away: no client waits longer for its first byte.
+const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// When a connection without a byte may end: not while somebody thinks about a line, and at all.
+const IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(365 * 24 * 3600);
+/// Any of the limits.
+const LIMIT: RangeInclusive<usize> = 1..=10_000_000;
 
 /// A relay's configuration, not yet checked. A list that is empty was not given.
 #[derive(Clone, Debug, Default)]
@@ -32,20 +36,10 @@ pub struct RelayDraft {
     pub pool: Vec<Located<String>>,
     /// Servers with a port.
     pub servers: Vec<ServerDraft>,
-    /// State directory.
-    pub state_dir: Option<Located<String>>,
-    /// Control socket.
-    pub control: Option<Located<String>>,
-    /// Address and port of the metrics.
-    pub metrics: Option<Located<String>>,
-    /// Times, by key.
-    pub times: BTreeMap<&'static str, Located<String>>,
     /// Limits, by key.
     pub limits: BTreeMap<&'static str, Located<i64>>,
-    /// Hardening.
-    pub hardening: Option<Hardening>,
-    /// How the log is written.
-    pub log_format: Option<LogFormat>,
+    /// What an agent has as well.
+    pub common: CommonDraft,
 }
 
 /// A server with a port, not yet checked.
@@ -75,6 +69,7 @@ struct File {
     server: Vec<FileServer>,
     state_dir: Option<Spanned<String>>,
     control: Option<Spanned<String>>,
+    control_group: Option<Spanned<String>>,
     metrics: Option<Spanned<String>>,
     hold: Option<Spanned<String>>,
     idle: Option<Spanned<String>>,
@@ -110,18 +105,6 @@ struct FileLimits {
 }
 
 impl RelayDraft {
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// Every key that does not exist or has a value of another kind, in the order of the lines.
-    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let (file, problems) = mistakes::read::<File>(text, EXAMPLE);
-        match file {
-            Some(file) if problems.is_empty() => Ok(Self::of_file(file, text)),
-            _ => Err(problems),
-        }
-    }
-
     fn of_file(file: File, text: &str) -> Self {
         let here = |span: Range<usize>| Place::Line(line_of(text, span.start));
         let one = |value: Spanned<String>| Located { place: here(value.span()), value: value.into_inner() };
@@ -153,131 +136,121 @@ impl RelayDraft {
             public: file.public.map(one),
             pool: all(file.pool),
             servers: file.server.into_iter().map(server).collect(),
-            state_dir: file.state_dir.map(one),
-            control: file.control.map(one),
-            metrics: file.metrics.map(one),
-            times: times.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
             limits: limits.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
-            hardening: file.hardening,
-            log_format: file.log_format,
+            common: CommonDraft {
+                state_dir: file.state_dir.map(one),
+                control: file.control.map(one),
+                control_group: file.control_group.map(one),
+                metrics: file.metrics.map(one),
+                times: times.into_iter().filter_map(|(key, value)| Some((key, one(value?)))).collect(),
+                hardening: file.hardening,
+                log_format: file.log_format,
+                wrong: Vec::new(),
+            },
         }
     }
+}
 
-    /// This, and where `flags` say something, what they say.
-    pub fn overridden_by(self, flags: Self) -> Self {
-        let list = |own: Vec<Located<String>>, given: Vec<Located<String>>| if given.is_empty() { own } else { given };
+impl RoleDraft for RelayDraft {
+    type Config = RelayConfig;
+
+    fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        checks::read(text, EXAMPLE, Self::of_file)
+    }
+
+    fn overridden_by(self, flags: Self) -> Self {
         Self {
-            listen: list(self.listen, flags.listen),
+            listen: checks::list(self.listen, flags.listen),
             public: flags.public.or(self.public),
-            pool: list(self.pool, flags.pool),
-            servers: if flags.servers.is_empty() { self.servers } else { flags.servers },
-            state_dir: flags.state_dir.or(self.state_dir),
-            control: flags.control.or(self.control),
-            metrics: flags.metrics.or(self.metrics),
-            times: self.times,
+            pool: checks::list(self.pool, flags.pool),
+            servers: checks::list(self.servers, flags.servers),
             limits: self.limits,
-            hardening: flags.hardening.or(self.hardening),
-            log_format: flags.log_format.or(self.log_format),
+            common: self.common.overridden_by(flags.common),
         }
     }
 
-    /// Checks it. State directory and control socket are these unless it says others.
-    ///
-    /// # Errors
-    /// Everything that is wrong, in the order of the lines.
-    pub fn check(self, state_dir: PathBuf, control: PathBuf) -> Result<RelayConfig, Vec<Problem>> {
-        let mut checks = Checks::default();
-        let listen: Vec<SocketAddr> = self.listen.iter().filter_map(|text| checks.socket("listen", text)).collect();
-        if self.listen.is_empty() {
-            let what = "says where agents come in; give it by --listen :443 or `listen = [\":443\"]`";
-            checks.wrong("listen", Place::Missing, what);
-        }
+    fn check(self, state_dir: PathBuf, control: PathBuf) -> Result<RelayConfig, Vec<Problem>> {
+        let common = self.common;
+        let mut checks = Checks::beside(common.wrong);
+        let listen = checks.listen(&self.listen);
         let public = self.public.as_ref().and_then(|text| checks.parsed::<HostPort>("public", text));
-        let pools = self.pool.iter().filter_map(|text| checks.pool(text)).collect();
-        let servers = checks.servers(&self.servers);
-        let metrics = self.metrics.as_ref().and_then(|text| checks.loopback(text));
-        let defaults = Probing::default();
-        let (times, limits) = (self.times, self.limits);
+        let pools = checks.pools(&self.pool);
+        let servers = checks.servers(&self.servers, &listen);
+        let metrics = common.metrics.as_ref().and_then(|text| checks.relay_metrics(text, &listen, &servers));
         let config = RelayConfig {
             listen,
             public,
             servers,
             pools,
-            state_dir: self.state_dir.map_or(state_dir, |path| path.value.into()),
-            control: self.control.map_or(control, |path| path.value.into()),
+            state_dir: checks.path("state-dir", common.state_dir, state_dir),
+            control: checks.control(common.control, control),
+            control_group: checks.group(common.control_group),
             metrics,
-            limits: checks.limits(&limits),
-            probing: Probing {
-                every: checks.time(&times, "probe-every").unwrap_or(defaults.every),
-                patience: checks.time(&times, "probe-patience").unwrap_or(defaults.patience),
-            },
-            hold: checks.time_or_zero(&times, "hold").unwrap_or_default(),
-            idle: checks.time(&times, "idle"),
-            hardening: self.hardening.unwrap_or_default(),
-            log_format: self.log_format.unwrap_or_default(),
+            limits: checks.limits(&self.limits),
+            probing: checks.probing(&common.times),
+            hold: checks.time(&common.times, "hold", HOLD).unwrap_or_default(),
+            idle: checks.time(&common.times, "idle", IDLE),
+            hardening: common.hardening.unwrap_or_default(),
+            log_format: common.log_format.unwrap_or_default(),
         };
         checks.done(config)
     }
+
+    fn log_format(config: &RelayConfig) -> LogFormat {
+        config.log_format
+    }
 }
 
-/// Collects what is wrong.
-#[derive(Default)]
-pub(super) struct Checks(Vec<Problem>);
-
 impl Checks {
-    pub(super) fn wrong(&mut self, key: &str, place: Place, what: impl Into<String>) {
-        let wrong = Wrong::Value { key: key.to_owned(), what: what.into(), example: None };
-        self.0.push(Problem { place, wrong });
+    fn listen(&mut self, drafts: &[Located<String>]) -> Vec<SocketAddr> {
+        if drafts.is_empty() {
+            let what = "says where agents come in; give it by --listen :443 or `listen = [\":443\"]`";
+            self.wrong("listen", Place::Missing, what);
+        }
+        let mut all: Vec<SocketAddr> = Vec::new();
+        for draft in drafts {
+            let Some(address) = self.socket("listen", draft) else { continue };
+            match all.iter().find(|there| checks::meet(**there, address)) {
+                Some(there) if *there == address => {
+                    self.wrong("listen", draft.place, format!("{address} is named twice; name it once"));
+                }
+                Some(there) => {
+                    let what = format!("{address} is within {there}, which is named as well; name one of them");
+                    self.wrong("listen", draft.place, what);
+                }
+                None => all.push(address),
+            }
+        }
+        all
     }
 
-    pub(super) fn done<T>(mut self, config: T) -> Result<T, Vec<Problem>> {
-        self.0.sort_by_key(|problem| problem.place);
-        if self.0.is_empty() { Ok(config) } else { Err(self.0) }
+    fn pools(&mut self, drafts: &[Located<String>]) -> Vec<IpNet> {
+        let mut all: Vec<IpNet> = Vec::new();
+        for draft in drafts {
+            let Some(pool) = self.pool(draft) else { continue };
+            if let Some(there) = all.iter().find(|there| there.contains(&pool) || pool.contains(*there)) {
+                self.wrong("pool", draft.place, format!("{pool} overlaps {there}; make them disjoint"));
+                continue;
+            }
+            all.push(pool);
+        }
+        all
     }
 
-    pub(super) fn parsed<T: FromStr<Err: ToString>>(&mut self, key: &str, text: &Located<String>) -> Option<T> {
-        text.value.parse().map_err(|error: T::Err| self.wrong(key, text.place, error.to_string())).ok()
-    }
-
-    /// `:443` is every IPv4 and IPv6 address.
-    fn socket(&mut self, key: &str, text: &Located<String>) -> Option<SocketAddr> {
-        let port = |text: &str| text.parse::<u16>().ok().map(|port| (Ipv6Addr::UNSPECIFIED, port).into());
-        let parsed = text.value.strip_prefix(':').map_or_else(|| text.value.parse().ok(), port);
-        let parsed = parsed.filter(|address: &SocketAddr| address.port() > 0);
-        if parsed.is_none() {
+    fn relay_metrics(
+        &mut self,
+        text: &Located<String>,
+        listen: &[SocketAddr],
+        servers: &[ServerConfig],
+    ) -> Option<SocketAddr> {
+        let metrics = self.loopback(text)?;
+        let of_servers = servers.iter().flat_map(ServerConfig::sockets);
+        if let Some(there) = listen.iter().copied().chain(of_servers).find(|there| checks::meet(*there, metrics)) {
             let what =
-                format!("'{}' is no address and port; write :443, 192.0.2.1:443 or [2001:db8::1]:443", text.value);
-            self.wrong(key, text.place, what);
+                format!("{metrics} is taken by this relay itself, which listens at {there}; choose another port");
+            self.wrong("metrics", text.place, what);
         }
-        parsed
-    }
-
-    pub(super) fn loopback(&mut self, text: &Located<String>) -> Option<SocketAddr> {
-        let parsed = self.socket("metrics", text)?;
-        if !parsed.ip().is_loopback() {
-            self.wrong("metrics", text.place, format!("{parsed} is no loopback address; write 127.0.0.1:9101"));
-            return None;
-        }
-        Some(parsed)
-    }
-
-    fn prefix(&mut self, key: &str, text: &Located<String>) -> Option<IpNet> {
-        let address = || text.value.parse::<IpAddr>().map(IpNet::from);
-        match text.value.parse::<IpNet>().or_else(|_| address()) {
-            Ok(prefix) if prefix.addr() == prefix.network() => Some(prefix),
-            Ok(prefix) => {
-                self.wrong(
-                    key,
-                    text.place,
-                    format!("'{}' has host bits set; did you mean {}?", text.value, prefix.trunc()),
-                );
-                None
-            }
-            Err(_) => {
-                self.wrong(key, text.place, format!("'{}' is no prefix such as 203.0.113.0/24", text.value));
-                None
-            }
-        }
+        Some(metrics)
     }
 
     fn pool(&mut self, text: &Located<String>) -> Option<IpNet> {
@@ -290,12 +263,7 @@ impl Checks {
         Some(pool)
     }
 
-    pub(super) fn published(&mut self, name: &Located<String>) -> Option<Published> {
-        let parsed = self.parsed::<Name>("name", name)?;
-        Some(Published { name: parsed, transport: Transport::Tcp })
-    }
-
-    fn servers(&mut self, drafts: &[ServerDraft]) -> Vec<ServerConfig> {
+    fn servers(&mut self, drafts: &[ServerDraft], listen: &[SocketAddr]) -> Vec<ServerConfig> {
         let mut servers: Vec<ServerConfig> = Vec::new();
         for draft in drafts {
             let published = self.published(&draft.name);
@@ -321,9 +289,14 @@ impl Checks {
                     format!("two servers are named '{}'; give each its own name", server.published),
                 );
             }
-            if let Some(there) = servers.iter().find(|there| meet(there, &server)) {
+            let meets = |address: SocketAddr| server.sockets().any(|own| checks::meet(own, address));
+            if let Some(there) = servers.iter().find(|there| there.sockets().any(meets)) {
                 let what =
                     format!("port {port} is that of server '{}' already; a port has one server", there.published);
+                self.wrong("port", draft.port.place, what);
+            }
+            if let Some(there) = listen.iter().find(|there| meets(**there)) {
+                let what = format!("port {port} is where agents come in ({there}); give the server another");
                 self.wrong("port", draft.port.place, what);
             }
             servers.push(server);
@@ -334,11 +307,7 @@ impl Checks {
     fn limits(&mut self, given: &BTreeMap<&'static str, Located<i64>>) -> RelayLimits {
         let defaults = RelayLimits::default();
         let mut limit = |key: &str, default: usize| {
-            let Some(number) = given.get(key) else { return default };
-            usize::try_from(number.value).ok().filter(|limit| (1..=10_000_000).contains(limit)).unwrap_or_else(|| {
-                self.wrong(key, number.place, format!("{} is out of range; 1 to 10000000 can be said", number.value));
-                default
-            })
+            given.get(key).and_then(|number| self.count(key, number, LIMIT)).unwrap_or(default)
         };
         RelayLimits {
             servers: limit("servers", defaults.servers),
@@ -349,49 +318,12 @@ impl Checks {
             unproved: limit("unproved", defaults.unproved),
         }
     }
-
-    /// A time that is not zero.
-    pub(super) fn time(&mut self, times: &BTreeMap<&'static str, Located<String>>, key: &str) -> Option<Duration> {
-        let time = self.time_or_zero(times, key)?;
-        if time.is_zero() {
-            self.wrong(key, times.get(key)?.place, "0 is too short; write 15s, say");
-            return None;
-        }
-        Some(time)
-    }
-
-    pub(super) fn time_or_zero(
-        &mut self,
-        times: &BTreeMap<&'static str, Located<String>>,
-        key: &str,
-    ) -> Option<Duration> {
-        let text = times.get(key)?;
-        let parsed = if text.value == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(&text.value) };
-        match parsed {
-            Ok(time) if time <= LONGEST => Some(time),
-            Ok(_) => {
-                self.wrong(key, text.place, format!("{} is longer than a year", text.value));
-                None
-            }
-            Err(_) => {
-                self.wrong(key, text.place, format!("'{}' is no time; write 15s, 2m or 1h", text.value));
-                None
-            }
-        }
-    }
-}
-
-/// Whether two servers want one port of one address.
-fn meet(one: &ServerConfig, other: &ServerConfig) -> bool {
-    let share = one.addresses.is_empty()
-        || other.addresses.is_empty()
-        || one.addresses.iter().any(|address| other.addresses.contains(address));
-    one.port == other.port && share
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Probing;
 
     fn check(text: &str) -> Result<RelayConfig, Vec<String>> {
         let said = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -401,14 +333,7 @@ mod tests {
 
     #[test]
     fn the_example_with_every_key_is_right_and_says_the_defaults() {
-        let whole: String = EXAMPLE
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                // Prose has a blank behind the sign, keys and sections have none.
-                Some(rest) if !rest.starts_with([' ', '#']) => format!("{rest}\n"),
-                _ => format!("{line}\n"),
-            })
-            .collect();
+        let whole = checks::uncommented(EXAMPLE);
         let config = check(&whole).unwrap();
         assert_eq!((config.limits, config.probing), (RelayLimits::default(), Probing::default()));
         assert_eq!(config.servers.len(), 2);
@@ -420,15 +345,13 @@ mod tests {
     fn every_mistake_has_its_line() {
         let text = "listen = [\"443\"]\npool = [\"198.18.0.1/16\"]\nidle = \"soon\"\nhold = 5\n[[server]]\nname = \"Web\"\nport = 0\n";
         let said = check(text).unwrap_err();
-        assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with("line 4: hold: takes text in quotes"), "{said:?}");
-        let said = check(&text.replace("hold = 5\n", "")).unwrap_err();
         let starts = [
             "line 1: listen: '443'",
             "line 2: pool: '198.18.0.1/16' has host bits",
             "line 3: idle: 'soon'",
-            "line 5: name",
-            "line 6: port: 0",
+            "line 4: hold: takes text in quotes",
+            "line 6: name",
+            "line 7: port: 0",
         ];
         assert_eq!(said.len(), starts.len(), "{said:?}");
         for (line, start) in said.iter().zip(starts) {
@@ -449,5 +372,46 @@ mod tests {
         assert!(check(&text([server("a", 80, ""), server("a", 81, "")])).unwrap_err()[0].contains("two servers"));
         let (one, two) = ("address = [\"192.0.2.1\"]", "address = [\"192.0.2.2\"]");
         assert!(check(&text([server("a", 80, one), server("b", 80, two)])).is_ok());
+    }
+
+    #[test]
+    fn what_the_start_would_stumble_over_is_said_by_the_check() {
+        let long = format!("/{}", "x".repeat(120));
+        let server = "[[server]]\nname = \"a\"\nport";
+        for (text, expected) in [
+            ("listen = [\":443\", \":443\"]".to_owned(), "line 1: listen: [::]:443 is named twice"),
+            ("listen = [\":443\", \"192.0.2.1:443\"]".to_owned(), "line 1: listen: 192.0.2.1:443 is within [::]:443"),
+            (
+                "listen = [\":443\"]\npool = [\"198.18.0.0/16\", \"198.18.7.0/24\"]".to_owned(),
+                "line 2: pool: 198.18.7.0/24 overlaps 198.18.0.0/16",
+            ),
+            ("listen = [\":443\"]\nstate-dir = \"x\"".to_owned(), "line 2: state-dir 'x' is not an absolute path"),
+            ("listen = [\":443\"]\ncontrol = \"x\"".to_owned(), "line 2: control 'x' is not an absolute path"),
+            (format!("listen = [\":443\"]\ncontrol = \"{long}\""), "line 2: control '/xxx"),
+            ("listen = [\":443\"]\ncontrol-group = \"a:b\"".to_owned(), "line 2: 'a:b' cannot be the name of a group"),
+            (
+                "listen = [\":443\"]\nprobe-every = \"1ns\"".to_owned(),
+                "line 2: probe-every: 1ns is too short; 1s to 1h",
+            ),
+            ("listen = [\":443\"]\nprobe-patience = \"0\"".to_owned(), "line 2: probe-patience: 0 is too short"),
+            ("listen = [\":443\"]\nidle = \"9000 days\"".to_owned(), "line 2: idle: 9000 days is too long"),
+            ("listen = [\":443\"]\nhold = \"2h\"".to_owned(), "line 2: hold: 2h is too long; 0s to 1h"),
+            ("listen = [\":443\"]\n[limits]\nin-all = 0".to_owned(), "line 3: in-all: 0 is out of range"),
+            (
+                format!("listen = [\":443\"]\n{server} = 443"),
+                "line 4: port: port 443 is where agents come in ([::]:443)",
+            ),
+            (
+                "listen = [\":443\"]\nmetrics = \"127.0.0.1:443\"".to_owned(),
+                "line 2: metrics: 127.0.0.1:443 is taken by this relay itself",
+            ),
+        ] {
+            let said = check(&text).unwrap_err();
+            assert_eq!(said.len(), 1, "{text}: {said:?}");
+            assert!(said[0].starts_with(expected), "{text}: {said:?}");
+        }
+        assert!(check("listen = [\"192.0.2.1:443\", \"[2001:db8::1]:443\", \"192.0.2.2:443\"]\nhold = \"0\"").is_ok());
+        let apart = "listen = [\"192.0.2.1:443\"]\n[[server]]\nname = \"a\"\nport = 443\naddress = [\"192.0.2.2\"]";
+        assert!(check(apart).is_ok());
     }
 }

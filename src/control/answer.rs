@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode, Uri};
 use serde::Serialize;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -50,10 +50,17 @@ pub struct RequestContext<'a> {
 /// An answer on its way.
 pub type Answering<'a> = Pinned<Box<dyn Future<Output = Result<Response<AnswerBody>, Refusal>> + Send + 'a>>;
 
+/// What can be asked of a role: known before it has started.
+#[derive(Clone, Copy)]
+pub struct Requests {
+    /// Refuses what makes no sense, whoever asks and whenever.
+    pub check: fn(&Method, &Uri) -> Result<(), Refusal>,
+    /// Why this path is not for those who may only look.
+    pub for_root_alone: fn(&str) -> Option<&'static str>,
+}
+
 /// What a role answers on its control socket.
 pub trait Role: Send + Sync + 'static {
-    /// Why this path is not for those who may only look.
-    fn for_root_alone(&self, path: &str) -> Option<&'static str>;
     /// Carries a request out.
     fn answer<'a>(&'a self, head: Parts, body: Incoming, context: &'a RequestContext<'a>) -> Answering<'a>;
     /// The metrics, as OpenMetrics text.

@@ -73,6 +73,14 @@ pub enum ClientError {
     /// It understood and said no.
     #[error("{0}")]
     Refused(String),
+    /// Another role answers there.
+    #[error("{} is the socket of {}, not of {}: it answers `kamei {there} …` and `kamei status`", .asked.path.display(), with_article(.there), with_article(.asked.role))]
+    AnotherRole {
+        /// Who was asked.
+        asked: Asked,
+        /// Who is there.
+        there: &'static str,
+    },
     /// The conversation failed.
     #[error("{asked} gave no proper answer: {what}; is it of another version than this program?")]
     Garbled {
@@ -84,6 +92,10 @@ pub enum ClientError {
     /// What was answered cannot be passed on.
     #[error("cannot write: {0}")]
     Output(io::Error),
+}
+
+fn with_article(role: &str) -> String {
+    format!("{} {role}", if role == "agent" { "an" } else { "a" })
 }
 
 /// Asks the role behind one socket.
@@ -110,6 +122,52 @@ impl Client {
     /// Of a `relay` or an `agent`. Does not connect yet.
     pub fn of(role: &'static str, path: &Path) -> Self {
         Self { asked: Asked { role, path: path.to_owned() } }
+    }
+
+    /// Which role this is to be.
+    pub fn role(&self) -> &'static str {
+        self.asked.role
+    }
+
+    /// A client of the role that answers at this socket.
+    pub fn of_whoever(path: &Path) -> Result<Self, ClientError> {
+        let client = Self::new(path);
+        let there = client.whose()?;
+        Ok(Self::of(there, path))
+    }
+
+    /// Which role answers: a gateway does not say.
+    fn whose(&self) -> Result<&'static str, ClientError> {
+        #[derive(serde::Deserialize)]
+        struct Status {
+            role: Option<String>,
+        }
+        let request = self.request(Method::GET, "/v1/status", None)?;
+        let mut text = Vec::new();
+        self.converse(request, &mut |piece| {
+            text.extend_from_slice(piece);
+            Ok(())
+        })?;
+        let status: Status = serde_json::from_slice(&text).map_err(|error| self.garbled(error))?;
+        match status.role.as_deref() {
+            None => Ok("gateway"),
+            Some("relay") => Ok("relay"),
+            Some("agent") => Ok("agent"),
+            Some(other) => Err(self.garbled(format!("it is the role '{other}'"))),
+        }
+    }
+
+    /// The same error, unless another role was asked than was meant.
+    fn or_another_role(&self, error: ClientError) -> ClientError {
+        let may_be = matches!(&error, ClientError::Garbled { .. })
+            || matches!(&error, ClientError::Refused(said) if said.starts_with("no such path"));
+        if !may_be {
+            return error;
+        }
+        match self.whose() {
+            Ok(there) if there != self.asked.role => ClientError::AnotherRole { asked: self.asked.clone(), there },
+            _ => error,
+        }
     }
 
     /// What is at this path, as it is said.
@@ -286,7 +344,7 @@ impl Client {
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let request = self.request(Method::GET, path, None)?;
-        self.runtime()?.block_on(async {
+        let watched = self.runtime()?.block_on(async {
             let response = self.begin(request).await?;
             if response.status() == StatusCode::OK {
                 begun();
@@ -300,11 +358,13 @@ impl Client {
                 ended = self.receive(response, Duration::MAX, each) => ended,
                 () = stopped => Ok(()),
             }
-        })
+        });
+        watched.map_err(|error| self.or_another_role(error))
     }
 
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Body>) -> Result<T, ClientError> {
-        serde_json::from_slice(&self.text(method, path, body)?).map_err(|error| self.garbled(error))
+        let text = self.text(method, path, body)?;
+        serde_json::from_slice(&text).map_err(|error| self.not_understood(error))
     }
 
     fn text(&self, method: Method, path: &str, body: Option<&Body>) -> Result<Vec<u8>, ClientError> {
@@ -337,6 +397,14 @@ impl Client {
         each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         let request = self.request(method, path, body)?;
+        self.converse(request, each).map_err(|error| self.or_another_role(error))
+    }
+
+    fn converse(
+        &self,
+        request: Request<Full<Bytes>>,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
         self.runtime()?.block_on(async {
             let response = self.begin(request).await?;
             self.receive(response, PIECE_TIME, each).await
@@ -431,6 +499,11 @@ impl Client {
     fn unfinished(&self, error: hyper::Error) -> ClientError {
         let error = io::Error::new(io::ErrorKind::ConnectionAborted, error);
         ClientError::NoGateway { asked: self.asked.clone(), error }
+    }
+
+    /// An answer that cannot be read, perhaps for it is another role's.
+    pub fn not_understood(&self, error: serde_json::Error) -> ClientError {
+        self.or_another_role(self.garbled(error))
     }
 
     /// An answer that cannot be read.

@@ -1,17 +1,16 @@
 //! What the gateway answers on its control socket.
 
 use super::Admin;
-use super::answer::{self, Answering, RequestContext, Role};
+use super::answer::{self, Answering, RequestContext, Requests, Role};
 use super::query::{self, Query};
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use std::sync::Arc;
 
-/// The gateway behind its socket.
-pub struct GatewayRole(pub Arc<dyn Admin>);
-
-impl Role for GatewayRole {
-    fn for_root_alone(&self, path: &str) -> Option<&'static str> {
+/// What can be asked of a gateway.
+pub const REQUESTS: Requests = Requests {
+    check: |method, uri| Query::parse(method, uri.path(), uri.query()).map(drop),
+    for_root_alone: |path| {
         if query::shows_packets(path) {
             Some("packets are shown to root alone")
         } else if query::shows_history(path) {
@@ -19,8 +18,13 @@ impl Role for GatewayRole {
         } else {
             None
         }
-    }
+    },
+};
 
+/// The gateway behind its socket.
+pub struct GatewayRole(pub Arc<dyn Admin>);
+
+impl Role for GatewayRole {
     fn answer<'a>(&'a self, head: Parts, body: Incoming, context: &'a RequestContext<'a>) -> Answering<'a> {
         Box::pin(async move {
             let query = Query::parse(&head.method, head.uri.path(), head.uri.query())?;

@@ -340,4 +340,6 @@ pub struct Failure {
 }
 
 #[cfg(test)]
+mod role_tests;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What a relay and an agent tell, and can be asked.
 
+use super::{Reloaded, Restart};
+use crate::config::Difference;
 use crate::session::{ConnectionId, DataChannel, Published};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,12 +25,33 @@ pub trait RelayAdmin: Send + Sync + 'static {
     fn revoke(&self, name: &str) -> Result<Option<usize>, String>;
     /// Ends a connection; `false` if there is none.
     fn close(&self, connection: ConnectionId) -> bool;
+    /// Reads the configuration anew and changes over to it, or only says what that would change. The error is one line or
+    /// more; nothing has changed then.
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String>;
 }
 
 /// What the server asks an agent.
 pub trait AgentAdmin: Send + Sync + 'static {
     /// How it is.
     fn status(&self) -> AgentStatus;
+    /// As of a relay.
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String>;
+}
+
+impl Reloaded {
+    /// What a role answers before anything is applied. The error says what only a restart changes: then nothing is.
+    pub fn planned(difference: Difference, dry_run: bool) -> Result<Self, String> {
+        let Difference { changes, restart } = difference;
+        let planned = Self { changes, ..Self::default() };
+        if restart.is_empty() {
+            return Ok(planned);
+        }
+        if !dry_run {
+            return Err(format!("{} can only be changed by a restart; nothing was changed", restart.join(", ")));
+        }
+        let keys = restart.into_iter().map(str::to_owned).collect();
+        Ok(Self { restart: Some(Restart { keys, ..Restart::default() }), ..planned })
+    }
 }
 
 /// Why a relay does not do what it was asked.
@@ -149,6 +172,15 @@ pub struct Invite {
     pub servers: Vec<String>,
     /// How long the invitation is valid.
     pub seconds: u64,
+}
+
+impl Invite {
+    /// Each server once, in the order in which they were named.
+    pub fn new(name: String, servers: Vec<String>, seconds: u64) -> Self {
+        let mut seen = BTreeSet::new();
+        let servers = servers.into_iter().filter(|server| seen.insert(server.clone())).collect();
+        Self { name, servers, seconds }
+    }
 }
 
 /// An invitation, to be handed on.

@@ -1,21 +1,23 @@
 //! Relay and agent behind their control sockets.
 
-use super::answer::{self, Answering, RequestContext, Role};
+use super::answer::{self, Answering, RequestContext, Requests, Role};
 use super::metrics;
+use super::parameters::decode;
 use super::refusal::{Refusal, bad};
 use super::relay::{AgentAdmin, Invite, Refused, RelayAdmin, Revoked};
-use super::server::{Listener, Server};
+use super::server::{Listener, Server, SocketSettings};
 use crate::session::ConnectionId;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Every request that a relay answers. README.md in this folder describes each.
-const RELAY_ROUTES: [(&str, &str); 9] = [
+const RELAY_ROUTES: [(&str, &str); 10] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/metrics"),
+    ("POST", "/v1/reload"),
     ("GET", "/v1/agents"),
     ("DELETE", "/v1/agents/NAME"),
     ("GET", "/v1/servers"),
@@ -26,7 +28,33 @@ const RELAY_ROUTES: [(&str, &str); 9] = [
 ];
 
 /// Every request that an agent answers.
-const AGENT_ROUTES: [(&str, &str); 2] = [("GET", "/v1/status"), ("GET", "/v1/metrics")];
+const AGENT_ROUTES: [(&str, &str); 3] = [("GET", "/v1/status"), ("GET", "/v1/metrics"), ("POST", "/v1/reload")];
+
+/// What can be asked of a relay.
+const OF_RELAY: Requests = Requests {
+    check: |method, uri| route(method, uri, &RELAY_ROUTES).map(drop),
+    // Who calls whom.
+    for_root_alone: |path| {
+        let is_hidden = decode(path).is_none_or(|path| path == "/v1/connections");
+        is_hidden.then_some("connections are shown to root alone")
+    },
+};
+
+/// What can be asked of an agent.
+const OF_AGENT: Requests =
+    Requests { check: |method, uri| route(method, uri, &AGENT_ROUTES).map(drop), for_root_alone: |_| None };
+
+impl SocketSettings {
+    /// It is asked what a relay is asked.
+    pub fn of_relay(self) -> Self {
+        self.asked(OF_RELAY)
+    }
+
+    /// It is asked what an agent is asked.
+    pub fn of_agent(self) -> Self {
+        self.asked(OF_AGENT)
+    }
+}
 
 struct Relay(Arc<dyn RelayAdmin>);
 struct Agent(Arc<dyn AgentAdmin>);
@@ -44,16 +72,10 @@ impl Listener {
 }
 
 impl Role for Relay {
-    fn for_root_alone(&self, path: &str) -> Option<&'static str> {
-        // Who calls whom.
-        (path == "/v1/connections").then_some("connections are shown to root alone")
-    }
-
     fn answer<'a>(&'a self, head: Parts, body: Incoming, context: &'a RequestContext<'a>) -> Answering<'a> {
         Box::pin(async move {
-            let path = head.uri.path();
-            let route = route(&head.method, path, &RELAY_ROUTES)?;
-            let (_, last) = path.rsplit_once('/').unwrap_or_default();
+            let (route, last) = route(&head.method, &head.uri, &RELAY_ROUTES)?;
+            let last = last.as_str();
             let unreadable = |error: String| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error);
             match route {
                 ("GET", "/v1/status") => answer::json(&in_time(&self.0, |admin| admin.status()).await?),
@@ -65,10 +87,17 @@ impl Role for Relay {
                 ("GET", "/v1/invitations") => {
                     answer::json(&in_time(&self.0, |admin| admin.invitations()).await?.map_err(unreadable)?)
                 }
+                ("POST", "/v1/reload") => {
+                    let dry_run = is_dry_run(&head.uri);
+                    let done = in_time(&self.0, move |admin| admin.reload(dry_run)).await?;
+                    answer::json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
+                }
                 ("POST", _) => {
                     let body = answer::whole(body, context.patience.body).await?;
                     let invite: Invite = serde_json::from_slice(&body)
                         .map_err(|error| bad(format!("the body is no invitation to be made: {error}")))?;
+                    let Invite { name, servers, seconds } = invite;
+                    let invite = Invite::new(name, servers, seconds);
                     let invited = in_time(&self.0, move |admin| admin.invite(&invite)).await?;
                     answer::json(&invited.map_err(|refused| match refused {
                         Refused::Wrong(error) => Refusal::new(StatusCode::CONFLICT, error),
@@ -110,14 +139,15 @@ impl Role for Relay {
 }
 
 impl Role for Agent {
-    fn for_root_alone(&self, _: &str) -> Option<&'static str> {
-        None
-    }
-
     fn answer<'a>(&'a self, head: Parts, _: Incoming, _: &'a RequestContext<'a>) -> Answering<'a> {
         Box::pin(async move {
-            match route(&head.method, head.uri.path(), &AGENT_ROUTES)? {
+            match route(&head.method, &head.uri, &AGENT_ROUTES)?.0 {
                 ("GET", "/v1/status") => answer::json(&in_time(&self.0, |admin| admin.status()).await?),
+                ("POST", _) => {
+                    let dry_run = is_dry_run(&head.uri);
+                    let done = in_time(&self.0, move |admin| admin.reload(dry_run)).await?;
+                    answer::json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
+                }
                 _ => self.metrics().await,
             }
         })
@@ -140,31 +170,42 @@ async fn in_time<A: ?Sized + Send + Sync + 'static, T: Send + 'static>(
     done.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"))
 }
 
-/// The route that a request takes; what is in capitals at its end stands for one word.
-fn route(
-    method: &Method,
-    path: &str,
-    routes: &'static [(&'static str, &'static str)],
-) -> Result<(&'static str, &'static str), Refusal> {
+fn is_dry_run(uri: &Uri) -> bool {
+    uri.query() == Some("dry-run")
+}
+
+/// A method and a path.
+type Route = (&'static str, &'static str);
+
+/// The route that a request takes, and the last word of its path; what is in capitals at the end of a route stands for one word.
+fn route(method: &Method, uri: &Uri, routes: &'static [Route]) -> Result<(Route, String), Refusal> {
+    let path = decode(uri.path()).ok_or_else(|| bad("the path is not properly percent-encoded".to_owned()))?;
     let leads_to = |route: &str| match route.rsplit_once('/') {
         Some((folder, last)) if last.bytes().all(|byte| byte.is_ascii_uppercase()) => {
             path.rsplit_once('/').is_some_and(|(asked, word)| asked == folder && !word.is_empty())
         }
         _ => path == route,
     };
-    let mut here = routes.iter().copied().filter(|(_, route)| leads_to(route));
-    let paths: BTreeSet<&str> = routes.iter().map(|(_, path)| *path).collect();
-    let found = here.clone().find(|(allowed, _)| method == allowed);
-    found.ok_or_else(|| match here.next() {
-        Some((allowed, known)) => {
-            let error = format!("{known} takes {allowed}, not {method}");
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
-        }
-        None => {
-            let paths: Vec<&str> = paths.into_iter().collect();
-            Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {}", paths.join(", ")))
-        }
-    })
+    let here: Vec<Route> = routes.iter().copied().filter(|(_, route)| leads_to(route)).collect();
+    if here.is_empty() {
+        let paths: BTreeSet<&str> = routes.iter().map(|(_, path)| *path).collect();
+        let paths: Vec<&str> = paths.into_iter().collect();
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no such path; there are {}", paths.join(", "))));
+    }
+    let Some(found) = here.iter().copied().find(|(allowed, _)| method == allowed) else {
+        let allowed: Vec<&str> = here.iter().map(|(method, _)| *method).collect();
+        let error = format!("{path} takes {}, not {method}", allowed.join(" or "));
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error));
+    };
+    let query = uri.query().unwrap_or_default();
+    if found == ("POST", "/v1/reload") && !["", "dry-run"].contains(&query) {
+        return Err(bad(format!("no parameter '{query}'; there is dry-run")));
+    }
+    if found != ("POST", "/v1/reload") && !query.is_empty() {
+        return Err(bad(format!("{method} {path} takes no parameters")));
+    }
+    let last = path.rsplit_once('/').map(|(_, last)| last.to_owned()).unwrap_or_default();
+    Ok((found, last))
 }
 
 #[cfg(test)]
@@ -173,12 +214,23 @@ mod tests {
 
     #[test]
     fn a_request_takes_a_route_or_hears_which_there_are() {
-        let take = |method: &str, path: &str| route(&method.parse().unwrap(), path, &RELAY_ROUTES);
-        assert_eq!(take("GET", "/v1/agents"), Ok(("GET", "/v1/agents")));
-        assert_eq!(take("DELETE", "/v1/agents/factory-7"), Ok(("DELETE", "/v1/agents/NAME")));
-        assert_eq!(take("DELETE", "/v1/agents/").unwrap_err().status, StatusCode::NOT_FOUND);
-        assert_eq!(take("PUT", "/v1/agents").unwrap_err().status, StatusCode::METHOD_NOT_ALLOWED);
+        let take = |method: &str, path: &str| route(&method.parse().unwrap(), &path.parse().unwrap(), &RELAY_ROUTES);
+        assert_eq!(take("GET", "/v1/agents").unwrap().0, ("GET", "/v1/agents"));
+        assert_eq!(take("GET", "/v1/agents?").unwrap().0, ("GET", "/v1/agents"));
+        let named = (("DELETE", "/v1/agents/NAME"), "factory-7".to_owned());
+        assert_eq!(take("DELETE", "/v1/agents/factory%2D7"), Ok(named));
+        for (method, path, status) in [
+            ("DELETE", "/v1/agents/", StatusCode::NOT_FOUND),
+            ("GET", "/", StatusCode::NOT_FOUND),
+            ("PUT", "/v1/agents", StatusCode::METHOD_NOT_ALLOWED),
+            ("GET", "/v1/agents?state=here", StatusCode::BAD_REQUEST),
+            ("GET", "/v1/agents?%zz", StatusCode::BAD_REQUEST),
+            ("GET", "/v1/%zz", StatusCode::BAD_REQUEST),
+        ] {
+            assert_eq!(take(method, path).unwrap_err().status, status, "{method} {path}");
+        }
         assert!(take("GET", "/v1/bindings").unwrap_err().error.contains("/v1/connections/ID"));
+        assert_eq!(take("PUT", "/v1/invitations").unwrap_err().error, "/v1/invitations takes GET or POST, not PUT");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The thread that serves the control socket.
 
 use super::Admin;
-use super::answer::{self, AnswerBody, RequestContext, Role};
+use super::answer::{self, AnswerBody, RequestContext, Requests, Role};
 use super::connections::{Connection, Connections};
 use super::credentials::{self, Access};
-use super::gateway::GatewayRole;
+use super::gateway::{self, GatewayRole};
 use super::limits::Patience;
 use super::refusal::Refusal;
 use super::socket::{ControlError, SocketFile};
@@ -51,12 +51,25 @@ pub struct SocketSettings {
     metrics: Option<SocketAddr>,
     confinement: Option<Confinement>,
     patience: Patience,
+    requests: Requests,
 }
 
 impl SocketSettings {
     /// A socket at `path` for root and this user.
     pub fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), readers: None, metrics: None, confinement: None, patience: Patience::default() }
+        Self {
+            path: path.to_owned(),
+            readers: None,
+            metrics: None,
+            confinement: None,
+            patience: Patience::default(),
+            requests: gateway::REQUESTS,
+        }
+    }
+
+    /// What can be asked there; of a gateway unless told otherwise.
+    pub(super) fn asked(self, requests: Requests) -> Self {
+        Self { requests, ..self }
     }
 
     /// The members of this group may look.
@@ -87,7 +100,19 @@ pub struct Listener(Running);
 /// A control socket that is served. Dropping it removes the socket.
 pub struct Server(Running);
 
-type StartedRole = Arc<OnceLock<Arc<dyn Role>>>;
+/// Who answers, from when it has started.
+struct Answerer {
+    role: OnceLock<Arc<dyn Role>>,
+    requests: Requests,
+}
+
+type StartedRole = Arc<Answerer>;
+
+impl Answerer {
+    fn get(&self) -> Option<&Arc<dyn Role>> {
+        self.role.get()
+    }
+}
 
 struct Running {
     role: StartedRole,
@@ -101,7 +126,7 @@ impl Listener {
     /// Makes the socket, private from its first moment, and its directory if only that is missing. Everything that can fail
     /// does so here; not the port of the metrics, which anybody on this machine can take first: that is tried until it is had.
     pub fn bind(settings: SocketSettings) -> Result<Self, ControlError> {
-        let SocketSettings { path, readers, metrics, confinement, patience } = settings;
+        let SocketSettings { path, readers, metrics, confinement, patience, requests } = settings;
         let (file, listener) = SocketFile::listen(&path, readers)?;
         let port = metrics.map(|address| (address, listen(address)));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -113,7 +138,7 @@ impl Listener {
             let _inside = runtime.enter();
             UnixListener::from_std(listener).map_err(ControlError::Thread)?
         };
-        let role = StartedRole::default();
+        let role = Arc::new(Answerer { role: OnceLock::new(), requests });
         let (stop, stopped) = oneshot::channel();
         let known = Arc::clone(&role);
         let thread = std::thread::Builder::new()
@@ -139,7 +164,7 @@ impl Listener {
 
     /// From now on this role answers.
     pub(super) fn serve_role(self, role: Arc<dyn Role>) -> Server {
-        let _ = self.0.role.set(role);
+        let _ = self.0.role.role.set(role);
         Server(self.0)
     }
 }
@@ -280,7 +305,7 @@ async fn converse<S>(
         place.has_asked();
         let (role, progress) = (Arc::clone(&role), Arc::clone(&progress));
         async move {
-            let hidden = role.get().and_then(|role| role.for_root_alone(request.uri().path()));
+            let hidden = (role.requests.for_root_alone)(request.uri().path());
             let answered = match (access, request.method()) {
                 (Access::Look, _) if let Some(why) = hidden => Err(forbidden(why)),
                 (Access::All, _) | (Access::Look, &Method::GET) => {
@@ -340,6 +365,8 @@ async fn handle(
     user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (head, body) = request.into_parts();
+    // Waiting for the start makes no sense of it.
+    (role.requests.check)(&head.method, &head.uri)?;
     ready(role)?.answer(head, body, &RequestContext { progress, patience, user }).await
 }
 

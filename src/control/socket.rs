@@ -15,7 +15,7 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Another process serves it.
-    #[error("another gateway serves {0}; stop it, or choose another socket with --control")]
+    #[error("another process of kamei serves {0}; stop it, or choose another socket with --control")]
     InUse(PathBuf),
     /// Something else is there.
     #[error("{0} is there and is no socket; remove it, or choose another socket with --control")]

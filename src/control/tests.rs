@@ -596,6 +596,11 @@ fn the_files_are_private_from_their_first_moment_and_gone_at_the_end() {
     let lock = directory.path().join("made/sock.lock");
     assert_eq!((mode(&path), mode(&lock), mode(path.parent().unwrap())), (0o600, 0o600, 0o755));
     assert!(std::fs::metadata(&path).unwrap().file_type().is_socket());
+    for (request, code) in [("/v1/bindings/x", 400), ("/v1/status?x", 400), ("/nowhere", 404), ("/v1/status", 503)] {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        write!(stream, "GET {request} HTTP/1.1\r\nhost: kamei\r\n\r\n").unwrap();
+        assert_eq!(parse(&read_all(&mut stream)).0, code, "{request}");
+    }
     let starting = Client::new(&path).status().unwrap_err();
     assert!(matches!(starting, ClientError::Starting(_)), "{starting}");
     drop(listener);

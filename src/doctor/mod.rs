@@ -66,7 +66,7 @@ fn devices() -> Finding {
 
 /// By confining a thread that has nothing else to do.
 fn landlock() -> Finding {
-    let tried = std::thread::spawn(|| Confinement::new(Profile::GATEWAY, Vec::new(), Vec::new()).enter()).join();
+    let tried = std::thread::spawn(|| Confinement::new(Profile::GATEWAY, Vec::new()).enter()).join();
     match tried {
         Ok(Ok(None)) => Finding::fine("capabilities, Landlock and seccomp can be given up once the gateway is set up"),
         Ok(Ok(Some(lacking))) => Finding::note(lacking),

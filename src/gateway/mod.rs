@@ -284,10 +284,8 @@ fn confinement(config: &Config, file: Option<&Path>) -> Result<Option<Confinemen
     }
     let parent = |path: &Path| path.parent().map(Path::to_owned);
     let written = [Some(config.state_dir.clone()), parent(&config.control), Some(host::lock_directory().to_owned())];
-    // A link to the file, and the file.
-    let read = [file.map(Path::to_owned), file.and_then(|file| file.canonicalize().ok())];
-    let read = read.into_iter().flatten().filter_map(|file| parent(&std::path::absolute(file).ok()?));
-    Ok(Some(Confinement::new(Profile::GATEWAY, written.into_iter().flatten().collect(), read.collect())))
+    let written = written.into_iter().flatten().collect();
+    Ok(Some(Confinement::new(Profile::GATEWAY, written).reading(file)))
 }
 
 /// The control socket's thread starts before `main` is confined.

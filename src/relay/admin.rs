@@ -3,12 +3,13 @@
 use super::clock::wall;
 use super::connections::Stage;
 use super::error::RelayError;
+use super::reload::Changer;
 use super::session::End;
 use super::shared::Relay;
 use crate::config::HostPort;
 use crate::control::{
-    AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Server,
-    ServerView, SocketSettings,
+    AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Reloaded,
+    Server, ServerView, SocketSettings, group_number,
 };
 use crate::host::confine::Confinement;
 use crate::identity::{Invitation, MemberKind, RegisterError};
@@ -21,16 +22,18 @@ use std::time::Duration;
 
 /// Makes the control socket.
 pub fn listen(relay: &Relay, confinement: Option<Confinement>) -> Result<Listener, RelayError> {
-    let settings = SocketSettings::at(&relay.config.control).with_metrics(relay.config.metrics);
+    let config = relay.config();
+    let group = config.control_group.as_deref().map(group_number).transpose().map_err(RelayError::Group)?;
+    let settings = SocketSettings::at(&config.control).of_relay().readable_by(group).with_metrics(config.metrics);
     Ok(Listener::bind(settings.confined_by(confinement))?)
 }
 
 /// Answers from now on.
-pub fn serve(listener: Listener, relay: &Arc<Relay>) -> Server {
-    listener.serve_relay(Arc::new(Asked(Arc::clone(relay))))
+pub fn serve(listener: Listener, changer: &Arc<Changer>) -> Server {
+    listener.serve_relay(Arc::new(Asked(Arc::clone(&changer.relay), Arc::clone(changer))))
 }
 
-struct Asked(Arc<Relay>);
+struct Asked(Arc<Relay>, Arc<Changer>);
 
 impl RelayAdmin for Asked {
     fn status(&self) -> RelayStatus {
@@ -41,7 +44,7 @@ impl RelayAdmin for Asked {
             role: "relay".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: relay.clock.uptime().as_secs(),
-            listen: relay.config.listen.clone(),
+            listen: relay.config().listen.clone(),
             fingerprint: relay.authority.fingerprint().to_string(),
             members: relay.register.members().map_or(0, |members| members.len()),
             agents: live.len(),
@@ -84,7 +87,7 @@ impl RelayAdmin for Asked {
             channel: DataChannel::Shared,
             connections: 0,
         };
-        for server in &relay.config.servers {
+        for server in &relay.config().servers {
             let entry = all.entry(server.published.clone()).or_insert_with_key(view);
             (entry.port, entry.channel) = (Some(server.port), server.channel);
         }
@@ -172,6 +175,10 @@ impl RelayAdmin for Asked {
         }
         found.is_some()
     }
+
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
+        self.1.reload(dry_run)
+    }
 }
 
 impl Asked {
@@ -186,8 +193,9 @@ fn milliseconds(time: Duration) -> u64 {
 
 /// What invitations name as the relay's address: what the operator says, or where it listens, if that is one address.
 fn public(relay: &Relay) -> Result<String, Refused> {
-    let told = relay.config.public.as_ref().map(HostPort::to_string);
-    let single = relay.config.listen.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string);
+    let config = relay.config();
+    let told = config.public.as_ref().map(HostPort::to_string);
+    let single = config.listen.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string);
     told.or(single).ok_or_else(|| {
         let what = "this relay listens at every address: tell by --public HOST:PORT, or the key `public`, which of them \
                     agents are to call";

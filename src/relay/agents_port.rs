@@ -28,9 +28,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Opens all addresses that agents come in by.
 pub fn open(relay: &Arc<Relay>) -> Result<JoinSet<()>, RelayError> {
     let acceptor = TlsAcceptor::from(relay.authority.server_config(ALPN)?);
-    let unproved = Unproved::new(relay.config.limits.unproved);
+    let unproved = Unproved::new(relay.config().limits.unproved);
     let mut tasks = JoinSet::new();
-    for address in &relay.config.listen {
+    for address in &relay.config().listen {
         let listener = front::listen(*address)?;
         tasks.spawn(accept(Arc::clone(relay), listener, acceptor.clone(), unproved.clone()));
     }

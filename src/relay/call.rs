@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 /// Serves a client. What it has sent already stays in its socket until the way is open, so that it arrives first and whole,
 /// and is bounded by the socket's buffer (C6). A client that is refused sees a reset, and no byte.
 pub async fn serve(relay: Arc<Relay>, server: Arc<ServerConfig>, mut client: TcpStream, address: SocketAddr) {
-    let is_welcome = server.clients.is_empty() || server.clients.iter().any(|prefix| prefix.contains(&address.ip()));
+    let is_welcome = server.welcomes(address.ip());
     let place = match relay.connections.enter(address, &server.published, relay.now()) {
         _ if !is_welcome => Err(RefuseReason::NotAllowed),
         place => place,
@@ -66,7 +66,7 @@ async fn carry(
         session.agent
     );
     let ended = tokio::select! {
-        ended = splice::join(client, &mut data, &connection.counts, relay.config.idle) => Some(ended),
+        ended = splice::join(client, &mut data, &connection.counts, relay.config().idle) => Some(ended),
         _ = session.wait_end() => None,
         () = connection.close.notified() => None,
     };
@@ -82,7 +82,7 @@ async fn carry(
 async fn find(relay: &Relay, server: &ServerConfig) -> Result<Arc<Session>, RefuseReason> {
     match relay.sessions.serving(&server.published) {
         Some(session) => Ok(session),
-        None => tokio::time::timeout(relay.config.hold, relay.sessions.wait_serving(&server.published))
+        None => tokio::time::timeout(relay.config().hold, relay.sessions.wait_serving(&server.published))
             .await
             .map_err(|_| RefuseReason::AgentAway),
     }

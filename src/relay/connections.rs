@@ -54,7 +54,7 @@ impl Connection {
 
 /// All of them.
 pub struct Connections {
-    limits: RelayLimits,
+    limits: Mutex<RelayLimits>,
     all: Mutex<All>,
 }
 
@@ -72,7 +72,12 @@ pub struct Place<'a> {
 
 impl Connections {
     pub fn new(limits: RelayLimits) -> Self {
-        Self { limits, all: Mutex::default() }
+        Self { limits: Mutex::new(limits), all: Mutex::default() }
+    }
+
+    /// New connections meet these limits; those that are there stay.
+    pub fn limit(&self, limits: RelayLimits) {
+        *self.limits.lock() = limits;
     }
 
     pub fn count(&self) -> usize {
@@ -89,12 +94,13 @@ impl Connections {
 
     /// A place for a client that has just connected, with an ID that nobody can guess.
     pub fn enter(&self, client: SocketAddr, server: &Published, now: Time) -> Result<Place<'_>, RefuseReason> {
+        let limits = *self.limits.lock();
         let mut all = self.all.lock();
-        if all.by_id.len() >= self.limits.in_all {
+        if all.by_id.len() >= limits.in_all {
             return Err(RefuseReason::RelayFull);
         }
         let same = all.of_client.entry(network(client.ip())).or_default();
-        if *same >= self.limits.of_client {
+        if *same >= limits.of_client {
             return Err(RefuseReason::ClientFull);
         }
         let id = loop {

@@ -56,6 +56,9 @@ pub enum RelayError {
     /// It cannot be confined.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+    /// The group that may look at the control socket.
+    #[error("{0}")]
+    Group(String),
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] ControlError),

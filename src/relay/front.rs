@@ -5,34 +5,93 @@ use super::error::RelayError;
 use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::session::RefuseReason;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 4096;
 /// Time until the next try where no connection can be accepted: descriptors may come free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Opens the ports of all servers.
-pub fn open(relay: &Arc<Relay>) -> Result<JoinSet<()>, RelayError> {
-    let mut tasks = JoinSet::new();
-    for server in &relay.config.servers {
-        for listener in listeners(server)? {
-            tasks.spawn(accept(Arc::clone(relay), server.clone(), listener));
-        }
-    }
-    Ok(tasks)
+/// The ports of all servers.
+pub struct Fronts {
+    /// Of the threads that serve, whoever asks.
+    runtime: Handle,
+    open: Mutex<BTreeMap<SocketAddr, Front>>,
 }
 
-fn listeners(server: &ServerConfig) -> Result<Vec<TcpListener>, RelayError> {
-    if server.addresses.is_empty() {
-        return everywhere(server.port).map(|listener| vec![listener]);
+/// A port, and who is called there. It closes when this is dropped; what was accepted goes on.
+pub struct Front {
+    listener: Arc<TcpListener>,
+    server: Arc<ServerConfig>,
+    accepting: JoinHandle<()>,
+}
+
+impl Fronts {
+    /// No port is open yet.
+    pub fn new(runtime: Handle) -> Self {
+        Self { runtime, open: Mutex::default() }
     }
-    server.addresses.iter().map(|address| listen(SocketAddr::new(*address, server.port))).collect()
+
+    /// Opens the ports of these servers and closes all others. Ports that stay open lose nobody who waits there.
+    ///
+    /// # Errors
+    /// One of them cannot be had; nothing has changed then.
+    pub fn change(&self, relay: &Arc<Relay>, servers: &[ServerConfig]) -> Result<(), RelayError> {
+        let _inside = self.runtime.enter();
+        let mut open = self.open.lock();
+        let sockets = |server: &ServerConfig| {
+            let server = Arc::new(server.clone());
+            server.sockets().map(|at| (at, Arc::clone(&server))).collect::<Vec<_>>()
+        };
+        let wanted: BTreeMap<SocketAddr, Arc<ServerConfig>> = servers.iter().flat_map(sockets).collect();
+        let new = wanted.iter().filter(|(at, _)| !open.contains_key(at));
+        let opened: Vec<(SocketAddr, Front)> = new
+            .map(|(at, server)| {
+                let listener = if server.addresses.is_empty() { everywhere(at.port()) } else { listen(*at) };
+                Ok((*at, Front::start(relay, Arc::clone(server), Arc::new(listener?))))
+            })
+            .collect::<Result<_, RelayError>>()?;
+        open.retain(|at, _| wanted.contains_key(at));
+        for (at, front) in open.iter_mut() {
+            wanted.get(at).into_iter().for_each(|server| front.serve(relay, Arc::clone(server)));
+        }
+        open.extend(opened);
+        Ok(())
+    }
+
+    /// Closes all of them.
+    pub fn close(&self) {
+        self.open.lock().clear();
+    }
+}
+
+impl Front {
+    /// Serves whoever calls there.
+    pub fn start(relay: &Arc<Relay>, server: Arc<ServerConfig>, listener: Arc<TcpListener>) -> Self {
+        let accepting = tokio::spawn(accept(Arc::clone(relay), Arc::clone(&server), Arc::clone(&listener)));
+        Self { listener, server, accepting }
+    }
+
+    /// Who calls from now on is served so.
+    pub fn serve(&mut self, relay: &Arc<Relay>, server: Arc<ServerConfig>) {
+        if self.server != server {
+            *self = Self::start(relay, server, Arc::clone(&self.listener));
+        }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
 }
 
 /// Every IPv4 and IPv6 address; where the kernel has no IPv6, every IPv4 address.
@@ -77,8 +136,7 @@ fn bind(address: SocketAddr, (shares_port, is_virtual): (bool, bool)) -> io::Res
 }
 
 /// Serves whoever calls at this port, until it is aborted.
-pub async fn accept(relay: Arc<Relay>, server: ServerConfig, listener: TcpListener) {
-    let server = Arc::new(server);
+async fn accept(relay: Arc<Relay>, server: Arc<ServerConfig>, listener: Arc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((client, address)) => {

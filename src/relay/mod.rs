@@ -22,6 +22,7 @@
 //! | `call.rs` | one connection of a client, from the call to the end |
 //! | `connections.rs` | all connections, and how many each may have |
 //! | `enrol.rs` | invitations become members |
+//! | `reload.rs` | another configuration, without dropping a connection |
 
 mod admin;
 mod agents_port;
@@ -32,6 +33,7 @@ mod connections;
 mod enrol;
 mod error;
 mod front;
+mod reload;
 mod respond;
 mod session;
 mod sessions;
@@ -44,26 +46,30 @@ mod virtual_ips;
 
 pub use error::RelayError;
 
-use crate::config::{Hardening, RelayConfig};
+use crate::config::{ConfigSource, Hardening, RelayConfig};
 use crate::control::Listener;
 use crate::host::confine::{Confinement, Profile};
 use crate::host::{self, LockFile};
 use crate::identity::{Authority, Register};
 use clock::Clock;
 use connections::Connections;
-use parking_lot::Mutex;
+use front::Fronts;
+use parking_lot::{Mutex, RwLock};
+use reload::Changer;
 use sessions::Sessions;
 use shared::Relay;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use virtual_ips::VirtualIps;
 
-/// Runs a relay until SIGTERM or SIGINT.
+/// Runs a relay until SIGTERM or SIGINT; at SIGHUP it reads its configuration anew, from `source`, which reads `file`.
 ///
 /// # Errors
 /// What keeps it from starting; nothing is left behind.
-pub fn run(config: RelayConfig) -> Result<(), RelayError> {
+pub fn run(config: RelayConfig, source: ConfigSource<RelayConfig>, file: Option<&Path>) -> Result<(), RelayError> {
     host::raise_descriptors();
     let authority = Authority::open(&config.state_dir)?;
     let lock = LockFile::take(&config.state_dir.join("lock"));
@@ -71,20 +77,19 @@ pub fn run(config: RelayConfig) -> Result<(), RelayError> {
     let _lock = lock.ok_or_else(|| RelayError::Locked(config.state_dir.clone()))?;
     let register = Register::open(&config.state_dir.join("relay.db"))?;
     let virtual_ips = VirtualIps::open(&config.state_dir, &config.pools)?;
-    let limits = config.limits;
+    let confinement = (config.hardening == Hardening::On).then(|| {
+        Confinement::of_role(Profile::RELAY, &config.state_dir, &config.control, config.metrics).reading(file)
+    });
     let relay = Arc::new(Relay {
         authority,
         register,
         sessions: Sessions::default(),
-        connections: Connections::new(limits),
+        connections: Connections::new(config.limits),
         virtual_ips,
         refused: Mutex::default(),
         carried: AtomicU64::new(0),
         clock: Clock::start(),
-        config,
-    });
-    let confinement = (relay.config.hardening == Hardening::On).then(|| {
-        Confinement::of_role(Profile::RELAY, &relay.config.state_dir, &relay.config.control, relay.config.metrics)
+        in_force: RwLock::new(Arc::new(config)),
     });
     let control = admin::listen(&relay, confinement.clone())?;
     // Before there are other threads: each hands on what it may.
@@ -93,34 +98,49 @@ pub fn run(config: RelayConfig) -> Result<(), RelayError> {
         .enable_all()
         .build()
         .map_err(|error| RelayError::System { what: "cannot start threads", error })?;
-    let served = runtime.block_on(serve(&relay, control));
+    let fronts = Fronts::new(runtime.handle().clone());
+    let changer = Arc::new(Changer { relay, fronts, source, alone: Mutex::default() });
+    let served = runtime.block_on(serve(&changer, control));
     runtime.shutdown_background();
     served
 }
 
-async fn serve(relay: &Arc<Relay>, control: Listener) -> Result<(), RelayError> {
+async fn serve(changer: &Arc<Changer>, control: Listener) -> Result<(), RelayError> {
+    let Changer { relay, fronts, .. } = &**changer;
     let agents_ports = agents_port::open(relay)?;
-    let mut fronts = front::open(relay)?;
-    let _pools = virtual_fronts::answer_for(&relay.config.pools)?;
-    fronts.spawn(virtual_fronts::serve(Arc::clone(relay)));
+    let config = relay.config();
+    fronts.change(relay, &config.servers)?;
+    let _pools = virtual_fronts::answer_for(&config.pools)?;
+    let mut virtual_fronts = JoinSet::new();
+    virtual_fronts.spawn(virtual_fronts::serve(Arc::clone(relay)));
     let caught = |error| RelayError::System { what: "cannot catch signals", error };
     let mut terminated = signal(SignalKind::terminate()).map_err(caught)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(caught)?;
-    let server = admin::serve(control, relay);
-    let listening: Vec<String> = relay.config.listen.iter().map(ToString::to_string).collect();
+    let mut hung_up = signal(SignalKind::hangup()).map_err(caught)?;
+    let server = admin::serve(control, changer);
+    let listening: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     log::info!(
         "ready: agents come in at {}, {} servers have ports; key {}",
         listening.join(", "),
-        relay.config.servers.len(),
+        config.servers.len(),
         relay.authority.fingerprint()
     );
-    host::systemd::Manager::from_environment().ready("serving");
-    tokio::select! {
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+    let manager = host::systemd::Manager::from_environment();
+    manager.ready("serving");
+    loop {
+        tokio::select! {
+            _ = terminated.recv() => break,
+            _ = interrupted.recv() => break,
+            _ = hung_up.recv() => {
+                let changer = Arc::clone(changer);
+                tokio::task::spawn_blocking(move || changer.reload_and_log());
+            }
+        }
     }
+    manager.stopping();
     log::info!("stopping: {} connections end", relay.connections.count());
-    drop((agents_ports, fronts));
+    drop((agents_ports, virtual_fronts));
+    fronts.close();
     relay.sessions.end_all(session::End::RelayStops);
     server.stop();
     Ok(())

@@ -77,14 +77,6 @@ pub struct Session {
 impl Session {
     /// A session that publishes nothing yet, and what it has to say.
     pub fn new(common: Common, member: &Member, address: SocketAddr) -> (Arc<Self>, mpsc::Receiver<Message>) {
-        let limits = common.limits;
-        let limits = Limits {
-            servers: limits.servers,
-            of_server: limits.of_server,
-            of_agent: limits.of_agent,
-            acknowledge: ACKNOWLEDGE_TIME,
-            channel: CHANNEL_TIME,
-        };
         let (outbox, said) = mpsc::channel(OUTBOX);
         let session = Self {
             agent: member.name.clone(),
@@ -92,7 +84,7 @@ impl Session {
             permitted: member.servers.clone(),
             address,
             since: common.clock.now(),
-            side: Mutex::new(RelaySide::new(limits)),
+            side: Mutex::new(RelaySide::new(of_session(common.limits))),
             waiting: Mutex::default(),
             outbox,
             acknowledged: watch::Sender::new(()),
@@ -101,6 +93,11 @@ impl Session {
             common,
         };
         (Arc::new(session), said)
+    }
+
+    /// New servers and calls meet these limits.
+    pub fn limit(&self, limits: RelayLimits) {
+        self.side.lock().limit(of_session(limits));
     }
 
     /// Ends it, for the first reason that is given.
@@ -288,6 +285,11 @@ impl Session {
             self.finish(connection);
         }
     }
+}
+
+fn of_session(limits: RelayLimits) -> Limits {
+    let RelayLimits { servers, of_server, of_agent, .. } = limits;
+    Limits { servers, of_server, of_agent, acknowledge: ACKNOWLEDGE_TIME, channel: CHANNEL_TIME }
 }
 
 /// What ends a session, as said in the log.

@@ -9,13 +9,15 @@ use crate::config::RelayConfig;
 use crate::identity::{Authority, Register};
 use crate::session::RefuseReason;
 use crate::time::Time;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// What all tasks of a relay share.
 pub struct Relay {
-    pub config: RelayConfig,
+    /// What is in force; a reload puts another in its place.
+    pub in_force: RwLock<Arc<RelayConfig>>,
     pub authority: Authority,
     pub register: Register,
     pub sessions: Sessions,
@@ -28,6 +30,11 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// The configuration that is in force.
+    pub fn config(&self) -> Arc<RelayConfig> {
+        Arc::clone(&self.in_force.read())
+    }
+
     /// Time of clocks that only go forward.
     pub fn now(&self) -> Time {
         self.clock.now()
@@ -40,7 +47,8 @@ impl Relay {
 
     /// What a new session is given.
     pub fn sessions_common(&self) -> Common {
-        let (limits, probing) = (self.config.limits, self.config.probing);
+        let config = self.config();
+        let (limits, probing) = (config.limits, config.probing);
         Common { clock: self.clock, limits, probing, changed: self.sessions.teller() }
     }
 }

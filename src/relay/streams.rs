@@ -53,7 +53,7 @@ struct Shared {
 /// Serves the connection until it ends. `unproved` is given back when it has a session.
 pub async fn serve(relay: Arc<Relay>, stream: TlsStream<TcpStream>, caller: Caller, unproved: Place) {
     let mut builder = h2::server::Builder::new();
-    let streams = u32::try_from(relay.config.limits.of_agent).unwrap_or(u32::MAX).saturating_add(OTHER_STREAMS);
+    let streams = u32::try_from(relay.config().limits.of_agent).unwrap_or(u32::MAX).saturating_add(OTHER_STREAMS);
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -1,7 +1,7 @@
 //! Virtual IPs that clients call.
 
 use super::error::RelayError;
-use super::front;
+use super::front::{self, Front};
 use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::host::AnyIp;
@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 
 /// Time until a port that cannot be had is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -26,7 +25,7 @@ pub fn answer_for(pools: &[IpNet]) -> Result<Vec<AnyIp>, RelayError> {
 /// another program of this machine that listens at all addresses would answer in its place.
 pub async fn serve(relay: Arc<Relay>) {
     let mut changed = relay.sessions.watch();
-    let mut open: BTreeMap<SocketAddr, Listening> = BTreeMap::new();
+    let mut open: BTreeMap<SocketAddr, Front> = BTreeMap::new();
     loop {
         for session in relay.sessions.list() {
             session.published().iter().for_each(|(published, port)| relay.virtual_ips.give(published, *port));
@@ -35,18 +34,19 @@ pub async fn serve(relay: Arc<Relay>) {
         open.retain(|at, _| wanted.contains_key(at));
         let mut has_failed = false;
         for (at, published) in wanted {
-            if open.contains_key(&at) {
+            let server = Arc::new(server(&relay, published, at));
+            if let Some(front) = open.get_mut(&at) {
+                front.serve(&relay, server);
                 continue;
             }
             match front::listen_at(at) {
                 Ok(listener) => {
-                    log::info!("server {published} is called at {at}");
-                    let server = server(&relay, published, at);
-                    open.insert(at, Listening(tokio::spawn(front::accept(Arc::clone(&relay), server, listener))));
+                    log::info!("server {} is called at {at}", server.published);
+                    open.insert(at, Front::start(&relay, server, Arc::new(listener)));
                 }
                 Err(error) => {
                     has_failed = true;
-                    log::error!("{published} is not reached by its virtual IP: {error}");
+                    log::error!("{} is not reached by its virtual IP: {error}", server.published);
                 }
             }
         }
@@ -57,16 +57,9 @@ pub async fn serve(relay: Arc<Relay>) {
 
 /// Who may call, and how: as at the server's port of the relay, if it has one.
 fn server(relay: &Relay, published: Published, at: SocketAddr) -> ServerConfig {
-    let configured = relay.config.servers.iter().find(|server| server.published == published);
+    let config = relay.config();
+    let configured = config.servers.iter().find(|server| server.published == published);
     let (clients, channel) =
         configured.map_or((Vec::new(), DataChannel::Shared), |server| (server.clients.clone(), server.channel));
     ServerConfig { published, port: at.port(), addresses: vec![at.ip()], clients, channel }
-}
-
-struct Listening(JoinHandle<()>);
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

@@ -101,6 +101,11 @@ impl RelaySide {
         Self { limits, servers: BTreeMap::new(), connections: BTreeMap::new(), is_leaving: false }
     }
 
+    /// New servers and calls meet these limits; those that are there stay.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes a message of the agent's. `judge` says whether the agent may publish this.
     ///
     /// # Errors

@@ -60,11 +60,11 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Of a role that writes below the directories `written` and reads below `read`, beside those of its profile. They must
-    /// exist when a thread is confined: one that does not is closed for good.
-    pub fn new(profile: Profile, written: Vec<PathBuf>, read: Vec<PathBuf>) -> Self {
-        let all = |own: Vec<PathBuf>, fixed: &[&str]| own.into_iter().chain(fixed.iter().map(PathBuf::from)).collect();
-        Self { profile, written: all(written, profile.written), read: all(read, profile.read), ports: Vec::new() }
+    /// Of a role that writes below the directories `written`, beside those of its profile. They must exist when a thread is
+    /// confined: one that does not is closed for good.
+    pub fn new(profile: Profile, written: Vec<PathBuf>) -> Self {
+        let written = written.into_iter().chain(profile.written.iter().map(PathBuf::from)).collect();
+        Self { profile, written, read: profile.read.iter().map(PathBuf::from).collect(), ports: Vec::new() }
     }
 
     /// Of a role with a state directory, a control socket and perhaps a port for metrics.
@@ -72,7 +72,16 @@ impl Confinement {
         let written = [Some(state_dir), control.parent()];
         let written = written.into_iter().flatten().map(Path::to_owned).collect();
         let ports = metrics.iter().map(SocketAddr::port).collect();
-        Self { ports, ..Self::new(profile, written, Vec::new()) }
+        Self { ports, ..Self::new(profile, written) }
+    }
+
+    /// The configuration file may be read again: its directory, for editors put another one in its place; where it is a
+    /// link, both directories.
+    pub fn reading(mut self, file: Option<&Path>) -> Self {
+        let files = [file.map(Path::to_owned), file.and_then(|file| file.canonicalize().ok())];
+        let directory = |file: PathBuf| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
+        self.read.extend(files.into_iter().flatten().filter_map(directory));
+        self
     }
 
     /// [`Confinement::enter`], with a line in the log for what the kernel lacks.

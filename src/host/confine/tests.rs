@@ -14,7 +14,7 @@ fn confined<T: Send>(written: &Path, thread: Thread, work: impl FnOnce() -> T + 
         Thread::Relay => Profile::RELAY,
         Thread::Agent => Profile::AGENT,
     };
-    let confinement = Confinement::new(profile, vec![written.to_owned()], Vec::new());
+    let confinement = Confinement::new(profile, vec![written.to_owned()]);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             confinement.enter().unwrap();
@@ -186,7 +186,7 @@ fn a_kernel_without_landlock_is_made_do_with_and_said_so() {
         let without = scope.spawn(|| {
             let missing = SeccompAction::Errno(Errno::NOSYS.raw_os_error().unsigned_abs());
             filter(all_of(&[libc::SYS_landlock_create_ruleset]), SeccompAction::Allow, missing).unwrap();
-            let said = Confinement::new(Profile::GATEWAY, vec![scratch.path().to_owned()], Vec::new()).enter().unwrap();
+            let said = Confinement::new(Profile::GATEWAY, vec![scratch.path().to_owned()]).enter().unwrap();
             assert!(std::fs::read("/etc/passwd").is_ok(), "no directory is closed");
             assert!(rustix::thread::no_new_privs().unwrap(), "but all else is given up");
             said
