@@ -39,10 +39,6 @@ pub async fn serve(
     tokio::select! {
         () = carry(&agent, &session, &call, &published) => {}
         // An error: the connection has ended by itself, or the session has.
-        () = agent.wait_withdrawn(&published) => {
-            log::info!("connection {}: {published} is published no more", call.connection);
-            session.say(Message::Decline(call.connection, RefuseReason::NoServer));
-        }
         Ok(()) = withdrawn => log::debug!("connection {}: nobody waits for it any more", call.connection),
     }
 }
@@ -52,7 +48,11 @@ async fn carry(agent: &Agent, session: &Session, call: &Call, published: &Publis
     let config = agent.config();
     let found = config.publish.iter().find(|publish| publish.published == *published);
     let Some(publish) = found else { return session.say(Message::Decline(id, RefuseReason::NoServer)) };
-    let mut server = match dial(agent, publish, call.client).await {
+    let dialled = tokio::select! {
+        dialled = dial(agent, publish, call.client) => dialled,
+        () = agent.wait_withdrawn(published) => return session.say(Message::Decline(id, RefuseReason::NoServer)),
+    };
+    let mut server = match dialled {
         Ok(server) => server,
         Err(error) => {
             log::warn!("connection {id}: {published} at {} is not reached: {error}", publish.target);
@@ -69,7 +69,15 @@ async fn carry(agent: &Agent, session: &Session, call: &Call, published: &Publis
     };
     log::info!("connection {id} of {} to {published} open", call.client);
     let counts = Counts::default();
-    let ended = splice::join(&mut data, &mut server, &counts, None).await.words("relay", "server");
+    let ended = tokio::select! {
+        ended = splice::join(&mut data, &mut server, &counts, None) => ended.words("relay", "server"),
+        // It is too late to decline the call.
+        () = agent.wait_withdrawn(published) => {
+            data.abort();
+            server.abort();
+            "it is published no more".to_owned()
+        }
+    };
     let (forth, back) = (counts.forth.load(Ordering::Relaxed), counts.back.load(Ordering::Relaxed));
     log::info!("connection {id} ended ({ended}): {forth} bytes to the server, {back} to the client");
 }
