@@ -162,6 +162,8 @@ pub struct Restoring<'a> {
     insides: HashMap<&'a str, InsideNumber>,
     /// Of each table, dormant bindings and when they were last used.
     dormant: Vec<Vec<(u32, Stamp)>>,
+    /// Those whose terminals have another: that one's end may be still to come.
+    late: Vec<StoredBinding>,
     done: Restored,
 }
 
@@ -182,6 +184,7 @@ impl Nat {
             now,
             insides: self.insides.iter().map(|(number, name)| (name.as_str(), number)).collect(),
             dormant: self.tables.numbers().map(|_| Vec::new()).collect(),
+            late: Vec::new(),
             done: Restored::default(),
         }
     }
@@ -357,6 +360,10 @@ impl Receipt {
 impl Restoring<'_> {
     /// Puts one back. If its terminal has another already, the younger one stays and the other is quarantined.
     pub fn add(&mut self, binding: StoredBinding) {
+        self.place(binding, false);
+    }
+
+    fn place(&mut self, binding: StoredBinding, are_all_told: bool) {
         let virtual_ip = Address::from(binding.virtual_ip);
         let Some(number) = self.nat.selection.of_virtual_ip(virtual_ip) else {
             return self.misfit(binding, Unfit::NotInAPool);
@@ -388,6 +395,7 @@ impl Restoring<'_> {
         }
         let put = |slot| table.restore(slot, binding.last_used, usage, self.now);
         let result = match put(slot) {
+            Err(Misplaced::Twice(_)) if !are_all_told => return self.late.push(binding),
             Err(Misplaced::Twice(other)) if other.slot.created < slot.created => {
                 if let Some(ended) = table.end(other.stamp(), self.now) {
                     self.nat.ended(&Bound { table: number, found: ended });
@@ -429,6 +437,9 @@ impl Restoring<'_> {
 
     /// Sets the dormant ones in their order; says what became of all.
     pub fn finish(mut self) -> Restored {
+        for binding in std::mem::take(&mut self.late) {
+            self.place(binding, true);
+        }
         for (table, dormant) in self.nat.tables.all().iter().zip(&mut self.dormant) {
             dormant.sort_unstable_by_key(|(last_used, _)| *last_used);
             table.queue(dormant.drain(..).map(|(_, stamp)| stamp));

@@ -305,6 +305,25 @@ fn what_another_gateway_has_changed_is_taken_over_by_a_table_in_use() {
 }
 
 #[test]
+fn a_terminal_that_lost_its_virtual_ip_and_has_another_is_told_of_in_one_go() {
+    let (mut one, mut other) = (Gateway::with_pool("198.18.0.0/30"), Gateway::with_pool("198.18.0.0/30"));
+    for _ in 0..3 {
+        let virtual_ip = one.call("10.0.0.1", "192.0.2.1").unwrap();
+        tell(&one, &other);
+        one.nat.release(virtual_ip, one.now).unwrap();
+        // In the same second: the time says nothing of which came first.
+        let next = one.call("10.0.0.1", "192.0.2.1").unwrap();
+        tell(&one, &other);
+        assert_eq!(other.callback("192.0.2.1", next), Ok("10.0.0.1".parse().unwrap()));
+        assert_eq!(other.callback("192.0.2.1", virtual_ip), Err(DropReason::NoBinding));
+        one.nat.release(next, one.now).unwrap();
+        tell(&one, &other);
+        one.tick(Duration::from_secs(200));
+        other.tick(Duration::from_secs(200));
+    }
+}
+
+#[test]
 fn a_virtual_ip_that_two_gateways_have_given_stays_with_each_and_is_told() {
     let (mut one, mut other) = (Gateway::with_pool("198.18.0.7"), Gateway::with_pool("198.18.0.7"));
     let virtual_ip = one.call("10.0.0.1", "192.0.2.1").unwrap();
