@@ -27,6 +27,7 @@ mod progress;
 #[cfg(feature = "relay")]
 mod relay;
 mod reload;
+#[cfg(feature = "relay")]
 mod role;
 mod show;
 mod socket;
