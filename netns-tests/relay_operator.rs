@@ -120,6 +120,8 @@ fn status_and_the_clients_of_a_role_say_whose_a_socket_is() {
     assert!(general(&relayed.relay, "status").ok().contains(", relay, up"));
     assert!(general(&agent, "status").ok().contains(", agent, up"));
     assert!(general(&agent, "status --json").ok().contains("\"role\": \"agent\""));
+    let top = general(&relayed.relay, "top --once").ok();
+    assert!(top.contains(", relay, up") && top.contains("factory-7") && top.contains("BYTES IN"), "{top}");
     let control = relayed.relay.control.display();
     for (question, words) in [
         ("status --role gateway".to_owned(), "is the socket of a relay, not of a gateway"),

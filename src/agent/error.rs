@@ -32,7 +32,7 @@ pub enum AgentError {
         text: String,
     },
     /// The relay is not reached, or does not do as it should.
-    #[error("{relay}: {text}; the invitation is not spent")]
+    #[error("not joined {relay}: {text}; nothing is kept here")]
     NotJoined {
         /// Which relay.
         relay: HostPort,

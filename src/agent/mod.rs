@@ -87,7 +87,7 @@ pub fn run(
 /// Joins the relay, which spends the invitation: afterwards the agent runs without one. What it is called there.
 ///
 /// # Errors
-/// The relay does not answer or refuses; the invitation is not spent then, or was before.
+/// The relay does not answer or refuses. `kamei relay invitations` there tells whether the invitation was spent.
 pub fn join(config: AgentConfig, invitation: Invitation) -> Result<String, AgentError> {
     let [relay] = config.relays.as_slice() else {
         return Err(AgentError::OneRelay(config.relays.len()));

@@ -70,6 +70,7 @@ pub enum CliError {
     #[error(transparent)]
     Test(TestError),
     /// An agent cannot be made a service, and is none.
+    #[cfg(feature = "relay")]
     #[error("{0}; nothing was installed")]
     NotInstalled(String),
     /// What is asked of the history makes no sense.
@@ -106,14 +107,13 @@ impl CliError {
             #[cfg(feature = "relay")]
             CliError::Agent(crate::agent::AgentError::Refused { .. }) => 3,
             #[cfg(feature = "relay")]
-            CliError::Relay(_) | CliError::Agent(_) => 1,
+            CliError::Relay(_) | CliError::Agent(_) | CliError::NotInstalled(_) => 1,
             CliError::Gateway(error) if error.is_final() => 5,
             CliError::Gateway(_)
             | CliError::Kernel(_)
             | CliError::Log(_)
             | CliError::Output(_)
             | CliError::NoHistory(_)
-            | CliError::NotInstalled(_)
             | CliError::Unfit(_)
             | CliError::Stopped(_)
             | CliError::Test(_) => 1,

@@ -27,6 +27,7 @@ mod progress;
 #[cfg(feature = "relay")]
 mod relay;
 mod reload;
+#[cfg(feature = "relay")]
 mod role;
 mod show;
 mod socket;
@@ -78,7 +79,7 @@ enum Command {
     Reload(reload::Arguments),
     /// Say how the gateway is, or the relay or agent that runs here
     Status(status::Arguments),
-    /// Watch traffic, pools, drops and the liveliest bindings
+    /// Watch traffic, pools, drops and the liveliest bindings; of a relay, its servers and connections
     Top(top::Arguments),
     /// Show packets as they pass: before and after, or why they are dropped
     Trace(trace::Arguments),

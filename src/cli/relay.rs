@@ -217,7 +217,7 @@ fn agents(agents: Vec<AgentView>, out: &mut dyn Write) -> Result<(), CliError> {
     Ok(table.write(show::colours(), out)?)
 }
 
-fn servers(servers: Vec<ServerView>, out: &mut dyn Write) -> Result<(), CliError> {
+pub fn servers(servers: Vec<ServerView>, out: &mut dyn Write) -> Result<(), CliError> {
     let mut table = Table::new(["SERVER", ">PORT", "VIRTUAL IP", ">AT PORT", "AGENTS", "CHANNEL", ">CONNECTIONS"]);
     for server in servers {
         let ips: Vec<String> = server.virtual_ips.iter().map(ToString::to_string).collect();
@@ -236,7 +236,7 @@ fn servers(servers: Vec<ServerView>, out: &mut dyn Write) -> Result<(), CliError
     Ok(table.write(show::colours(), out)?)
 }
 
-fn connections(connections: Vec<ConnectionView>, out: &mut dyn Write) -> Result<(), CliError> {
+pub fn connections(connections: Vec<ConnectionView>, out: &mut dyn Write) -> Result<(), CliError> {
     let mut table = Table::new(["ID", "STATE", "CLIENT", "SERVER", "AGENT", ">AGE", ">BYTES IN", ">BYTES OUT"]);
     for connection in connections {
         table.row([

@@ -1,8 +1,10 @@
 //! What `kamei relay` and `kamei agent` have in common: where their files are unless told otherwise, and how they are asked.
 
 use super::error::CliError;
+pub use super::which::control;
+use super::which::directory;
 use super::{input, logging};
-use crate::config::{CommonDraft, ConfigSource, DEFAULT_CONTROL, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
+use crate::config::{CommonDraft, ConfigSource, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
@@ -88,22 +90,6 @@ pub fn state_dir(role: &str) -> PathBuf {
     }
     let below_home = || std::env::home_dir().unwrap_or_else(|| "/var/lib".into()).join(".local/state");
     directory("XDG_STATE_HOME").unwrap_or_else(below_home).join("kamei").join(role)
-}
-
-/// Where its control socket is, unless told otherwise.
-pub fn control(role: &str) -> PathBuf {
-    if role == "gateway" {
-        return DEFAULT_CONTROL.into();
-    }
-    let users = || directory("XDG_RUNTIME_DIR").map(|directory| directory.join("kamei"));
-    let directory = if rustix::process::geteuid().is_root() { None } else { users() };
-    // Not the gateway's directory: the user of the role's unit is another.
-    directory.unwrap_or_else(|| format!("/run/kamei-{role}").into()).join(format!("{role}.sock"))
-}
-
-/// An absolute path of the environment (XDG base directories).
-fn directory(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// A value of a flag.

@@ -1,11 +1,13 @@
 //! `kamei top`.
 
 mod model;
+#[cfg(feature = "relay")]
+mod relay;
 mod screen;
 
 use super::error::CliError;
 use super::show;
-use super::socket::Socket;
+use super::which::Which;
 use crate::control::{Client, ClientError, Filter, Order, Sort, Status};
 use crate::nat::BindingView;
 use clap::Args;
@@ -26,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    socket: Socket,
+    which: Which,
     /// Print one screen, with the rates of one second, and end: as large as the terminal, or as COLUMNS and LINES say
     #[arg(long)]
     once: bool,
@@ -37,7 +39,11 @@ type Answer = Result<(Status, Vec<BindingView>), ClientError>;
 
 /// Runs the subcommand.
 pub fn run(arguments: &Arguments) -> Result<(), CliError> {
-    let client = Client::new(&arguments.socket.control);
+    let client = arguments.which.client()?;
+    #[cfg(feature = "relay")]
+    if client.role() == "relay" {
+        return relay::run(&client, arguments.once);
+    }
     if arguments.once {
         return print_once(&client);
     }

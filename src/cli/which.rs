@@ -1,7 +1,7 @@
 //! Which role to ask, where any can be meant.
 
 use super::error::CliError;
-use super::role;
+use crate::config::DEFAULT_CONTROL;
 use crate::control::Client;
 use clap::Args;
 use std::os::unix::net::UnixStream;
@@ -32,7 +32,7 @@ impl Which {
         match (&self.control, named) {
             (Some(path), Some(role)) => Ok(Client::of(role, path)),
             (Some(path), None) => Ok(Client::of_whoever(path)?),
-            (None, Some(role)) => Ok(Client::of(role, &role::control(role))),
+            (None, Some(role)) => Ok(Client::of(role, &control(role))),
             (None, None) => only(&ROLES.map(|role| (role, is_there(role)))),
         }
     }
@@ -40,7 +40,7 @@ impl Which {
 
 /// Whether somebody listens where this role does, also if not to this user.
 fn is_there(role: &str) -> bool {
-    match UnixStream::connect(role::control(role)) {
+    match UnixStream::connect(control(role)) {
         Ok(_) => true,
         Err(error) => matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::WouldBlock),
     }
@@ -58,7 +58,23 @@ fn only(roles: &[(&'static str, bool)]) -> Result<Client, CliError> {
         }
     };
     let known = ROLES.into_iter().find(|known| *known == role).unwrap_or("gateway");
-    Ok(Client::of(known, &role::control(known)))
+    Ok(Client::of(known, &control(known)))
+}
+
+/// Where its control socket is, unless told otherwise.
+pub fn control(role: &str) -> PathBuf {
+    if role == "gateway" {
+        return DEFAULT_CONTROL.into();
+    }
+    let users = || directory("XDG_RUNTIME_DIR").map(|directory| directory.join("kamei"));
+    let directory = if rustix::process::geteuid().is_root() { None } else { users() };
+    // Not the gateway's directory: the user of the role's unit is another.
+    directory.unwrap_or_else(|| format!("/run/kamei-{role}").into()).join(format!("{role}.sock"))
+}
+
+/// An absolute path of the environment (XDG base directories).
+pub fn directory(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]
