@@ -37,6 +37,7 @@ mod life;
 mod links;
 mod many;
 mod multipath;
+mod naming;
 mod neighbourhood;
 mod next_hops;
 mod occupied;

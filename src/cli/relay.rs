@@ -146,7 +146,14 @@ impl Run {
         let servers = pairs("--server", &self.server, &mut wrong, |name, port| {
             let no_port = |_| format!("'{port}' is no port; write --server web=8000");
             let port = Located { value: port.parse().map_err(no_port)?, place: name.place };
-            Ok(ServerDraft { name, port, addresses: Vec::new(), clients: Vec::new(), channel: None })
+            Ok(ServerDraft {
+                name,
+                port: Some(port),
+                sni: Vec::new(),
+                addresses: Vec::new(),
+                clients: Vec::new(),
+                channel: None,
+            })
         });
         Ok(RelayDraft {
             listen: all("--listen", &self.listen),
@@ -218,13 +225,14 @@ fn agents(agents: Vec<AgentView>, out: &mut dyn Write) -> Result<(), CliError> {
 }
 
 pub fn servers(servers: Vec<ServerView>, out: &mut dyn Write) -> Result<(), CliError> {
-    let mut table = Table::new(["SERVER", ">PORT", "VIRTUAL IP", ">AT PORT", "AGENTS", "CHANNEL", ">CONNECTIONS"]);
+    let mut table =
+        Table::new(["SERVER", "PORT, NAMES", "VIRTUAL IP", ">AT PORT", "AGENTS", "CHANNEL", ">CONNECTIONS"]);
     for server in servers {
         let ips: Vec<String> = server.virtual_ips.iter().map(ToString::to_string).collect();
         let channel = serde_json::to_value(server.channel).ok().and_then(|word| word.as_str().map(str::to_owned));
         table.row([
             server.server.to_string().into(),
-            server.port.map(|port| port.to_string()).unwrap_or_default().into(),
+            server.port.map(|port| port.to_string()).into_iter().chain(server.sni).collect::<Vec<_>>().join(",").into(),
             ips.join(",").into(),
             server.own_port.map(|port| port.to_string()).unwrap_or_default().into(),
             if server.agents.is_empty() { "none here".to_owned() } else { server.agents.join(",") }.into(),

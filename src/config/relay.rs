@@ -3,8 +3,10 @@
 use super::{Hardening, HostPort, LogFormat, Probing};
 use crate::session::{DataChannel, Published};
 use ipnet::IpNet;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// A relay's configuration that has been checked.
@@ -46,7 +48,9 @@ pub struct ServerConfig {
     /// What an agent publishes it as.
     pub published: Published,
     /// The relay's port for it.
-    pub port: u16,
+    pub port: Option<u16>,
+    /// TLS server names by which it is called where agents come in; in small letters.
+    pub sni: Vec<ServerName>,
     /// The relay's addresses for that port; all of them if empty.
     pub addresses: Vec<IpAddr>,
     /// Who may call; everybody if empty.
@@ -64,7 +68,53 @@ impl ServerConfig {
     /// Where it is called.
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let everywhere = self.addresses.is_empty().then_some(Ipv6Addr::UNSPECIFIED.into());
-        self.addresses.iter().copied().chain(everywhere).map(|address| (address, self.port).into())
+        let addresses = self.addresses.iter().copied().chain(everywhere);
+        self.port.into_iter().flat_map(move |port| addresses.clone().map(move |address| (address, port).into()))
+    }
+}
+
+impl RelayConfig {
+    /// The server that is called by this TLS server name: one that has it whole before one of all names below a domain.
+    pub fn named(&self, name: &str) -> Option<&ServerConfig> {
+        let with =
+            |is_it: &dyn Fn(&ServerName) -> bool| self.servers.iter().find(|server| server.sni.iter().any(is_it));
+        with(&|own| own.0 == name).or_else(|| with(&|own| own.covers(name)))
+    }
+}
+
+/// A TLS server name, or `*.` and a domain: all names that have one label more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerName(String);
+
+impl ServerName {
+    fn covers(&self, name: &str) -> bool {
+        let below = || Some(self.0.strip_prefix("*.")? == name.split_once('.')?.1);
+        self.0 == name || below() == Some(true)
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ServerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let is_label = |label: &str| {
+            let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            (1..=63).contains(&label.len()) && label.bytes().all(is_letter) && !label.starts_with('-')
+        };
+        let is_address = name.parse::<IpAddr>().is_ok();
+        if is_address || name.len() > 253 || !name.contains('.') || !name.split('.').all(is_label) {
+            return Err(format!(
+                "'{text}' is no server name; write web.example.org or *.example.org, names beyond ASCII as xn--…"
+            ));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
     }
 }
 

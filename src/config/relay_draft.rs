@@ -4,7 +4,7 @@ use super::checks::{self, Checks, CommonDraft, RoleDraft};
 use super::draft::Located;
 use super::mistakes::line_of;
 use super::problem::{Place, Problem};
-use super::relay::{RelayConfig, RelayLimits, ServerConfig};
+use super::relay::{RelayConfig, RelayLimits, ServerConfig, ServerName};
 use super::{Hardening, HostPort, LogFormat};
 use crate::session::DataChannel;
 use ipnet::IpNet;
@@ -48,7 +48,9 @@ pub struct ServerDraft {
     /// Its name.
     pub name: Located<String>,
     /// The relay's port.
-    pub port: Located<i64>,
+    pub port: Option<Located<i64>>,
+    /// TLS server names.
+    pub sni: Vec<Located<String>>,
     /// The relay's addresses.
     pub addresses: Vec<Located<String>>,
     /// Who may call.
@@ -85,7 +87,9 @@ struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FileServer {
     name: Spanned<String>,
-    port: Spanned<i64>,
+    port: Option<Spanned<i64>>,
+    #[serde(default)]
+    sni: Vec<Spanned<String>>,
     #[serde(default)]
     address: Vec<Spanned<String>>,
     #[serde(default)]
@@ -112,7 +116,8 @@ impl RelayDraft {
         let all = |values: Vec<Spanned<String>>| values.into_iter().map(one).collect::<Vec<_>>();
         let server = |server: FileServer| ServerDraft {
             name: one(server.name),
-            port: number(server.port),
+            port: server.port.map(number),
+            sni: all(server.sni),
             addresses: all(server.address),
             clients: all(server.clients),
             channel: server.channel,
@@ -175,7 +180,8 @@ impl RoleDraft for RelayDraft {
         let listen = checks.listen(&self.listen);
         let public = self.public.as_ref().and_then(|text| checks.parsed::<HostPort>("public", text));
         let pools = checks.pools(&self.pool);
-        let servers = checks.servers(&self.servers, &listen);
+        let servers = checks.servers(&self.servers, &listen, !pools.is_empty());
+        checks.server_names(&self.servers, &servers, public.as_ref());
         let metrics = common.metrics.as_ref().and_then(|text| checks.relay_metrics(text, &listen, &servers));
         let config = RelayConfig {
             listen,
@@ -263,21 +269,28 @@ impl Checks {
         Some(pool)
     }
 
-    fn servers(&mut self, drafts: &[ServerDraft], listen: &[SocketAddr]) -> Vec<ServerConfig> {
+    fn servers(&mut self, drafts: &[ServerDraft], listen: &[SocketAddr], has_pools: bool) -> Vec<ServerConfig> {
         let mut servers: Vec<ServerConfig> = Vec::new();
         for draft in drafts {
             let published = self.published(&draft.name);
-            let port = u16::try_from(draft.port.value).ok().filter(|port| *port > 0);
-            if port.is_none() {
-                let what = format!("{} is no port; the ports are 1 to 65535", draft.port.value);
-                self.wrong("port", draft.port.place, what);
+            let given = draft.port.as_ref();
+            let place = given.map_or(draft.name.place, |port| port.place);
+            let port = given.and_then(|port| u16::try_from(port.value).ok()).filter(|port| *port > 0);
+            if let Some(given) = given.filter(|_| port.is_none()) {
+                self.wrong("port", place, format!("{} is no port; the ports are 1 to 65535", given.value));
+            }
+            let sni: Vec<ServerName> = draft.sni.iter().filter_map(|text| self.parsed("sni", text)).collect();
+            if given.is_none() && draft.sni.is_empty() && !has_pools {
+                let what = "no client could name this server; give it a port, or a TLS server name by sni";
+                self.wrong("server", place, what);
             }
             let addresses = draft.addresses.iter().filter_map(|text| self.parsed::<IpAddr>("address", text)).collect();
             let clients = draft.clients.iter().filter_map(|text| self.prefix("clients", text)).collect();
-            let (Some(published), Some(port)) = (published, port) else { continue };
+            let Some(published) = published else { continue };
             let server = ServerConfig {
                 published,
                 port,
+                sni,
                 addresses,
                 clients,
                 channel: draft.channel.unwrap_or(DataChannel::Shared),
@@ -291,17 +304,50 @@ impl Checks {
             }
             let meets = |address: SocketAddr| server.sockets().any(|own| checks::meet(own, address));
             if let Some(there) = servers.iter().find(|there| there.sockets().any(meets)) {
-                let what =
-                    format!("port {port} is that of server '{}' already; a port has one server", there.published);
-                self.wrong("port", draft.port.place, what);
+                let (port, there) = (port.unwrap_or_default(), &there.published);
+                self.wrong(
+                    "port",
+                    place,
+                    format!("port {port} is that of server '{there}' already; a port has one server"),
+                );
             }
             if let Some(there) = listen.iter().find(|there| meets(**there)) {
-                let what = format!("port {port} is where agents come in ({there}); give the server another");
-                self.wrong("port", draft.port.place, what);
+                let port = port.unwrap_or_default();
+                self.wrong(
+                    "port",
+                    place,
+                    format!("port {port} is where agents come in ({there}); give the server another"),
+                );
             }
             servers.push(server);
         }
         servers
+    }
+
+    /// Each name is of one server, and none is the relay's own.
+    fn server_names(&mut self, drafts: &[ServerDraft], servers: &[ServerConfig], public: Option<&HostPort>) {
+        for (at, text) in drafts.iter().enumerate().flat_map(|(at, draft)| draft.sni.iter().map(move |text| (at, text)))
+        {
+            let Ok(name) = text.value.parse::<ServerName>() else { continue };
+            let holders = servers.iter().filter(|server| server.sni.contains(&name));
+            let first = holders.map(|server| server.published.clone()).next();
+            let own = drafts.get(at).map(|draft| draft.name.value.clone()).unwrap_or_default();
+            if let Some(first) = first.filter(|first| first.name.as_str() != own) {
+                self.wrong(
+                    "sni",
+                    text.place,
+                    format!("{name} is that of server '{first}' already; a name has one server"),
+                );
+            }
+            if public
+                .is_some_and(|public| public.to_string().rsplit_once(':').is_some_and(|(host, _)| host == text.value))
+            {
+                let what = format!(
+                    "{name} is the relay's own name (public), by which agents come in; give the server another"
+                );
+                self.wrong("sni", text.place, what);
+            }
+        }
     }
 
     fn limits(&mut self, given: &BTreeMap<&'static str, Located<i64>>) -> RelayLimits {
@@ -372,6 +418,34 @@ mod tests {
         assert!(check(&text([server("a", 80, ""), server("a", 81, "")])).unwrap_err()[0].contains("two servers"));
         let (one, two) = ("address = [\"192.0.2.1\"]", "address = [\"192.0.2.2\"]");
         assert!(check(&text([server("a", 80, one), server("b", 80, two)])).is_ok());
+    }
+
+    #[test]
+    fn server_names_are_names_and_of_one_server_each() {
+        let text = |one: &str, two: &str| {
+            let head = "listen = [\":443\"]\npublic = \"relay.example.org:443\"\n[[server]]\nname = \"a\"\n";
+            format!("{head}{one}\n[[server]]\nname = \"b\"\nport = 80\n{two}\n")
+        };
+        let config =
+            check(&text("sni = [\"WEB.example.org\", \"*.example.org\"]", "sni = [\"b.example.org\"]")).unwrap();
+        let named = |name: &str| config.named(name).map(|server| server.published.name.to_string());
+        assert_eq!(named("web.example.org").as_deref(), Some("a"));
+        assert_eq!(named("b.example.org").as_deref(), Some("b"), "the whole name goes first");
+        assert_eq!(named("c.example.org").as_deref(), Some("a"));
+        assert_eq!((named("example.org"), named("a.b.example.org"), named("x")), (None, None, None));
+        for (one, two, expected) in [
+            ("sni = [\"web\"]", "", "line 5: sni: 'web' is no server name"),
+            ("sni = [\"192.0.2.1\"]", "", "line 5: sni: '192.0.2.1' is no server name"),
+            ("sni = [\"\u{e4}.org\"]", "", "line 5: sni: '\u{e4}.org' is no server name"),
+            ("sni = [\"*.*.org\"]", "", "line 5: sni: '*.*.org' is no server name"),
+            ("sni = [\"x.org\"]", "sni = [\"X.org\"]", "line 9: sni: x.org is that of server 'a' already"),
+            ("sni = [\"relay.example.org\"]", "", "line 5: sni: relay.example.org is the relay's own name"),
+            ("", "", "line 4: server: no client could name this server"),
+        ] {
+            let said = check(&text(one, two)).unwrap_err();
+            assert!(said.len() == 1 && said[0].starts_with(expected), "{one}: {said:?}");
+        }
+        assert!(check("listen = [\":443\"]\npool = [\"198.18.0.0/24\"]\n[[server]]\nname = \"a\"\n").is_ok());
     }
 
     #[test]

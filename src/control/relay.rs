@@ -118,6 +118,9 @@ pub struct ServerView {
     pub server: Published,
     /// The relay's port for it, if it has one.
     pub port: Option<u16>,
+    /// TLS server names by which it is called where agents come in.
+    #[serde(default)]
+    pub sni: Vec<String>,
     /// Its virtual IPs.
     pub virtual_ips: BTreeSet<IpAddr>,
     /// Its own port, at a virtual IP.

@@ -32,6 +32,7 @@ impl RelayAdmin for Relay {
 
     fn servers(&self) -> Vec<ServerView> {
         vec![ServerView {
+            sni: Vec::new(),
             server: web(),
             port: Some(8000),
             virtual_ips: Default::default(),

@@ -81,6 +81,7 @@ impl RelayAdmin for Asked {
         let view = |published: &Published| ServerView {
             server: published.clone(),
             port: None,
+            sni: Vec::new(),
             virtual_ips: relay.virtual_ips.look(published),
             own_port: None,
             agents: Vec::new(),
@@ -89,7 +90,8 @@ impl RelayAdmin for Asked {
         };
         for server in &relay.config().servers {
             let entry = all.entry(server.published.clone()).or_insert_with_key(view);
-            (entry.port, entry.channel) = (Some(server.port), server.channel);
+            (entry.port, entry.channel) = (server.port, server.channel);
+            entry.sni = server.sni.iter().map(ToString::to_string).collect();
         }
         for session in relay.sessions.list() {
             for (published, port) in session.published() {

@@ -1,18 +1,23 @@
-//! TLS for agents: who they are, and what they speak.
+//! Where agents come in: who they are, and what they speak. Clients that name a server by TLS are passed on unopened.
 
 use super::caller::Caller;
 use super::error::RelayError;
 use super::shared::Relay;
 use super::unproved::{Place, Unproved};
-use super::{front, streams, upgrade};
+use super::{call, front, streams, upgrade};
+use crate::config::ServerConfig;
 use crate::identity::{Fingerprint, fingerprint_of};
+use crate::session::{Hello, LONGEST_HELLO, read_hello};
 use crate::splice;
+use rustix::net::RecvFlags;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -56,6 +61,14 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
         };
         let (relay, acceptor) = (Arc::clone(&relay), acceptor.clone());
         tokio::spawn(async move {
+            match called(&relay, &stream).await {
+                Ok(Some(server)) => {
+                    drop(place);
+                    return call::serve(relay, server, stream, address).await;
+                }
+                Ok(None) => {}
+                Err(_) => return log::debug!("no TLS with {address}: it took too long"),
+            }
             match timeout(HANDSHAKE_TIME, shake_hands(stream, &acceptor)).await {
                 Ok(Ok((stream, key))) => {
                     speak(relay, stream, Caller { address, key }, place).await;
@@ -64,6 +77,37 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
                 Err(_) => log::debug!("no TLS with {address}: it took too long"),
             }
         });
+    }
+}
+
+/// The server that a client calls here by a TLS server name; `None`: it is an agent, or nobody. Nothing of what was sent is
+/// taken from the socket, so that the server gets all of it.
+async fn called(relay: &Relay, stream: &TcpStream) -> Result<Option<Arc<ServerConfig>>, Elapsed> {
+    if relay.config().servers.iter().all(|server| server.sni.is_empty()) {
+        return Ok(None);
+    }
+    let name = timeout(HANDSHAKE_TIME, server_name(stream)).await?;
+    Ok(name.and_then(|name| relay.config().named(&name).cloned()).map(Arc::new))
+}
+
+/// The name in a ClientHello.
+async fn server_name(stream: &TcpStream) -> Option<String> {
+    let mut bytes = vec![0; LONGEST_HELLO];
+    loop {
+        let ready = stream.ready(Interest::READABLE).await.ok()?;
+        let looked = stream.try_io(Interest::READABLE, || {
+            let (length, _) = rustix::net::recv(stream, &mut *bytes, RecvFlags::PEEK)?;
+            match read_hello(bytes.get(..length).unwrap_or_default()) {
+                // Woken by the next bytes.
+                Hello::Incomplete if length > 0 => Err(io::ErrorKind::WouldBlock.into()),
+                Hello::Incomplete | Hello::Unnamed => Ok(None),
+                Hello::To(name) => Ok(Some(name)),
+            }
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {}
+            looked => return looked.ok().flatten(),
+        }
     }
 }
 

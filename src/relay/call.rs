@@ -15,9 +15,11 @@ use tokio::net::TcpStream;
 /// Serves a client. What it has sent already stays in its socket until the way is open, so that it arrives first and whole,
 /// and is bounded by the socket's buffer (C6). A client that is refused sees a reset, and no byte.
 pub async fn serve(relay: Arc<Relay>, server: Arc<ServerConfig>, mut client: TcpStream, address: SocketAddr) {
-    let is_welcome = server.welcomes(address.ip());
     let place = match relay.connections.enter(address, &server.published, relay.now()) {
-        _ if !is_welcome => Err(RefuseReason::NotAllowed),
+        // Once it is listed: a reload puts its configuration in force and then looks through the list.
+        _ if !(server.welcomes(address.ip()) && relay.admits(&server.published, address.ip())) => {
+            Err(RefuseReason::NotAllowed)
+        }
         place => place,
     };
     let served = match &place {

@@ -145,7 +145,7 @@ async fn accept(relay: Arc<Relay>, server: Arc<ServerConfig>, listener: Arc<TcpL
             }
             Err(error) => {
                 relay.refuse(RefuseReason::OutOfResources);
-                log::warn!("port {} of server {}: {error}", server.port, server.published);
+                log::warn!("no client of server {} can be accepted: {error}", server.published);
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }

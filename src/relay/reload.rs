@@ -36,7 +36,7 @@ impl Changer {
         *relay.in_force.write() = Arc::clone(&after);
         relay.connections.limit(after.limits);
         relay.sessions.list().iter().for_each(|session| session.limit(after.limits));
-        end_what_may_not_stay(relay, &before, &after);
+        end_what_may_not_stay(relay);
         // Virtual IPs serve whom the servers' sections say, too.
         relay.sessions.teller().send_replace(());
         log::info!("reloaded: {}", planned.changes.join(", "));
@@ -54,16 +54,9 @@ impl Changer {
 }
 
 /// Connections to servers that nobody can call any more, and of clients that are not welcome any more.
-fn end_what_may_not_stay(relay: &Relay, before: &RelayConfig, after: &RelayConfig) {
+fn end_what_may_not_stay(relay: &Relay) {
     for connection in relay.connections.list() {
-        let of =
-            |config: &RelayConfig| config.servers.iter().find(|server| server.published == connection.server).cloned();
-        let may_stay = match (of(before), of(after)) {
-            (_, Some(server)) => server.welcomes(connection.client.ip()),
-            (Some(_), None) => !relay.virtual_ips.look(&connection.server).is_empty(),
-            (None, None) => true,
-        };
-        if !may_stay {
+        if !relay.admits(&connection.server, connection.client.ip()) {
             connection.close.notify_one();
         }
     }

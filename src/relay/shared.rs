@@ -7,10 +7,11 @@ use super::sessions::Sessions;
 use super::virtual_ips::VirtualIps;
 use crate::config::RelayConfig;
 use crate::identity::{Authority, Register};
-use crate::session::RefuseReason;
+use crate::session::{Published, RefuseReason};
 use crate::time::Time;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -33,6 +34,16 @@ impl Relay {
     /// The configuration that is in force.
     pub fn config(&self) -> Arc<RelayConfig> {
         Arc::clone(&self.in_force.read())
+    }
+
+    /// Whether who calls a server from this address may, by the configuration in force; a server without a section there is
+    /// called by its virtual IP alone, by everybody.
+    pub fn admits(&self, published: &Published, client: IpAddr) -> bool {
+        let config = self.config();
+        match config.servers.iter().find(|server| server.published == *published) {
+            Some(server) => server.welcomes(client),
+            None => !self.virtual_ips.look(published).is_empty(),
+        }
     }
 
     /// Time of clocks that only go forward.

@@ -61,5 +61,5 @@ fn server(relay: &Relay, published: Published, at: SocketAddr) -> ServerConfig {
     let configured = config.servers.iter().find(|server| server.published == published);
     let (clients, channel) =
         configured.map_or((Vec::new(), DataChannel::Shared), |server| (server.clients.clone(), server.channel));
-    ServerConfig { published, port: at.port(), addresses: vec![at.ip()], clients, channel }
+    ServerConfig { published, port: Some(at.port()), sni: Vec::new(), addresses: vec![at.ip()], clients, channel }
 }

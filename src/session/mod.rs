@@ -18,6 +18,7 @@
 //! | `names.rs` | names of servers and their protocols |
 //! | `liveness.rs` | probes, and when the other end is dead |
 //! | `reason.rs` | why a connection is refused |
+//! | `client_hello.rs` | the server name at the beginning of TLS |
 //! | `requests.rs` | the requests that begin channels and enrol agents |
 //! | `relay_side.rs` | the calls that a relay has put to one agent |
 //! | `agent_side.rs` | what an agent has published, and the calls it has taken |
@@ -26,6 +27,7 @@
 
 mod agent_side;
 mod capsule;
+mod client_hello;
 mod liveness;
 mod message;
 mod names;
@@ -36,6 +38,7 @@ mod varint;
 
 pub use agent_side::{AgentSide, Taken};
 pub use capsule::{Decoder, Overlong};
+pub use client_hello::{Hello, LONGEST_HELLO, read_hello};
 pub use liveness::{Beat, Liveness};
 pub use message::{Call, ConnectionId, DataChannel, Malformed, Message, Offer, ServerId, Unreadable, VERSION};
 pub use names::{Name, NameError, Published, Transport, checked_name};
