@@ -459,6 +459,19 @@ impl Background {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Stops all of its threads, as a suspended machine does; the signal alone reaches them a moment later.
+    #[track_caller]
+    pub fn suspend(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        wait_until(&format!("{} to stand still", self.what), || {
+            let tasks = std::fs::read_dir(&tasks).unwrap().flatten();
+            let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            stats.all(is_stopped)
+        });
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> std::process::ExitStatus {

@@ -112,7 +112,7 @@ fn rc6_rc11_what_the_client_has_sent_before_the_way_is_open_arrives_first_and_wh
     for channel in CHANNELS {
         let (relayed, agent) = web(channel, "");
         let listener = listen(&relayed.hidden(), 80);
-        agent.process.signal(Signal::STOP);
+        agent.process.suspend();
         let client = connect(&relayed.client(), relayed.at(8000));
         let mut sender = client.try_clone().unwrap();
         let seed = 7;
@@ -376,7 +376,7 @@ fn an_agent_that_hangs_is_away_soon_and_its_callers_are_reset() {
     let listener = listen(&relayed.hidden(), 80);
     let mut client = connect(&relayed.client(), relayed.at(8000));
     let _server = accept(&listener);
-    agent.process.signal(Signal::STOP);
+    agent.process.suspend();
     wait_until("the agent to be away", || relayed.agent_of("factory-7")["state"] == "away");
     assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     curl_in_vain(&relayed.client(), relayed.relay.host.v4.into(), 8000);

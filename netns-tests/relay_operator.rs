@@ -144,3 +144,34 @@ fn status_and_the_clients_of_a_role_say_whose_a_socket_is() {
     let twice = relayed.relay.ask("invite other --publish web,web").ok();
     assert_eq!(twice.matches("--publish").count(), 1, "{twice}");
 }
+
+#[test]
+fn a_relay_moves_to_another_host_and_its_agents_come_without_a_new_invitation() {
+    let mut relayed = Relayed::new(&["web=8000"], "");
+    let hidden = relayed.hidden();
+    let server = listen(&hidden, 80);
+    let _agent = relayed.join(&[&target(&hidden, "web", 80)], &[]);
+    let host = relayed.relay.host.clone();
+    let scratch = relayed.lab.scratch().to_owned();
+    let (state, file) = (scratch.join("relay-state"), scratch.join("moved"));
+    let ask = |what: &str| {
+        host.run(&format!("exec {KAMEI} relay state {what} {} --state-dir {}", file.display(), state.display()))
+    };
+    let runs = ask("export");
+    assert_eq!(runs.code, Some(1), "{}", runs.stderr);
+    assert!(runs.stderr.contains("stop it first") && !file.exists(), "{}", runs.stderr);
+    relayed.stop_relay();
+    ask("export").ok();
+    assert_eq!(host.run(&format!("stat -c %a {}", file.display())).ok().trim(), "600");
+    assert!(ask("export").stderr.contains("cannot write"), "no file is replaced");
+    assert!(ask("import").stderr.contains("nothing replaces"), "nor a state");
+
+    std::fs::rename(&state, scratch.join("before")).unwrap();
+    let said = ask("import").ok();
+    assert!(said.contains("1 member"), "{said}");
+    relayed.restart_relay();
+    relayed.wait_here("factory-7", 1);
+    let mut client = connect(&relayed.client(), relayed.at(8000));
+    let (mut called, _) = accept(&server);
+    assert_open(&mut client, &mut called);
+}

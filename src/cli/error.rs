@@ -50,6 +50,10 @@ pub enum CliError {
     #[cfg(feature = "relay")]
     #[error(transparent)]
     Relay(#[from] crate::relay::RelayError),
+    /// A relay's state is not exported or imported.
+    #[cfg(feature = "relay")]
+    #[error("{0}; nothing was changed")]
+    RelayState(#[from] crate::relay::state::StateError),
     /// The agent did not start, or a relay has refused its invitation.
     #[cfg(feature = "relay")]
     #[error(transparent)]
@@ -107,7 +111,7 @@ impl CliError {
             #[cfg(feature = "relay")]
             CliError::Agent(crate::agent::AgentError::Refused { .. }) => 3,
             #[cfg(feature = "relay")]
-            CliError::Relay(_) | CliError::Agent(_) | CliError::NotInstalled(_) => 1,
+            CliError::Relay(_) | CliError::RelayState(_) | CliError::Agent(_) | CliError::NotInstalled(_) => 1,
             CliError::Gateway(error) if error.is_final() => 5,
             CliError::Gateway(_)
             | CliError::Kernel(_)

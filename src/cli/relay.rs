@@ -1,5 +1,7 @@
 //! `kamei relay`.
 
+mod state;
+
 use super::error::CliError;
 use super::role::{self, Common, given, pairs};
 use super::show;
@@ -84,6 +86,8 @@ enum Question {
     },
     /// Say how the relay is
     Status(Listing),
+    /// Move the relay to another host
+    State(state::Arguments),
 }
 
 #[derive(Args)]
@@ -130,6 +134,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Some(Question::Servers(listing)) => listing.show("/v1/servers", servers),
         Some(Question::Connections(listing)) => listing.show("/v1/connections", connections),
         Some(Question::Status(listing)) => listing.show("/v1/status", status),
+        Some(Question::State(arguments)) => state::run(&arguments),
     }
 }
 

@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transac
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use zeroize::Zeroizing;
 
 /// How long an invitation is valid unless said.
 pub const INVITATION_LIFE: Duration = Duration::from_secs(3600);
@@ -201,6 +202,22 @@ impl Register {
         register.members()?;
         register.all_invitations()?;
         Ok(register)
+    }
+
+    /// All of it, as the bytes of a file that [`Register::open`] opens.
+    ///
+    /// # Errors
+    /// What the system or SQLite said.
+    pub fn whole(&self) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+        let copy = self.path.with_extension("db.copy");
+        let _ = std::fs::remove_file(&copy); // of a process that was killed
+        files::private(&copy)?;
+        let name = copy.to_string_lossy().into_owned();
+        let read = self.read(|connection| connection.execute("VACUUM INTO ?1", [name]));
+        let bytes =
+            read.and_then(|_| std::fs::read(&copy).map_err(|error| IdentityError::File { path: copy.clone(), error }));
+        let _ = std::fs::remove_file(&copy);
+        bytes.map(Zeroizing::new)
     }
 
     /// Invites somebody who will be called `name`, for `valid` from `now`. `servers` is [`Member::servers`]. An invitation

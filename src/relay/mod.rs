@@ -18,6 +18,7 @@
 //! | `sessions.rs` | all sessions: which server is whose |
 //! | `front.rs` | ports that clients call |
 //! | `virtual_ips.rs`, `virtual_fronts.rs` | which server has which virtual IP; listening there |
+//! | `state.rs` | a relay as one file, to move it to another host |
 //! | `shared.rs`, `clock.rs` | what all tasks share, and the time |
 //! | `call.rs` | one connection of a client, from the call to the end |
 //! | `connections.rs` | all connections, and how many each may have |
@@ -38,6 +39,7 @@ mod respond;
 mod session;
 mod sessions;
 mod shared;
+pub mod state;
 mod streams;
 mod unproved;
 mod upgrade;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The file in the state directory.
-const NAME: &str = "virtual-ips.json";
+pub const NAME: &str = "virtual-ips.json";
 
 /// Which server has which virtual IPs, one of each family that has a pool; kept over restarts.
 #[derive(Debug)]
