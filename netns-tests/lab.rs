@@ -466,8 +466,8 @@ impl Background {
         let tasks = format!("/proc/{}/task", self.child.id());
         let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
         wait_until(&format!("{} to stand still", self.what), || {
-            let tasks = std::fs::read_dir(&tasks).unwrap().flatten();
-            let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            let tasks = fs::read_dir(&tasks).unwrap().flatten();
+            let mut stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
             stats.all(is_stopped)
         });
     }
