@@ -35,6 +35,9 @@ use std::path::{Path, PathBuf};
 /// The newest Landlock whose rights are asked for; an older kernel grants what it knows (5.13 and later).
 const LANDLOCK: ABI = ABI::V6;
 
+/// Says which servers resolve names: often a link, on some systems to where nobody would look (WSL: `/mnt/wsl`).
+const RESOLVER: &str = "/etc/resolv.conf";
+
 /// Why the process could not be confined; it does not go on then.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
@@ -71,8 +74,12 @@ impl Confinement {
     pub fn of_role(profile: Profile, state_dir: &Path, control: &Path, metrics: Option<SocketAddr>) -> Self {
         let written = [Some(state_dir), control.parent()];
         let written = written.into_iter().flatten().map(Path::to_owned).collect();
-        let ports = metrics.iter().map(SocketAddr::port).collect();
-        Self { ports, ..Self::new(profile, written) }
+        let mut confinement = Self::new(profile, written);
+        confinement.ports = metrics.iter().map(SocketAddr::port).collect();
+        if profile.connects {
+            confinement.read.extend(directory_behind(Path::new(RESOLVER)));
+        }
+        confinement
     }
 
     /// The configuration file may be read again: its directory, for editors put another one in its place; where it is a
@@ -137,6 +144,11 @@ impl Confinement {
             RulesetStatus::NotEnforced => Some("this kernel has no Landlock: files are protected by their modes alone"),
         })
     }
+}
+
+/// Where a file really is, whatever links lead there.
+fn directory_behind(file: &Path) -> Option<PathBuf> {
+    Some(file.canonicalize().ok()?.parent()?.to_owned())
 }
 
 /// Leaves a confined thread of the gateway what a worker needs: descriptors it has, state it keeps; no new sockets, threads

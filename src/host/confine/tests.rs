@@ -153,8 +153,31 @@ fn relay_and_agent_have_no_fast_path() {
 }
 
 #[test]
-fn an_agent_reads_how_names_are_resolved() {
+fn an_agent_reads_how_names_are_resolved_wherever_that_is_and_whenever_it_comes() {
     let scratch = tempfile::tempdir().unwrap();
+    // As on WSL: a link to another place.
+    let (elsewhere, link) = (scratch.path().join("elsewhere/resolv.conf"), scratch.path().join("resolv.conf"));
+    std::fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+    std::fs::write(&elsewhere, "").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+    assert_eq!(directory_behind(&link), elsewhere.canonicalize().unwrap().parent().map(Path::to_owned));
+    assert_eq!(directory_behind(&scratch.path().join("none")), None);
+    // As NetworkManager's and resolved's, which may start later: a directory below /run that anybody can make.
+    let (begun, wait) = std::sync::mpsc::channel();
+    let (made, later) = std::sync::mpsc::channel::<PathBuf>();
+    std::thread::scope(|scope| {
+        let agent = scope.spawn(move || {
+            Confinement::new(Profile::AGENT, Vec::new()).enter().unwrap();
+            begun.send(()).unwrap();
+            std::fs::read(later.recv().unwrap()).unwrap()
+        });
+        wait.recv().unwrap();
+        let directory = tempfile::tempdir_in("/run/lock").unwrap();
+        let file = directory.path().join("resolv.conf");
+        std::fs::write(&file, "nameserver 192.0.2.53").unwrap();
+        made.send(file).unwrap();
+        assert_eq!(agent.join().unwrap(), b"nameserver 192.0.2.53");
+    });
     confined(scratch.path(), Thread::Agent, || {
         use std::net::ToSocketAddrs;
         assert!(("localhost", 80).to_socket_addrs().unwrap().all(|address| address.ip().is_loopback()));
