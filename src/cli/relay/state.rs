@@ -78,7 +78,12 @@ fn export(directory: &Path, file: &Path) -> Result<(), CliError> {
 }
 
 fn import(directory: &Path, file: &Path) -> Result<(), CliError> {
-    let failed = |error| CliError::File { path: file.to_owned(), error };
+    let failed = |error: io::Error| {
+        CliError::Question(format!(
+            "cannot read {}: {error}; name the file that `kamei relay state export` wrote",
+            file.display()
+        ))
+    };
     let mut text = zeroize::Zeroizing::new(String::new());
     if file.as_os_str() == "-" {
         io::stdin().take(LONGEST).read_to_string(&mut text).map_err(failed)?;
