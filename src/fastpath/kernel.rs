@@ -48,14 +48,14 @@ struct Contest {
 
 impl Contest {
     /// Whether to put ours in front of `who` now. Somebody may do the same, so each time is longer after the one before.
-    fn goes_in_front(&mut self, interface: &str, who: String, is_fixed: bool) -> bool {
+    fn goes_in_front(&mut self, interface: &str, who: &str, is_fixed: bool) -> bool {
         if is_fixed {
-            if self.said.as_ref() != Some(&who) {
+            if self.said.as_deref() != Some(who) {
                 log::error!(
                     "{who} comes before the gateway's programs on '{interface}', and nothing can be put in front of it: if \
                      it ends the way of packets there, they pass untranslated; attach it with a pref of 9 or more"
                 );
-                self.said = Some(who);
+                self.said = Some(who.to_owned());
             }
             return false;
         }
@@ -70,17 +70,21 @@ impl Contest {
         }
         self.times += 1;
         self.last = Some(now);
-        let again = if self.times < 2 {
-            ""
-        } else {
-            " again; whenever that cannot be done at once, nothing from inside leaves by that interface"
-        };
-        log::error!(
-            "{who} has come before the gateway's programs on '{interface}', and may have kept packets from them; they are \
-             put in front{again}"
-        );
         true
     }
+}
+
+/// To be said once ours are in front, not before: somebody may wait for it to go on.
+fn say_who_was_overtaken(interface: &str, who: &str, times: u32) {
+    let again = if times < 2 {
+        ""
+    } else {
+        " again; whenever that cannot be done at once, nothing from inside leaves by that interface"
+    };
+    log::error!(
+        "{who} has come before the gateway's programs on '{interface}', and may have kept packets from them; they are put in \
+         front{again}"
+    );
 }
 
 /// After programs were put in front of those of others, the next time is not before this; each time twice as long.
@@ -185,6 +189,7 @@ impl FastPath {
                 let mut position = Position::AsLeft;
                 let mut contest = Contest::default();
                 let mut was_taken_off = false;
+                let mut overtaken = None;
                 if let Some(attachments) = attachments.get_mut(&entrance.index) {
                     match attachments.stance() {
                         Stance::First => {
@@ -192,10 +197,11 @@ impl FastPath {
                             continue;
                         }
                         Stance::Behind { who, is_fixed } => {
-                            if !attachments.contest.goes_in_front(&entrance.name, who, is_fixed) {
+                            if !attachments.contest.goes_in_front(&entrance.name, &who, is_fixed) {
                                 continue;
                             }
                             position = Position::InFront;
+                            overtaken = Some(who);
                         }
                         Stance::Gone => was_taken_off = true,
                     }
@@ -204,13 +210,21 @@ impl FastPath {
                 match self.attach(AttachPoint { entrance, position }, site, device.index, &features, &mut wrong) {
                     // What was left of the attachments before goes only now.
                     Ok(taken) => {
+                        let times = contest.times;
                         drop(attachments.insert(entrance.index, Attachments { contest, ..taken }));
+                        if let Some(who) = overtaken {
+                            say_who_was_overtaken(&entrance.name, &who, times);
+                        }
                         if was_taken_off {
                             let name = &entrance.name;
                             log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
                         }
                     }
                     Err(why) => {
+                        if let Some(who) = overtaken {
+                            let name = &entrance.name;
+                            log::error!("{who} comes before the gateway's programs on '{name}' and is not overtaken:");
+                        }
                         wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) });
                     }
                 }
@@ -525,7 +539,7 @@ mod tests {
     #[test]
     fn whoever_comes_in_front_again_and_again_is_overtaken_ever_more_rarely() {
         let mut contest = Contest::default();
-        let goes = |contest: &mut Contest| contest.goes_in_front("go", "another".to_owned(), false);
+        let goes = |contest: &mut Contest| contest.goes_in_front("go", "another", false);
         let mut pause = PAUSE;
         assert!(goes(&mut contest));
         for _ in 0..10 {
@@ -536,6 +550,6 @@ mod tests {
         }
         contest.last = contest.last.map(|last| last - TRUCE - PAUSE);
         assert!(goes(&mut contest) && contest.times == 1, "after a truce");
-        assert!(!contest.goes_in_front("go", "a filter".to_owned(), true), "nothing can");
+        assert!(!contest.goes_in_front("go", "a filter", true), "nothing can");
     }
 }
