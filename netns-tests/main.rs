@@ -14,6 +14,7 @@ mod lab;
 mod relayed;
 mod traffic;
 
+mod asking;
 mod bindings;
 mod bulk;
 mod cascade;

@@ -91,7 +91,7 @@ fn rc4_a_server_that_the_invitation_does_not_list_is_not_published() {
 }
 
 #[test]
-fn rc5_rc9_rc10_a_client_calls_by_port_and_nothing_comes_in_through_the_firewall() {
+fn rc5_rc7_rc9_rc10_a_client_calls_by_port_and_nothing_comes_in_through_the_firewall() {
     for channel in CHANNELS {
         let (relayed, agent) = web(channel, "");
         let web = Web::start(&relayed.hidden(), 80);
@@ -104,6 +104,10 @@ fn rc5_rc9_rc10_a_client_calls_by_port_and_nothing_comes_in_through_the_firewall
         assert_eq!(packets.between(relayed.relay.host.v4, firewall).filter(opens_inwards).count(), 0);
         wait_until("the connection to be over", || relayed.connections().is_empty());
         assert_eq!(established(&agent.host, "dport = :443"), 1, "{channel}");
+        // The agent was told the relay's number of the connection.
+        let log = relayed.relay.log();
+        let number = log.split("connection ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        assert!(agent.log().contains(&format!("connection {number} ")), "{log}\n{}", agent.log());
     }
 }
 
@@ -320,6 +324,8 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
     mistake("relay --server web=8000", 2, "says where agents come in");
     mistake("relay --listen :443 --server web", 2, "is no NAME=VALUE");
     mistake("relay --listen :443 --server Web=80", 2, "Web");
+    mistake("relay --listen :443 --proxy 1080", 2, "'1080' is no address and port");
+    mistake("relay --listen :443 --proxy 127.0.0.1:443", 2, "127.0.0.1:443 is where agents come in");
     mistake(
         &format!("relay --listen :443 --state-dir {scratch}/other --control {scratch}/other.sock"),
         1,
@@ -346,7 +352,11 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
     mistake(&format!("check {scratch}/wrong.toml"), 2, "wrong.toml:2: publish: takes");
     for (question, code, words) in [
         ("invite Factory --publish web", 3, "Factory"),
-        ("revoke nobody", 3, "there is no member"),
+        ("revoke nobody", 3, "nobody is called 'nobody'"),
+        ("admit Alice", 3, "Alice"),
+        ("admit alice --call 'web,s h'", 3, "s h"),
+        ("admit alice --password-file /nowhere", 2, "/nowhere"),
+        ("admit alice --password-file /dev/null", 3, "a password has 8 to 255 bytes"),
         ("revoke 'web?x'", 2, "only a-z, 0-9 and '-'"),
         ("close 00000000000000ff", 3, "there is no connection"),
         ("close xyz", 2, "no ID"),

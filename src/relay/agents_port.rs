@@ -1,7 +1,10 @@
 //! Where agents come in: who they are, and what they speak. Clients that name a server by TLS are passed on unopened.
 
+use super::answer::Answer;
 use super::caller::Caller;
+use super::connections::Origin;
 use super::error::RelayError;
+use super::peek::peek;
 use super::shared::Relay;
 use super::unproved::{Place, Unproved};
 use super::{call, front, streams, upgrade};
@@ -9,12 +12,10 @@ use crate::config::ServerConfig;
 use crate::identity::{Fingerprint, fingerprint_of};
 use crate::session::{Hello, LONGEST_HELLO, read_hello};
 use crate::splice;
-use rustix::net::RecvFlags;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
@@ -64,7 +65,7 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
             match called(&relay, &stream).await {
                 Ok(Some(server)) => {
                     drop(place);
-                    return call::serve(relay, server, stream, address).await;
+                    return call::serve(relay, server, stream, (address, Origin::Called, Answer::None)).await;
                 }
                 Ok(None) => {}
                 Err(_) => return log::debug!("no TLS with {address}: it took too long"),
@@ -86,29 +87,13 @@ async fn called(relay: &Relay, stream: &TcpStream) -> Result<Option<Arc<ServerCo
     if relay.config().servers.iter().all(|server| server.sni.is_empty()) {
         return Ok(None);
     }
-    let name = timeout(HANDSHAKE_TIME, server_name(stream)).await?;
+    let hello = peek(stream, LONGEST_HELLO, |bytes| match read_hello(bytes) {
+        Hello::Incomplete => None,
+        Hello::Unnamed => Some(None),
+        Hello::To(name) => Some(Some(name)),
+    });
+    let name = timeout(HANDSHAKE_TIME, hello).await?.flatten();
     Ok(name.and_then(|name| relay.config().named(&name).cloned()).map(Arc::new))
-}
-
-/// The name in a ClientHello.
-async fn server_name(stream: &TcpStream) -> Option<String> {
-    let mut bytes = vec![0; LONGEST_HELLO];
-    loop {
-        let ready = stream.ready(Interest::READABLE).await.ok()?;
-        let looked = stream.try_io(Interest::READABLE, || {
-            let (length, _) = rustix::net::recv(stream, &mut *bytes, RecvFlags::PEEK)?;
-            match read_hello(bytes.get(..length).unwrap_or_default()) {
-                // Woken by the next bytes.
-                Hello::Incomplete if length > 0 => Err(io::ErrorKind::WouldBlock.into()),
-                Hello::Incomplete | Hello::Unnamed => Ok(None),
-                Hello::To(name) => Ok(Some(name)),
-            }
-        });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {}
-            looked => return looked.ok().flatten(),
-        }
-    }
 }
 
 async fn shake_hands(

@@ -17,6 +17,10 @@
 //! | `session.rs` | one agent's control channel |
 //! | `sessions.rs` | all sessions: which server is whose |
 //! | `front.rs` | ports that clients call |
+//! | `proxy.rs` | ports at which clients ask for a server: SOCKS5, HTTP CONNECT |
+//! | `proofs.rs` | names and passwords of clients, judged |
+//! | `peek.rs` | a look at the first bytes |
+//! | `answer.rs` | what a client hears of how its call went |
 //! | `virtual_ips.rs`, `virtual_fronts.rs` | which server has which virtual IP; listening there |
 //! | `state.rs` | a relay as one file, to move it to another host |
 //! | `shared.rs`, `clock.rs` | what all tasks share, and the time |
@@ -27,6 +31,7 @@
 
 mod admin;
 mod agents_port;
+mod answer;
 mod call;
 mod caller;
 mod clock;
@@ -34,6 +39,9 @@ mod connections;
 mod enrol;
 mod error;
 mod front;
+mod peek;
+mod proofs;
+mod proxy;
 mod reload;
 mod respond;
 mod session;
@@ -57,6 +65,7 @@ use clock::Clock;
 use connections::Connections;
 use front::Fronts;
 use parking_lot::{Mutex, RwLock};
+use proofs::Proofs;
 use reload::Changer;
 use sessions::Sessions;
 use shared::Relay;
@@ -65,6 +74,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use unproved::Unproved;
 use virtual_ips::VirtualIps;
 
 /// Runs a relay until SIGTERM or SIGINT; at SIGHUP it reads its configuration anew, from `source`, which reads `file`.
@@ -83,6 +93,8 @@ pub fn run(config: RelayConfig, source: ConfigSource<RelayConfig>, file: Option<
         Confinement::of_role(Profile::RELAY, &config.state_dir, &config.control, config.metrics).reading(file)
     });
     let relay = Arc::new(Relay {
+        asking: Unproved::new(config.limits.unproved),
+        proofs: Proofs::new()?,
         authority,
         register,
         sessions: Sessions::default(),
@@ -111,7 +123,7 @@ async fn serve(changer: &Arc<Changer>, control: Listener) -> Result<(), RelayErr
     let Changer { relay, fronts, .. } = &**changer;
     let agents_ports = agents_port::open(relay)?;
     let config = relay.config();
-    fronts.change(relay, &config.servers)?;
+    fronts.change(relay, &config)?;
     let _pools = virtual_fronts::answer_for(&config.pools)?;
     let mut virtual_fronts = JoinSet::new();
     virtual_fronts.spawn(virtual_fronts::serve(Arc::clone(relay)));
@@ -127,6 +139,11 @@ async fn serve(changer: &Arc<Changer>, control: Listener) -> Result<(), RelayErr
         config.servers.len(),
         relay.authority.fingerprint()
     );
+    for address in config.proxy.listen.iter().filter(|address| !address.ip().is_loopback()) {
+        log::warn!(
+            "clients' passwords travel in the clear to {address}; where others listen, let it be a loopback address"
+        );
+    }
     let manager = host::systemd::Manager::from_environment();
     manager.ready("serving");
     loop {
