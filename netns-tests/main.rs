@@ -58,6 +58,7 @@ mod selftest;
 mod settings;
 mod spoofing;
 mod survive;
+mod through_proxies;
 mod transports;
 mod uplinks;
 mod workers;
