@@ -4,7 +4,6 @@ use super::answer::Answer;
 use super::caller::Caller;
 use super::connections::Origin;
 use super::error::RelayError;
-use super::peek::peek;
 use super::shared::Relay;
 use super::unproved::{Place, Unproved};
 use super::{call, front, streams, upgrade};
@@ -62,12 +61,13 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
         };
         let (relay, acceptor) = (Arc::clone(&relay), acceptor.clone());
         tokio::spawn(async move {
-            match called(&relay, &stream).await {
-                Ok(Some(server)) => {
+            match first(&relay, &stream).await {
+                Ok(First::Client(server)) => {
                     drop(place);
                     return call::serve(relay, server, stream, (address, Origin::Called, Answer::None)).await;
                 }
-                Ok(None) => {}
+                Ok(First::Plain) => return upgrade::serve_plain(relay, stream, place).await,
+                Ok(First::Agent) => {}
                 Err(_) => return log::debug!("no TLS with {address}: it took too long"),
             }
             match timeout(HANDSHAKE_TIME, shake_hands(stream, &acceptor)).await {
@@ -81,19 +81,33 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
     }
 }
 
-/// The server that a client calls here by a TLS server name; `None`: it is an agent, or nobody. Nothing of what was sent is
-/// taken from the socket, so that the server gets all of it.
-async fn called(relay: &Relay, stream: &TcpStream) -> Result<Option<Arc<ServerConfig>>, Elapsed> {
-    if relay.config().servers.iter().all(|server| server.sni.is_empty()) {
-        return Ok(None);
+/// Who has come, by the first bytes.
+enum First {
+    /// A client that calls this server by a TLS server name.
+    Client(Arc<ServerConfig>),
+    /// A data channel in the clear.
+    Plain,
+    /// An agent, or nobody.
+    Agent,
+}
+
+/// Looks who has come. Nothing of what was sent is taken from the socket, so that a server gets all of it.
+async fn first(relay: &Relay, stream: &TcpStream) -> Result<First, Elapsed> {
+    let has_names = relay.config().servers.iter().any(|server| !server.sni.is_empty());
+    let expects_plain = relay.plain.is_expected();
+    if !has_names && !expects_plain {
+        return Ok(First::Agent);
     }
-    let hello = peek(stream, LONGEST_HELLO, |bytes| match read_hello(bytes) {
-        Hello::Incomplete => None,
-        Hello::Unnamed => Some(None),
-        Hello::To(name) => Some(Some(name)),
+    let look = splice::peek(stream, LONGEST_HELLO, |bytes| match read_hello(bytes) {
+        _ if expects_plain && bytes.first() == Some(&b'G') => Some(First::Plain),
+        Hello::Incomplete if has_names => None,
+        Hello::Incomplete | Hello::Unnamed => Some(First::Agent),
+        Hello::To(name) => {
+            let server = relay.config().named(&name).cloned();
+            Some(server.map_or(First::Agent, |server| First::Client(Arc::new(server))))
+        }
     });
-    let name = timeout(HANDSHAKE_TIME, hello).await?.flatten();
-    Ok(name.and_then(|name| relay.config().named(&name).cloned()).map(Arc::new))
+    Ok(timeout(HANDSHAKE_TIME, look).await?.unwrap_or(First::Agent))
 }
 
 async fn shake_hands(

@@ -65,7 +65,8 @@ async fn carry(
     };
     *connection.agent.lock() = Some(session.agent.clone());
     connection.enter(Stage::Called);
-    let told = session.call(&server.published, connection.id, (connection.client, server.channel), relay.now())?;
+    let announced = relay.plain.announce(server.channel, &session, connection.id)?;
+    let told = session.call(&server.published, connection.id, (connection.client, announced.channel), relay.now())?;
     let finish = Finish { session: &session, connection };
     let mut data = tokio::select! {
         answer = told => answer.unwrap_or(Err(RefuseReason::SessionEnded))?,
@@ -74,6 +75,7 @@ async fn carry(
         () = gone(client) => return Err(RefuseReason::ClientGone),
         () = connection.close.notified() => return Err(RefuseReason::SessionEnded),
     };
+    drop(announced);
     client.write_all(&answer.granted()).await.map_err(|_| RefuseReason::ClientGone)?;
     connection.enter(Stage::Joined);
     relay.carried.fetch_add(1, Ordering::Relaxed);

@@ -14,12 +14,12 @@
 //! | `respond.rs` | answers of HTTP/2 |
 //! | `streams.rs` | the streams of one HTTP/2 connection: enrolment, control channel, data channels |
 //! | `upgrade.rs` | a data channel that is a connection of its own |
+//! | `plain.rs` | the calls whose data channel comes in the clear |
 //! | `session.rs` | one agent's control channel |
 //! | `sessions.rs` | all sessions: which server is whose |
 //! | `front.rs` | ports that clients call |
 //! | `proxy.rs` | ports at which clients ask for a server: SOCKS5, HTTP CONNECT |
 //! | `proofs.rs` | names and passwords of clients, judged |
-//! | `peek.rs` | a look at the first bytes |
 //! | `answer.rs` | what a client hears of how its call went |
 //! | `virtual_ips.rs`, `virtual_fronts.rs` | which server has which virtual IP; listening there |
 //! | `state.rs` | a relay as one file, to move it to another host |
@@ -39,7 +39,7 @@ mod connections;
 mod enrol;
 mod error;
 mod front;
-mod peek;
+mod plain;
 mod proofs;
 mod proxy;
 mod reload;
@@ -65,6 +65,7 @@ use clock::Clock;
 use connections::Connections;
 use front::Fronts;
 use parking_lot::{Mutex, RwLock};
+use plain::PlainCalls;
 use proofs::Proofs;
 use reload::Changer;
 use sessions::Sessions;
@@ -99,6 +100,7 @@ pub fn run(config: RelayConfig, source: ConfigSource<RelayConfig>, file: Option<
         register,
         sessions: Sessions::default(),
         connections: Connections::new(config.limits),
+        plain: PlainCalls::default(),
         virtual_ips,
         refused: Mutex::default(),
         carried: AtomicU64::new(0),

@@ -4,12 +4,12 @@
 use super::answer::{self, Answer};
 use super::call;
 use super::connections::Origin;
-use super::peek::peek;
 use super::shared::Relay;
 use super::unproved::Place;
 use crate::session::http_connect::{self, ConnectRequest, read_connect};
 use crate::session::socks5::{self, Method};
 use crate::session::{Credentials, Published, RefuseReason, Target, TargetHost, Transport};
+use crate::splice::peek;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::connections::{Connection, Connections, Origin};
+use super::plain::PlainCalls;
 use super::proofs::Proofs;
 use super::session::Common;
 use super::sessions::Sessions;
@@ -24,6 +25,7 @@ pub struct Relay {
     pub register: Register,
     pub sessions: Sessions,
     pub connections: Connections,
+    pub plain: PlainCalls,
     pub virtual_ips: VirtualIps,
     /// Clients that have not asked for a server yet.
     pub asking: Unproved,

@@ -45,7 +45,9 @@ pub use agent_side::{AgentSide, Taken};
 pub use capsule::{Decoder, Overlong};
 pub use client_hello::{Hello, LONGEST_HELLO, read_hello};
 pub use liveness::{Beat, Liveness};
-pub use message::{Call, ConnectionId, DataChannel, Malformed, Message, Offer, ServerId, Unreadable, VERSION};
+pub use message::{
+    Call, CallChannel, ConnectionId, DataChannel, Malformed, Message, Offer, ServerId, Token, Unreadable, VERSION,
+};
 pub use names::{Name, NameError, Published, Transport, checked_name};
 pub use reason::RefuseReason;
 pub use relay_side::{Joining, Limits, Outcome, RelaySide, Violation};
