@@ -137,7 +137,17 @@ async fn shared(session: &Session, connection: ConnectionId) -> Result<Box<dyn L
 async fn own(agent: &Agent, session: &Session, connection: ConnectionId) -> Result<Box<dyn Leg>, SessionError> {
     let config = agent.keys.client_config(session.key, connect::DATA)?;
     let mut stream = connect::tls(&session.relay, agent.config().via.as_ref(), config).await?;
-    accept(&mut stream, session, connection, None).await?;
+    let asked = async {
+        stream.write_all(request(session, connection, None).as_bytes()).await?;
+        stream.flush().await?;
+        // Byte by byte of what is opened already, so that nothing behind the head is read: the client's bytes.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && head.len() < LARGEST_HEAD {
+            head.push(stream.read_u8().await?);
+        }
+        Ok(head)
+    };
+    is_accepted(&asked.await.map_err(SessionError::Connect)?)?;
     Ok(Box::new(stream))
 }
 
@@ -148,41 +158,30 @@ async fn plain(
     connection: ConnectionId,
     token: Token,
 ) -> Result<Box<dyn Leg>, SessionError> {
-    let reached = via::reach(&session.relay, agent.config().via.as_ref()).await;
-    let mut stream = reached.map_err(SessionError::Connect)?;
-    splice::prepare(&stream).map_err(SessionError::Connect)?;
-    accept(&mut stream, session, connection, Some(token)).await?;
+    let opened = async {
+        let mut stream = via::reach(&session.relay, agent.config().via.as_ref()).await?;
+        splice::prepare(&stream)?;
+        stream.write_all(request(session, connection, Some(token)).as_bytes()).await?;
+        let head = splice::take_head(&mut stream, LARGEST_HEAD).await?;
+        Ok((stream, head))
+    };
+    let (stream, head) = opened.await.map_err(SessionError::Connect)?;
+    is_accepted(&head)?;
     Ok(Box::new(stream))
 }
 
-/// Has the relay take the stream for this connection's data channel.
-async fn accept(
-    stream: &mut impl Leg,
-    session: &Session,
-    connection: ConnectionId,
-    token: Option<Token>,
-) -> Result<(), SessionError> {
+/// Asks the relay to take a connection for this data channel.
+fn request(session: &Session, connection: ConnectionId, token: Option<Token>) -> String {
     let proof = token.map(|token| format!("Authorization: {BEARER}{token}\r\n")).unwrap_or_default();
-    let request = format!(
+    format!(
         "GET {ACCEPT_PATH}{connection}/ HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: {ACCEPT}\r\n{proof}\r\n",
         session.relay
-    );
-    let asked = async {
-        stream.write_all(request.as_bytes()).await?;
-        stream.flush().await?;
-        // Byte by byte, so that nothing behind the head is read: the client's bytes.
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") && head.len() < LARGEST_HEAD {
-            head.push(stream.read_u8().await?);
-        }
-        Ok(head)
-    };
-    let head = asked.await.map_err(SessionError::Connect)?;
-    if head.starts_with(b"HTTP/1.1 101 ") {
-        Ok(())
-    } else {
-        Err(SessionError::Refused("a data channel of its own".to_owned()))
-    }
+    )
+}
+
+fn is_accepted(head: &[u8]) -> Result<(), SessionError> {
+    let is_accepted = head.starts_with(b"HTTP/1.1 101 ");
+    is_accepted.then_some(()).ok_or_else(|| SessionError::Refused("a data channel of its own".to_owned()))
 }
 
 /// The connection is over, however it ends.

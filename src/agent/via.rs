@@ -2,9 +2,10 @@
 
 use super::dial::dial;
 use crate::config::{HostPort, Via, ViaKind};
+use crate::splice;
 use data_encoding::BASE64;
 use std::io;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 
@@ -32,14 +33,12 @@ async fn http(mut stream: TcpStream, relay: &HostPort, user: Option<&(String, St
     });
     let request = format!("CONNECT {relay} HTTP/1.1\r\nHost: {relay}\r\n{}\r\n", proof.unwrap_or_default());
     stream.write_all(request.as_bytes()).await?;
-    // Byte by byte, so that nothing behind the head is read: the relay's TLS.
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() >= LARGEST_HEAD {
-            return Err(io::Error::other("its answer is too long"));
-        }
-        head.push(stream.read_u8().await?);
-    }
+    // Nothing behind the head is read: the relay's TLS.
+    let head = splice::take_head(&mut stream, LARGEST_HEAD).await;
+    let head = head.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => io::Error::other("its answer is too long"),
+        _ => error,
+    })?;
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut headers);
     let parsed = answer.parse(&head).is_ok_and(|status| status.is_complete());

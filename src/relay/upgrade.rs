@@ -41,7 +41,7 @@ pub async fn serve(relay: Arc<Relay>, mut stream: TlsStream<TcpStream>, caller: 
 /// Serves one request in the clear. Who has not shown a token keeps the place of one who has proved nothing.
 pub async fn serve_plain(relay: Arc<Relay>, mut stream: TcpStream, place: Place) {
     let prepared = splice::prepare(&stream);
-    let Ok(Ok(head)) = timeout(REQUEST_TIME, read_head(&mut stream)).await else { return };
+    let Ok(Ok(head)) = timeout(REQUEST_TIME, splice::take_head(&mut stream, LARGEST_HEAD)).await else { return };
     let asked = asked_for(&head).and_then(|asked| Some((asked.id, asked.token?)));
     let Some((connection, token)) = asked.filter(|_| prepared.is_ok()) else {
         return farewell(stream, BAD_REQUEST).await;
@@ -73,8 +73,8 @@ async fn farewell(mut stream: impl Leg, words: &[u8]) {
     .await;
 }
 
-/// Byte by byte, so that nothing behind the head is read.
-async fn read_head(stream: &mut impl Leg) -> io::Result<Vec<u8>> {
+/// Byte by byte of what is opened already, so that nothing behind the head is read.
+async fn read_head(stream: &mut TlsStream<TcpStream>) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= LARGEST_HEAD {

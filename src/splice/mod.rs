@@ -16,7 +16,7 @@ mod pump;
 
 pub use h2_leg::{H2Leg, send_all};
 pub use leg::{Leg, prepare};
-pub use peek::peek;
+pub use peek::{peek, take_head};
 pub use pump::{Counts, Ended, join};
 
 #[cfg(test)]
