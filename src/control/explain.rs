@@ -1,4 +1,4 @@
-//! What somebody wants explained: a packet that is only talked about.
+//! What a caller wants explained: a packet that is only talked about.
 
 use super::parameters::{encode, pairs};
 use super::refusal::{Refusal, bad};

@@ -1,4 +1,4 @@
-//! What somebody wants to know of flows in the kernel: which there are, and why one is not among them.
+//! What a caller wants to know of flows in the kernel: which there are, and why one is not among them.
 
 use super::explain::protocol_number;
 use super::parameters::pairs;
@@ -177,7 +177,7 @@ impl FlowsRequest {
     }
 }
 
-/// Packets that somebody thinks of.
+/// The packets that a caller asks about.
 struct Asked {
     one: IpAddr,
     other: IpAddr,

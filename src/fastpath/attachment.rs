@@ -31,7 +31,7 @@ pub enum Attachment {
         index: u32,
         /// What it is there for; `None`: XDP.
         role: Option<Role>,
-        /// Keeps it there should the name be removed by somebody else.
+        /// Keeps it there should another program remove the name.
         _link: PinnedLink,
     },
     /// Until the filter is removed.
@@ -130,7 +130,8 @@ impl Attachment {
         })
     }
 
-    /// Whether the program still sits there, and in front of others: somebody may have taken it off, or come before it.
+    /// Whether the program still sits there, and in front of others: another program may have taken it off, or come
+    /// before it.
     pub fn stance(&self) -> Stance {
         match self {
             Self::Held { .. } => Stance::First,
@@ -194,7 +195,7 @@ impl Attachment {
             forget(&path).map_err(FastPathError::FileSystem)?;
         }
         let link = attach(None)?.pin(&path)?;
-        // Whoever attaches names an interface, and it may have got another name since.
+        // Attaching goes by the name of an interface, which may have got another since.
         if !attached::is_attached(&path, index) {
             forget(&path).map_err(FastPathError::FileSystem)?;
             return Err(FastPathError::Renamed(entrance.name.clone()));

@@ -1,8 +1,8 @@
 //! The older attachments at tc, for kernels without TCX (before Linux 6.6), and where nothing else outlives this process: filters
 //! on the queueing discipline `clsact`.
 //!
-//! Both stay until somebody removes them, whatever becomes of this process. The discipline may be somebody else's; the
-//! handle of our filters says whether it is, to whoever removes the last of them.
+//! Both stay until they are removed, whatever becomes of this process. The discipline may be another program's; the
+//! handle of our filters says whether it is, to the gateway that removes the last of them.
 
 use super::role::{Position, Role, Stance};
 use super::{Entrance, FastPathError};
@@ -135,8 +135,8 @@ pub fn attach(
     Err(last.map_or(FastPathError::Object(role.program()), FastPathError::from))
 }
 
-/// Sees that the program is where it should be, for whoever attaches names an interface, and it may have got another name
-/// since. Removes any other of the role.
+/// Sees that the program is where it should be, for attaching goes by the name of an interface, and it may have got
+/// another name since. Removes any other of the role.
 fn alone(
     netlink: &mut NetlinkSocket,
     program: &SchedClassifier,

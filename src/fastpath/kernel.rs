@@ -47,7 +47,8 @@ struct Contest {
 }
 
 impl Contest {
-    /// Whether to put ours in front of `who` now. Somebody may do the same, so each time is longer after the one before.
+    /// Whether to put ours in front of `who` now. That program may do the same, so each time is longer after the one
+    /// before.
     fn goes_in_front(&mut self, interface: &str, who: &str, is_fixed: bool) -> bool {
         if is_fixed {
             if self.said.as_deref() != Some(who) {
@@ -74,7 +75,7 @@ impl Contest {
     }
 }
 
-/// To be said once ours are in front, not before: somebody may wait for it to go on.
+/// To be said once ours are in front, not before: an operator or a test may wait for it to go on.
 fn say_who_was_overtaken(interface: &str, who: &str, times: u32) {
     let again = if times < 2 {
         ""
@@ -91,7 +92,7 @@ fn say_who_was_overtaken(interface: &str, who: &str, times: u32) {
 const PAUSE: Duration = Duration::from_secs(1);
 /// So often twice as long, at most.
 const LONGEST_PAUSE: u32 = 6;
-/// Whoever comes after this has not been in a contest.
+/// A program that comes after this has not been in a contest.
 const TRUCE: Duration = Duration::from_secs(600);
 
 impl Attachments {
@@ -128,7 +129,7 @@ impl Attachments {
 pub struct FastPath {
     loader: Mutex<Loader>,
     book: Mutex<FlowBook>,
-    /// Held by whoever goes through all flows: their order stays.
+    /// Held by a thread that goes through all flows: their order stays.
     round: Mutex<()>,
     surroundings: Mutex<ProgramSurroundings>,
     guard: Mutex<Guard>,
@@ -163,9 +164,9 @@ impl FastPath {
         })
     }
 
-    /// Goes by this from now on: whose addresses are whose, which interfaces there are. Whatever somebody has taken off is
-    /// put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a program cannot
-    /// be attached; these are returned, once each. What cannot be had but is only faster is among them.
+    /// Goes by this from now on: whose addresses are whose, which interfaces there are. What another program has taken
+    /// off is put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a
+    /// program cannot be attached; these are returned, once each. What cannot be had but is only faster is among them.
     pub fn update_site(&self, site: &Site) -> Vec<FastPathError> {
         let mut wrong: Vec<FastPathError> = self.loader.lock().restore().err().into_iter().collect();
         let features = self.features();
@@ -515,7 +516,7 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
     let is_local = entrance.ethernet.is_some_and(|ethernet| ethernet.is_local);
     let mut on = abilities.switched_on(entrance.index).map_err(|error| NoXdp::Kernel(error.to_string()))?;
     // What the sender at the other end of a veth leaves undone cannot be seen from here; that this end leaves nothing
-    // undone tells that somebody has thought of it.
+    // undone tells that the operator has thought of it.
     on.retain(|name| {
         if is_local {
             name.starts_with("tx-checksum-ip") || name.starts_with("tx-vlan-") && name.ends_with("-insert")

@@ -33,7 +33,7 @@ pub struct Constants {
     pub clamps: u8,
     /// Whether known flows are translated in the kernel.
     pub carries: u8,
-    /// Whether they leave at once, whoever would look at them on the kernel's way.
+    /// Whether they leave at once, past netfilter and all else on the kernel's way.
     pub redirects: u8,
     /// Whether TCP SYNs lose the options of Multipath TCP.
     pub strips: u8,

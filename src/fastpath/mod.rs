@@ -71,7 +71,7 @@ pub struct Common {
     pub strips: bool,
     /// Whether known flows are translated in the kernel at all.
     pub carries: bool,
-    /// Whether they leave at once, whoever would look at them in the kernel.
+    /// Whether they leave at once, past netfilter and all else on the kernel's way.
     pub redirects: bool,
     /// Whether XDP carries packets too.
     pub xdp: bool,

@@ -40,7 +40,7 @@ impl PinDirectory {
         Ok(Self::Private(fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?))
     }
 
-    /// Makes its directory, which somebody may have removed.
+    /// Makes its directory, which another program may have removed.
     pub fn restore(&self) -> io::Result<()> {
         let Self::Lasting(path) = self else { return Ok(()) };
         match std::fs::DirBuilder::new().mode(0o700).create(path) {

@@ -50,7 +50,7 @@ pub struct Loader {
     common: Common,
     place: PinDirectory,
     token: [u32; 2],
-    /// All maps, should somebody take their names away.
+    /// All maps, should another program take their names away.
     maps: Vec<(&'static str, MapData)>,
 }
 
@@ -152,7 +152,8 @@ impl Loader {
         Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
     }
 
-    /// Gives the maps their names again, where somebody has removed them: programs loaded next share these maps too.
+    /// Gives the maps their names again, where another program has removed them: programs loaded next share these maps
+    /// too.
     pub fn restore(&self) -> Result<(), FastPathError> {
         self.place.restore().map_err(FastPathError::FileSystem)?;
         for (name, map) in &self.maps {

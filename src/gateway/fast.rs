@@ -27,7 +27,8 @@ pub fn attach(fast: &FastPath, kernel: &Kernel) -> Result<(), GatewayError> {
     }
 }
 
-/// Follows the host: interfaces, addresses, whatever somebody has taken off. Where a program cannot be, nothing leaves.
+/// Follows the host: interfaces, addresses, programs that another has taken off. Where a program cannot be, nothing
+/// leaves.
 pub fn update(fast: &FastPath, kernel: &Kernel) {
     let wrong = match site(kernel) {
         Ok(site) => fast.update_site(&site),
@@ -173,7 +174,8 @@ impl NotedLog {
     }
 }
 
-/// Heeds whoever wants to see all packets, and notes what was carried, so that bindings say what is true now.
+/// Bypasses the fast path for a watcher who wants to see all packets, and notes what was carried, so that bindings say
+/// what is true now.
 pub fn sync_counts(fast: &FastPath, taps: &Taps, nat: &Nat, now: Time) {
     fast.bypass(taps.bypass_fast_path(), nat, now);
     fast.sync_counts(nat, now);

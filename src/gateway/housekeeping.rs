@@ -120,8 +120,8 @@ impl Housekeeping {
         self.log.lock().write(&self.nat, event, self.clock.now());
     }
 
-    /// Follows the host's network, and puts back what somebody has taken away. Says when to look again, if a burst of
-    /// changes has not passed yet.
+    /// Follows the host's network, and puts back what other programs have taken away. Says when to look again, if a
+    /// burst of changes has not passed yet.
     fn update_host(&mut self) -> Option<Time> {
         match self.kernel.poll() {
             Ok(true) => tell_surroundings(&self.nat, self.kernel.host()),

@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use parking_lot::RwLock;
 use std::sync::Arc;
 
-/// The state in force. Whoever changes bindings holds the lock, so that no change falls into a reload.
+/// The state in force. A thread that changes bindings holds the lock, so that no change falls into a reload.
 pub type Live = Arc<RwLock<Arc<Nat>>>;
 
 /// Reads the configuration anew; the error says in whole lines what is wrong with it.

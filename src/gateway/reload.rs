@@ -67,11 +67,11 @@ impl Housekeeping {
                 log::info!("reloaded: nothing has changed");
             }
             Ok(_) => {}
-            Err(_) if request.dry_run => {} // it is an answer to whoever asked
+            Err(_) if request.dry_run => {} // it is an answer to the caller
             Err(error) => error.lines().for_each(|line| log::error!("not reloaded: {line}")),
         }
         if let Some(reply) = &request.reply {
-            let _ = reply.send(done); // whoever asked may have gone
+            let _ = reply.send(done); // the caller may have gone
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long whoever looks at bindings waits for busy workers.
+/// How long a thread that looks at bindings waits for busy workers.
 const COUNT_WITHIN: Duration = Duration::from_millis(100);
 /// How long a worker may take until it rests for a reload.
 const REST_WITHIN: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ pub struct Shared {
     pub(super) asked: AtomicU64,
     /// For each worker, the last such call it has heeded.
     pub(super) synced: Vec<AtomicU64>,
-    /// Whoever watches packets.
+    /// Where callers watch packets.
     pub taps: Arc<Taps>,
     /// For each worker, what it has done.
     pub loads: Vec<Load>,
@@ -87,7 +87,7 @@ impl Shared {
         self.wake();
     }
 
-    /// Has every worker note what it has counted, so that whoever looks next sees true numbers. Gives up on a worker that
+    /// Has every worker note what it has counted, so that the caller sees true numbers next. Gives up on a worker that
     /// is too busy to look up.
     pub fn sync_counts(&self) {
         let asked = self.ask();

@@ -123,7 +123,7 @@ impl Worker {
         self.queues.get(self.number).map_or(&[], Vec::as_slice)
     }
 
-    /// What tells when a packet comes to an empty queue, or somebody wants the worker to look up.
+    /// What tells when a packet comes to an empty queue, or another thread wants the worker to look up.
     fn watch(&self) -> io::Result<OwnedFd> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let once = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -166,7 +166,7 @@ impl Worker {
     fn is_all_quiet(&self) -> bool {
         let all = self.queues.iter().flatten();
         let mut queues: Vec<_> = all.map(|queue| PollFd::new(queue, PollFlags::IN)).collect();
-        // The queues first: what has left one by now is in somebody's hands.
+        // The queues first: what has left one by now is in a worker's hands.
         rustix::event::poll(&mut queues, Some(&Timespec::default())) == Ok(0)
             && !self.shared.loads.iter().any(|load| load.is_serving.load(Ordering::Acquire))
     }
@@ -177,7 +177,7 @@ impl Worker {
         }
     }
 
-    /// Notes what was counted, because somebody asked.
+    /// Notes what was counted, because another thread asked.
     fn look_up(&mut self) {
         if let Some(waker) = self.shared.wakers.get(self.number) {
             let _ = rustix::io::read(waker, &mut [0; 8]);

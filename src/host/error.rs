@@ -54,7 +54,7 @@ pub enum KernelError {
         /// The VLAN, MACVLAN or the like that routes.
         upper: String,
     },
-    /// Somebody else's device has the name of ours.
+    /// Another program's device has the name of ours.
     #[error(
         "a network interface '{0}' exists already and belongs to another program; remove it or choose another --tun name"
     )]

@@ -87,8 +87,8 @@ impl PacketSocket {
         }
     }
 
-    /// Asks the LAN behind interface `index` whether somebody there has `address`, and says nothing of this machine but its
-    /// hardware address (RFC 5227 §2.1.1, RFC 4862 §5.4.2).
+    /// Asks the LAN behind interface `index` whether a host there has `address`, and says nothing of this machine but
+    /// its hardware address (RFC 5227 §2.1.1, RFC 4862 §5.4.2).
     pub(super) fn probe(&self, index: u32, hardware: [u8; 6], address: IpAddr) -> io::Result<()> {
         match address {
             IpAddr::V4(address) => {

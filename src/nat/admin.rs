@@ -260,8 +260,8 @@ impl Nat {
         Some(self.event(EventKind::Released, &ended))
     }
 
-    /// Keeps exactly these virtual IPs from being given, for somebody else has them: a binding that has one ends, and its
-    /// terminal gets another. Returns what ended. Workers heed it before this returns.
+    /// Keeps exactly these virtual IPs from being given, for other hosts have them: a binding that has one ends, and
+    /// its terminal gets another. Returns what ended. Workers heed it before this returns.
     pub fn set_aside(&self, virtual_ips: &[IpAddr], now: Time) -> Vec<Event> {
         let mut events = Vec::new();
         for (number, table) in self.tables.iter() {

@@ -84,7 +84,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Writes a dropped packet down: never waits, a packet that comes while somebody reads is only counted.
+    /// Writes a dropped packet down: never waits, a packet that comes while the book is read is only counted.
     pub fn write_down(&self, reason: DropReason, from: Realm, ends: Option<(Address, Address)>, now: Time) {
         if let Some(mut book) = self.book.as_ref().and_then(|book| book.try_lock()) {
             // From an inside, the destination is the peer.

@@ -22,7 +22,7 @@ pub enum StoreError {
         "{0} belongs to another user, or can be written by others; the state directory must be private (chown, chmod 700)"
     )]
     NotPrivate(PathBuf),
-    /// Somebody has it open.
+    /// Another process has it open.
     #[error("{0} is in use by another process: a running gateway of that name, or `kamei state`")]
     InUse(PathBuf),
     /// The file system is no place for it.

@@ -84,7 +84,7 @@ impl StateFile {
         state_dir.join(format!("{tun}.db"))
     }
 
-    /// Whoever has `progress` sees how far reading and writing have come.
+    /// The holder of `progress` sees how far reading and writing have come.
     pub fn watched(self, progress: &Progress) -> Self {
         Self { progress: progress.clone(), ..self }
     }

@@ -296,7 +296,7 @@ impl Store {
         *self.backend.lock() = backend;
     }
 
-    /// Writes rows as they are at that moment: somebody else may have recorded some of them meanwhile.
+    /// Writes rows as they are at that moment: another thread may have recorded some of them meanwhile.
     pub(super) fn write_now(
         &self,
         rows: impl FnOnce(&Nat) -> (Vec<Write>, Vec<ContactChange>),

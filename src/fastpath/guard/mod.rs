@@ -40,7 +40,7 @@ pub enum GuardError {
         /// Why not BPF.
         program: String,
     },
-    /// Somebody else's.
+    /// The table is another process's.
     #[error(
         "the table 'inet kamei-guard-{0}' belongs to another process, perhaps another gateway of this name; stop it"
     )]
@@ -117,8 +117,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether it is in force as it was set. Somebody may have flushed the ruleset, detached the program, or removed its
-    /// name, so that it would not outlive the process.
+    /// Whether it is in force as it was set. Another program may have flushed the ruleset, detached the program, or
+    /// removed its name, so that it would not outlive the process.
     pub fn is_whole(&mut self) -> bool {
         match &mut self.kind {
             Kind::Program(links) => links.is_whole(),
@@ -149,7 +149,7 @@ impl Guard {
         }
     }
 
-    /// Packets dropped since this guard was made, by reason. Those of rules that somebody else removed are lost.
+    /// Packets dropped since this guard was made, by reason. Those of rules that another program removed are lost.
     pub fn dropped(&mut self) -> BTreeMap<&'static str, u64> {
         let current = self.counted();
         let all = Reason::ALL.iter().zip(self.dropped).zip(current);

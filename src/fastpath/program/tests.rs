@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
 const INSIDE: Realm = Realm::inside(0);
-/// A mark of somebody else's, which stays.
+/// Another program's mark, which stays.
 const FOREIGN: u32 = 0x0100_0001;
 const FTP: u16 = 21;
 /// Of the interface that packets come in by, of the neighbour, and of the interface they leave by.

@@ -86,7 +86,7 @@ impl Nat {
         if is_fit || surroundings.is_own(sender) { Ok(()) } else { Err(DropReason::SpoofedSource) }
     }
 
-    /// Somebody outside could not deliver what a terminal sent.
+    /// A router or a host outside could not deliver what a terminal sent.
     fn error_from_outside(
         &self,
         headers: &Headers,
@@ -120,7 +120,7 @@ impl Nat {
         })
     }
 
-    /// Somebody inside could not deliver what a peer sent to a terminal.
+    /// A router or a terminal inside could not deliver what a peer sent to a terminal.
     fn error_from_inside(
         &self,
         headers: &Headers,

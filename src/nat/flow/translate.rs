@@ -124,8 +124,8 @@ impl Translator {
         verdict
     }
 
-    /// Adds what was counted since the last call to the bindings, and offers flows in use to whoever carries flows
-    /// elsewhere. Call it before looking at bindings, best when no packet is known to wait: once a flow is taken up, its
+    /// Adds what was counted since the last call to the bindings, and offers flows in use to the carrier (the
+    /// kernel). Call it before looking at bindings, best when no packet is known to wait: once a flow is taken up, its
     /// next packet overtakes those that still do.
     pub fn flush(&mut self, now: Time) {
         self.flush_some(usize::MAX, now);

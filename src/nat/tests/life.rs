@@ -107,7 +107,7 @@ fn what_is_in_quarantine_says_until_when_and_is_taken_by_force_alone() {
     assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Pinned]);
     assert_eq!(gateway.tick(Duration::from_secs(3600)), [], "its quarantine is void");
     assert_eq!(gateway.nat.find(virtual_ip, gateway.now)[0].terminal, other);
-    // Not what somebody has: force is for quarantine alone.
+    // Not what another terminal has: force is for quarantine alone.
     assert!(matches!(gateway.nat.pin_named(&terminal.into(), virtual_ip, true, now), Err(AdminError::Taken { .. })));
     let pools = gateway.nat.status().pools;
     assert_eq!((pools[0].active, pools[0].quarantined), (1, 0));

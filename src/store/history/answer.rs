@@ -71,7 +71,7 @@ pub struct Entry {
     pub event: Happened,
     /// `gateway`, `command`, `reload`, `start`, `occupied` or `import`.
     pub by: String,
-    /// The user, where somebody gave a command.
+    /// The number of the user who gave the command; `None`: it was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// The virtual IP.

@@ -105,7 +105,7 @@ impl Stored {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Occasion {
     Interval,
-    /// Somebody waits for the answer.
+    /// A caller waits for the answer.
     Question,
     /// The process ends.
     End,
