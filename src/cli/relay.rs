@@ -3,7 +3,7 @@
 mod state;
 
 use super::error::CliError;
-use super::role::{self, Common, given, pairs};
+use super::role::{self, RoleFlags, given, pairs};
 use super::show;
 use super::table::Table;
 use crate::config::{Located, RelayDraft, ServerDraft};
@@ -39,7 +39,7 @@ struct Run {
     #[arg(long, value_name = "PREFIX")]
     pool: Vec<String>,
     #[command(flatten)]
-    common: Common,
+    role: RoleFlags,
 }
 
 #[derive(Args)]
@@ -140,8 +140,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 
 fn serve(arguments: Run) -> Result<(), CliError> {
     let flags = arguments.draft()?;
-    let (config, source) = role::begin("relay", &arguments.common, flags)?;
-    Ok(crate::relay::run(config, source, arguments.common.config.as_deref())?)
+    let (config, source) = role::begin("relay", &arguments.role, flags)?;
+    Ok(crate::relay::run(config, source, arguments.role.config.as_deref())?)
 }
 
 impl Run {
@@ -165,7 +165,7 @@ impl Run {
             public: self.public.as_ref().map(|public| given("--public", public.clone())),
             pool: all("--pool", &self.pool),
             servers,
-            common: self.common.draft(wrong)?,
+            common: self.role.draft(wrong)?,
             ..RelayDraft::default()
         })
     }

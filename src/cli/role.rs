@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 /// What every role that runs takes.
 #[derive(Args)]
-pub struct Common {
+pub struct RoleFlags {
     /// Configuration file (TOML); flags override what it says
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -39,7 +39,7 @@ fn levels() -> impl TypedValueParser<Value = LevelFilter> {
         .map(|level| level.parse().unwrap_or(LevelFilter::Info))
 }
 
-impl Common {
+impl RoleFlags {
     /// What the flags say of what every role has, beside what is wrong with the others.
     pub fn draft(&self, wrong: Vec<Problem>) -> Result<CommonDraft, CliError> {
         Ok(CommonDraft {
@@ -54,25 +54,29 @@ impl Common {
 }
 
 /// What file and flags say together, checked; the log is written as they say from now on.
-pub fn begin<D>(role: &'static str, common: &Common, flags: D) -> Result<(D::Config, ConfigSource<D::Config>), CliError>
+pub fn begin<D>(
+    role: &'static str,
+    flags: &RoleFlags,
+    by_flags: D,
+) -> Result<(D::Config, ConfigSource<D::Config>), CliError>
 where
     D: RoleDraft + Clone + Send + Sync + 'static,
 {
-    let file = common.config.clone();
+    let file = flags.config.clone();
     let is_of_flags = file.is_none();
     let read = move || -> Result<D::Config, CliError> {
         let wrong = |problems| CliError::Config { file: file.clone(), problems };
         let draft = match &file {
             Some(path) => {
                 let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
-                D::parse(&text).map_err(wrong)?.overridden_by(flags.clone())
+                D::parse(&text).map_err(wrong)?.overridden_by(by_flags.clone())
             }
-            None => flags.clone(),
+            None => by_flags.clone(),
         };
         draft.check(state_dir(role), control(role)).map_err(wrong)
     };
     let config = read()?;
-    logging::start(common.log_level, D::log_format(&config)).map_err(CliError::Log)?;
+    logging::start(flags.log_level, D::log_format(&config)).map_err(CliError::Log)?;
     let source = move || match is_of_flags {
         true => Err(format!(
             "this {role} was started by flags alone: there is no file to read anew; start it with --config FILE, and a reload \

@@ -5,7 +5,7 @@
 
 use super::pin_directory::{self, PinDirectory};
 use super::role::{AttachPoint, Position, Role, Stance};
-use super::{Common, Entrance, FastPathError, NoXdp};
+use super::{Entrance, FastPathError, FastPathSettings, NoXdp};
 use super::{attached, clsact};
 use crate::config::FastPathHook;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -52,14 +52,14 @@ impl Attachment {
         role: Role,
         point: AttachPoint<'_>,
         place: &PinDirectory,
-        common: &Common,
+        settings: &FastPathSettings,
     ) -> Result<Self, FastPathError> {
         let AttachPoint { entrance, position } = point;
         let filter = |program| {
-            clsact::attach(program, role, entrance, &common.tun, position)?;
-            Ok(Self::Filter { index: entrance.index, role, tun: common.tun.clone() })
+            clsact::attach(program, role, entrance, &settings.tun, position)?;
+            Ok(Self::Filter { index: entrance.index, role, tun: settings.tun.clone() })
         };
-        match (common.hook, place) {
+        match (settings.hook, place) {
             (Some(FastPathHook::Clsact), _) | (None, PinDirectory::Private(_)) => filter(program),
             (Some(FastPathHook::Tcx), PinDirectory::Private(_)) => Err(FastPathError::NothingLasts),
             (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, role, point, place),

@@ -7,7 +7,7 @@ use super::guard::{self, Guard, Ways};
 use super::layout::Interface;
 use super::program::{Loader, ProgramSurroundings};
 use super::role::{AttachPoint, Position, Role, Stance};
-use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
+use super::{Entrance, FastPathError, FastPathSettings, NoXdp, PrefixKind, Site};
 use crate::nat::{Epoch, FlowCarrier, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
@@ -146,10 +146,10 @@ impl FastPath {
     ///
     /// # Errors
     /// What the kernel does not have or refuses.
-    pub fn new(common: Common, now: Time) -> Result<Self, FastPathError> {
-        let abilities = common.xdp.then(Abilities::open).transpose().map_err(FastPathError::Abilities)?;
-        let tun = common.tun.clone();
-        let (loader, flows, surroundings) = Loader::new(common)?;
+    pub fn new(settings: FastPathSettings, now: Time) -> Result<Self, FastPathError> {
+        let abilities = settings.xdp.then(Abilities::open).transpose().map_err(FastPathError::Abilities)?;
+        let tun = settings.tun.clone();
+        let (loader, flows, surroundings) = Loader::new(settings)?;
         let guard = Guard::new(&tun, loader.place())?;
         log::debug!("undeclared ways out are guarded by {}", guard.kind());
         Ok(Self {
@@ -274,7 +274,7 @@ impl FastPath {
 
     fn say_what_is_slower(&self, site: &Site, before: &BTreeSet<u32>) {
         let now = self.take_frames(site);
-        if !self.loader.lock().common().xdp {
+        if !self.loader.lock().settings().xdp {
             return;
         }
         for Entrance { name, index, .. } in &site.entrances {
@@ -314,7 +314,7 @@ impl FastPath {
         if !site.entrances.contains(entrance) || entrance.ethernet.is_none() {
             return Ok(attachments);
         }
-        if loader.common().redirects && entrance.realm != Realm::Outside {
+        if loader.settings().redirects && entrance.realm != Realm::Outside {
             match loader.at_tc(&[Role::Shortcut], point, device) {
                 Ok(taken) => attachments.shortcuts.extend(taken),
                 Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
@@ -353,8 +353,8 @@ impl FastPath {
 
     /// Goes on with other settings, with the programs that are loaded when [`FastPath::update_site`] is called next. To be
     /// called while nobody offers flows.
-    pub fn renew(&self, common: Common) {
-        self.loader.lock().set_common(common);
+    pub fn renew(&self, settings: FastPathSettings) {
+        self.loader.lock().set_settings(settings);
         self.attachments.lock().clear();
     }
 

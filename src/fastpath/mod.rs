@@ -56,9 +56,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv6Addr;
 
-/// What is the same for every interface.
+/// What is configured of the fast path; the same for every interface.
 #[derive(Clone, Debug)]
-pub struct Common {
+pub struct FastPathSettings {
     /// Name of the gateway.
     pub tun: String,
     /// Flows of each address family that are kept at most.

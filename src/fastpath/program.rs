@@ -6,7 +6,7 @@ use super::layout::{
 };
 use super::pin_directory::PinDirectory;
 use super::role::{AttachPoint, Role};
-use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
+use super::{Entrance, FastPathError, FastPathSettings, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -47,7 +47,7 @@ const ETHERNET: u8 = 14;
 
 /// Loads programs.
 pub struct Loader {
-    common: Common,
+    settings: FastPathSettings,
     place: PinDirectory,
     token: [u32; 2],
     /// All maps, should another program take their names away.
@@ -80,19 +80,19 @@ pub struct Flows {
 
 impl Loader {
     /// Makes the maps, and has the kernel check the programs.
-    pub fn new(common: Common) -> Result<(Self, Flows, ProgramSurroundings), FastPathError> {
-        let place = PinDirectory::of(&common.tun).map_err(FastPathError::FileSystem)?;
+    pub fn new(settings: FastPathSettings) -> Result<(Self, Flows, ProgramSurroundings), FastPathError> {
+        let place = PinDirectory::of(&settings.tun).map_err(FastPathError::FileSystem)?;
         if let PinDirectory::Private(_) = &place
-            && let Err(error) = take_over(&common.tun, &place)
+            && let Err(error) = take_over(&settings.tun, &place)
         {
             log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
         }
-        let mut loader = Self { common, place, token: [0; 2], maps: Vec::new() };
+        let mut loader = Self { settings, place, token: [0; 2], maps: Vec::new() };
         let mut ebpf = loader.load(&loader.constants(Realm::Outside, None, 0)?)?;
         for role in Role::OUTSIDE.into_iter().chain(Role::PORT) {
             program(&mut ebpf, role)?;
         }
-        if loader.common.xdp {
+        if loader.settings.xdp {
             xdp_program(&mut ebpf)?;
         }
         let mut take = |name| ebpf.take_map(name).ok_or(FastPathError::Object(name));
@@ -116,13 +116,13 @@ impl Loader {
     }
 
     /// Other settings for the programs loaded from now on; the maps stay.
-    pub fn set_common(&mut self, common: Common) {
-        self.common = common;
+    pub fn set_settings(&mut self, settings: FastPathSettings) {
+        self.settings = settings;
     }
 
     /// The settings of programs that are loaded now.
-    pub fn common(&self) -> &Common {
-        &self.common
+    pub fn settings(&self) -> &FastPathSettings {
+        &self.settings
     }
 
     /// Where what outlives this process has its names.
@@ -138,7 +138,7 @@ impl Loader {
         let mut attachments = Vec::new();
         for role in roles {
             let program = program(&mut ebpf, *role)?;
-            attachments.push(Attachment::at_tc(program, *role, point, &self.place, &self.common)?);
+            attachments.push(Attachment::at_tc(program, *role, point, &self.place, &self.settings)?);
         }
         Ok(attachments)
     }
@@ -168,7 +168,7 @@ impl Loader {
     /// Removes the maps' names.
     pub fn remove(&self) {
         if let PinDirectory::Lasting(path) = &self.place
-            && let Err(error) = super::pin_directory::remove(&self.common.tun)
+            && let Err(error) = super::pin_directory::remove(&self.settings.tun)
         {
             log::error!("{}: {error}; remove it by hand", path.display());
         }
@@ -177,7 +177,7 @@ impl Loader {
     /// Removes what is left of attachments that are not among these, and of other layouts; `names` are others that stay.
     pub fn tidy<'a>(&self, attachments: impl Iterator<Item = &'a Attachment> + Clone, names: &[String]) {
         let filters: Vec<_> = attachments.clone().filter_map(Attachment::filter).collect();
-        if let Err(error) = super::clsact::remove_but(&filters, &self.common.tun) {
+        if let Err(error) = super::clsact::remove_but(&filters, &self.settings.tun) {
             log::warn!("tc filters: {error}; something of an earlier gateway may stay");
         }
         let PinDirectory::Lasting(path) = &self.place else { return };
@@ -190,11 +190,11 @@ impl Loader {
     }
 
     fn constants(&self, realm: Realm, hardware: Option<[u8; 6]>, device: u32) -> Result<Constants, FastPathError> {
-        if self.common.control_ports.len() > CONTROL_PORTS {
+        if self.settings.control_ports.len() > CONTROL_PORTS {
             return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
         }
         let mut control_ports = [0; CONTROL_PORTS];
-        for (place, port) in control_ports.iter_mut().zip(&self.common.control_ports) {
+        for (place, port) in control_ports.iter_mut().zip(&self.settings.control_ports) {
             *place = port.to_be();
         }
         Ok(Constants {
@@ -204,10 +204,10 @@ impl Loader {
             control_ports,
             link_header: if hardware.is_some() { ETHERNET } else { 0 },
             hardware: hardware.unwrap_or_default(),
-            clamps: u8::from(self.common.clamps),
-            carries: u8::from(self.common.carries),
-            redirects: u8::from(self.common.redirects),
-            strips: u8::from(self.common.strips),
+            clamps: u8::from(self.settings.clamps),
+            carries: u8::from(self.settings.carries),
+            redirects: u8::from(self.settings.redirects),
+            strips: u8::from(self.settings.strips),
             unused: 0,
         })
     }
@@ -218,7 +218,7 @@ impl Loader {
         for name in MAPS {
             loader.map_pin_path(name, self.map_path(name));
         }
-        loader.map_max_entries("flows4", self.common.flows).map_max_entries("flows6", self.common.flows);
+        loader.map_max_entries("flows4", self.settings.flows).map_max_entries("flows6", self.settings.flows);
         Ok(loader.load(OBJECT)?)
     }
 

@@ -3,7 +3,7 @@
 use super::error::GatewayError;
 use crate::config::{Config, FastPathMode};
 use crate::control::{CarriedFlow, FastPathStatus, Taps};
-use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, KernelFlow, PrefixKind, Site};
+use crate::fastpath::{self, Entrance, FastPath, FastPathError, FastPathSettings, KernelFlow, PrefixKind, Site};
 use crate::host::{Framing, Kernel};
 use crate::nat::{InsideNumber, Multipath, Nat, Offer, Realm};
 use crate::time::Time;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Prepares it.
 pub fn start(config: &Config, now: Time) -> Result<Arc<FastPath>, GatewayError> {
-    Ok(Arc::new(FastPath::new(common(config), now)?))
+    Ok(Arc::new(FastPath::new(settings(config), now)?))
 }
 
 /// Puts the programs on the interfaces there are at the start. Those that are only faster have to be had where they were
@@ -39,9 +39,9 @@ pub fn update(fast: &FastPath, kernel: &Kernel) {
     }
 }
 
-/// What the programs have to know.
-pub fn common(config: &Config) -> Common {
-    Common {
+/// What the configuration says of the fast path.
+pub fn settings(config: &Config) -> FastPathSettings {
+    FastPathSettings {
         tun: config.tun.clone(),
         flows: config.fast_path.flows,
         control_ports: config.policy.alg.iter().map(|alg| alg.port).collect(),

@@ -215,7 +215,7 @@ impl Housekeeping {
         self.store.switch_to(Arc::clone(&after));
         self.store.note_aside(reloaded.released.iter().map(BindingView::to_store), by);
         self.store.note(&back, by);
-        self.fast.renew(super::fast::common(&config));
+        self.fast.renew(super::fast::settings(&config));
         super::fast::update(&self.fast, &self.kernel);
         rest.end_with(&after);
         *live = Arc::clone(&after);

@@ -277,7 +277,7 @@ impl Drop for Programs {
 impl Programs {
     fn load() -> Self {
         let roads = Roads::make();
-        let common = |setup: Setup, redirects| Common {
+        let settings = |setup: Setup, redirects| FastPathSettings {
             tun: format!("equal{}", std::process::id()),
             flows: 64,
             control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
@@ -288,7 +288,7 @@ impl Programs {
             xdp: true,
             hook: None,
         };
-        let (mut loader, flows, mut surroundings) = Loader::new(common(SETUPS[0], false)).unwrap();
+        let (mut loader, flows, mut surroundings) = Loader::new(settings(SETUPS[0], false)).unwrap();
         surroundings.add_interfaces(&Roads::interfaces()).unwrap();
         let kinds = [
             ("10.0.0.0/8", PrefixKind::Inside(Default::default())),
@@ -299,7 +299,7 @@ impl Programs {
         surroundings.set_places(&kinds.map(|(net, kind)| (net.parse().unwrap(), kind)).into()).unwrap();
         let mut loaded = BTreeMap::new();
         for (setup, redirects) in SETUPS.into_iter().flat_map(|setup| [(setup, false), (setup, true)]) {
-            loader.set_common(common(setup, redirects));
+            loader.set_settings(settings(setup, redirects));
             for realm in [Realm::Outside, INSIDE] {
                 let mut ebpf = loader.load(&loader.constants(realm, Some(GATEWAY), 1).unwrap()).unwrap();
                 program(&mut ebpf, role(realm, redirects)).unwrap();
