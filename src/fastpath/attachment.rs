@@ -51,7 +51,7 @@ impl Attachment {
         program: &mut SchedClassifier,
         role: Role,
         point: AttachPoint<'_>,
-        place: &PinDirectory,
+        pins: &PinDirectory,
         settings: &FastPathSettings,
     ) -> Result<Self, FastPathError> {
         let AttachPoint { entrance, position } = point;
@@ -59,11 +59,11 @@ impl Attachment {
             clsact::attach(program, role, entrance, &settings.tun, position)?;
             Ok(Self::Filter { index: entrance.index, role, tun: settings.tun.clone() })
         };
-        match (settings.hook, place) {
+        match (settings.hook, pins) {
             (Some(FastPathHook::Clsact), _) | (None, PinDirectory::Private(_)) => filter(program),
             (Some(FastPathHook::Tcx), PinDirectory::Private(_)) => Err(FastPathError::NothingLasts),
-            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, role, point, place),
-            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, point, place) {
+            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, role, point, pins),
+            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, point, pins) {
                 // As kernels without TCX answer.
                 Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
                 other => other,
@@ -75,22 +75,22 @@ impl Attachment {
         program: &mut SchedClassifier,
         role: Role,
         AttachPoint { entrance, position }: AttachPoint<'_>,
-        place: &PinDirectory,
+        pins: &PinDirectory,
     ) -> Result<Self, FastPathError> {
         if position == Position::InFront
-            && let PinDirectory::Lasting(directory) = place
+            && let PinDirectory::Lasting(directory) = pins
         {
             // Without its name it still sits there, for as long as this process holds it.
             forget(&named(directory, role, entrance.index)).map_err(FastPathError::FileSystem)?;
         }
-        Self::take(place, Some(role), entrance, |left| {
+        Self::take(pins, Some(role), entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
                 None => {
                     // The order names the link by its descriptor.
                     // In front of all others, but behind whom it watches; that one comes in front of it next, where both move.
                     let stays = position == Position::AsLeft;
-                    let watched = if stays { Self::watched(role, entrance, place)? } else { None };
+                    let watched = if stays { Self::watched(role, entrance, pins)? } else { None };
                     let order = watched.as_ref().map_or(Ok(LinkOrder::first()), LinkOrder::after_link)?;
                     program.attach_with_options(&entrance.name, role.side(), TcAttachOptions::TcxOrder(order))?
                 }
@@ -103,9 +103,9 @@ impl Attachment {
     fn watched(
         role: Role,
         entrance: &Entrance,
-        place: &PinDirectory,
+        pins: &PinDirectory,
     ) -> Result<Option<SchedClassifierLink>, FastPathError> {
-        let (Role::Watching, PinDirectory::Lasting(directory)) = (role, place) else { return Ok(None) };
+        let (Role::Watching, PinDirectory::Lasting(directory)) = (role, pins) else { return Ok(None) };
         let leaving = named(directory, Role::Leaving, entrance.index);
         if !attached::is_attached(&leaving, entrance.index) {
             return Ok(None);
@@ -114,8 +114,8 @@ impl Attachment {
     }
 
     /// In the driver.
-    pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, place: &PinDirectory) -> Result<Self, NoXdp> {
-        let attachment = Self::take(place, None, entrance, |left| {
+    pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, pins: &PinDirectory) -> Result<Self, NoXdp> {
+        let attachment = Self::take(pins, None, entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(XdpLink::try_from(left)?)?,
                 None => program.attach_to_if_index(entrance.index, XdpMode::Driver)?,
@@ -162,7 +162,7 @@ impl Attachment {
         }
     }
 
-    /// Its name in a place that lasts.
+    /// Its name in a pin directory that lasts.
     pub fn name(&self) -> Option<String> {
         match self {
             Self::Held { .. } | Self::Filter { .. } => None,
@@ -177,12 +177,12 @@ impl Attachment {
 
     /// `attach` takes the attachment that a predecessor has left, without a gap, or a new one.
     fn take(
-        place: &PinDirectory,
+        pins: &PinDirectory,
         role: Option<Role>,
         entrance: &Entrance,
         mut attach: impl FnMut(Option<FdLink>) -> Result<FdLink, FastPathError>,
     ) -> Result<Self, FastPathError> {
-        let PinDirectory::Lasting(directory) = place else { return Ok(Self::Held { _link: attach(None)? }) };
+        let PinDirectory::Lasting(directory) = pins else { return Ok(Self::Held { _link: attach(None)? }) };
         let index = entrance.index;
         let path = role.map_or_else(|| directory.join(format!("xdp-{index}")), |role| named(directory, role, index));
         if let Ok(left) = PinnedLink::from_pin(&path) {
@@ -246,8 +246,8 @@ pub fn named(directory: &Path, role: Role, index: u32) -> PathBuf {
 /// this network namespace.
 fn programs_of_gateways(path: &Path, index: u32) -> Vec<u32> {
     let ending = format!("-{index}");
-    let places = path.parent().map(pin_directory::all_beside).unwrap_or_default();
-    let files = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+    let directories = path.parent().map(pin_directory::all_beside).unwrap_or_default();
+    let files = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
     let paths = files.map(|file| file.path());
     paths.filter(|path| path.to_string_lossy().ends_with(&ending)).filter_map(|path| attached::program(&path)).collect()
 }

@@ -150,7 +150,7 @@ impl FastPath {
         let abilities = settings.xdp.then(Abilities::open).transpose().map_err(FastPathError::Abilities)?;
         let tun = settings.tun.clone();
         let (loader, flows, surroundings) = Loader::new(settings)?;
-        let guard = Guard::new(&tun, loader.place())?;
+        let guard = Guard::new(&tun, loader.pins())?;
         log::debug!("undeclared ways out are guarded by {}", guard.kind());
         Ok(Self {
             loader: Mutex::new(loader),
@@ -256,7 +256,7 @@ impl FastPath {
     fn tell(&self, site: &Site, interfaces: &BTreeMap<u32, Interface>) -> Result<(), aya::maps::MapError> {
         let mut surroundings = self.surroundings.lock();
         surroundings.set_ruled(site.ruled_v4, site.ruled_v6)?;
-        surroundings.set_places(&site.prefixes)?;
+        surroundings.set_prefixes(&site.prefixes)?;
         surroundings.set_exempt(&site.exempt)?;
         surroundings.add_interfaces(interfaces)
     }

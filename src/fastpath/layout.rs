@@ -69,7 +69,7 @@ impl Interface {
 /// What the programs know of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct PlaceValue {
+pub struct PrefixValue {
     kind: u32,
     /// Of a terminal of one inside, numbered as in a constants.
     realm: u32,
@@ -134,7 +134,7 @@ unsafe impl Pod for Interface {}
 // SAFETY: as above.
 unsafe impl Pod for Shared {}
 // SAFETY: as above.
-unsafe impl Pod for PlaceValue {}
+unsafe impl Pod for PrefixValue {}
 // SAFETY: as above.
 unsafe impl Pod for Key4 {}
 // SAFETY: as above.
@@ -227,7 +227,7 @@ fn to(offer: &Offer) -> u16 {
     u16::try_from(offer.to.number()).unwrap_or(u16::MAX)
 }
 
-impl From<PrefixKind> for PlaceValue {
+impl From<PrefixKind> for PrefixValue {
     /// The numbers of `kind` in the program.
     fn from(kind: PrefixKind) -> Self {
         let (kind, realm) = match kind {

@@ -2,7 +2,7 @@
 
 use super::attachment::Attachment;
 use super::layout::{
-    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS,
+    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, Shared, WHYS,
 };
 use super::pin_directory::PinDirectory;
 use super::role::{AttachPoint, Role};
@@ -48,7 +48,7 @@ const ETHERNET: u8 = 14;
 /// Loads programs.
 pub struct Loader {
     settings: FastPathSettings,
-    place: PinDirectory,
+    pins: PinDirectory,
     token: [u32; 2],
     /// All maps, should another program take their names away.
     maps: Vec<(&'static str, MapData)>,
@@ -58,17 +58,17 @@ pub struct Loader {
 pub struct ProgramSurroundings {
     interfaces: HashMap<MapData, u32, Interface>,
     low_interfaces: Array<MapData, Interface>,
-    places: Trie,
+    prefixes: Trie,
     exempt: Trie,
     ruled: Array<MapData, u32>,
 }
 
 /// Prefixes of both families.
 struct Trie {
-    v4: LpmTrie<MapData, [u8; 4], PlaceValue>,
-    v6: LpmTrie<MapData, [u8; 16], PlaceValue>,
+    v4: LpmTrie<MapData, [u8; 4], PrefixValue>,
+    v6: LpmTrie<MapData, [u8; 16], PrefixValue>,
     /// What is in it.
-    have: BTreeMap<IpNet, PlaceValue>,
+    have: BTreeMap<IpNet, PrefixValue>,
 }
 
 /// The flows, as the programs have them.
@@ -81,13 +81,13 @@ pub struct Flows {
 impl Loader {
     /// Makes the maps, and has the kernel check the programs.
     pub fn new(settings: FastPathSettings) -> Result<(Self, Flows, ProgramSurroundings), FastPathError> {
-        let place = PinDirectory::of(&settings.tun).map_err(FastPathError::FileSystem)?;
-        if let PinDirectory::Private(_) = &place
-            && let Err(error) = take_over(&settings.tun, &place)
+        let pins = PinDirectory::of(&settings.tun).map_err(FastPathError::FileSystem)?;
+        if let PinDirectory::Private(_) = &pins
+            && let Err(error) = take_over(&settings.tun, &pins)
         {
             log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
         }
-        let mut loader = Self { settings, place, token: [0; 2], maps: Vec::new() };
+        let mut loader = Self { settings, pins, token: [0; 2], maps: Vec::new() };
         let mut ebpf = loader.load(&loader.constants(Realm::Outside, None, 0)?)?;
         for role in Role::OUTSIDE.into_iter().chain(Role::PORT) {
             program(&mut ebpf, role)?;
@@ -104,7 +104,7 @@ impl Loader {
         let surroundings = ProgramSurroundings {
             interfaces: HashMap::try_from(take("interfaces")?)?,
             low_interfaces: Array::try_from(take("low_interfaces")?)?,
-            places: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
+            prefixes: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
             exempt: Trie::new(LpmTrie::try_from(take("exempt4")?)?, LpmTrie::try_from(take("exempt6")?)?),
             ruled: Array::try_from(take("ruled")?)?,
         };
@@ -126,8 +126,8 @@ impl Loader {
     }
 
     /// Where what outlives this process has its names.
-    pub fn place(&self) -> &PinDirectory {
-        &self.place
+    pub fn pins(&self) -> &PinDirectory {
+        &self.pins
     }
 
     /// Puts the programs of these roles on an interface, in their order; `device` is the index of the gateway's own.
@@ -138,7 +138,7 @@ impl Loader {
         let mut attachments = Vec::new();
         for role in roles {
             let program = program(&mut ebpf, *role)?;
-            attachments.push(Attachment::at_tc(program, *role, point, &self.place, &self.settings)?);
+            attachments.push(Attachment::at_tc(program, *role, point, &self.pins, &self.settings)?);
         }
         Ok(attachments)
     }
@@ -149,13 +149,13 @@ impl Loader {
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let constants = self.constants(entrance.realm, hardware, 0);
         let mut ebpf = constants.and_then(|constants| self.load(&constants)).map_err(unloaded)?;
-        Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
+        Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.pins)
     }
 
     /// Gives the maps their names again, where another program has removed them: programs loaded next share these maps
     /// too.
     pub fn restore(&self) -> Result<(), FastPathError> {
-        self.place.restore().map_err(FastPathError::FileSystem)?;
+        self.pins.restore().map_err(FastPathError::FileSystem)?;
         for (name, map) in &self.maps {
             let path = self.map_path(name);
             if !path.exists() {
@@ -167,7 +167,7 @@ impl Loader {
 
     /// Removes the maps' names.
     pub fn remove(&self) {
-        if let PinDirectory::Lasting(path) = &self.place
+        if let PinDirectory::Lasting(path) = &self.pins
             && let Err(error) = super::pin_directory::remove(&self.settings.tun)
         {
             log::error!("{}: {error}; remove it by hand", path.display());
@@ -180,7 +180,7 @@ impl Loader {
         if let Err(error) = super::clsact::remove_but(&filters, &self.settings.tun) {
             log::warn!("tc filters: {error}; something of an earlier gateway may stay");
         }
-        let PinDirectory::Lasting(path) = &self.place else { return };
+        let PinDirectory::Lasting(path) = &self.pins else { return };
         let mut names = names.to_vec();
         names.extend(MAPS.into_iter().map(map_name));
         names.extend(attachments.filter_map(Attachment::name));
@@ -194,8 +194,8 @@ impl Loader {
             return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
         }
         let mut control_ports = [0; CONTROL_PORTS];
-        for (place, port) in control_ports.iter_mut().zip(&self.settings.control_ports) {
-            *place = port.to_be();
+        for (entry, port) in control_ports.iter_mut().zip(&self.settings.control_ports) {
+            *entry = port.to_be();
         }
         Ok(Constants {
             realm: realm.number(),
@@ -223,7 +223,7 @@ impl Loader {
     }
 
     fn map_path(&self, map: &str) -> PathBuf {
-        self.place.path().join(map_name(map))
+        self.pins.path().join(map_name(map))
     }
 }
 
@@ -238,9 +238,9 @@ fn token(mut map: Array<MapData, Shared>) -> Result<[u32; 2], MapError> {
     Ok(token)
 }
 
-/// Gives the maps of programs that an earlier gateway has left on interfaces their names in a place where nothing has one
+/// Gives the maps of programs that an earlier gateway has left on interfaces their names in a directory where nothing has one
 /// yet: packets on their way to user space and back, and known flows, go on.
-fn take_over(tun: &str, place: &PinDirectory) -> io::Result<()> {
+fn take_over(tun: &str, pins: &PinDirectory) -> io::Result<()> {
     let left = super::clsact::programs(tun)?;
     if left.is_empty() {
         return Ok(());
@@ -258,7 +258,7 @@ fn take_over(tun: &str, place: &PinDirectory) -> io::Result<()> {
             .is_some_and(|map| (map.key_size(), map.value_size()) == (info.key_size(), info.value_size()));
         if is_same {
             let map = MapData::from_id(number).map_err(io::Error::other)?;
-            map.pin(place.path().join(map_name(name))).map_err(io::Error::other)?;
+            map.pin(pins.path().join(map_name(name))).map_err(io::Error::other)?;
         }
     }
     Ok(())
@@ -333,8 +333,8 @@ impl ProgramSurroundings {
     }
 
     /// Exactly these from now on.
-    pub fn set_places(&mut self, places: &BTreeMap<IpNet, PrefixKind>) -> Result<(), MapError> {
-        self.places.set(places.iter().map(|(prefix, place)| (*prefix, (*place).into())).collect())
+    pub fn set_prefixes(&mut self, prefixes: &BTreeMap<IpNet, PrefixKind>) -> Result<(), MapError> {
+        self.prefixes.set(prefixes.iter().map(|(prefix, kind)| (*prefix, (*kind).into())).collect())
     }
 
     /// Exactly these from now on.
@@ -350,7 +350,7 @@ impl ProgramSurroundings {
 
 impl Trie {
     /// With what a predecessor has left in it.
-    fn new(v4: LpmTrie<MapData, [u8; 4], PlaceValue>, v6: LpmTrie<MapData, [u8; 16], PlaceValue>) -> Self {
+    fn new(v4: LpmTrie<MapData, [u8; 4], PrefixValue>, v6: LpmTrie<MapData, [u8; 16], PrefixValue>) -> Self {
         let of_v4 = v4.iter().flatten().filter_map(|(key, value)| Some((prefix(key.data(), key.prefix_len())?, value)));
         let of_v6 = v6.iter().flatten().filter_map(|(key, value)| Some((prefix(key.data(), key.prefix_len())?, value)));
         let have = of_v4.chain(of_v6).collect();
@@ -358,7 +358,7 @@ impl Trie {
     }
 
     /// Exactly these from now on: what is new or other first.
-    fn set(&mut self, wanted: BTreeMap<IpNet, PlaceValue>) -> Result<(), MapError> {
+    fn set(&mut self, wanted: BTreeMap<IpNet, PrefixValue>) -> Result<(), MapError> {
         for (prefix, value) in wanted.iter().filter(|(prefix, value)| self.have.get(prefix) != Some(value)) {
             let length = prefix.prefix_len().into();
             match prefix {

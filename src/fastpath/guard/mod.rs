@@ -61,7 +61,8 @@ pub enum GuardError {
 /// See the module. It stays in force when this is dropped; [`Guard::remove`] ends it.
 pub struct Guard {
     tun: String,
-    place: Option<std::path::PathBuf>,
+    /// The pin directory, where there is one that lasts.
+    directory: Option<std::path::PathBuf>,
     kind: Kind,
     /// What is in force.
     ways: Option<Ways>,
@@ -76,13 +77,12 @@ enum Kind {
 
 impl Guard {
     /// Finds out which kind of guard this kernel has for the gateway `tun`: the program where it can be made to last in
-    /// `place`, else the table. Nothing is in force before [`Guard::set`], but what a guard
-    /// before has left.
+    /// `pins`, else the table. Nothing is in force before [`Guard::set`], but what a guard before has left.
     ///
     /// # Errors
     /// [`GuardError::Unavailable`]
-    pub fn new(tun: &str, place: &PinDirectory) -> Result<Self, GuardError> {
-        let directory = match place {
+    pub fn new(tun: &str, pins: &PinDirectory) -> Result<Self, GuardError> {
+        let directory = match pins {
             PinDirectory::Lasting(path) => Some(path.clone()),
             PinDirectory::Private(_) => None,
         };
@@ -100,7 +100,7 @@ impl Guard {
                 Err(tables) => return Err(GuardError::Unavailable { tables, program }),
             },
         };
-        Ok(Self { tun: tun.to_owned(), place: directory, kind, ways: None, dropped: [0; REASONS] })
+        Ok(Self { tun: tun.to_owned(), directory, kind, ways: None, dropped: [0; REASONS] })
     }
 
     /// These ways and no others are open when this returns. At no instant is one open that is neither among these nor among
@@ -182,7 +182,7 @@ impl Guard {
                     Some(Errno::PERM) => GuardError::Owned(self.tun.clone()),
                     _ => GuardError::Tables { tun: self.tun.clone(), why },
                 })?;
-                self.place.as_deref().map_or(Ok(false), link::remove)
+                self.directory.as_deref().map_or(Ok(false), link::remove)
             }
         };
         if let Err(error) = left {

@@ -296,7 +296,7 @@ impl Programs {
             ("198.18.0.0/24", PrefixKind::Pool),
             ("fd00:2::/64", PrefixKind::Pool),
         ];
-        surroundings.set_places(&kinds.map(|(net, kind)| (net.parse().unwrap(), kind)).into()).unwrap();
+        surroundings.set_prefixes(&kinds.map(|(net, kind)| (net.parse().unwrap(), kind)).into()).unwrap();
         let mut loaded = BTreeMap::new();
         for (setup, redirects) in SETUPS.into_iter().flat_map(|setup| [(setup, false), (setup, true)]) {
             loader.set_settings(settings(setup, redirects));
