@@ -2,8 +2,9 @@
 
 use super::abilities::{Abilities, XdpFeatures};
 use super::attachment::Attachment;
+use super::contest::Contest;
 use super::flow_book::{FlowBook, KernelFlow};
-use super::guard::{self, Guard, Ways};
+use super::guard::{self, Guard, GuardError, Ways};
 use super::layout::Interface;
 use super::program::{Loader, ProgramSurroundings};
 use super::role::{AttachPoint, Position, Role, Stance};
@@ -14,7 +15,6 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// Every flow is looked at once in so many calls of [`FastPath::look`].
 const ROUND: usize = 5;
@@ -32,68 +32,6 @@ struct Attachments {
     shortcuts: Vec<Attachment>,
     contest: Contest,
 }
-
-/// Programs of others that come before ours.
-#[derive(Clone, Debug, Default)]
-struct Contest {
-    /// How often ours were put in front, lately.
-    times: u32,
-    /// When, the last time.
-    last: Option<Instant>,
-    /// One comes before ours now and may keep packets from them.
-    is_lost: bool,
-    /// Whom nothing can be put in front of, as was said.
-    said: Option<String>,
-}
-
-impl Contest {
-    /// Whether to put ours in front of `who` now. That program may do the same, so each time is longer after the one
-    /// before.
-    fn goes_in_front(&mut self, interface: &str, who: &str, is_fixed: bool) -> bool {
-        if is_fixed {
-            if self.said.as_deref() != Some(who) {
-                log::error!(
-                    "{who} comes before the gateway's programs on '{interface}', and nothing can be put in front of it: if \
-                     it ends the way of packets there, they pass untranslated; attach it with a pref of 9 or more"
-                );
-                self.said = Some(who.to_owned());
-            }
-            return false;
-        }
-        let now = Instant::now();
-        let since = self.last.map(|last| now - last);
-        if since.is_some_and(|since| since > TRUCE) {
-            self.times = 0;
-        }
-        self.is_lost = true;
-        if since.is_some_and(|since| since < PAUSE * 2_u32.pow(self.times.min(LONGEST_PAUSE))) {
-            return false;
-        }
-        self.times += 1;
-        self.last = Some(now);
-        true
-    }
-}
-
-/// To be said once ours are in front, not before: an operator or a test may wait for it to go on.
-fn say_who_was_overtaken(interface: &str, who: &str, times: u32) {
-    let again = if times < 2 {
-        ""
-    } else {
-        " again; whenever that cannot be done at once, nothing from inside leaves by that interface"
-    };
-    log::error!(
-        "{who} has come before the gateway's programs on '{interface}', and may have kept packets from them; they are put in \
-         front{again}"
-    );
-}
-
-/// After programs were put in front of those of others, the next time is not before this; each time twice as long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// So often twice as long, at most.
-const LONGEST_PAUSE: u32 = 6;
-/// A program that comes after this has not been in a contest.
-const TRUCE: Duration = Duration::from_secs(600);
 
 impl Attachments {
     /// Whether they are right for this interface; its name does not matter.
@@ -175,60 +113,10 @@ impl FastPath {
         let told = self.tell(site, &interfaces);
         wrong.extend(told.err().map(FastPathError::from));
         let mut attachments = self.attachments.lock();
-        let ports = site.ports.iter().filter(|port| port.realm == Realm::Outside);
-        let all = || site.devices.iter().chain(&site.entrances).chain(ports.clone());
-        let is_right =
-            |attachments: &Attachments| all().any(|entrance| attachments.are_of(entrance, roles(site, entrance)));
-        for (index, left) in attachments.extract_if(.., |_, attachments| !is_right(attachments)) {
-            // Of an interface that is still there but has changed: another program takes the attachment below.
-            if all().all(|entrance| entrance.index != index || roles(site, entrance) != left.roles) {
-                left.leave();
-            }
-        }
+        leave_others(&mut attachments, site);
         if let Some(device) = site.devices.first() {
-            for entrance in all() {
-                let mut position = Position::AsLeft;
-                let mut contest = Contest::default();
-                let mut was_taken_off = false;
-                let mut overtaken = None;
-                if let Some(attachments) = attachments.get_mut(&entrance.index) {
-                    match attachments.stance() {
-                        Stance::First => {
-                            attachments.contest.is_lost = false;
-                            continue;
-                        }
-                        Stance::Behind { who, is_fixed } => {
-                            if !attachments.contest.goes_in_front(&entrance.name, &who, is_fixed) {
-                                continue;
-                            }
-                            position = Position::InFront;
-                            overtaken = Some(who);
-                        }
-                        Stance::Gone => was_taken_off = true,
-                    }
-                    contest = Contest { is_lost: false, ..attachments.contest.clone() };
-                }
-                match self.attach(AttachPoint { entrance, position }, site, device.index, &features, &mut wrong) {
-                    // What was left of the attachments before goes only now.
-                    Ok(taken) => {
-                        let times = contest.times;
-                        drop(attachments.insert(entrance.index, Attachments { contest, ..taken }));
-                        if let Some(who) = overtaken {
-                            say_who_was_overtaken(&entrance.name, &who, times);
-                        }
-                        if was_taken_off {
-                            let name = &entrance.name;
-                            log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
-                        }
-                    }
-                    Err(why) => {
-                        if let Some(who) = overtaken {
-                            let name = &entrance.name;
-                            log::error!("{who} comes before the gateway's programs on '{name}' and is not overtaken:");
-                        }
-                        wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) });
-                    }
-                }
+            for entrance in with_programs(site) {
+                self.keep_attached(&mut attachments, entrance, site, device.index, &features, &mut wrong);
             }
         }
         // Some drivers take frames from XDP only while a program sits on them.
@@ -238,18 +126,74 @@ impl FastPath {
             wrong.extend(self.tell(site, &interfaces).err().map(FastPathError::from));
         }
         self.say_what_is_slower(site, &took_frames);
-        let ways = ways(site, |index| attachments.get(&index).is_some_and(|attachments| !attachments.contest.is_lost));
+        let ways =
+            ways(site, |index| attachments.get(&index).is_some_and(|attachments| !attachments.contest.is_lost()));
         drop(attachments);
-        let mut guard = self.guard.lock();
-        let mut guarded = guard.set(&ways);
-        if guarded.is_ok() && !guard.is_whole() {
-            log::error!("somebody has taken away what keeps the inside closed to other interfaces; it is put back");
-            guarded = guard.renew();
-        }
-        wrong.extend(guarded.err().map(FastPathError::from));
+        wrong.extend(self.guard_all_but(&ways).err().map(FastPathError::from));
         let kept = self.surroundings.lock().keep_interfaces(&interfaces);
         wrong.extend(kept.err().map(FastPathError::from));
         wrong
+    }
+
+    /// Sees that the programs of an entrance sit there and come first; attaches them where they do not.
+    fn keep_attached(
+        &self,
+        attachments: &mut BTreeMap<u32, Attachments>,
+        entrance: &Entrance,
+        site: &Site,
+        device: u32,
+        features: &BTreeMap<u32, XdpFeatures>,
+        wrong: &mut Vec<FastPathError>,
+    ) {
+        let name = &entrance.name;
+        let mut position = Position::AsLeft;
+        let mut contest = Contest::default();
+        let mut was_taken_off = false;
+        let mut overtaken = None;
+        if let Some(attachments) = attachments.get_mut(&entrance.index) {
+            match attachments.stance() {
+                Stance::First => return attachments.contest.win(),
+                Stance::Behind { who, is_fixed } => {
+                    if !attachments.contest.goes_in_front(name, &who, is_fixed) {
+                        return;
+                    }
+                    position = Position::InFront;
+                    overtaken = Some(who);
+                }
+                Stance::Gone => was_taken_off = true,
+            }
+            contest = attachments.contest.clone();
+            contest.win();
+        }
+        match self.attach(AttachPoint { entrance, position }, site, device, features, wrong) {
+            // What was left of the attachments before goes only now.
+            Ok(taken) => {
+                drop(attachments.insert(entrance.index, Attachments { contest: contest.clone(), ..taken }));
+                if let Some(who) = overtaken {
+                    contest.say_overtaken(name, &who);
+                }
+                if was_taken_off {
+                    log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
+                }
+            }
+            Err(why) => {
+                if let Some(who) = overtaken {
+                    log::error!("{who} comes before the gateway's programs on '{name}' and is not overtaken:");
+                }
+                wrong.push(FastPathError::Tc { name: name.clone(), why: Box::new(why) });
+            }
+        }
+    }
+
+    /// Closes all ways but these, and puts back what another program has taken away of the guard.
+    fn guard_all_but(&self, ways: &Ways) -> Result<(), GuardError> {
+        let mut guard = self.guard.lock();
+        guard.set(ways)?;
+        if guard.is_whole() {
+            return Ok(());
+        }
+        log::error!("somebody has taken away what keeps the inside closed to other interfaces; it is put back");
+        guard.renew()
     }
 
     /// What programs know of interfaces and addresses: what is new is added, what is old stays for now.
@@ -440,6 +384,25 @@ pub struct View {
     pub noted: BTreeMap<String, u64>,
 }
 
+/// Where programs sit: at devices, entrances and the ports of outside bridges.
+fn with_programs(site: &Site) -> impl Iterator<Item = &Entrance> {
+    let ports = site.ports.iter().filter(|port| port.realm == Realm::Outside);
+    site.devices.iter().chain(&site.entrances).chain(ports)
+}
+
+/// Takes off what is of no entrance any more, or of one that has changed.
+fn leave_others(attachments: &mut BTreeMap<u32, Attachments>, site: &Site) {
+    let is_right = |attachments: &Attachments| {
+        with_programs(site).any(|entrance| attachments.are_of(entrance, roles(site, entrance)))
+    };
+    for (index, left) in attachments.extract_if(.., |_, attachments| !is_right(attachments)) {
+        // Of an interface that is still there but has changed, another program takes the attachment.
+        if with_programs(site).all(|entrance| entrance.index != index || roles(site, entrance) != left.roles) {
+            left.leave();
+        }
+    }
+}
+
 /// What programs are needed for at an interface.
 fn roles(site: &Site, entrance: &Entrance) -> &'static [Role] {
     match entrance.realm {
@@ -530,27 +493,5 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
         (true, _) => Ok(()),
         (false, true) => Err(NoXdp::Unfinished { command }),
         (false, false) => Err(NoXdp::HiddenTags { command }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_comes_in_front_again_and_again_is_overtaken_ever_more_rarely() {
-        let mut contest = Contest::default();
-        let goes = |contest: &mut Contest| contest.goes_in_front("go", "another", false);
-        let mut pause = PAUSE;
-        assert!(goes(&mut contest));
-        for _ in 0..10 {
-            assert!(!goes(&mut contest) && contest.is_lost, "at once");
-            pause = (pause * 2).min(PAUSE * 2_u32.pow(LONGEST_PAUSE));
-            contest.last = contest.last.map(|last| last - pause);
-            assert!(goes(&mut contest), "after {pause:?}");
-        }
-        contest.last = contest.last.map(|last| last - TRUCE - PAUSE);
-        assert!(goes(&mut contest) && contest.times == 1, "after a truce");
-        assert!(!contest.goes_in_front("go", "a filter", true), "nothing can");
     }
 }

@@ -31,6 +31,7 @@ mod abilities;
 mod attached;
 mod attachment;
 mod clsact;
+mod contest;
 mod detour;
 mod flow_book;
 mod guard;
