@@ -26,7 +26,7 @@ pub enum ControlError {
     /// The directory cannot be made.
     #[error("cannot make {directory} for the control socket: {error}; choose another socket with --control")]
     Directory {
-        /// Which.
+        /// Of the socket file.
         directory: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -34,7 +34,7 @@ pub enum ControlError {
     /// The lock file cannot be had.
     #[error("cannot lock {lock} for the control socket: {error}; choose another socket with --control")]
     Lock {
-        /// Which.
+        /// The file beside the socket.
         lock: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -42,7 +42,7 @@ pub enum ControlError {
     /// The socket cannot be made.
     #[error("cannot make the control socket {path}: {error}; choose another with --control")]
     Socket {
-        /// Which.
+        /// The socket file.
         path: PathBuf,
         /// What the system said.
         error: io::Error,

@@ -45,7 +45,7 @@ pub struct TapSettings {
 
 /// What a worker shows.
 pub struct Seen<'a> {
-    /// When.
+    /// When it was translated.
     pub at: Time,
     /// Where the packet came from.
     pub from: Realm,

@@ -104,9 +104,9 @@ pub struct PacketLine {
 /// From where to where, with ports where there are any.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends {
-    /// Source.
+    /// `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
     pub source: String,
-    /// Destination.
+    /// Likewise.
     pub destination: String,
 }
 

@@ -25,9 +25,7 @@ pub enum Attachment {
     },
     /// Until its name is removed.
     Named {
-        /// The name.
         path: PathBuf,
-        /// The interface.
         index: u32,
         /// What it is there for; `None`: XDP.
         role: Option<Role>,
@@ -36,7 +34,6 @@ pub enum Attachment {
     },
     /// Until the filter is removed.
     Filter {
-        /// The interface.
         index: u32,
         /// What it is there for.
         role: Role,

@@ -133,17 +133,17 @@ pub enum FastPathError {
     /// The programs at tc, on one interface.
     #[error("packets cannot be translated at '{name}': {why}")]
     Tc {
-        /// The interface.
+        /// As it is now.
         name: String,
-        /// The reason.
+        /// What the kernel refuses or lacks.
         why: Box<FastPathError>,
     },
     /// The program at XDP, on one interface.
     #[error("no XDP for what comes in by '{name}': {why}. Or choose --fast-path tc")]
     Xdp {
-        /// The interface.
+        /// As it is now.
         name: String,
-        /// The reason.
+        /// What the driver lacks, or who is there.
         why: NoXdp,
     },
     /// What drivers can.

@@ -69,7 +69,6 @@ pub enum Position {
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachPoint<'a> {
-    /// The interface.
     pub entrance: &'a Entrance,
     /// Where among the programs there.
     pub position: Position,

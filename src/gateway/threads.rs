@@ -61,7 +61,6 @@ pub struct Work {
     pub devices: Vec<Vec<tap::Queue>>,
     /// How many workers there are.
     pub workers: usize,
-    /// The time.
     pub clock: Clock,
     /// systemd.
     pub manager: Arc<Manager>,

@@ -33,11 +33,9 @@ const WAKE: u64 = u64::MAX;
 
 /// What a worker needs.
 pub struct Worker {
-    /// Its number.
     pub number: usize,
     /// For each worker, its queue of every device: the gateway's first, then each inside's, where they have one.
     pub queues: Arc<[Vec<Queue>]>,
-    /// Its translator.
     pub translator: Translator,
     /// The clock of the process.
     pub clock: Clock,

@@ -36,7 +36,7 @@ pub struct Watched {
 /// An address of a pool that another host has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OccupiedAddress {
-    /// The address.
+    /// Of a pool.
     pub address: IpAddr,
     /// Ethernet address of the host.
     pub hardware: String,

@@ -42,7 +42,6 @@ pub(super) struct PacketSocket(OwnedFd);
 /// An ARP packet that was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// The interface.
     pub(super) index: u32,
     pub(super) is_request: bool,
     pub(super) hardware: [u8; 6],

@@ -17,7 +17,6 @@ const LARGEST: u64 = 1 << 20;
 /// One gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// Its name.
     pub(super) tun: String,
     pub(super) insides: Vec<String>,
     pub(super) outsides: Vec<String>,

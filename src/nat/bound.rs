@@ -7,9 +7,7 @@ use super::table::Found;
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// Its table.
     pub table: TableNumber,
-    /// Its slot.
     pub found: Found,
 }
 

@@ -46,7 +46,6 @@ pub struct Contacts {
 pub struct Change {
     /// Whose contact.
     pub owner: Owner,
-    /// The peer.
     pub peer: Address,
 }
 

@@ -27,9 +27,7 @@ pub struct Counters {
 /// Packets and bytes.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Packets.
     pub packets: Counter,
-    /// Bytes.
     pub bytes: Counter,
 }
 

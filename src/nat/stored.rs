@@ -72,7 +72,7 @@ impl StoredBinding {
 /// A peer that a terminal has called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoredContact {
-    /// The peer.
+    /// A host outside.
     pub peer: IpAddr,
     /// When it was first called, in seconds since the Unix epoch; 0: that is not known.
     pub first: u32,
@@ -91,7 +91,7 @@ pub struct ContactKey {
     pub virtual_ip: IpAddr,
     /// When its binding was made, in seconds since the Unix epoch.
     pub created: u32,
-    /// The peer.
+    /// A host outside, whether it is still known or not.
     pub peer: IpAddr,
 }
 
@@ -102,7 +102,7 @@ pub struct ContactChange {
     pub virtual_ip: IpAddr,
     /// When its binding was made, in seconds since the Unix epoch.
     pub created: u32,
-    /// The peer.
+    /// A host outside.
     pub peer: IpAddr,
     /// What is known of it; `None`: it is forgotten.
     pub contact: Option<StoredContact>,
@@ -122,9 +122,9 @@ pub struct Restored {
 /// A binding that has no place under today's settings. Its virtual IP is given to nobody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misfit {
-    /// The binding.
+    /// As it was stored.
     pub binding: StoredBinding,
-    /// Why.
+    /// What it does not fit.
     pub why: Unfit,
 }
 

@@ -73,7 +73,6 @@ pub enum LinkError {
     /// The BPF file system.
     #[error("the guard cannot be made to last at '{}': {why}", .path.display())]
     Pin {
-        /// The name.
         path: PathBuf,
         /// What the kernel answers.
         why: io::Error,

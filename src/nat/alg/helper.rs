@@ -32,9 +32,7 @@ pub enum Look {
     Pass(usize),
     /// So many bytes go on, and in one place of them other text.
     Write {
-        /// Where.
         place: Range<usize>,
-        /// What.
         text: Box<[u8]>,
         /// How many bytes this settles.
         count: usize,

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub struct Question {
     /// Where it would come from; `None`: inside if its source is an address of an inside, else outside.
     pub realm: Option<Realm>,
-    /// Its source.
+    /// The terminal, or a peer where it would come from outside.
     pub source: IpAddr,
     /// Its destination, of the same family.
     pub destination: IpAddr,

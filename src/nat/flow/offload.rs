@@ -29,9 +29,9 @@ pub trait FlowCarrier: Send + Sync {
 pub struct Offer {
     /// Where its packets come from.
     pub from: Realm,
-    /// Their source.
+    /// Their source, before it is rewritten.
     pub source: Address,
-    /// Their destination.
+    /// Their destination, before it is rewritten.
     pub destination: Address,
     /// The address to write.
     pub address: Address,

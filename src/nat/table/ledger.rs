@@ -11,9 +11,7 @@ const NOTES_AT_ONCE: usize = 64;
 /// A slot at a certain version: if the slot has another version now, the note about it is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The slot.
     pub index: u32,
-    /// Its version.
     pub version: u16,
 }
 

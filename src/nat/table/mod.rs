@@ -54,14 +54,12 @@ pub struct Table {
 pub struct Found {
     /// Its slot number.
     pub index: u32,
-    /// Its slot.
     pub slot: Slot,
 }
 
 /// What [`Table::pin`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinned {
-    /// The binding.
     pub found: Found,
     /// The one that the terminal had before, if it was another.
     pub moved: Option<Found>,

@@ -17,7 +17,6 @@ const FIRST_SLOTS: u32 = 1 << 16;
 pub struct TablePool {
     /// Index of the pool in the settings, which a reload may number anew.
     pool: AtomicU16,
-    /// Its addresses.
     pub range: AddressRange,
     draining: AtomicBool,
     /// Addresses that are never given.
