@@ -43,7 +43,7 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// At tc.
+    /// Attaches a program at tc: at TCX where that lasts, else as a filter on clsact.
     pub fn at_tc(
         program: &mut SchedClassifier,
         role: Role,
@@ -96,7 +96,7 @@ impl Attachment {
         })
     }
 
-    /// Whom it watches, if that one is there.
+    /// The link of the program that this role watches, if it is there.
     fn watched(
         role: Role,
         entrance: &Entrance,
@@ -110,7 +110,7 @@ impl Attachment {
         Ok(Some(SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(leaving)?))?))
     }
 
-    /// In the driver.
+    /// Attaches the program at XDP, in the driver.
     pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, pins: &PinDirectory) -> Result<Self, NoXdp> {
         let attachment = Self::take(pins, None, entrance, |left| {
             let id = match left {
@@ -220,7 +220,7 @@ fn stance_at_tcx(path: &Path, index: u32, role: Role) -> Stance {
     let own = attached::program(path);
     let mut before = attached::order(index, role.side()).unwrap_or_default();
     before.truncate(before.iter().position(|program| Some(*program) == own).unwrap_or(0));
-    // Whom it watches, mostly.
+    // A program that watches another sits behind that one.
     let leaving = path.parent().and_then(|directory| attached::program(&named(directory, Role::Leaving, index)));
     before.retain(|program| Some(*program) != leaving);
     if !before.is_empty() {

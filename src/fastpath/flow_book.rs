@@ -1,4 +1,4 @@
-//! The book about the flows in the kernel: which there are, whose they are, what was noted of them.
+//! The book about the flows in the kernel: which there are, whose they are, what they have carried.
 
 use super::program::Flows;
 use crate::nat::{Carried, Nat, Offer, Realm, SlotRef};
@@ -46,7 +46,7 @@ pub struct KernelFlow {
 }
 
 impl Entry {
-    /// Nobody looks often enough for less than a second to tell anything.
+    /// Tells the rate anew, once a second at most: less time tells nothing.
     fn measure(&mut self, now: Time) {
         let (then, before) = self.measured;
         let millis = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX);
@@ -65,7 +65,7 @@ impl Entry {
     }
 }
 
-/// See the module.
+/// Every flow in the kernel, in the order in which it is looked at.
 pub struct FlowBook {
     flows: Flows,
     entries: HashMap<Key, Entry>,
@@ -80,13 +80,13 @@ pub struct FlowBook {
 }
 
 impl FlowBook {
-    /// Nothing in them.
+    /// A book in which no flow is entered.
     pub fn new(flows: Flows) -> Self {
         let (entries, of_binding, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self { flows, entries, of_binding, round, serial: 0, hits: 0, closed: false, complained: false }
     }
 
-    /// Whether they are to enter no flow from now on; returns whether it was so before.
+    /// Whether to enter no flow from now on; returns whether it was so before.
     pub fn close(&mut self, closed: bool) -> bool {
         std::mem::replace(&mut self.closed, closed)
     }

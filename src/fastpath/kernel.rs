@@ -54,7 +54,7 @@ impl Attachments {
     }
 
     fn leave(self) {
-        // The one that drops last.
+        // The one that drops goes last.
         self.shortcuts.into_iter().chain(self.needed.into_iter().rev()).for_each(Attachment::leave);
     }
 
@@ -63,7 +63,7 @@ impl Attachments {
     }
 }
 
-/// See the module.
+/// Translation in the kernel. Several threads use it at once: each part has a lock of its own.
 pub struct FastPath {
     loader: Mutex<Loader>,
     book: Mutex<FlowBook>,
@@ -323,7 +323,7 @@ impl FastPath {
         self.book.lock().revoke_all();
     }
 
-    /// In numbers.
+    /// How many flows there are, and what programs and guard have counted.
     pub fn view(&self) -> View {
         let dropped = self.guard.lock().dropped();
         let book = self.book.lock();

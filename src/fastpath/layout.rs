@@ -55,7 +55,7 @@ pub struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
-    /// Numbered as in a constants.
+    /// Numbered as in [`Constants`].
     pub realm: u32,
     /// 1 if its driver sends what XDP hands it, else 0.
     pub takes_frames: u32,
@@ -71,7 +71,7 @@ impl Interface {
 #[repr(C)]
 pub struct PrefixValue {
     kind: u32,
-    /// Of a terminal of one inside, numbered as in a constants.
+    /// The inside of a terminal, numbered as in [`Constants`].
     realm: u32,
 }
 

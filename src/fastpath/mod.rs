@@ -97,7 +97,7 @@ pub enum FastPathError {
     /// Giving the program a name.
     #[error("the gateway's eBPF programs cannot be made to last: {}", whole(.0))]
     Pin(#[from] aya::pin::PinError),
-    /// A link that is not of the kind.
+    /// A pinned link that is of no program at tc or XDP.
     #[error("the gateway's eBPF programs cannot be made to last: {}", whole(.0))]
     Link(#[from] aya::programs::links::LinkError),
     /// Its maps.
@@ -124,7 +124,7 @@ pub enum FastPathError {
     /// The device is not there.
     #[error("the gateway's device '{0}' does not exist; another program may have removed it, start the gateway again")]
     NoDevice(String),
-    /// Between the look at the host and the attempt to attach.
+    /// The interface changed between the look at the host and the attempt to attach.
     #[error("interface '{0}' was renamed or replaced meanwhile")]
     Renamed(String),
     /// A link whose headers are not known.
@@ -167,10 +167,10 @@ impl FastPathError {
 /// Why XDP cannot sit on an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NoXdp {
-    /// Or not now.
+    /// The driver does not run programs, or not as it is set up.
     #[error("its driver has no native XDP, or not as it is set up (queues, receive offloads)")]
     NotNative,
-    /// Frames do not say so.
+    /// The sender may leave checksums and VLAN tags undone, and a frame does not say so.
     #[error(
         "it has no wire, and packets may come before checksums and VLAN tags are put into them; `{command}`, and the \
          same at its other end, has senders put them in"
@@ -179,19 +179,19 @@ pub enum NoXdp {
         /// What switches it off.
         command: String,
     },
-    /// Frames do not say so.
+    /// The card takes VLAN tags off, and a frame does not say so.
     #[error("it takes VLAN tags off packets before XDP can see them; `{command}` leaves them")]
     HiddenTags {
         /// What switches it off.
         command: String,
     },
-    /// For a frame in one piece.
+    /// XDP takes frames in one piece alone.
     #[error("its MTU, or that of its other end, is too long for XDP; 3500 bytes mostly pass")]
     TooLong,
-    /// Not ours.
+    /// An XDP program that is not of the gateway.
     #[error("another XDP program sits there; `ip link` shows it")]
     Taken,
-    /// Anything else.
+    /// Something else that the kernel refuses.
     #[error("{0}")]
     Kernel(String),
 }

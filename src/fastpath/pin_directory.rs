@@ -18,7 +18,7 @@ const PREFIX: &str = "kamei-";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const MAGIC: i64 = 0xcafe_4a11;
 
-/// See the module.
+/// The directory in which maps, links and programs have their names.
 #[derive(Debug)]
 pub enum PinDirectory {
     /// A directory that stays.

@@ -227,7 +227,7 @@ impl Loader {
     }
 }
 
-/// The one of the gateway before, or a new one.
+/// The token of the gateway before, or a new one.
 fn token(mut map: Array<MapData, Shared>) -> Result<[u32; 2], MapError> {
     let shared = map.get(&0, 0)?;
     if shared.token != [0; 2] {
@@ -251,7 +251,7 @@ fn take_over(tun: &str, pins: &PinDirectory) -> io::Result<()> {
     for number in numbers {
         let info = MapInfo::from_id(number).map_err(io::Error::other)?;
         let Some(name) = info.name_as_str().filter(|name| MAPS.contains(name)) else { continue };
-        // Of another version.
+        // A map of another version has other sizes.
         let is_same = object
             .maps
             .get(name)
@@ -302,7 +302,7 @@ fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), P
 }
 
 impl ProgramSurroundings {
-    /// These interfaces too from now on, and what is known of them.
+    /// Adds interfaces, or what is known of them anew; the others stay.
     pub fn add_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
         interfaces.iter().try_for_each(|(index, interface)| {
             if self.interfaces.get(index, 0).is_ok_and(|have| have == *interface) {
@@ -313,7 +313,7 @@ impl ProgramSurroundings {
         })
     }
 
-    /// No others.
+    /// Forgets all interfaces but these.
     pub fn keep_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
         let there: Vec<u32> = self.interfaces.keys().flatten().collect();
         let gone = there.into_iter().filter(|index| !interfaces.contains_key(index));
@@ -332,12 +332,12 @@ impl ProgramSurroundings {
         self.interfaces.get(&index, 0).ok().map(|interface| interface.takes_frames != 0)
     }
 
-    /// Exactly these from now on.
+    /// These prefixes and no others have a kind from now on.
     pub fn set_prefixes(&mut self, prefixes: &BTreeMap<IpNet, PrefixKind>) -> Result<(), MapError> {
         self.prefixes.set(prefixes.iter().map(|(prefix, kind)| (*prefix, (*kind).into())).collect())
     }
 
-    /// Exactly these from now on.
+    /// Peers of these prefixes, and no others, see terminals as they are from now on.
     pub fn set_exempt(&mut self, prefixes: &[IpNet]) -> Result<(), MapError> {
         self.exempt.set(prefixes.iter().map(|prefix| (*prefix, PrefixKind::Exempt.into())).collect())
     }

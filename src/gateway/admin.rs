@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// See the module.
+/// Answers for the gateway, and changes bindings by hand.
 pub struct GatewayAdmin {
     pub live: Live,
     pub requests: Sender<Request>,

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Prepares it.
+/// Makes the maps and has the kernel check the programs; nothing is attached yet.
 pub fn start(config: &Config, now: Time) -> Result<Arc<FastPath>, GatewayError> {
     Ok(Arc::new(FastPath::new(settings(config), now)?))
 }
@@ -113,7 +113,7 @@ fn prefixes(kernel: &Kernel) -> BTreeMap<IpNet, PrefixKind> {
     all
 }
 
-/// How it is.
+/// The fast path as the control interface shows it.
 pub fn status(fast: &FastPath, mode: FastPathMode) -> FastPathStatus {
     let view = fast.view();
     let mode = match mode {

@@ -83,6 +83,7 @@ impl Housekeeping {
         let mut soon: Option<Time> = None;
         let mut followed = self.clock.now();
         loop {
+            // A channel whose sender has gone is always ready: without the sleep, the loop would spin.
             select! {
                 recv(self.events) -> event => match event {
                     Ok(event) => self.heard(event),

@@ -21,7 +21,7 @@ const TARGET_LINK_ADDRESS: [u8; 2] = [2, 1];
 /// Longer messages have options that nobody needs here.
 const LONGEST: usize = 256;
 
-/// See the module.
+/// A raw ICMPv6 socket that hears advertisements and solicitations.
 pub(super) struct DiscoverySocket(OwnedFd);
 
 impl DiscoverySocket {

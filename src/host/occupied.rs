@@ -71,7 +71,7 @@ pub(super) enum Heard {
     TooMany,
 }
 
-/// See the module.
+/// Who has which address of the pools, as far as it is believed.
 #[derive(Default)]
 pub(super) struct Occupied {
     hosts: BTreeMap<IpAddr, Occupant>,

@@ -36,7 +36,7 @@ const OVERRIDE: u8 = 0x20;
 /// The option with the hardware address (RFC 4861 §4.6.1), of one unit of eight bytes.
 const TARGET_LINK_ADDRESS: [u8; 2] = [2, 1];
 
-/// See the module.
+/// A packet socket that hears ARP, and sends ARP and neighbour discovery.
 pub(super) struct PacketSocket(OwnedFd);
 
 /// An ARP packet that was heard.

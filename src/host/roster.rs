@@ -25,7 +25,7 @@ pub(super) struct Entry {
     pub(super) alive: bool,
 }
 
-/// See the module.
+/// The gateways that are written down.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     entries: Vec<Entry>,

@@ -4,7 +4,7 @@ use super::binding::{Owner, SlotRef};
 use super::numbers::TableNumber;
 use super::table::Found;
 
-/// See the module.
+/// A binding as it was found or made, with the table that has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     pub table: TableNumber,

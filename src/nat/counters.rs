@@ -8,7 +8,7 @@ use crate::wire::Address;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module.
+/// What one worker has counted since the start.
 #[repr(align(128))]
 pub struct Counters {
     /// Packets and bytes from inside to outside.

@@ -116,7 +116,7 @@ struct Run {
     reason: u64,
 }
 
-/// See the module.
+/// What one worker has dropped: the pages of the last minutes, and all before.
 pub struct DropBook {
     /// By number, modulo their number.
     pages: Box<[Page]>,

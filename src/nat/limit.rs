@@ -17,7 +17,7 @@ const FRESH: u32 = 240;
 /// So many of them an inside always may have.
 const LEAST_UNANSWERED: u64 = 16;
 
-/// See the module.
+/// Admits new bindings, or names the limit that is reached.
 pub struct Limiter {
     limit: CreationLimit,
     state: Mutex<State>,

@@ -4,7 +4,7 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// See the module.
+/// Counts commits, and wakes the threads that wait for the disk.
 #[derive(Default)]
 pub struct Commits {
     /// Counts them.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 /// Bindings that are asked for; of more the screen shows those used last.
 pub const MOST_BINDINGS: usize = 10_000;
 
-/// See the module.
+/// What is known for one screen.
 pub struct Model {
     /// The last answer.
     pub status: Option<Status>,

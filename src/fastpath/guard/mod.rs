@@ -58,7 +58,8 @@ pub enum GuardError {
     Program(#[from] LinkError),
 }
 
-/// See the module. It stays in force when this is dropped; [`Guard::remove`] ends it.
+/// The guard of one gateway, of the kind that this kernel has. It stays in force when this is dropped;
+/// [`Guard::remove`] ends it.
 pub struct Guard {
     tun: String,
     /// The pin directory, where there is one that lasts.

@@ -15,7 +15,7 @@ const LEAST_PORT: u16 = 1024;
 /// In the middle of a line that names no address.
 const IN_LINE: Memory = Memory(1);
 
-/// See the module.
+/// The helper for FTP.
 pub struct Ftp;
 
 /// An address in a line, and where it stands.

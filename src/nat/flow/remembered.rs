@@ -88,7 +88,7 @@ struct Set {
     entries: [u32; PER_SET],
 }
 
-/// See the module.
+/// The flows that one worker remembers, found by realm, source and destination.
 pub struct Flows {
     sets: Box<[Set]>,
     entries: Vec<Entry>,

@@ -19,7 +19,7 @@ const MOST_REGIONS: usize = 256;
 /// the question.
 const LEAST_CELLS: usize = 4096;
 
-/// See the module.
+/// Finds the slot of a terminal by the hash of its inside and address.
 pub struct Index {
     cells: Box<[AtomicU64]>,
     regions: Box<[Region]>,

@@ -26,7 +26,7 @@ pub struct Counts {
     pub quarantined: u64,
 }
 
-/// See the module.
+/// Free slots, reminders and counts of one table.
 pub struct Ledger {
     /// Slots that can be given.
     pub free_slots: FreeSlots,

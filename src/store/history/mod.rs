@@ -68,7 +68,7 @@ pub struct HistoryStatus {
     pub failing: Option<String>,
 }
 
-/// See the module.
+/// The history of one gateway: notes that wait, and the file that they are written into.
 pub struct History {
     settings: HistorySettings,
     path: PathBuf,
