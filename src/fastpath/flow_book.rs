@@ -164,7 +164,7 @@ impl FlowBook {
             if new.packets > 0 {
                 entry.moved = now;
             }
-            if nat.carried(&entry.offer, new, now) && now - entry.moved < IDLE {
+            if nat.note_carried(&entry.offer, new, now) && now - entry.moved < IDLE {
                 self.round.push_back((key, serial));
             } else {
                 let binding = entry.offer.binding;

@@ -86,7 +86,7 @@ impl Housekeeping {
             // A channel whose sender has gone is always ready: without the sleep, the loop would spin.
             select! {
                 recv(self.events) -> event => match event {
-                    Ok(event) => self.heard(event),
+                    Ok(event) => self.log_event(event),
                     Err(_) => std::thread::sleep(next - self.clock.now()),
                 },
                 recv(self.stop) -> _ => break,
@@ -116,8 +116,8 @@ impl Housekeeping {
         self.kernel
     }
 
-    /// A worker did something to a binding, and has recorded it itself.
-    fn heard(&mut self, event: Event) {
+    /// Logs what a worker did to a binding; the worker has recorded it itself.
+    fn log_event(&mut self, event: Event) {
         self.log.lock().write(&self.nat, event, self.clock.now());
     }
 

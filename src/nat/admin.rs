@@ -193,7 +193,7 @@ impl Nat {
         let bound = Bound { table: number, found };
         let mut events = Vec::new();
         if let Some(moved) = moved.map(|found| Bound { table: number, found }) {
-            self.ended(&moved);
+            self.forget_ended(&moved);
             events.push(self.event(EventKind::Released, &moved));
         }
         if is_new {
@@ -256,7 +256,7 @@ impl Nat {
     fn end(&self, bound: &Bound, now: Time) -> Option<Event> {
         let found = self.tables.get(bound.table)?.end(bound.found.stamp(), now)?;
         let ended = Bound { found, ..*bound };
-        self.ended(&ended);
+        self.forget_ended(&ended);
         Some(self.event(EventKind::Released, &ended))
     }
 

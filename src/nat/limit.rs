@@ -130,7 +130,7 @@ impl Limiter {
     }
 
     /// A binding that was made in second `created` waits for its first answer no more: it has it, or ended.
-    pub fn answered(&self, inside: InsideNumber, created: u32) {
+    pub fn forget_fresh(&self, inside: InsideNumber, created: u32) {
         if self.limit.unanswered.is_some()
             && let Some(fresh) = self.state.lock().fresh.get_mut(&inside)
         {

@@ -170,7 +170,7 @@ impl PreparedReload {
             if let Some(kept) = after.tables.get(bound.table) {
                 kept.end(bound.found.stamp(), now);
             }
-            before.ended(&bound);
+            before.forget_ended(&bound);
             events.push(before.event(EventKind::Released, &bound));
         }
         if !Arc::ptr_eq(&before.limiter, &after.limiter) {

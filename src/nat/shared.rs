@@ -161,7 +161,7 @@ impl Nat {
                 };
                 let bound = Bound { table: number, found };
                 match kind {
-                    EventKind::Released => self.ended(&bound),
+                    EventKind::Released => self.forget_ended(&bound),
                     EventKind::Dormant => self.invalidate(Some(bound.slot())),
                     _ => {}
                 }
@@ -225,14 +225,14 @@ impl Nat {
         Arc::clone(&self.surroundings.read())
     }
 
-    /// A binding ended: what was known about it goes.
-    pub(super) fn ended(&self, bound: &Bound) {
+    /// Forgets what was known about a binding that has ended.
+    pub(super) fn forget_ended(&self, bound: &Bound) {
         let (owner, slot) = (bound.owner(), &bound.found.slot);
         self.contacts.forget(owner);
         self.policies.set(owner, None);
         self.limiter.leave(slot.inside, slot.terminal);
         if !slot.answered {
-            self.limiter.answered(slot.inside, slot.created);
+            self.limiter.forget_fresh(slot.inside, slot.created);
         }
         self.invalidate(Some(bound.slot()));
     }

@@ -209,7 +209,7 @@ impl Store {
     /// The packets of these bindings may leave from now on.
     pub fn mark_recorded(&self, recorded: &Recorded) {
         let nat = self.nat.read();
-        recorded.receipts.iter().for_each(|receipt| nat.recorded(receipt));
+        recorded.receipts.iter().for_each(|receipt| nat.mark_recorded(receipt));
     }
 
     /// How it is.

@@ -20,7 +20,7 @@ impl Nat {
 
     /// Notes what was carried of a flow since the last call, as if it had come through a [`crate::nat::Translator`]. Returns
     /// whether the decision would be the same now; if not, drop the flow. One caller at a time.
-    pub fn carried(&self, offer: &Offer, carried: Carried, now: Time) -> bool {
+    pub fn note_carried(&self, offer: &Offer, carried: Carried, now: Time) -> bool {
         let stands = self.stands(offer, carried.packets > 0, now);
         if carried.packets > 0 {
             let counters = &self.carried_flows.counters;
@@ -59,7 +59,7 @@ impl Nat {
                 (SlotRef::new(table, index), Realm::Outside)
             }
             Realm::Outside => {
-                let receiver = self.receiver(destination, &mut ForReal).ok()?;
+                let receiver = self.find_receiver(destination, &mut ForReal).ok()?;
                 (receiver.slot(), Realm::Inside(receiver.found.slot.inside))
             }
         };
@@ -103,12 +103,12 @@ impl Nat {
                 }
                 true
             }
-            Realm::Outside => self.receiver(offer.destination, &mut ForReal).is_ok_and(|receiver| {
+            Realm::Outside => self.find_receiver(offer.destination, &mut ForReal).is_ok_and(|receiver| {
                 receiver.found.slot.terminal == offer.address
                     && receiver.slot() == offer.binding
-                    && self.is_peer(offer.source, receiver.found.slot.inside).is_ok()
+                    && self.check_peer(offer.source, receiver.found.slot.inside).is_ok()
                     // A first answer is seen here.
-                    && self.may_call(&receiver, offer.source, false, now, &mut ForReal).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
+                    && self.admit_peer(&receiver, offer.source, false, now, &mut ForReal).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
             }),
         }
     }

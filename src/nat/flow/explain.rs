@@ -109,8 +109,8 @@ impl Nat {
         let decided = match untranslatable(headers.kind) {
             Some(reason) => Err(reason),
             None => match realm {
-                Realm::Inside(inside) => self.outbound(&headers, inside, now, &mut trace),
-                Realm::Outside => self.inbound(&headers, now, &mut trace),
+                Realm::Inside(inside) => self.decide_outbound(&headers, inside, now, &mut trace),
+                Realm::Outside => self.decide_inbound(&headers, now, &mut trace),
             },
         };
         let Trace { mut steps, sender, receiver, .. } = trace;

@@ -235,8 +235,8 @@ impl Translator {
     ) -> Result<(Hit, Option<Event>), DropReason> {
         let now = when.now;
         let Decision { flow, event, is_once } = match realm {
-            Realm::Inside(inside) => self.nat.outbound(headers, inside, now, &mut ForReal)?,
-            Realm::Outside => self.nat.inbound(headers, now, &mut ForReal)?,
+            Realm::Inside(inside) => self.nat.decide_outbound(headers, inside, now, &mut ForReal)?,
+            Realm::Outside => self.nat.decide_inbound(headers, now, &mut ForReal)?,
         };
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.

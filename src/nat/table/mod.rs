@@ -196,7 +196,7 @@ impl Table {
 
     /// Notes that a peer which the terminal has called has sent something back: from now on the binding is held for long.
     /// False if that was known, or the binding is not what it was any more.
-    pub fn answered(&self, found: &Found) -> bool {
+    pub fn mark_answered(&self, found: &Found) -> bool {
         let _ledger = self.ledger.lock();
         let slot = self.slots.read(found.index).filter(|slot| slot.version == found.slot.version);
         let is_new = slot.is_some_and(|slot| !slot.answered && slot.state != BindingState::Quarantined);
@@ -312,7 +312,7 @@ impl Table {
     }
 
     /// Adds the use of a binding that a worker has counted.
-    pub fn used(&self, index: u32, usage: Usage) {
+    pub fn add_usage(&self, index: u32, usage: Usage) {
         self.slots.add_usage(index, usage);
     }
 

@@ -116,8 +116,8 @@ impl Table {
         self.woken.clear(index);
     }
 
-    /// What the slot said at `stamp` is on record.
-    pub fn recorded(&self, stamp: Stamp) {
+    /// Notes that what the slot said at `stamp` is on record.
+    pub fn mark_recorded(&self, stamp: Stamp) {
         let _ledger = self.ledger.lock();
         if self.is_current(stamp) {
             self.unrecorded.clear(stamp.index);
