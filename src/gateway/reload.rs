@@ -159,7 +159,7 @@ impl Housekeeping {
         let live = Arc::clone(&self.live);
         let live = live.read();
         let addresses: Vec<IpAddr> = hosts.keys().copied().collect();
-        let ended = self.nat.set_aside(&addresses, now);
+        let ended = self.nat.set_occupied(&addresses, now);
         drop(live);
         let lost: BTreeSet<IpAddr> = ended.iter().map(|event| event.virtual_ip.into()).collect();
         self.have_ended(ended, now, By::Occupied);
@@ -207,7 +207,7 @@ impl Housekeeping {
         let before = Arc::clone(&self.nat);
         let (after, ended) = prepared.commit();
         let occupied: Vec<IpAddr> = self.occupied.keys().copied().collect();
-        let moved = after.set_aside(&occupied, now);
+        let moved = after.set_occupied(&occupied, now);
         tell_surroundings(&after, self.kernel.host());
         let (said, back) = self.put_back(aside, &after);
         reloaded.changes.extend(said);

@@ -134,7 +134,7 @@ pub enum Unfit {
     /// No pool has its virtual IP.
     #[error("its virtual IP is in no pool")]
     NotInAPool,
-    /// Its virtual IP is set aside.
+    /// Its virtual IP is reserved, or lies in a slot that another address has.
     #[error("its virtual IP is reserved or shares its place with another's")]
     NotGiven,
     /// Its virtual IP is that of another binding here.

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_stays_so_with_its_whole_slot() {
+    fn what_is_reserved_stays_so_with_its_whole_slot() {
         let address = |text: &str| Address::from(text.parse::<std::net::IpAddr>().unwrap());
         let sparse = parts(&["fd00::/64"]);
         let (slot, part) = sparse.slot_of(address("fd00::")).unwrap();

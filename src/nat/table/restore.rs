@@ -7,7 +7,7 @@ use crate::time::Time;
 /// Why a binding cannot be put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misplaced {
-    /// Its virtual IP is in none of the pools, or set aside now.
+    /// Its virtual IP is in none of the pools, or reserved now.
     NotGiven,
     /// Another binding has its slot.
     Taken,

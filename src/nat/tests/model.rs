@@ -76,7 +76,7 @@ fn terminal(n: u8) -> Address {
     Address::from_v4([10, 0, 0, n])
 }
 
-/// Some are of the first pool, some of the second, one is set aside, one is of no pool.
+/// Some are of the first pool, some of the second, one is reserved, one is of no pool.
 fn virtual_ip(n: u8) -> Address {
     Address::from_v4([198, 18, n % 3, n / 3])
 }
