@@ -4,10 +4,10 @@ use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast::NotedLog;
 use super::huge_pages;
-use super::live::{Live, Request, Source};
-use super::shared::Shared;
+use super::live::{Live, ReloadRequest};
 use super::surroundings::{announce, tell_surroundings};
-use crate::config::Config;
+use super::workers::Workers;
+use crate::config::{Config, ConfigSource};
 use crate::fastpath::FastPath;
 use crate::host::quota::Quota;
 use crate::host::systemd::Manager;
@@ -38,13 +38,13 @@ pub struct Housekeeping {
     /// The configuration in force.
     pub config: Config,
     /// Where to read it anew.
-    pub source: Source,
+    pub source: ConfigSource<Config>,
     /// Something on this machine has changed.
     pub changes: Receiver<()>,
     /// Reloads that are asked for.
-    pub requests: Receiver<Request>,
-    /// What the workers share.
-    pub shared: Arc<Shared>,
+    pub requests: Receiver<ReloadRequest>,
+    /// The workers, as other threads meet them.
+    pub workers: Arc<Workers>,
     /// What was set up in the kernel.
     pub kernel: Kernel,
     /// Translation in the kernel.
@@ -146,10 +146,10 @@ impl Housekeeping {
             self.store.mark(event.virtual_ip.into(), By::Itself);
             log.write(&self.nat, event, now);
         });
-        log.beat(now, self.shared.events_lost.swap(0, Ordering::Relaxed));
+        log.beat(now, self.workers.events_lost.swap(0, Ordering::Relaxed));
         drop(log);
         huge_pages::lay_out(&self.nat);
-        self.watchdog.beat(&self.shared, now);
+        self.watchdog.beat(&self.workers, now);
         self.update_host();
         if let Err(error) = self.kernel.watch_settings() {
             log::error!("{error}");
@@ -157,7 +157,7 @@ impl Housekeeping {
         self.neighbours.beat();
         self.update_occupied();
         self.kernel.tell();
-        self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
+        self.fast.bypass(self.workers.taps.bypass_fast_path(), &self.nat, now);
         self.fast.look(&self.nat, now);
         self.noted.look(&self.fast, now);
     }
@@ -178,11 +178,11 @@ impl Watchdog {
     }
 
     /// A worker has until the next time to look up: far longer than any turn of it takes.
-    fn beat(&mut self, shared: &Shared, now: Time) {
+    fn beat(&mut self, workers: &Workers, now: Time) {
         let Some(every) = self.every.filter(|_| now >= self.next) else { return };
-        if shared.has_synced(self.asked) {
+        if workers.has_synced(self.asked) {
             self.manager.alive();
-            self.asked = shared.ask();
+            self.asked = workers.ask();
         }
         self.next = now + every;
     }

@@ -6,7 +6,7 @@
 
 use super::error::GatewayError;
 use super::housekeeping::Housekeeping;
-use super::live::Request;
+use super::live::ReloadRequest;
 use super::surroundings::tell_surroundings;
 use super::{restart, settings};
 use crate::config::Config;
@@ -57,7 +57,7 @@ struct Change {
 
 impl Housekeeping {
     /// Carries a request out.
-    pub fn serve(&mut self, request: &Request) {
+    pub fn serve(&mut self, request: &ReloadRequest) {
         let done = self.reload(request.dry_run).map_err(|error| error.to_string());
         match &done {
             Ok(reloaded) if reloaded.applied => {
@@ -199,7 +199,7 @@ impl Housekeeping {
         let now = self.clock.now();
         let live = Arc::clone(&self.live);
         let mut live = live.write();
-        let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
+        let rest = self.workers.rest().ok_or(ReloadError::Busy)?;
         let given = settings::given(&settings);
         let prepared = self.nat.prepare_reload(settings, now)?;
         self.kernel.replan(&plan)?;

@@ -1,4 +1,4 @@
-//! How workers and others meet: wake, count, rest while the state is replaced, stop.
+//! How the workers and other threads meet: wake, count, rest while the state is replaced, stop.
 
 use crate::control::{Taps, WorkerStatus};
 use crate::nat::{Counter, Nat};
@@ -15,13 +15,13 @@ const COUNT_WITHIN: Duration = Duration::from_millis(100);
 /// How long a worker may take until it rests for a reload.
 const REST_WITHIN: Duration = Duration::from_secs(2);
 
-/// What all workers share.
-pub struct Shared {
+/// The workers, as other threads meet them.
+pub struct Workers {
     /// A descriptor for each worker: readable when it shall look up.
     pub(super) wakers: Vec<OwnedFd>,
     /// Set when the workers shall stop.
     pub(super) stopping: AtomicBool,
-    /// Counts the calls of [`Shared::sync_counts`].
+    /// Counts the calls of [`Workers::sync_counts`].
     pub(super) asked: AtomicU64,
     /// For each worker, the last such call it has heeded.
     pub(super) synced: Vec<AtomicU64>,
@@ -63,7 +63,7 @@ impl Load {
     }
 }
 
-impl Shared {
+impl Workers {
     /// For so many workers.
     pub fn new(workers: usize) -> io::Result<Self> {
         let waker = |_| rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -134,7 +134,7 @@ impl Shared {
     }
 }
 
-/// See [`Shared::rest`].
+/// Closed while the workers rest ([`Workers::rest`]).
 #[derive(Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,
