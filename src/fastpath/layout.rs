@@ -242,8 +242,8 @@ impl From<PrefixKind> for PrefixValue {
     }
 }
 
-/// Why packets went to user space, in the order of their counters; `why` in the program.
-pub const WHYS: [&str; 8] =
+/// Why packets took the slow path, in the order of their counters; `why` in the program, which counts them in `WHYS`.
+pub const SLOW_REASONS: [&str; 8] =
     ["unknown_flow", "malformed", "options", "fragment", "protocol", "clamped", "control_connection", "off"];
 
 /// What else the programs count, behind those; `noted` in the program.

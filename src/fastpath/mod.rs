@@ -45,7 +45,7 @@ pub use attachment::overtaking;
 pub use detour::{Detour, Port, clear};
 pub use flow_book::KernelFlow;
 pub use kernel::{FastPath, View, has_left, remove, without_xdp};
-pub use layout::WHYS;
+pub use layout::SLOW_REASONS;
 
 pub use guard::{GuardError, RulesetMonitor};
 

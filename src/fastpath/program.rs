@@ -2,7 +2,7 @@
 
 use super::attachment::Attachment;
 use super::layout::{
-    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, Shared, WHYS,
+    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, SLOW_REASONS, Shared,
 };
 use super::pin_directory::PinDirectory;
 use super::role::{AttachPoint, Role};
@@ -431,12 +431,12 @@ impl Flows {
 
     /// How many packets went to user space, by reason.
     pub fn slow(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        (0u32..).zip(WHYS).map(|(number, name)| (name, self.counter(number)))
+        (0u32..).zip(SLOW_REASONS).map(|(number, name)| (name, self.counter(number)))
     }
 
     /// How many packets the programs have dropped, or let pass as they were, by reason.
     pub fn noted(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        (0u32..).skip(WHYS.len()).zip(NOTED).map(|(number, name)| (name, self.counter(number)))
+        (0u32..).skip(SLOW_REASONS.len()).zip(NOTED).map(|(number, name)| (name, self.counter(number)))
     }
 
     fn counter(&self, number: u32) -> u64 {

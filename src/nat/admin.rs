@@ -12,7 +12,7 @@ use crate::nat::bound::Bound;
 use crate::nat::numbers::{InsideNumber, PoolNumber};
 use crate::nat::qualified::Qualified;
 use crate::nat::reason::DropReason;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::surroundings::contain;
 use crate::nat::views::BindingView;
 use crate::nat::views::PoolView;

@@ -11,7 +11,7 @@ use crate::nat::binding::{Owner, SlotRef};
 use crate::nat::bound::Bound;
 use crate::nat::flow::observer::ForReal;
 use crate::nat::numbers::{InsideNumber, Numbered, TableNumber};
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::time::Time;
 use crate::wire::Address;
 use std::collections::HashMap;

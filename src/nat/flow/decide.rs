@@ -11,7 +11,7 @@ use crate::nat::event::{Event, EventKind};
 use crate::nat::numbers::{InsideNumber, TableNumber};
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Hairpin, InboundRefresh};
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::table::Table;
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};

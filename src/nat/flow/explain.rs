@@ -8,7 +8,7 @@ use crate::nat::bound::Bound;
 use crate::nat::event::EventKind;
 use crate::nat::numbers::TableNumber;
 use crate::nat::reason::DropReason;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::views::BindingView;
 use crate::time::Time;
 use crate::wire::{Address, Fragment, Headers, Kind, protocol};

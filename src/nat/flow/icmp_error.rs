@@ -10,7 +10,7 @@ use crate::nat::binding::SlotRef;
 use crate::nat::bound::Bound;
 use crate::nat::numbers::{InsideNumber, TableNumber};
 use crate::nat::reason::DropReason;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::table::slots::Usage;
 use crate::time::Time;
 use crate::wire::{self, Address, Fragment, Headers, Kind, Packet, Quote, Rewrite, Stored, Unreadable};

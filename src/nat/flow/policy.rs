@@ -5,7 +5,7 @@ use crate::nat::bound::Bound;
 use crate::nat::callback::CallbackPolicy;
 use crate::nat::contacts::CalledPeer;
 use crate::nat::qualified::Qualified;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::views::BindingView;
 use crate::nat::views::ContactView;
 use crate::nat::views::Direction;

@@ -4,7 +4,7 @@
 //! are found by sets of eight tags, each set one cache line, and lie close together in the order in which they were
 //! needed. So memory grows with the flows that there have been, by 128 bytes each, and ends at 36 MB a worker.
 
-use super::offload::Offer;
+use super::carrier::Offer;
 use crate::nat::binding::Realm;
 use crate::nat::binding::SlotRef;
 use crate::nat::fold::fold;
@@ -42,7 +42,7 @@ pub struct Flow {
     pub receiver: Option<SlotRef>,
 }
 
-/// When a packet came, and by what was decided until then: see [`super::offload::Epoch`].
+/// When a packet came, and by what was decided until then: see [`super::carrier::Epoch`].
 #[derive(Clone, Copy)]
 pub struct When {
     pub epoch: u64,
@@ -128,7 +128,7 @@ impl Tally {
     }
 
     /// Packets of a flow that its carrier (the kernel) has translated.
-    pub fn carried(offer: &Offer, packets: u32, bytes: u64, opened: u32) -> Self {
+    pub fn of_carried(offer: &Offer, packets: u32, bytes: u64, opened: u32) -> Self {
         let (sender, receiver) = match offer.from {
             Realm::Inside(_) => (Some(offer.binding), None),
             Realm::Outside => (None, Some(offer.binding)),

@@ -13,7 +13,7 @@ use crate::nat::event::{Event, EventKind};
 use crate::nat::numbers::PoolNumber;
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Exhausted, Multipath};
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::verdict::{Refused, Replaced, Verdict};
 use crate::time::Time;
 use crate::wire::{self, Address, Headers, Kind, Packet, Refusal};

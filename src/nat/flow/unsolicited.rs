@@ -2,7 +2,7 @@
 
 use super::observer::ForReal;
 use crate::nat::settings::Unsolicited;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::time::Time;
 use crate::wire::{self, Address, Headers, Refusal};
 use std::collections::VecDeque;

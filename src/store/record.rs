@@ -1,4 +1,4 @@
-//! The store as all threads share it.
+//! The store as all threads share it: it records bindings as they are now.
 
 use super::backend::{Backend, Write};
 use super::commits::Commits;
