@@ -16,6 +16,7 @@ mod doctor;
 mod drops;
 mod error;
 mod explain;
+mod flags;
 mod flows;
 mod gateway;
 mod generate;

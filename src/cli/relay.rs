@@ -3,7 +3,8 @@
 mod state;
 
 use super::error::CliError;
-use super::role::{self, RoleFlags, given, pairs};
+use super::flags::given;
+use super::role::{self, RoleFlags, pairs};
 use super::show;
 use super::table::Table;
 use crate::config::{Located, RelayDraft, ServerDraft};

@@ -1,12 +1,12 @@
 //! What `kamei relay` and `kamei agent` have in common: where their files are unless told otherwise, and how they are asked.
 
 use super::error::CliError;
+use super::flags::{given, levels, no_file, path};
 pub use super::which::control;
 use super::which::directory;
 use super::{input, logging};
 use crate::config::{CommonDraft, ConfigSource, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
 use std::io::Write;
 use std::path::PathBuf;
@@ -32,11 +32,6 @@ pub struct RoleFlags {
     /// What to log; RUST_LOG can say it in more detail
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = levels())]
     pub log_level: LevelFilter,
-}
-
-fn levels() -> impl TypedValueParser<Value = LevelFilter> {
-    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
-        .map(|level| level.parse().unwrap_or(LevelFilter::Info))
 }
 
 impl RoleFlags {
@@ -78,10 +73,7 @@ where
     let config = read()?;
     logging::start(flags.log_level, D::log_format(&config)).map_err(CliError::Log)?;
     let source = move || match is_of_flags {
-        true => Err(format!(
-            "this {role} was started by flags alone: there is no file to read anew; start it with --config FILE, and a reload \
-             changes what the file does"
-        )),
+        true => Err(no_file(role)),
         false => read().map_err(|error| error.to_string()),
     };
     Ok((config, Box::new(source)))
@@ -94,18 +86,6 @@ pub fn state_dir(role: &str) -> PathBuf {
     }
     let below_home = || std::env::home_dir().unwrap_or_else(|| "/var/lib".into()).join(".local/state");
     directory("XDG_STATE_HOME").unwrap_or_else(below_home).join("kamei").join(role)
-}
-
-/// A value of a flag.
-pub fn given<T>(flag: &'static str, value: T) -> Located<T> {
-    Located { value, place: Place::Flag(flag) }
-}
-
-/// A path of a flag, from the root on.
-pub fn path(flag: &'static str, path: Option<PathBuf>) -> Result<Option<Located<String>>, CliError> {
-    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| CliError::File { path, error });
-    let path = path.map(absolute).transpose()?;
-    Ok(path.map(|path| given(flag, path.to_string_lossy().into_owned())))
 }
 
 /// `NAME=VALUE` of a flag; what is none is noted, so that the others are looked at as well.

@@ -1,8 +1,9 @@
 //! The flags of an agent that runs.
 
 use crate::cli::error::CliError;
+use crate::cli::flags::given;
 use crate::cli::input;
-use crate::cli::role::{RoleFlags, given, pairs};
+use crate::cli::role::{RoleFlags, pairs};
 use crate::config::{AgentDraft, PublishDraft};
 use crate::identity::Invitation;
 use clap::Args;
