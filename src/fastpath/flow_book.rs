@@ -1,6 +1,6 @@
 //! The book about the flows in the kernel: which there are, whose they are, what they have carried.
 
-use super::program::Flows;
+use super::program::FlowMaps;
 use crate::nat::{Carried, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
 use crate::wire::Address;
@@ -67,7 +67,7 @@ impl Entry {
 
 /// Every flow in the kernel, in the order in which it is looked at.
 pub struct FlowBook {
-    flows: Flows,
+    flows: FlowMaps,
     entries: HashMap<Key, Entry>,
     of_binding: HashMap<SlotRef, HashSet<Key>>,
     /// In which order to look at them.
@@ -81,7 +81,7 @@ pub struct FlowBook {
 
 impl FlowBook {
     /// A book in which no flow is entered.
-    pub fn new(flows: Flows) -> Self {
+    pub fn new(flows: FlowMaps) -> Self {
         let (entries, of_binding, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self { flows, entries, of_binding, round, serial: 0, hits: 0, closed: false, complained: false }
     }

@@ -44,7 +44,7 @@ pub struct Constants {
 /// What all programs of one gateway share, and those of its successors.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Shared {
+pub struct SharedValue {
     /// Of ways; the programs count it up.
     pub last_number: u32,
     /// As in every program: while programs are exchanged one by one, those before and those after know each other's packets.
@@ -132,7 +132,7 @@ unsafe impl Pod for Constants {}
 // SAFETY: as above.
 unsafe impl Pod for Interface {}
 // SAFETY: as above.
-unsafe impl Pod for Shared {}
+unsafe impl Pod for SharedValue {}
 // SAFETY: as above.
 unsafe impl Pod for PrefixValue {}
 // SAFETY: as above.

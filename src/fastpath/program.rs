@@ -2,7 +2,8 @@
 
 use super::attachment::Attachment;
 use super::layout::{
-    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, SLOW_REASONS, Shared,
+    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, SLOW_REASONS,
+    SharedValue,
 };
 use super::pin_directory::PinDirectory;
 use super::role::{AttachPoint, Role};
@@ -71,8 +72,8 @@ struct Trie {
     have: BTreeMap<IpNet, PrefixValue>,
 }
 
-/// The flows, as the programs have them.
-pub struct Flows {
+/// The maps of flows, which the programs read, and the counters.
+pub struct FlowMaps {
     v4: HashMap<MapData, Key4, Flow4>,
     v6: HashMap<MapData, Key6, Flow6>,
     counters: PerCpuArray<MapData, u64>,
@@ -80,7 +81,7 @@ pub struct Flows {
 
 impl Loader {
     /// Makes the maps, and has the kernel check the programs.
-    pub fn new(settings: FastPathSettings) -> Result<(Self, Flows, ProgramSurroundings), FastPathError> {
+    pub fn new(settings: FastPathSettings) -> Result<(Self, FlowMaps, ProgramSurroundings), FastPathError> {
         let pins = PinDirectory::of(&settings.tun).map_err(FastPathError::FileSystem)?;
         if let PinDirectory::Private(_) = &pins
             && let Err(error) = take_over(&settings.tun, &pins)
@@ -96,7 +97,7 @@ impl Loader {
             xdp_program(&mut ebpf)?;
         }
         let mut take = |name| ebpf.take_map(name).ok_or(FastPathError::Object(name));
-        let flows = Flows {
+        let flows = FlowMaps {
             v4: HashMap::try_from(take("flows4")?)?,
             v6: HashMap::try_from(take("flows6")?)?,
             counters: PerCpuArray::try_from(take("counters")?)?,
@@ -228,13 +229,13 @@ impl Loader {
 }
 
 /// The token of the gateway before, or a new one.
-fn token(mut map: Array<MapData, Shared>) -> Result<[u32; 2], MapError> {
+fn token(mut map: Array<MapData, SharedValue>) -> Result<[u32; 2], MapError> {
     let shared = map.get(&0, 0)?;
     if shared.token != [0; 2] {
         return Ok(shared.token);
     }
     let token = [random(), random()];
-    map.set(0, Shared { token, ..shared }, 0)?;
+    map.set(0, SharedValue { token, ..shared }, 0)?;
     Ok(token)
 }
 
@@ -382,7 +383,7 @@ fn prefix<A: Into<std::net::IpAddr>>(address: A, length: u32) -> Option<IpNet> {
     IpNet::new(address.into(), u8::try_from(length).ok()?).ok()
 }
 
-impl Flows {
+impl FlowMaps {
     /// Adds a flow. An error mostly means that there is no room.
     pub fn insert(&mut self, offer: &Offer) -> Result<(), MapError> {
         let Offer { from, source, destination, .. } = *offer;

@@ -261,7 +261,7 @@ impl Drop for Roads {
 /// The programs of all setups, for outside and inside, with the flows they share.
 struct Programs {
     loader: Loader,
-    flows: RefCell<Flows>,
+    flows: RefCell<FlowMaps>,
     surroundings: RefCell<ProgramSurroundings>,
     loaded: BTreeMap<(Setup, u32, bool), Ebpf>,
     terminals: u32,

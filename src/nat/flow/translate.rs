@@ -2,7 +2,7 @@
 
 use super::decide::{Decision, untranslatable};
 use super::observer::ForReal;
-use super::remembered::{Flows, Hit, Tally, When};
+use super::remembered::{Hit, RememberedFlows, Tally, When};
 use super::strangers::Strangers;
 use super::unsolicited::Waiting;
 use crate::nat::alg::Passed;
@@ -57,7 +57,7 @@ const ANSWERS_A_SECOND: u32 = 100;
 pub struct Translator {
     nat: Arc<Nat>,
     counters: Arc<Counters>,
-    flows: Flows,
+    flows: RememberedFlows,
     waiting: Waiting,
     strangers: Strangers,
     answers: (u32, u32),
@@ -67,7 +67,7 @@ impl Nat {
     /// A translator for one more worker.
     pub fn translator(self: &Arc<Self>) -> Translator {
         let mut all = self.counters.lock();
-        let flows = Flows::new(&self.hash_key, all.len() as u64 + 1);
+        let flows = RememberedFlows::new(&self.hash_key, all.len() as u64 + 1);
         let counters = Arc::new(Counters::with_book(DropBook::new(&self.hash_key, all.len() as u64)));
         all.push(Arc::clone(&counters));
         Translator::new(Arc::clone(self), counters, flows)
@@ -75,7 +75,7 @@ impl Nat {
 }
 
 impl Translator {
-    pub(in crate::nat) fn new(nat: Arc<Nat>, counters: Arc<Counters>, flows: Flows) -> Self {
+    pub(in crate::nat) fn new(nat: Arc<Nat>, counters: Arc<Counters>, flows: RememberedFlows) -> Self {
         Self { nat, counters, flows, waiting: Waiting::default(), strangers: Strangers::default(), answers: (0, 0) }
     }
 
