@@ -3,8 +3,8 @@
 //! Every attachment at tc outlives this process: what is closed stays closed after `kill -9`. At TCX it has a name in a BPF file
 //! system; where none is mounted, it is a filter on `clsact`.
 
+use super::duty::{AttachPoint, Duty, Position, Stance};
 use super::pin_directory::{self, PinDirectory};
-use super::role::{AttachPoint, Position, Role, Stance};
 use super::{Entrance, FastPathError, FastPathSettings, NoXdp};
 use super::{attached, clsact};
 use crate::config::FastPathHook;
@@ -28,7 +28,7 @@ pub enum Attachment {
         path: PathBuf,
         index: u32,
         /// What it is there for; `None`: XDP.
-        role: Option<Role>,
+        duty: Option<Duty>,
         /// Keeps it there should another program remove the name.
         _link: PinnedLink,
     },
@@ -36,7 +36,7 @@ pub enum Attachment {
     Filter {
         index: u32,
         /// What it is there for.
-        role: Role,
+        duty: Duty,
         /// Name of the gateway.
         tun: String,
     },
@@ -46,21 +46,21 @@ impl Attachment {
     /// Attaches a program at tc: at TCX where that lasts, else as a filter on clsact.
     pub fn at_tc(
         program: &mut SchedClassifier,
-        role: Role,
+        duty: Duty,
         point: AttachPoint<'_>,
         pins: &PinDirectory,
         settings: &FastPathSettings,
     ) -> Result<Self, FastPathError> {
         let AttachPoint { entrance, position } = point;
         let filter = |program| {
-            clsact::attach(program, role, entrance, &settings.tun, position)?;
-            Ok(Self::Filter { index: entrance.index, role, tun: settings.tun.clone() })
+            clsact::attach(program, duty, entrance, &settings.tun, position)?;
+            Ok(Self::Filter { index: entrance.index, duty, tun: settings.tun.clone() })
         };
         match (settings.hook, pins) {
             (Some(FastPathHook::Clsact), _) | (None, PinDirectory::Private(_)) => filter(program),
             (Some(FastPathHook::Tcx), PinDirectory::Private(_)) => Err(FastPathError::NothingLasts),
-            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, role, point, pins),
-            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, point, pins) {
+            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, duty, point, pins),
+            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, duty, point, pins) {
                 // As kernels without TCX answer.
                 Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
                 other => other,
@@ -70,7 +70,7 @@ impl Attachment {
 
     fn at_tcx(
         program: &mut SchedClassifier,
-        role: Role,
+        duty: Duty,
         AttachPoint { entrance, position }: AttachPoint<'_>,
         pins: &PinDirectory,
     ) -> Result<Self, FastPathError> {
@@ -78,32 +78,32 @@ impl Attachment {
             && let PinDirectory::Lasting(directory) = pins
         {
             // Without its name it still sits there, for as long as this process holds it.
-            forget(&named(directory, role, entrance.index)).map_err(FastPathError::FileSystem)?;
+            forget(&named(directory, duty, entrance.index)).map_err(FastPathError::FileSystem)?;
         }
-        Self::take(pins, Some(role), entrance, |left| {
+        Self::take(pins, Some(duty), entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
                 None => {
                     // The order names the link by its descriptor.
                     // In front of all others, but behind whom it watches; that one comes in front of it next, where both move.
                     let stays = position == Position::AsLeft;
-                    let watched = if stays { Self::watched(role, entrance, pins)? } else { None };
+                    let watched = if stays { Self::watched(duty, entrance, pins)? } else { None };
                     let order = watched.as_ref().map_or(Ok(LinkOrder::first()), LinkOrder::after_link)?;
-                    program.attach_with_options(&entrance.name, role.side(), TcAttachOptions::TcxOrder(order))?
+                    program.attach_with_options(&entrance.name, duty.side(), TcAttachOptions::TcxOrder(order))?
                 }
             };
             Ok(FdLink::try_from(program.take_link(id)?)?)
         })
     }
 
-    /// The link of the program that this role watches, if it is there.
+    /// The link of the program that this duty watches, if it is there.
     fn watched(
-        role: Role,
+        duty: Duty,
         entrance: &Entrance,
         pins: &PinDirectory,
     ) -> Result<Option<SchedClassifierLink>, FastPathError> {
-        let (Role::Watching, PinDirectory::Lasting(directory)) = (role, pins) else { return Ok(None) };
-        let leaving = named(directory, Role::Leaving, entrance.index);
+        let (Duty::Watching, PinDirectory::Lasting(directory)) = (duty, pins) else { return Ok(None) };
+        let leaving = named(directory, Duty::Leaving, entrance.index);
         if !attached::is_attached(&leaving, entrance.index) {
             return Ok(None);
         }
@@ -133,9 +133,9 @@ impl Attachment {
         match self {
             Self::Held { .. } => Stance::First,
             Self::Named { path, index, .. } if !attached::is_attached(path, *index) => Stance::Gone,
-            Self::Named { path, index, role: Some(role), .. } => stance_at_tcx(path, *index, *role),
-            Self::Named { role: None, .. } => Stance::First,
-            Self::Filter { index, role, tun } => clsact::stance(*index, *role, tun).unwrap_or(Stance::First),
+            Self::Named { path, index, duty: Some(duty), .. } => stance_at_tcx(path, *index, *duty),
+            Self::Named { duty: None, .. } => Stance::First,
+            Self::Filter { index, duty, tun } => clsact::stance(*index, *duty, tun).unwrap_or(Stance::First),
         }
     }
 
@@ -150,7 +150,7 @@ impl Attachment {
                     log::error!("{}: {error}; a program of the gateway stays on an interface", path.display());
                 }
             }
-            Self::Filter { index, role, tun } => match clsact::remove(index, role, &tun) {
+            Self::Filter { index, duty, tun } => match clsact::remove(index, duty, &tun) {
                 Err(error) if error.raw_os_error() != Some(Errno::NODEV.raw_os_error()) => {
                     log::error!("tc filter of interface {index}: {error}; a program of the gateway stays on it");
                 }
@@ -168,25 +168,25 @@ impl Attachment {
     }
 
     /// The interface on which it is a filter, and what for.
-    pub fn filter(&self) -> Option<(u32, Role)> {
-        if let Self::Filter { index, role, .. } = self { Some((*index, *role)) } else { None }
+    pub fn filter(&self) -> Option<(u32, Duty)> {
+        if let Self::Filter { index, duty, .. } = self { Some((*index, *duty)) } else { None }
     }
 
     /// `attach` takes the attachment that a predecessor has left, without a gap, or a new one.
     fn take(
         pins: &PinDirectory,
-        role: Option<Role>,
+        duty: Option<Duty>,
         entrance: &Entrance,
         mut attach: impl FnMut(Option<FdLink>) -> Result<FdLink, FastPathError>,
     ) -> Result<Self, FastPathError> {
         let PinDirectory::Lasting(directory) = pins else { return Ok(Self::Held { _link: attach(None)? }) };
         let index = entrance.index;
-        let path = role.map_or_else(|| directory.join(format!("xdp-{index}")), |role| named(directory, role, index));
+        let path = duty.map_or_else(|| directory.join(format!("xdp-{index}")), |duty| named(directory, duty, index));
         if let Ok(left) = PinnedLink::from_pin(&path) {
             // One that was taken off cannot be used again.
             if attached::is_attached(&path, index) && attach(Some(left.into())).is_ok() {
                 let link = PinnedLink::from_pin(&path)?;
-                return Ok(Self::Named { path, index, role, _link: link });
+                return Ok(Self::Named { path, index, duty, _link: link });
             }
             // Of an interface that has gone.
             forget(&path).map_err(FastPathError::FileSystem)?;
@@ -197,31 +197,31 @@ impl Attachment {
             forget(&path).map_err(FastPathError::FileSystem)?;
             return Err(FastPathError::Renamed(entrance.name.clone()));
         }
-        Ok(Self::Named { path, index, role, _link: link })
+        Ok(Self::Named { path, index, duty, _link: link })
     }
 }
 
 /// Programs of others that come before those of the gateway `tun` at an outside interface, in words; also while it does not
 /// run and has left its own.
 pub fn overtaking(tun: &str, index: u32) -> BTreeSet<String> {
-    let stance = |role: Role| {
-        let path = named(&pin_directory::lasting(tun).ok()?, role, index);
+    let stance = |duty: Duty| {
+        let path = named(&pin_directory::lasting(tun).ok()?, duty, index);
         let is_link = attached::is_attached(&path, index);
-        Some(if is_link { stance_at_tcx(&path, index, role) } else { clsact::stance(index, role, tun).ok()? })
+        Some(if is_link { stance_at_tcx(&path, index, duty) } else { clsact::stance(index, duty, tun).ok()? })
     };
-    let behind = |role| match stance(role) {
+    let behind = |duty| match stance(duty) {
         Some(Stance::Behind { who, .. }) => Some(who),
         _ => None,
     };
-    Role::OUTSIDE.into_iter().filter_map(behind).collect()
+    Duty::OUTSIDE.into_iter().filter_map(behind).collect()
 }
 
-fn stance_at_tcx(path: &Path, index: u32, role: Role) -> Stance {
+fn stance_at_tcx(path: &Path, index: u32, duty: Duty) -> Stance {
     let own = attached::program(path);
-    let mut before = attached::order(index, role.side()).unwrap_or_default();
+    let mut before = attached::order(index, duty.side()).unwrap_or_default();
     before.truncate(before.iter().position(|program| Some(*program) == own).unwrap_or(0));
     // A program that watches another sits behind that one.
-    let leaving = path.parent().and_then(|directory| attached::program(&named(directory, Role::Leaving, index)));
+    let leaving = path.parent().and_then(|directory| attached::program(&named(directory, Duty::Leaving, index)));
     before.retain(|program| Some(*program) != leaving);
     if !before.is_empty() {
         let gateways = programs_of_gateways(path, index);
@@ -235,8 +235,8 @@ fn stance_at_tcx(path: &Path, index: u32, role: Role) -> Stance {
 }
 
 /// The name of the link of a program at TCX.
-pub fn named(directory: &Path, role: Role, index: u32) -> PathBuf {
-    directory.join(format!("{}-{index}", role.program()))
+pub fn named(directory: &Path, duty: Duty, index: u32) -> PathBuf {
+    directory.join(format!("{}-{index}", duty.program()))
 }
 
 /// The numbers of the programs at TCX on an interface that are of this gateway, which has a name at `path`, or of others in

@@ -3,11 +3,11 @@
 use super::abilities::{Abilities, XdpFeatures};
 use super::attachment::Attachment;
 use super::contest::Contest;
+use super::duty::{AttachPoint, Duty, Position, Stance};
 use super::flow_book::{FlowBook, KernelFlow};
 use super::guard::{self, Guard, GuardError, Ways};
 use super::layout::Interface;
 use super::program::{Loader, ProgramSurroundings};
-use super::role::{AttachPoint, Position, Role, Stance};
 use super::{Entrance, FastPathError, FastPathSettings, NoXdp, PrefixKind, Site};
 use crate::nat::{Epoch, FlowCarrier, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
@@ -25,7 +25,7 @@ const SLICE: usize = 1024;
 struct Attachments {
     entrance: Entrance,
     /// What they are there for, but for those that are only faster.
-    roles: &'static [Role],
+    duties: &'static [Duty],
     /// Those without which it is closed.
     needed: Vec<Attachment>,
     /// Those that are only faster.
@@ -35,9 +35,9 @@ struct Attachments {
 
 impl Attachments {
     /// Whether they are right for this interface; its name does not matter.
-    fn are_of(&self, entrance: &Entrance, roles: &[Role]) -> bool {
+    fn are_of(&self, entrance: &Entrance, duties: &[Duty]) -> bool {
         let Entrance { index, realm, ethernet, name: _ } = &self.entrance;
-        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet) && self.roles == roles
+        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet) && self.duties == duties
     }
 
     /// How the worst of them sits.
@@ -251,15 +251,16 @@ impl FastPath {
         wrong: &mut Vec<FastPathError>,
     ) -> Result<Attachments, FastPathError> {
         let (loader, entrance) = (self.loader.lock(), point.entrance);
-        let roles = roles(site, entrance);
-        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, point, device)? };
+        let duties = duties(site, entrance);
+        let needed = if duties.is_empty() { Vec::new() } else { loader.at_tc(duties, point, device)? };
         let contest = Contest::default();
-        let mut attachments = Attachments { entrance: entrance.clone(), roles, needed, shortcuts: Vec::new(), contest };
+        let mut attachments =
+            Attachments { entrance: entrance.clone(), duties, needed, shortcuts: Vec::new(), contest };
         if !site.entrances.contains(entrance) || entrance.ethernet.is_none() {
             return Ok(attachments);
         }
         if loader.settings().redirects && entrance.realm != Realm::Outside {
-            match loader.at_tc(&[Role::Shortcut], point, device) {
+            match loader.at_tc(&[Duty::Shortcut], point, device) {
                 Ok(taken) => attachments.shortcuts.extend(taken),
                 Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
             }
@@ -393,22 +394,22 @@ fn with_programs(site: &Site) -> impl Iterator<Item = &Entrance> {
 /// Takes off what is of no entrance any more, or of one that has changed.
 fn leave_others(attachments: &mut BTreeMap<u32, Attachments>, site: &Site) {
     let is_right = |attachments: &Attachments| {
-        with_programs(site).any(|entrance| attachments.are_of(entrance, roles(site, entrance)))
+        with_programs(site).any(|entrance| attachments.are_of(entrance, duties(site, entrance)))
     };
     for (index, left) in attachments.extract_if(.., |_, attachments| !is_right(attachments)) {
         // Of an interface that is still there but has changed, another program takes the attachment.
-        if with_programs(site).all(|entrance| entrance.index != index || roles(site, entrance) != left.roles) {
+        if with_programs(site).all(|entrance| entrance.index != index || duties(site, entrance) != left.duties) {
             left.leave();
         }
     }
 }
 
 /// What programs are needed for at an interface.
-fn roles(site: &Site, entrance: &Entrance) -> &'static [Role] {
+fn duties(site: &Site, entrance: &Entrance) -> &'static [Duty] {
     match entrance.realm {
-        _ if site.devices.contains(entrance) => &Role::DEVICE,
-        _ if site.ports.contains(entrance) => &Role::PORT,
-        Realm::Outside => &Role::OUTSIDE,
+        _ if site.devices.contains(entrance) => &Duty::DEVICE,
+        _ if site.ports.contains(entrance) => &Duty::PORT,
+        Realm::Outside => &Duty::OUTSIDE,
         Realm::Inside(_) => &[],
     }
 }

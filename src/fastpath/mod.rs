@@ -33,13 +33,13 @@ mod attachment;
 mod clsact;
 mod contest;
 mod detour;
+mod duty;
 mod flow_book;
 mod guard;
 mod kernel;
 mod layout;
 mod pin_directory;
 mod program;
-mod role;
 
 pub use attachment::overtaking;
 pub use detour::{Detour, Port, clear};

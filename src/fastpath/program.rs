@@ -1,12 +1,12 @@
 //! The eBPF programs in the kernel: loaded once for each interface, with maps that all of them share.
 
 use super::attachment::Attachment;
+use super::duty::{AttachPoint, Duty};
 use super::layout::{
     CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, SLOW_REASONS,
     SharedValue,
 };
 use super::pin_directory::PinDirectory;
-use super::role::{AttachPoint, Role};
 use super::{Entrance, FastPathError, FastPathSettings, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
@@ -90,8 +90,8 @@ impl Loader {
         }
         let mut loader = Self { settings, pins, token: [0; 2], maps: Vec::new() };
         let mut ebpf = loader.load(&loader.constants(Realm::Outside, None, 0)?)?;
-        for role in Role::OUTSIDE.into_iter().chain(Role::PORT) {
-            program(&mut ebpf, role)?;
+        for duty in Duty::OUTSIDE.into_iter().chain(Duty::PORT) {
+            program(&mut ebpf, duty)?;
         }
         if loader.settings.xdp {
             xdp_program(&mut ebpf)?;
@@ -131,15 +131,20 @@ impl Loader {
         &self.pins
     }
 
-    /// Puts the programs of these roles on an interface, in their order; `device` is the index of the gateway's own.
-    pub fn at_tc(&self, roles: &[Role], point: AttachPoint<'_>, device: u32) -> Result<Vec<Attachment>, FastPathError> {
+    /// Puts the programs of these duties on an interface, in their order; `device` is the index of the gateway's own.
+    pub fn at_tc(
+        &self,
+        duties: &[Duty],
+        point: AttachPoint<'_>,
+        device: u32,
+    ) -> Result<Vec<Attachment>, FastPathError> {
         let entrance = point.entrance;
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let mut ebpf = self.load(&self.constants(entrance.realm, hardware, device)?)?;
         let mut attachments = Vec::new();
-        for role in roles {
-            let program = program(&mut ebpf, *role)?;
-            attachments.push(Attachment::at_tc(program, *role, point, &self.pins, &self.settings)?);
+        for duty in duties {
+            let program = program(&mut ebpf, *duty)?;
+            attachments.push(Attachment::at_tc(program, *duty, point, &self.pins, &self.settings)?);
         }
         Ok(attachments)
     }
@@ -274,8 +279,8 @@ fn map_name(map: &str) -> String {
     format!("{map}-{LAYOUT}")
 }
 
-fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut SchedClassifier, FastPathError> {
-    let program = ebpf.program_mut(role.program()).ok_or(FastPathError::Object(role.program()))?;
+fn program(ebpf: &mut Ebpf, duty: Duty) -> Result<&mut SchedClassifier, FastPathError> {
+    let program = ebpf.program_mut(duty.program()).ok_or(FastPathError::Object(duty.program()))?;
     let program: &mut SchedClassifier = program.try_into()?;
     patiently(|| program.load())?;
     Ok(program)

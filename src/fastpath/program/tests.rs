@@ -302,7 +302,7 @@ impl Programs {
             loader.set_settings(settings(setup, redirects));
             for realm in [Realm::Outside, INSIDE] {
                 let mut ebpf = loader.load(&loader.constants(realm, Some(GATEWAY), 1).unwrap()).unwrap();
-                program(&mut ebpf, role(realm, redirects)).unwrap();
+                program(&mut ebpf, duty(realm, redirects)).unwrap();
                 xdp_program(&mut ebpf).unwrap();
                 loaded.insert((setup, realm.number(), redirects), ebpf);
             }
@@ -334,7 +334,7 @@ impl Programs {
 
     /// Sends a packet through the program at tc.
     fn run(&self, setup: Setup, realm: Realm, redirects: bool, packet: &[u8], v4: bool) -> Result<Answer, String> {
-        let program = self.loaded[&(setup, realm.number(), redirects)].program(role(realm, redirects).program());
+        let program = self.loaded[&(setup, realm.number(), redirects)].program(duty(realm, redirects).program());
         let program: &SchedClassifier = program.unwrap().try_into().unwrap();
         // The kernel runs it on the loopback interface, whose address this is.
         let frame = frame([0; 6], NEIGHBOUR, packet, v4);
@@ -365,11 +365,11 @@ impl Programs {
 }
 
 /// Which program a packet of a realm meets.
-fn role(realm: Realm, redirects: bool) -> Role {
+fn duty(realm: Realm, redirects: bool) -> Duty {
     match realm {
-        Realm::Outside => Role::Arriving,
-        Realm::Inside(_) if redirects => Role::Shortcut,
-        Realm::Inside(_) => Role::Leaving,
+        Realm::Outside => Duty::Arriving,
+        Realm::Inside(_) if redirects => Duty::Shortcut,
+        Realm::Inside(_) => Duty::Leaving,
     }
 }
 
