@@ -14,6 +14,7 @@ mod lab;
 mod relayed;
 mod traffic;
 
+mod asking;
 mod bindings;
 mod bulk;
 mod cascade;
@@ -57,6 +58,7 @@ mod selftest;
 mod settings;
 mod spoofing;
 mod survive;
+mod through_proxies;
 mod transports;
 mod uplinks;
 mod workers;

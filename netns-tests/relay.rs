@@ -11,8 +11,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Both kinds of data channels.
-const CHANNELS: [&str; 2] = ["shared", "own"];
+/// All kinds of data channels.
+const CHANNELS: [&str; 3] = ["shared", "own", "plain"];
 
 fn target(hidden: &Host, name: &str, port: u16) -> String {
     format!("{name}={}:{port}", hidden.v4)
@@ -91,7 +91,7 @@ fn rc4_a_server_that_the_invitation_does_not_list_is_not_published() {
 }
 
 #[test]
-fn rc5_rc9_rc10_a_client_calls_by_port_and_nothing_comes_in_through_the_firewall() {
+fn rc5_rc7_rc9_rc10_a_client_calls_by_port_and_nothing_comes_in_through_the_firewall() {
     for channel in CHANNELS {
         let (relayed, agent) = web(channel, "");
         let web = Web::start(&relayed.hidden(), 80);
@@ -104,6 +104,10 @@ fn rc5_rc9_rc10_a_client_calls_by_port_and_nothing_comes_in_through_the_firewall
         assert_eq!(packets.between(relayed.relay.host.v4, firewall).filter(opens_inwards).count(), 0);
         wait_until("the connection to be over", || relayed.connections().is_empty());
         assert_eq!(established(&agent.host, "dport = :443"), 1, "{channel}");
+        // The agent was told the relay's number of the connection.
+        let log = relayed.relay.log();
+        let number = log.split("connection ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        assert!(agent.log().contains(&format!("connection {number} ")), "{log}\n{}", agent.log());
     }
 }
 
@@ -132,6 +136,51 @@ fn rc6_rc11_what_the_client_has_sent_before_the_way_is_open_arrives_first_and_wh
         (&client).read_to_end(&mut heard).unwrap();
         assert_eq!(heard, b"late", "{channel}");
     }
+}
+
+/// A data channel in the clear is joined by its token alone, and what it carries is the client's bytes and nothing else.
+#[test]
+fn rc8_in_the_clear_who_has_no_token_is_joined_to_nothing() {
+    let (relayed, agent) = web("plain", "");
+    let server = listen(&relayed.hidden(), 80);
+    let ask = |token: &str| {
+        let mut stranger = connect(&relayed.lab.server(3), relayed.at(443));
+        let id = relayed
+            .connections()
+            .first()
+            .and_then(|one| one["id"].as_str().map(str::to_owned))
+            .unwrap_or("0".repeat(16));
+        let head = format!("GET /.well-known/masque/accept/{id}/ HTTP/1.1\r\nUpgrade: connect-accept\r\n{token}\r\n");
+        let _ = stranger.write_all(head.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stranger.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let right_form = format!("Authorization: Bearer {}\r\n", "0".repeat(32));
+    // Nobody is waited for: the port speaks TLS alone.
+    assert!(!ask(&right_form).starts_with("HTTP"));
+    // A call that waits: its agent stands still.
+    agent.process.suspend();
+    let mut client = connect(&relayed.client(), relayed.at(8000));
+    client.write_all(b"held").unwrap();
+    wait_until("the call to be put to the agent", || {
+        relayed.connections().first().is_some_and(|one| one["state"] == "called")
+    });
+    for (token, status) in [("", "400"), ("Authorization: Bearer x\r\n", "400"), (right_form.as_str(), "404")] {
+        assert!(ask(token).starts_with(&format!("HTTP/1.1 {status} ")), "{token}");
+    }
+    agent.process.signal(Signal::CONT);
+    let (mut called, _) = accept(&server);
+    let mut held = [0; 4];
+    called.read_exact(&mut held).unwrap();
+    assert_eq!(&held, b"held");
+    let wire = Capture::start(&relayed.lab.gateway(1), "go");
+    client.write_all(b"and more of it").unwrap();
+    called.read_exact(&mut [0; 14]).unwrap();
+    let seen = wire.finish();
+    let is_there = |packet: &&[u8]| packet.ends_with(b"and more of it");
+    assert_eq!(seen.between(relayed.relay.host.v4, relayed.lab.gateway(1).v4).filter(is_there).count(), 1);
+    assert!(!ask(&right_form).starts_with("HTTP"));
 }
 
 #[test]
@@ -320,6 +369,8 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
     mistake("relay --server web=8000", 2, "says where agents come in");
     mistake("relay --listen :443 --server web", 2, "is no NAME=VALUE");
     mistake("relay --listen :443 --server Web=80", 2, "Web");
+    mistake("relay --listen :443 --proxy 1080", 2, "'1080' is no address and port");
+    mistake("relay --listen :443 --proxy 127.0.0.1:443", 2, "127.0.0.1:443 is where agents come in");
     mistake(
         &format!("relay --listen :443 --state-dir {scratch}/other --control {scratch}/other.sock"),
         1,
@@ -346,7 +397,11 @@ fn what_is_typed_wrong_has_one_line_and_an_exit_code() {
     mistake(&format!("check {scratch}/wrong.toml"), 2, "wrong.toml:2: publish: takes");
     for (question, code, words) in [
         ("invite Factory --publish web", 3, "Factory"),
-        ("revoke nobody", 3, "there is no member"),
+        ("revoke nobody", 3, "nobody is called 'nobody'"),
+        ("admit Alice", 3, "Alice"),
+        ("admit alice --call 'web,s h'", 3, "s h"),
+        ("admit alice --password-file /nowhere", 2, "/nowhere"),
+        ("admit alice --password-file /dev/null", 3, "a password has 8 to 255 bytes"),
         ("revoke 'web?x'", 2, "only a-z, 0-9 and '-'"),
         ("close 00000000000000ff", 3, "there is no connection"),
         ("close xyz", 2, "no ID"),
@@ -385,19 +440,26 @@ fn an_agent_that_hangs_is_away_soon_and_its_callers_are_reset() {
 }
 
 #[test]
-fn an_agent_that_is_killed_in_the_middle_of_a_transfer_is_an_abrupt_end_and_no_short_answer() {
-    for channel in CHANNELS {
-        let (relayed, mut agent) = web(channel, "");
+fn an_agent_or_a_relay_that_is_killed_in_the_middle_of_a_transfer_is_an_abrupt_end_and_no_short_answer() {
+    for (channel, is_relay) in CHANNELS.iter().flat_map(|channel| [(channel, false), (channel, true)]) {
+        let (mut relayed, mut agent) = web(channel, "");
         let listener = listen(&relayed.hidden(), 80);
         let mut client = connect(&relayed.client(), relayed.at(8000));
         let (mut server, _) = accept(&listener);
         server.write_all(&[7; 100_000]).unwrap();
+        client.write_all(&[8; 1000]).unwrap();
         client.read_exact(&mut [0; 50_000]).unwrap();
-        agent.process.child.kill().unwrap();
-        agent.process.wait();
-        let error = client.read_to_end(&mut Vec::new()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{channel}");
-        wait_until("the connection to be over", || relayed.connections().is_empty());
+        server.read_exact(&mut [0; 1000]).unwrap();
+        let killed = if is_relay { &mut relayed.relay.process } else { &mut agent.process };
+        killed.child.kill().unwrap();
+        killed.wait();
+        for end in [&mut client, &mut server] {
+            let error = end.read_to_end(&mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{channel}");
+        }
+        if !is_relay {
+            wait_until("the connection to be over", || relayed.connections().is_empty());
+        }
     }
 }
 

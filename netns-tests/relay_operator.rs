@@ -79,8 +79,8 @@ fn a_relay_reloads_its_servers_and_only_the_connections_of_those_that_go_end() {
 }
 
 #[test]
-fn an_agent_reloads_what_it_publishes_and_only_the_connections_of_what_goes_end() {
-    for channel in ["shared", "own"] {
+fn rc3_an_agent_reloads_what_it_publishes_and_only_the_connections_of_what_goes_end() {
+    for channel in ["shared", "own", "plain"] {
         let relayed = Relayed::new(&[&format!("web=8000={channel}"), &format!("ssh=2222={channel}")], "");
         let hidden = relayed.hidden();
         let token = relayed.invite("factory-7", "web,ssh,db");

@@ -35,9 +35,13 @@ impl Relayed {
     /// A relay with these servers, `name=port` or `name=port=channel` each, these lines at the head of its file, and no agent.
     #[track_caller]
     pub fn new(servers: &[&str], lines: &str) -> Self {
-        let lab = Lab::new(Plan::gateways(1).terminals(3).servers(3).unwatched());
-        let firewall = lab.gateway(1);
-        firewall.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1").ok();
+        Self::behind(1, servers, lines)
+    }
+
+    /// The same with so many firewalls in a row.
+    #[track_caller]
+    pub fn behind(firewalls: u8, servers: &[&str], lines: &str) -> Self {
+        let lab = Lab::new(Plan::gateways(firewalls).terminals(3).servers(3).unwatched());
         let rules = "table inet firewall {
             chain forward { type filter hook forward priority 0; policy drop;
                 ct state established,related accept
@@ -45,7 +49,11 @@ impl Relayed {
             }
             chain leave { type nat hook postrouting priority 100; oifname go masquerade; }
         }";
-        firewall.run(&format!("nft -f - <<'END'\n{rules}\nEND")).ok();
+        for number in 1..=firewalls {
+            let firewall = lab.gateway(number);
+            firewall.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1").ok();
+            firewall.run(&format!("nft -f - <<'END'\n{rules}\nEND")).ok();
+        }
         let relay = lab.server(1);
         let mut text = format!("listen = [\":{AGENTS_PORT}\"]\npublic = \"{}:{AGENTS_PORT}\"\n{lines}\n", relay.v4);
         for server in servers {

@@ -1,13 +1,13 @@
 //! The least that any gateway on TUN does: kamei's device, read and written, and nothing between.
 
 use kamei::config::Offload;
-use kamei::device::tun::{self, Buffer};
+use kamei::device::tap::{self, Buffer};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::error::Error;
 
 /// Writes back every frame to the queue it was read from; there tc takes it on.
 pub fn carry(device: &str) -> Result<(), Box<dyn Error>> {
-    let (devices, _) = tun::create(&[device.to_owned()], 1, Offload::Auto)?;
+    let (devices, _) = tap::create(&[device.to_owned()], 1, Offload::Auto)?;
     let queue = devices.into_iter().flatten().next().ok_or("no queue")?;
     let mut buffer = Buffer::new();
     loop {

@@ -4,10 +4,10 @@ use super::enrol::uri;
 use super::error::SessionError;
 use super::session::Session;
 use super::shared::Agent;
-use super::{connect, dial};
+use super::{connect, dial, via};
 use crate::config::PublishConfig;
-use crate::session::requests::{ACCEPT, ACCEPT_PATH};
-use crate::session::{Call, ConnectionId, DataChannel, Message, Published, RefuseReason};
+use crate::session::requests::{ACCEPT, ACCEPT_PATH, BEARER};
+use crate::session::{Call, CallChannel, ConnectionId, Message, Published, RefuseReason, Token};
 use crate::splice::{self, Counts, H2Leg, Leg};
 use h2::ext::Protocol;
 use http::{Method, Request, StatusCode};
@@ -110,8 +110,9 @@ fn reason(error: &io::Error) -> RefuseReason {
 async fn open(agent: &Agent, session: &Session, call: &Call) -> Result<Box<dyn Leg>, SessionError> {
     let opening = async {
         match call.channel {
-            DataChannel::Shared => shared(session, call.connection).await,
-            DataChannel::Own => own(agent, session, call.connection).await,
+            CallChannel::Shared => shared(session, call.connection).await,
+            CallChannel::Own => own(agent, session, call.connection).await,
+            CallChannel::Plain(token) => plain(agent, session, call.connection, token).await,
         }
     };
     timeout(CHANNEL_TIME, opening).await.map_err(|_| SessionError::TimedOut("the data channel"))?
@@ -136,8 +137,34 @@ async fn shared(session: &Session, connection: ConnectionId) -> Result<Box<dyn L
 async fn own(agent: &Agent, session: &Session, connection: ConnectionId) -> Result<Box<dyn Leg>, SessionError> {
     let config = agent.keys.client_config(session.key, connect::DATA)?;
     let mut stream = connect::tls(&session.relay, agent.config().via.as_ref(), config).await?;
+    accept(&mut stream, session, connection, None).await?;
+    Ok(Box::new(stream))
+}
+
+/// A TCP connection in the clear: the relay knows it by the token.
+async fn plain(
+    agent: &Agent,
+    session: &Session,
+    connection: ConnectionId,
+    token: Token,
+) -> Result<Box<dyn Leg>, SessionError> {
+    let reached = via::reach(&session.relay, agent.config().via.as_ref()).await;
+    let mut stream = reached.map_err(SessionError::Connect)?;
+    splice::prepare(&stream).map_err(SessionError::Connect)?;
+    accept(&mut stream, session, connection, Some(token)).await?;
+    Ok(Box::new(stream))
+}
+
+/// Has the relay take the stream for this connection's data channel.
+async fn accept(
+    stream: &mut impl Leg,
+    session: &Session,
+    connection: ConnectionId,
+    token: Option<Token>,
+) -> Result<(), SessionError> {
+    let proof = token.map(|token| format!("Authorization: {BEARER}{token}\r\n")).unwrap_or_default();
     let request = format!(
-        "GET {ACCEPT_PATH}{connection}/ HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: {ACCEPT}\r\n\r\n",
+        "GET {ACCEPT_PATH}{connection}/ HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: {ACCEPT}\r\n{proof}\r\n",
         session.relay
     );
     let asked = async {
@@ -151,10 +178,11 @@ async fn own(agent: &Agent, session: &Session, connection: ConnectionId) -> Resu
         Ok(head)
     };
     let head = asked.await.map_err(SessionError::Connect)?;
-    if !head.starts_with(b"HTTP/1.1 101 ") {
-        return Err(SessionError::Refused("a data channel of its own".to_owned()));
+    if head.starts_with(b"HTTP/1.1 101 ") {
+        Ok(())
+    } else {
+        Err(SessionError::Refused("a data channel of its own".to_owned()))
     }
-    Ok(Box::new(stream))
 }
 
 /// The connection is over, however it ends.

@@ -47,6 +47,16 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     decode(bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
+/// The first line of a file, or of standard input for `-`: a secret that no list of processes shall show.
+pub fn first_line(path: &Path) -> Result<String, CliError> {
+    let read = if path == Path::new("-") {
+        io::stdin().lines().next().unwrap_or_else(|| Ok(String::new()))
+    } else {
+        read_text(path).map(|text| text.lines().next().unwrap_or_default().to_owned())
+    };
+    read.map_err(|error| CliError::File { path: path.to_owned(), error })
+}
+
 /// Reads a configuration file.
 pub fn read_config(path: &Path) -> Result<Draft, CliError> {
     let text = read_text(path).map_err(|error| CliError::File { path: path.to_owned(), error })?;

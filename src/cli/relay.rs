@@ -4,11 +4,14 @@ mod state;
 
 use super::error::CliError;
 use super::flags::given;
+use super::input;
 use super::role::{self, RoleFlags, pairs};
 use super::show;
 use super::table::Table;
 use crate::config::{Located, RelayDraft, ServerDraft};
-use crate::control::{AgentView, Client, ConnectionView, InvitationView, Invite, RelayStatus, ServerView};
+use crate::control::{
+    Admit, AgentView, Client, ClientView, ConnectionView, InvitationView, Invite, RelayStatus, ServerView,
+};
 use crate::session::{ConnectionId, checked_name};
 use clap::{Args, Subcommand};
 use std::io::{Write, stdout};
@@ -36,6 +39,9 @@ struct Run {
     /// A port of this relay for a server that an agent publishes; repeatable
     #[arg(long, value_name = "NAME=PORT")]
     server: Vec<String>,
+    /// Where clients ask for a server by SOCKS5 or HTTP CONNECT; `kamei relay admit` lets them in; repeatable
+    #[arg(long, value_name = "[ADDRESS]:PORT")]
+    proxy: Vec<String>,
     /// Virtual IPs: each server that is published gets one, and is called there at its own port (as root); repeatable
     #[arg(long, value_name = "PREFIX")]
     pool: Vec<String>,
@@ -65,9 +71,13 @@ enum Question {
     Invite(InviteArguments),
     /// List invitations that were not used
     Invitations(Listing),
-    /// End an agent: its key, its session and its connections
+    /// Let a client in by a password, to ask for servers where `proxy` listens; prints NAME:PASSWORD
+    Admit(AdmitArguments),
+    /// List the clients that were let in by a password
+    Clients(Listing),
+    /// End an agent or a client: its key or password, its session and its connections
     Revoke {
-        /// The agent's name
+        /// Its name
         name: String,
         #[command(flatten)]
         socket: Socket,
@@ -105,6 +115,20 @@ struct InviteArguments {
     socket: Socket,
 }
 
+#[derive(Args)]
+struct AdmitArguments {
+    /// What the client is called here; of one that is there, password and rights are these from now on
+    name: String,
+    /// The servers that it may call, by name [default: every server]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    call: Vec<String>,
+    /// A file with the password in its first line, - for standard input [default: one is drawn]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    socket: Socket,
+}
+
 impl Socket {
     fn client(&self) -> Client {
         Client::of("relay", &self.control.clone().unwrap_or_else(|| role::control("relay")))
@@ -116,6 +140,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.question {
         None => serve(arguments.run),
         Some(Question::Invite(arguments)) => invite(arguments),
+        Some(Question::Admit(arguments)) => admit(arguments),
+        Some(Question::Clients(listing)) => listing.show("/v1/clients", clients),
         Some(Question::Revoke { name, socket }) => {
             let name = checked_name(&name).map_err(|error| CliError::Question(error.to_string()))?;
             let revoked = socket.client().revoke(name)?;
@@ -165,6 +191,7 @@ impl Run {
             listen: all("--listen", &self.listen),
             public: self.public.as_ref().map(|public| given("--public", public.clone())),
             pool: all("--pool", &self.pool),
+            proxy_listen: all("--proxy", &self.proxy),
             servers,
             common: self.role.draft(wrong)?,
             ..RelayDraft::default()
@@ -178,6 +205,14 @@ fn invite(arguments: InviteArguments) -> Result<(), CliError> {
     let invited = socket.client().invite(invite.clone())?;
     let servers: Vec<String> = invite.servers.iter().map(|server| format!("--publish {server}=HOST:PORT")).collect();
     writeln!(stdout(), "kamei agent --relay {} --invite {} {}", invited.relay, invited.token, servers.join(" "))?;
+    Ok(())
+}
+
+fn admit(arguments: AdmitArguments) -> Result<(), CliError> {
+    let AdmitArguments { name, call, password_file, socket } = arguments;
+    let password = password_file.as_deref().map(input::first_line).transpose()?;
+    let admitted = socket.client().admit(Admit { name: name.clone(), servers: call, password })?;
+    writeln!(stdout(), "{name}:{}", admitted.password)?;
     Ok(())
 }
 
@@ -200,6 +235,10 @@ pub fn status(status: RelayStatus, out: &mut dyn Write) -> Result<(), CliError> 
     let up = show::span(Duration::from_secs(status.uptime_seconds));
     writeln!(out, "{} {}, relay, up {up}", show::bold("kamei"), status.version)?;
     writeln!(out, "agents at    {}", listen.join(", "))?;
+    if !status.proxy.is_empty() {
+        let proxy: Vec<String> = status.proxy.iter().map(ToString::to_string).collect();
+        writeln!(out, "clients ask  {}", proxy.join(", "))?;
+    }
     writeln!(out, "key          {}", status.fingerprint)?;
     writeln!(out, "agents       {} here of {}", status.agents, status.members)?;
     writeln!(out, "servers      {}", status.servers)?;
@@ -256,7 +295,10 @@ pub fn connections(connections: Vec<ConnectionView>, out: &mut dyn Write) -> Res
         table.row([
             connection.id.to_string().into(),
             connection.state.into(),
-            connection.client.to_string().into(),
+            match connection.client_name {
+                Some(name) => format!("{name} at {}", connection.client).into(),
+                None => connection.client.to_string().into(),
+            },
             connection.server.to_string().into(),
             connection.agent.unwrap_or_default().into(),
             show::span(Duration::from_secs(connection.seconds)).into(),
@@ -265,6 +307,15 @@ pub fn connections(connections: Vec<ConnectionView>, out: &mut dyn Write) -> Res
         ]);
     }
     table.fit(show::width(), &["AGENT", "AGE"]);
+    Ok(table.write(show::colours(), out)?)
+}
+
+fn clients(clients: Vec<ClientView>, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut table = Table::new(["CLIENT", ">CONNECTIONS", "MAY CALL"]);
+    for client in clients {
+        let servers = if client.servers.is_empty() { "every server".to_owned() } else { client.servers.join(",") };
+        table.row([client.name.into(), client.connections.to_string().into(), servers.into()]);
+    }
     Ok(table.write(show::colours(), out)?)
 }
 

@@ -97,6 +97,7 @@ impl RelayConfig {
             listen,
             public,
             servers,
+            proxy,
             pools,
             state_dir,
             control,
@@ -125,6 +126,7 @@ impl RelayConfig {
         difference.servers(servers, &other.servers, name);
         difference.keys_of_reload(&[
             ("public", *public != other.public),
+            ("proxy", *proxy != other.proxy),
             ("limits", *limits != other.limits),
             ("probing", *probing != other.probing),
             ("hold", *hold != other.hold),

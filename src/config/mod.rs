@@ -23,7 +23,7 @@ pub use difference::Difference;
 pub use draft::{Draft, InsideDraft, Located, PoolDraft};
 pub use host_port::{HostPort, HostPortError};
 pub use problem::{Place, Problem, Wrong};
-pub use relay::{RelayConfig, RelayLimits, ServerConfig, ServerName};
+pub use relay::{ProxyConfig, RelayConfig, RelayLimits, ServerConfig, ServerName};
 pub use relay_draft::{RelayDraft, ServerDraft};
 pub use role_of::role_of;
 pub use via::{Via, ViaError, ViaKind};

@@ -18,6 +18,8 @@ pub struct RelayConfig {
     pub public: Option<HostPort>,
     /// Servers that clients reach by a port of the relay; each name and transport once.
     pub servers: Vec<ServerConfig>,
+    /// Where clients ask for a server themselves, by SOCKS5 or HTTP CONNECT.
+    pub proxy: ProxyConfig,
     /// Prefixes of virtual IPs: each server that is published gets one, and is called there at its own port. Needs root.
     pub pools: Vec<IpNet>,
     /// Keys, certificates and the register of members.
@@ -40,6 +42,22 @@ pub struct RelayConfig {
     pub hardening: Hardening,
     /// How the log is written.
     pub log_format: LogFormat,
+}
+
+/// Where clients ask for a server, and who may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Addresses and ports.
+    pub listen: Vec<SocketAddr>,
+    /// Who is served without proving who it is; nobody if empty.
+    pub clients: Vec<IpNet>,
+}
+
+impl ProxyConfig {
+    /// Whether who asks from this address need not prove who it is.
+    pub fn trusts(&self, client: IpAddr) -> bool {
+        self.clients.iter().any(|prefix| prefix.contains(&client))
+    }
 }
 
 /// A server, and how clients name it.

@@ -4,7 +4,7 @@ use super::checks::{self, Checks, CommonDraft, RoleDraft};
 use super::draft::Located;
 use super::mistakes::line_of;
 use super::problem::{Place, Problem};
-use super::relay::{RelayConfig, RelayLimits, ServerConfig, ServerName};
+use super::relay::{ProxyConfig, RelayConfig, RelayLimits, ServerConfig, ServerName};
 use super::{Hardening, HostPort, LogFormat};
 use crate::session::DataChannel;
 use ipnet::IpNet;
@@ -36,6 +36,10 @@ pub struct RelayDraft {
     pub pool: Vec<Located<String>>,
     /// Servers with a port.
     pub servers: Vec<ServerDraft>,
+    /// Where clients ask for a server.
+    pub proxy_listen: Vec<Located<String>>,
+    /// Who may ask without proving who it is.
+    pub proxy_clients: Vec<Located<String>>,
     /// Limits, by key.
     pub limits: BTreeMap<&'static str, Located<i64>>,
     /// What an agent has as well.
@@ -80,7 +84,18 @@ struct File {
     hardening: Option<Hardening>,
     log_format: Option<LogFormat>,
     #[serde(default)]
+    proxy: FileProxy,
+    #[serde(default)]
     limits: FileLimits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileProxy {
+    #[serde(default)]
+    listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    clients: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -141,6 +156,8 @@ impl RelayDraft {
             public: file.public.map(one),
             pool: all(file.pool),
             servers: file.server.into_iter().map(server).collect(),
+            proxy_listen: all(file.proxy.listen),
+            proxy_clients: all(file.proxy.clients),
             limits: limits.into_iter().filter_map(|(key, value)| Some((key, number(value?)))).collect(),
             common: CommonDraft {
                 state_dir: file.state_dir.map(one),
@@ -169,24 +186,34 @@ impl RoleDraft for RelayDraft {
             public: flags.public.or(self.public),
             pool: checks::list(self.pool, flags.pool),
             servers: checks::list(self.servers, flags.servers),
+            proxy_listen: checks::list(self.proxy_listen, flags.proxy_listen),
+            proxy_clients: checks::list(self.proxy_clients, flags.proxy_clients),
             limits: self.limits,
             common: self.common.overridden_by(flags.common),
         }
     }
 
     fn check(self, state_dir: PathBuf, control: PathBuf) -> Result<RelayConfig, Vec<Problem>> {
-        let common = self.common;
-        let mut checks = Checks::beside(common.wrong);
-        let listen = checks.listen(&self.listen);
+        let mut checks = Checks::beside(self.common.wrong.clone());
+        if self.listen.is_empty() {
+            let what = "says where agents come in; give it by --listen :443 or `listen = [\":443\"]`";
+            checks.wrong("listen", Place::Missing, what);
+        }
+        let listen: Vec<SocketAddr> =
+            checks.listen("listen", &self.listen).into_iter().map(|listen| listen.value).collect();
         let public = self.public.as_ref().and_then(|text| checks.parsed::<HostPort>("public", text));
         let pools = checks.pools(&self.pool);
         let servers = checks.servers(&self.servers, &listen, !pools.is_empty());
         checks.server_names(&self.servers, &servers, public.as_ref());
-        let metrics = common.metrics.as_ref().and_then(|text| checks.relay_metrics(text, &listen, &servers));
+        let proxy = checks.proxy(&self, &listen, &servers);
+        let taken = listen.iter().chain(&proxy.listen).copied().chain(servers.iter().flat_map(ServerConfig::sockets));
+        let common = self.common;
+        let metrics = common.metrics.as_ref().and_then(|text| checks.relay_metrics(text, taken));
         let config = RelayConfig {
             listen,
             public,
             servers,
+            proxy,
             pools,
             state_dir: checks.path("state-dir", common.state_dir, state_dir),
             control: checks.control(common.control, control),
@@ -208,23 +235,19 @@ impl RoleDraft for RelayDraft {
 }
 
 impl Checks {
-    fn listen(&mut self, drafts: &[Located<String>]) -> Vec<SocketAddr> {
-        if drafts.is_empty() {
-            let what = "says where agents come in; give it by --listen :443 or `listen = [\":443\"]`";
-            self.wrong("listen", Place::Missing, what);
-        }
-        let mut all: Vec<SocketAddr> = Vec::new();
+    fn listen(&mut self, key: &str, drafts: &[Located<String>]) -> Vec<Located<SocketAddr>> {
+        let mut all: Vec<Located<SocketAddr>> = Vec::new();
         for draft in drafts {
-            let Some(address) = self.socket("listen", draft) else { continue };
-            match all.iter().find(|there| checks::meet(**there, address)) {
-                Some(there) if *there == address => {
-                    self.wrong("listen", draft.place, format!("{address} is named twice; name it once"));
+            let Some(value) = self.socket(key, draft) else { continue };
+            match all.iter().map(|there| there.value).find(|there| checks::meet(*there, value)) {
+                Some(there) if there == value => {
+                    self.wrong(key, draft.place, format!("{value} is named twice; name it once"));
                 }
                 Some(there) => {
-                    let what = format!("{address} is within {there}, which is named as well; name one of them");
-                    self.wrong("listen", draft.place, what);
+                    let what = format!("{value} is within {there}, which is named as well; name one of them");
+                    self.wrong(key, draft.place, what);
                 }
-                None => all.push(address),
+                None => all.push(Located { place: draft.place, value }),
             }
         }
         all
@@ -246,17 +269,35 @@ impl Checks {
     fn relay_metrics(
         &mut self,
         text: &Located<String>,
-        listen: &[SocketAddr],
-        servers: &[ServerConfig],
+        mut taken: impl Iterator<Item = SocketAddr>,
     ) -> Option<SocketAddr> {
         let metrics = self.loopback(text)?;
-        let of_servers = servers.iter().flat_map(ServerConfig::sockets);
-        if let Some(there) = listen.iter().copied().chain(of_servers).find(|there| checks::meet(*there, metrics)) {
+        if let Some(there) = taken.find(|there| checks::meet(*there, metrics)) {
             let what =
                 format!("{metrics} is taken by this relay itself, which listens at {there}; choose another port");
             self.wrong("metrics", text.place, what);
         }
         Some(metrics)
+    }
+
+    /// Where clients ask: at ports that are nothing else's.
+    fn proxy(&mut self, draft: &RelayDraft, agents: &[SocketAddr], servers: &[ServerConfig]) -> ProxyConfig {
+        let (listen, clients) = (&draft.proxy_listen, &draft.proxy_clients);
+        if let Some(first) = clients.first().filter(|_| listen.is_empty()) {
+            self.wrong("proxy.clients", first.place, "says who may ask where nobody can; give proxy.listen as well");
+        }
+        let listen = self.listen("proxy.listen", listen);
+        for Located { place, value } in &listen {
+            let meets = |there: SocketAddr| checks::meet(there, *value);
+            let of_agents = agents.iter().any(|there| meets(*there)).then(|| "agents come in".to_owned());
+            let of_server = || servers.iter().find(|server| server.sockets().any(meets));
+            let whose = of_agents.or_else(|| Some(format!("server '{}' is called", of_server()?.published)));
+            if let Some(whose) = whose {
+                self.wrong("proxy.listen", *place, format!("{value} is where {whose}; choose another port"));
+            }
+        }
+        let clients = clients.iter().filter_map(|text| self.prefix("proxy.clients", text)).collect();
+        ProxyConfig { listen: listen.into_iter().map(|listen| listen.value).collect(), clients }
     }
 
     fn pool(&mut self, text: &Located<String>) -> Option<IpNet> {
@@ -405,6 +446,28 @@ mod tests {
         }
         let said = check("listen = [\":443\"]\nlissten = 1\n").unwrap_err();
         assert!(said[0].contains("lissten") && said[0].contains("listen"), "{said:?}");
+    }
+
+    #[test]
+    fn where_clients_ask_is_nothing_else_and_who_may_needs_a_place() {
+        let proxy = |lines: &str| {
+            check(&format!("listen = [\":443\"]\n[proxy]\n{lines}\n[[server]]\nname = \"a\"\nport = 80\n"))
+        };
+        let config = proxy("listen = [\"127.0.0.1:1080\"]\nclients = [\"127.0.0.0/8\", \"192.0.2.1\"]").unwrap().proxy;
+        let trusts = |address: &str| config.trusts(address.parse().unwrap());
+        assert!(trusts("127.9.9.9") && trusts("192.0.2.1") && !trusts("192.0.2.2") && !trusts("::1"));
+        assert!(!proxy("listen = [\":1080\"]").unwrap().proxy.trusts("127.0.0.1".parse().unwrap()));
+        for (lines, line, said) in [
+            ("listen = [\":443\"]", 3, "[::]:443 is where agents come in"),
+            ("listen = [\"192.0.2.1:80\"]", 3, "192.0.2.1:80 is where server 'a' is called"),
+            ("listen = [\":1080\", \":1080\"]", 3, "is named twice"),
+            ("clients = [\"127.0.0.0/8\"]", 3, "give proxy.listen as well"),
+            ("listen = [\":1080\"]\nclients = [\"127.0.0.1/8\"]", 4, "has host bits set"),
+        ] {
+            let problems = proxy(lines).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].starts_with(&format!("line {line}: proxy.")), "{problems:?}");
+            assert!(problems[0].contains(said), "{problems:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A proxy that an agent passes on its way to the relay.
 
 use super::HostPort;
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -48,11 +50,15 @@ impl FromStr for Via {
     }
 }
 
-/// A name and a password; neither may be longer than RFC 1929 has room for, or break the line of a header.
+/// A name and a password, percent-encoded or not (RFC 3986 §2.1); neither may be longer than RFC 1929 has room for, or break the
+/// line of a header.
 fn credentials(text: &str) -> Result<(String, String), ViaError> {
     let (user, password) = text.split_once(':').ok_or(ViaError)?;
+    let decode = |text| percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| ViaError);
+    let (user, password) = (decode(user)?, decode(password)?);
     let fits = |text: &str| (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
-    if fits(user) && fits(password) { Ok((user.to_owned(), password.to_owned())) } else { Err(ViaError) }
+    // Behind the first colon, the password begins (RFC 7617 §2).
+    if fits(&user) && fits(&password) && !user.contains(':') { Ok((user, password)) } else { Err(ViaError) }
 }
 
 /// Without the password.
@@ -82,6 +88,8 @@ mod tests {
         let via: Via = "http://alice:s3c@ret@proxy.example.com:3128/".parse().unwrap();
         assert_eq!((via.kind, via.proxy.port), (ViaKind::Http, 3128));
         assert_eq!(via.user, Some(("alice".to_owned(), "s3c@ret".to_owned())));
+        let encoded: Via = "http://al%40ice:s3c%40ret%25:50%off@proxy.example.com:3128".parse().unwrap();
+        assert_eq!(encoded.user, Some(("al@ice".to_owned(), "s3c@ret%:50%off".to_owned())));
         assert_eq!(format!("{via} {via:?}"), "http://proxy.example.com:3128 http://proxy.example.com:3128");
         assert_eq!("socks5://[2001:db8::1]:1080".parse::<Via>().unwrap().kind, ViaKind::Socks5);
         for bad in [
@@ -90,6 +98,9 @@ mod tests {
             "http://proxy",
             "http://alice@proxy:1",
             "http://a:\n@proxy:1",
+            "http://a:%0a@proxy:1",
+            "http://a:%ff@proxy:1",
+            "http://a%3ab:c@proxy:1",
             "socks5://:@p:1",
         ] {
             assert_eq!(bad.parse::<Via>(), Err(ViaError), "{bad}");

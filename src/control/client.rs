@@ -1,7 +1,7 @@
 //! The other end: what the command line asks with.
 
 use super::filter::Filter;
-use super::relay::{Invite, Invited, Revoked};
+use super::relay::{Admit, Admitted, Invite, Invited, Revoked};
 use super::{
     CallbackBody, Drops, DropsRequest, ExplainRequest, Failure, Flows, FlowsRequest, Order, Pin, ReleasedAll, Reloaded,
     Status, Watch, history,
@@ -111,6 +111,7 @@ enum Body {
     Pin(Pin),
     Callback(CallbackBody),
     Invite(Invite),
+    Admit(Admit),
 }
 
 impl Client {
@@ -185,7 +186,12 @@ impl Client {
         self.ask(Method::POST, "/v1/invitations", Some(&Body::Invite(invite)))
     }
 
-    /// Has a relay end a member.
+    /// Has a relay let a client in.
+    pub fn admit(&self, admit: Admit) -> Result<Admitted, ClientError> {
+        self.ask(Method::POST, "/v1/clients", Some(&Body::Admit(admit)))
+    }
+
+    /// Has a relay end a member or a client.
     pub fn revoke(&self, name: &str) -> Result<Revoked, ClientError> {
         self.ask(Method::DELETE, &format!("/v1/agents/{name}"), None)
     }

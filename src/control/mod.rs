@@ -37,8 +37,8 @@ pub use filter::{Filter, parse_prefix};
 pub use flows::{CarriedFlow, FlowLine, Flows, FlowsRequest};
 pub use order::{MOST_SORTED, Order, Sort};
 pub use relay::{
-    AgentAdmin, AgentRelay, AgentStatus, AgentView, ConnectionView, InvitationView, Invite, Invited, PublishedView,
-    Refused, RelayAdmin, RelayStatus, Revoked, ServerView,
+    Admit, Admitted, AgentAdmin, AgentRelay, AgentStatus, AgentView, ClientView, ConnectionView, InvitationView,
+    Invite, Invited, PublishedView, Refused, RelayAdmin, RelayStatus, Revoked, ServerView,
 };
 pub use server::{Listener, Server, SocketSettings};
 pub use socket::ControlError;

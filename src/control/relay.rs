@@ -21,7 +21,11 @@ pub trait RelayAdmin: Send + Sync + 'static {
     fn invitations(&self) -> Result<Vec<InvitationView>, String>;
     /// Makes an invitation.
     fn invite(&self, invite: &Invite) -> Result<Invited, Refused>;
-    /// Ends a member, its session and its connections. How many these were; `None` if there is no such member.
+    /// Clients that prove who they are by a password. The error says why the register cannot be read.
+    fn clients(&self) -> Result<Vec<ClientView>, String>;
+    /// Lets a client in by a password, or gives one that is there other rights and another password.
+    fn admit(&self, admit: Admit) -> Result<Admitted, Refused>;
+    /// Ends a member or client, its session and its connections. How many these were; `None` if nobody is called so.
     fn revoke(&self, name: &str) -> Result<Option<usize>, String>;
     /// Ends a connection; `false` if there is none.
     fn close(&self, connection: ConnectionId) -> bool;
@@ -74,6 +78,9 @@ pub struct RelayStatus {
     pub uptime_seconds: u64,
     /// Where agents come in.
     pub listen: Vec<SocketAddr>,
+    /// Where clients ask for a server.
+    #[serde(default)]
+    pub proxy: Vec<SocketAddr>,
     /// What invitations say of its key.
     pub fingerprint: String,
     /// Agents that have joined.
@@ -142,6 +149,9 @@ pub struct ConnectionView {
     pub state: String,
     /// Who calls.
     pub client: SocketAddr,
+    /// Who the client has proved to be, if it has asked for the server.
+    #[serde(default)]
+    pub client_name: Option<String>,
     /// Who is called.
     pub server: Published,
     /// By whom.
@@ -184,6 +194,37 @@ impl Invite {
         let servers = servers.into_iter().filter(|server| seen.insert(server.clone())).collect();
         Self { name, servers, seconds }
     }
+}
+
+/// A client with a password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientView {
+    /// Its name.
+    pub name: String,
+    /// What it may call; every server if empty.
+    pub servers: Vec<String>,
+    /// Its connections.
+    pub connections: usize,
+}
+
+/// Who is to be let in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admit {
+    /// The client's name.
+    pub name: String,
+    /// What it may call; every server if empty.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// Its password; if not given, one is drawn.
+    pub password: Option<String>,
+}
+
+/// A client that was let in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// Its password, told this once.
+    pub password: String,
 }
 
 /// An invitation, to be handed on.

@@ -4,7 +4,7 @@ use super::answer::{self, Answering, RequestContext, Requests, Role};
 use super::metrics;
 use super::parameters::decode;
 use super::refusal::{Refusal, bad};
-use super::relay::{AgentAdmin, Invite, Refused, RelayAdmin, Revoked};
+use super::relay::{Admit, AgentAdmin, Invite, Refused, RelayAdmin, Revoked};
 use super::server::{Listener, Server, SocketSettings};
 use crate::session::ConnectionId;
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Every request that a relay answers. README.md in this folder describes each.
-const RELAY_ROUTES: [(&str, &str); 10] = [
+const RELAY_ROUTES: [(&str, &str); 12] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/metrics"),
     ("POST", "/v1/reload"),
@@ -25,6 +25,8 @@ const RELAY_ROUTES: [(&str, &str); 10] = [
     ("DELETE", "/v1/connections/ID"),
     ("GET", "/v1/invitations"),
     ("POST", "/v1/invitations"),
+    ("GET", "/v1/clients"),
+    ("POST", "/v1/clients"),
 ];
 
 /// Every request that an agent answers.
@@ -35,8 +37,8 @@ const OF_RELAY: Requests = Requests {
     check: |method, uri| route(method, uri, &RELAY_ROUTES).map(drop),
     // Who calls whom.
     for_root_alone: |path| {
-        let is_hidden = decode(path).is_none_or(|path| path == "/v1/connections");
-        is_hidden.then_some("connections are shown to root alone")
+        let is_hidden = decode(path).is_none_or(|path| ["/v1/connections", "/v1/clients"].contains(&path.as_str()));
+        is_hidden.then_some("connections and clients are shown to root alone")
     },
 };
 
@@ -77,6 +79,10 @@ impl Role for Relay {
             let (route, last) = route(&head.method, &head.uri, &RELAY_ROUTES)?;
             let last = last.as_str();
             let unreadable = |error: String| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error);
+            let refused = |refused| match refused {
+                Refused::Wrong(error) => Refusal::new(StatusCode::CONFLICT, error),
+                Refused::Failed(error) => unreadable(error),
+            };
             match route {
                 ("GET", "/v1/status") => answer::json(&in_time(&self.0, |admin| admin.status()).await?),
                 ("GET", "/v1/agents") => {
@@ -92,6 +98,15 @@ impl Role for Relay {
                     let done = in_time(&self.0, move |admin| admin.reload(dry_run)).await?;
                     answer::json(&done.map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?)
                 }
+                ("GET", "/v1/clients") => {
+                    answer::json(&in_time(&self.0, |admin| admin.clients()).await?.map_err(unreadable)?)
+                }
+                ("POST", "/v1/clients") => {
+                    let body = answer::whole(body, context.patience.body).await?;
+                    let admit: Admit = serde_json::from_slice(&body)
+                        .map_err(|error| bad(format!("the body is no client to be let in: {error}")))?;
+                    answer::json(&in_time(&self.0, move |admin| admin.admit(admit)).await?.map_err(refused)?)
+                }
                 ("POST", _) => {
                     let body = answer::whole(body, context.patience.body).await?;
                     let invite: Invite = serde_json::from_slice(&body)
@@ -99,10 +114,7 @@ impl Role for Relay {
                     let Invite { name, servers, seconds } = invite;
                     let invite = Invite::new(name, servers, seconds);
                     let invited = in_time(&self.0, move |admin| admin.invite(&invite)).await?;
-                    answer::json(&invited.map_err(|refused| match refused {
-                        Refused::Wrong(error) => Refusal::new(StatusCode::CONFLICT, error),
-                        Refused::Failed(error) => unreadable(error),
-                    })?)
+                    answer::json(&invited.map_err(refused)?)
                 }
                 ("DELETE", "/v1/agents/NAME") => {
                     let name = last.to_owned();
@@ -110,7 +122,9 @@ impl Role for Relay {
                     let none = || {
                         Refusal::new(
                             StatusCode::NOT_FOUND,
-                            format!("there is no member '{last}'; `kamei relay agents` lists them"),
+                            format!(
+                                "nobody is called '{last}'; `kamei relay agents` and `kamei relay clients` list names"
+                            ),
                         )
                     };
                     answer::json(&Revoked { connections: ended.ok_or_else(none)? })

@@ -51,6 +51,17 @@ impl RelayAdmin for Relay {
         Ok(vec![InvitationView { name: "factory-7".to_owned(), servers: vec!["web".to_owned()], left_seconds: 60 }])
     }
 
+    fn clients(&self) -> Result<Vec<ClientView>, String> {
+        Ok(vec![ClientView { name: "alice".to_owned(), servers: Vec::new(), connections: 2 }])
+    }
+
+    fn admit(&self, admit: Admit) -> Result<Admitted, Refused> {
+        match admit.name.as_str() {
+            "taken" => Err(Refused::Wrong("'taken' is a member already".to_owned())),
+            _ => Ok(Admitted { password: admit.password.unwrap_or("drawn".to_owned()) }),
+        }
+    }
+
     fn invite(&self, invite: &Invite) -> Result<Invited, Refused> {
         self.invited.lock().push(invite.clone());
         match invite.name.as_str() {
@@ -139,9 +150,18 @@ fn a_relay_answers_each_of_its_requests() {
     assert_eq!(scene.ask("GET", "/v1/invitations", "").1[0]["left_seconds"], 60);
     assert_eq!(scene.ask("DELETE", "/v1/agents/factory-7", ""), (200, json!({"connections": 3})));
     let (code, error) = scene.ask("DELETE", "/v1/agents/f%20x", "");
-    assert_eq!((code, &error["error"]), (404, &json!("there is no member 'f x'; `kamei relay agents` lists them")));
+    assert_eq!(
+        (code, &error["error"]),
+        (404, &json!("nobody is called 'f x'; `kamei relay agents` and `kamei relay clients` list names"))
+    );
     assert_eq!(*scene.relay.ended.lock(), ["factory-7", "f x"]);
     assert_eq!(scene.ask("DELETE", "/v1/connections/00000000000000ff", "").0, 200);
+    assert_eq!(scene.ask("GET", "/v1/clients", "").1[0]["connections"], 2);
+    let admit = |body: &str| scene.ask("POST", "/v1/clients", body);
+    assert_eq!(admit(r#"{"name": "alice"}"#), (200, json!({"password": "drawn"})));
+    assert_eq!(admit(r#"{"name": "alice", "password": "p"}"#), (200, json!({"password": "p"})));
+    assert_eq!(admit(r#"{"name": "taken"}"#).0, 409);
+    assert_eq!(admit(r#"{"name": "alice", "call": []}"#).0, 400);
     let (code, error) = scene.ask("POST", "/v1/reload", "");
     let said = "listen can only be changed by a restart; nothing was changed";
     assert_eq!((code, &error["error"]), (409, &said.into()));

@@ -109,7 +109,7 @@ pub enum IdentityError {
 
 impl IdentityError {
     /// For `map_err`: a library refused `what`.
-    pub(super) fn crypto<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
+    pub fn crypto<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Crypto { what, error: error.to_string() }
     }
 }

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `fingerprint.rs` | a public key in 32 bytes, and as text |
 //! | `invitation.rs` | the secret of an invitation, and the token that carries it |
-//! | `register.rs` | the relay's members and open invitations, in SQLite |
+//! | `password.rs` | passwords of clients that have no key, and their hashes |
+//! | `register.rs` | the relay's members, open invitations and clients with a password, in SQLite |
 //! | `authority.rs` | the relay's side: its key, its CA, its TLS settings |
 //! | `keys.rs` | the agent's side: its key, its certificate, its TLS settings |
 //! | `tls.rs` | how each side judges the certificate of the other |
@@ -31,6 +32,7 @@ mod fingerprint;
 mod invitation;
 mod key;
 mod keys;
+mod password;
 mod register;
 mod roots;
 mod tls;
@@ -40,7 +42,11 @@ pub use error::IdentityError;
 pub use fingerprint::{Fingerprint, FingerprintError, fingerprint_of, fingerprint_of_request};
 pub use invitation::{Invitation, InvitationError, Secret};
 pub use keys::Keys;
-pub use register::{INVITATION_LIFE, Member, MemberKind, OpenInvitation, REFUSED, Refusal, Register, RegisterError};
+pub use password::{Password, PasswordError, is_password};
+pub use register::{
+    INVITATION_LIFE, Member, MemberKind, OpenInvitation, PasswordClient, REFUSED, Refusal, Register, RegisterError,
+    Revoked,
+};
 pub use roots::Roots;
 pub use tls::WrongRelay;
 

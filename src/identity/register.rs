@@ -1,7 +1,7 @@
-//! The relay's register: its members and the open invitations.
+//! The relay's register: its members, the open invitations, and clients with a password.
 //!
 //! SQLite with a write-ahead log, synced at each commit: what an agent was told outlives a power cut. Of a secret only the
-//! hash is in the file, of a member only the fingerprint of the key.
+//! hash is in the file, of a member only the fingerprint of the key, of a password only a slow hash.
 
 use super::error::IdentityError;
 use super::files;
@@ -35,6 +35,9 @@ const STEPS: &[&str] = &[
         hash BLOB NOT NULL UNIQUE, issued INTEGER NOT NULL, expires INTEGER NOT NULL, spent_by BLOB) STRICT, WITHOUT ROWID",
     // Names that certificates of the operator's CA cannot use.
     "CREATE TABLE revoked (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    // Clients that prove who they are by a password; `hash` is a PHC string.
+    "CREATE TABLE passwords (name TEXT PRIMARY KEY, servers TEXT NOT NULL, hash TEXT NOT NULL, since INTEGER NOT NULL)
+        STRICT, WITHOUT ROWID",
 ];
 /// How long one connection waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +70,28 @@ pub struct Member {
     pub servers: Vec<String>,
     /// When it showed its invitation, by the relay's clock.
     pub since: SystemTime,
+}
+
+/// A client that proves who it is by a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswordClient {
+    /// What it is called; no member is called so.
+    pub name: String,
+    /// What it may call; none stands for any.
+    pub servers: Vec<String>,
+    /// Of the password: a PHC string.
+    pub hash: String,
+    /// When it got the password, by the relay's clock.
+    pub since: SystemTime,
+}
+
+/// Who was revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// One with a key.
+    Member(Member),
+    /// One with a password.
+    Client(PasswordClient),
 }
 
 /// An invitation that nobody has spent.
@@ -158,8 +183,19 @@ impl RegisterError {
 impl Member {
     /// Whether an agent may publish, or a client may call, the server `name`.
     pub fn may(&self, name: &str) -> bool {
-        self.servers.is_empty() || self.servers.iter().any(|server| server == name)
+        permits(&self.servers, name)
     }
+}
+
+impl PasswordClient {
+    /// Whether it may call the server `name`.
+    pub fn may(&self, name: &str) -> bool {
+        permits(&self.servers, name)
+    }
+}
+
+fn permits(servers: &[String], name: &str) -> bool {
+    servers.is_empty() || servers.iter().any(|server| server == name)
 }
 
 impl MemberKind {
@@ -201,6 +237,7 @@ impl Register {
         let register = Self { connection: Mutex::new(connection), path: path.to_owned() };
         register.members()?;
         register.all_invitations()?;
+        register.clients()?;
         Ok(register)
     }
 
@@ -241,7 +278,7 @@ impl Register {
         let expires = expires.filter(|expires| *expires > issued).ok_or(RegisterError::Valid(valid))?;
         let secret = Secret::random().map_err(IdentityError::crypto("random numbers"))?;
         let is_member = self.change(|transaction| {
-            let is_member = member_where(transaction, "name", &name)?.is_some();
+            let is_member = member_where(transaction, "name", &name)?.is_some() || client(transaction, name)?.is_some();
             if !is_member {
                 transaction.execute("DELETE FROM invitations WHERE expires <= ?1", [issued])?;
                 transaction.execute(
@@ -324,6 +361,47 @@ impl Register {
             .collect())
     }
 
+    /// Lets a client in by a password of which this is the hash, to call these servers: [`PasswordClient`]. Of one that is
+    /// there already, password and rights are these from now on.
+    ///
+    /// # Errors
+    /// [`RegisterError::Name`] and [`RegisterError::Servers`] for what cannot be; [`RegisterError::Member`] if one with a key
+    /// is called so, or is invited; [`RegisterError::File`].
+    pub fn admit(&self, name: &str, servers: &[String], hash: &str, now: SystemTime) -> Result<(), RegisterError> {
+        checked_name(name)?;
+        let (servers, since) = (checked_servers(servers)?, millis(now)?);
+        let is_other = self.change(|transaction| {
+            let select = format!("{INVITATIONS} WHERE name = ?1 AND expires > ?2");
+            let is_invited = transaction.prepare_cached(&select)?.exists(params![name, since])?;
+            let is_other = is_invited || member_where(transaction, "name", &name)?.is_some();
+            if !is_other {
+                let insert = "INSERT OR REPLACE INTO passwords VALUES (?1, ?2, ?3, ?4)";
+                transaction.execute(insert, params![name, servers, hash, since])?;
+            }
+            Ok(is_other)
+        })?;
+        if is_other { Err(RegisterError::Member(name.to_owned())) } else { Ok(()) }
+    }
+
+    /// The client with a password that is called so.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn client(&self, name: &str) -> Result<Option<PasswordClient>, IdentityError> {
+        self.read(|connection| client(connection, name))
+    }
+
+    /// All clients with a password, by name.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn clients(&self) -> Result<Vec<PasswordClient>, IdentityError> {
+        self.read(|connection| {
+            let mut select = connection.prepare(&format!("{PASSWORDS} ORDER BY name"))?;
+            select.query_map([], read_client)?.collect()
+        })
+    }
+
     /// Sets what a member may publish or call, and returns it as it is now; `None` if nobody is called so.
     ///
     /// # Errors
@@ -365,20 +443,22 @@ impl Register {
         Ok(gone > 0)
     }
 
-    /// Forgets the member and its invitations, and returns what was known; `None` if nobody is called so. Certificates of
-    /// the operator's CA cannot use the name from now on. Its connections are the caller's to end.
+    /// Forgets the member or client and its invitations, and returns what was known; `None` if nobody is called so.
+    /// Certificates of the operator's CA cannot use the name from now on. Its connections are the caller's to end.
     ///
     /// # Errors
     /// [`RegisterError::Name`] if nobody can be called so; [`RegisterError::File`].
-    pub fn revoke(&self, name: &str) -> Result<Option<Member>, RegisterError> {
+    pub fn revoke(&self, name: &str) -> Result<Option<Revoked>, RegisterError> {
         checked_name(name)?;
         Ok(self.change(|transaction| {
-            let member = member_where(transaction, "name", &name)?;
+            let member = member_where(transaction, "name", &name)?.map(Revoked::Member);
+            let client = client(transaction, name)?.map(Revoked::Client);
+            transaction.execute("DELETE FROM passwords WHERE name = ?1", [name])?;
             transaction.execute("DELETE FROM members WHERE name = ?1", [name])?;
             // A spent one too: it would let the same key in again while it is valid.
             transaction.execute("DELETE FROM invitations WHERE name = ?1", [name])?;
             transaction.execute("INSERT OR REPLACE INTO revoked VALUES (?1)", [name])?;
-            Ok(member)
+            Ok(member.or(client))
         })?)
     }
 
@@ -415,6 +495,8 @@ impl fmt::Debug for Register {
 const MEMBERS: &str = "SELECT name, kind, servers, key, since FROM members";
 /// What [`read_invited`] reads.
 const INVITATIONS: &str = "SELECT name, kind, servers, issued, expires, spent_by FROM invitations";
+/// What [`read_client`] reads.
+const PASSWORDS: &str = "SELECT name, servers, hash, since FROM passwords";
 
 /// The invitation with this secret, if `key` may be a member by it.
 fn judge(
@@ -454,6 +536,14 @@ fn read_member(row: &Row<'_>) -> rusqlite::Result<Member> {
         key: Fingerprint::from_bytes(row.get(3)?),
         since: moment(row.get(4)?),
     })
+}
+
+fn client(connection: &Connection, name: &str) -> rusqlite::Result<Option<PasswordClient>> {
+    connection.prepare_cached(&format!("{PASSWORDS} WHERE name = ?1"))?.query_row([name], read_client).optional()
+}
+
+fn read_client(row: &Row<'_>) -> rusqlite::Result<PasswordClient> {
+    Ok(PasswordClient { name: row.get(0)?, servers: servers(row, 1)?, hash: row.get(2)?, since: moment(row.get(3)?) })
 }
 
 fn read_invited(row: &Row<'_>) -> rusqlite::Result<Invited> {

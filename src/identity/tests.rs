@@ -472,7 +472,7 @@ fn revoked_is_revoked() {
     assert_eq!(register.revoke("office").unwrap(), None);
     let secret = register.invite("office", MemberKind::Agent, &[], HOUR, now()).unwrap();
     let member = register.redeem(&secret, key(1), now()).unwrap();
-    assert_eq!(register.revoke("office").unwrap(), Some(member));
+    assert_eq!(register.revoke("office").unwrap(), Some(Revoked::Member(member)));
     assert_eq!(register.by_key(&key(1)).unwrap(), None);
     // Not by the spent secret either.
     assert_eq!(refusal(register.redeem(&secret, key(1), now())), Refusal::Unknown);
@@ -481,6 +481,31 @@ fn revoked_is_revoked() {
     assert_eq!(refusal(register.redeem(&secret, key(1), now())), Refusal::Unknown);
     let secret = register.invite("office", MemberKind::Agent, &[], HOUR, now()).unwrap();
     assert_eq!(register.redeem(&secret, key(2), now()).unwrap().key, key(2));
+}
+
+#[test]
+fn a_client_with_a_password_has_a_name_of_its_own() {
+    let pair = Pair::new();
+    let register = pair.register();
+    register.admit("alice", &names(&["web", "ssh"]), "hash", now()).unwrap();
+    let alice = register.client("alice").unwrap().unwrap();
+    assert_eq!((alice.servers.clone(), alice.hash.as_str(), alice.since), (names(&["ssh", "web"]), "hash", now()));
+    assert!(alice.may("web") && !alice.may("db"));
+    // Other rights and another password take the place of those before.
+    register.admit("alice", &[], "other", now()).unwrap();
+    assert!(register.client("alice").unwrap().unwrap().may("db"));
+    drop(register);
+    let register = pair.register();
+    assert_eq!(register.clients().unwrap().len(), 1);
+    let is_taken = |result: Result<(), RegisterError>| matches!(result, Err(RegisterError::Member(_)));
+    assert!(is_taken(register.invite("alice", MemberKind::Agent, &[], HOUR, now()).map(drop)));
+    let secret = register.invite("office", MemberKind::Agent, &[], HOUR, now()).unwrap();
+    assert!(is_taken(register.admit("office", &[], "hash", now())), "who is invited may come any time");
+    register.redeem(&secret, key(1), now()).unwrap();
+    assert!(is_taken(register.admit("office", &[], "hash", now() + DAY)));
+    assert!(matches!(register.admit("a b", &[], "hash", now()), Err(RegisterError::Name(_))));
+    assert!(matches!(register.revoke("alice").unwrap(), Some(Revoked::Client(alice)) if alice.hash == "other"));
+    assert_eq!((register.client("alice").unwrap(), register.revoke("alice").unwrap()), (None, None));
 }
 
 #[test]
@@ -620,7 +645,7 @@ fn a_damaged_a_foreign_and_a_newer_register_are_one_clear_error() {
         rusqlite::Connection::open(&path).unwrap().execute_batch(statement).unwrap();
         open(&path)
     };
-    assert!(matches!(change("PRAGMA user_version = 99"), IdentityError::Newer { version: 99, known: 3, .. }));
+    assert!(matches!(change("PRAGMA user_version = 99"), IdentityError::Newer { version: 99, known: 4, .. }));
     for damage in [
         "PRAGMA application_id = 7",
         "DROP TABLE members",

@@ -1,18 +1,18 @@
 //! What the relay's control socket asks.
 
 use super::clock::wall;
-use super::connections::Stage;
+use super::connections::{Connection, Stage};
 use super::error::RelayError;
 use super::reload::Changer;
 use super::session::End;
 use super::shared::Relay;
 use crate::config::HostPort;
 use crate::control::{
-    AgentView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused, RelayAdmin, RelayStatus, Reloaded,
-    Server, ServerView, SocketSettings, group_number,
+    Admit, Admitted, AgentView, ClientView, ConnectionView, InvitationView, Invite, Invited, Listener, Refused,
+    RelayAdmin, RelayStatus, Reloaded, Server, ServerView, SocketSettings, group_number,
 };
 use crate::host::confine::Confinement;
-use crate::identity::{Invitation, MemberKind, RegisterError};
+use crate::identity::{IdentityError, Invitation, MemberKind, Password, PasswordClient, RegisterError, Revoked};
 use crate::session::{ConnectionId, DataChannel, Published};
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,7 @@ impl RelayAdmin for Asked {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: relay.clock.uptime().as_secs(),
             listen: relay.config().listen.clone(),
+            proxy: relay.config().proxy.listen.clone(),
             fingerprint: relay.authority.fingerprint().to_string(),
             members: relay.register.members().map_or(0, |members| members.len()),
             agents: live.len(),
@@ -110,7 +111,7 @@ impl RelayAdmin for Asked {
 
     fn connections(&self) -> Vec<ConnectionView> {
         let connections = self.0.connections.list();
-        let view = |connection: Arc<super::connections::Connection>| ConnectionView {
+        let view = |connection: Arc<Connection>| ConnectionView {
             id: connection.id,
             state: match connection.stage() {
                 Stage::Held => "held",
@@ -119,6 +120,7 @@ impl RelayAdmin for Asked {
             }
             .to_owned(),
             client: connection.client,
+            client_name: connection.origin.name().map(str::to_owned),
             server: connection.server.clone(),
             agent: connection.agent.lock().clone(),
             seconds: self.age(connection.since),
@@ -139,6 +141,32 @@ impl RelayAdmin for Asked {
         Ok(open.into_iter().map(view).collect())
     }
 
+    fn clients(&self) -> Result<Vec<ClientView>, String> {
+        let clients = self.0.register.clients().map_err(|error| error.to_string())?;
+        let view = |client: PasswordClient| ClientView {
+            connections: self.of_client(&client.name).count(),
+            name: client.name,
+            servers: client.servers,
+        };
+        Ok(clients.into_iter().map(view).collect())
+    }
+
+    fn admit(&self, admit: Admit) -> Result<Admitted, Refused> {
+        let relay = &self.0;
+        let failed = |error: IdentityError| Refused::Failed(error.to_string());
+        let password = match admit.password {
+            Some(chosen) => Password::chosen(chosen).map_err(|error| Refused::Wrong(error.to_string()))?,
+            None => Password::random().map_err(failed)?,
+        };
+        let hash = password.hash().map_err(failed)?;
+        relay.register.admit(&admit.name, &admit.servers, &hash, wall()).map_err(refused)?;
+        let servers = if admit.servers.is_empty() { "every server".to_owned() } else { admit.servers.join(", ") };
+        log::info!("client {} is let in, to call {servers}", admit.name);
+        relay.proofs.forget(&admit.name);
+        relay.end_what_may_not_stay();
+        Ok(Admitted { password: password.show().to_owned() })
+    }
+
     fn invite(&self, invite: &Invite) -> Result<Invited, Refused> {
         if invite.servers.is_empty() {
             return Err(Refused::Wrong("an agent that may publish nothing is of no use; name its servers".to_owned()));
@@ -147,10 +175,7 @@ impl RelayAdmin for Asked {
         let public = public(relay)?;
         let valid = Duration::from_secs(invite.seconds);
         let made = relay.register.invite(&invite.name, MemberKind::Agent, &invite.servers, valid, wall());
-        let secret = made.map_err(|error| match error {
-            RegisterError::File(error) => Refused::Failed(error.to_string()),
-            error => Refused::Wrong(error.to_string()),
-        })?;
+        let secret = made.map_err(refused)?;
         let token = Invitation { relay: relay.authority.fingerprint(), secret }.to_string();
         log::info!("{} is invited, to publish {}", invite.name, invite.servers.join(", "));
         Ok(Invited { relay: public, token })
@@ -159,12 +184,21 @@ impl RelayAdmin for Asked {
     fn revoke(&self, name: &str) -> Result<Option<usize>, String> {
         let relay = &self.0;
         let revoked = relay.register.revoke(name).map_err(|error: RegisterError| error.to_string())?;
-        Ok(revoked.map(|member| {
-            let session = relay.sessions.of_key(&member.key);
-            let ended = session.as_ref().map_or(0, |session| session.connections());
-            if let Some(session) = session {
-                session.end(End::Revoked);
-            }
+        Ok(revoked.map(|revoked| {
+            let ended = match revoked {
+                Revoked::Member(member) => {
+                    let session = relay.sessions.of_key(&member.key);
+                    let ended = session.as_ref().map_or(0, |session| session.connections());
+                    if let Some(session) = session {
+                        session.end(End::Revoked);
+                    }
+                    ended
+                }
+                Revoked::Client(client) => {
+                    relay.proofs.forget(&client.name);
+                    self.of_client(&client.name).inspect(|connection| connection.close.notify_one()).count()
+                }
+            };
             log::warn!("{name} is revoked; {ended} of its connections end");
             ended
         }))
@@ -184,8 +218,20 @@ impl RelayAdmin for Asked {
 }
 
 impl Asked {
+    /// The connections for which this client has asked.
+    fn of_client(&self, name: &str) -> impl Iterator<Item = Arc<Connection>> {
+        self.0.connections.list().into_iter().filter(move |connection| connection.origin.name() == Some(name))
+    }
+
     fn age(&self, since: Time) -> u64 {
         (self.0.now() - since).as_secs()
+    }
+}
+
+fn refused(error: RegisterError) -> Refused {
+    match error {
+        RegisterError::File(error) => Refused::Failed(error.to_string()),
+        error => Refused::Wrong(error.to_string()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where agents come in: who they are, and what they speak. Clients that name a server by TLS are passed on unopened.
 
+use super::answer::Answer;
 use super::caller::Caller;
+use super::connections::Origin;
 use super::error::RelayError;
 use super::shared::Relay;
 use super::unproved::{Place, Unproved};
@@ -9,12 +11,10 @@ use crate::config::ServerConfig;
 use crate::identity::{Fingerprint, fingerprint_of};
 use crate::session::{Hello, LONGEST_HELLO, read_hello};
 use crate::splice;
-use rustix::net::RecvFlags;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
@@ -61,12 +61,13 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
         };
         let (relay, acceptor) = (Arc::clone(&relay), acceptor.clone());
         tokio::spawn(async move {
-            match called(&relay, &stream).await {
-                Ok(Some(server)) => {
+            match first(&relay, &stream).await {
+                Ok(First::Client(server)) => {
                     drop(place);
-                    return call::serve(relay, server, stream, address).await;
+                    return call::serve(relay, server, stream, (address, Origin::Called, Answer::None)).await;
                 }
-                Ok(None) => {}
+                Ok(First::Plain) => return upgrade::serve_plain(relay, stream, place).await,
+                Ok(First::Agent) => {}
                 Err(_) => return log::debug!("no TLS with {address}: it took too long"),
             }
             match timeout(HANDSHAKE_TIME, shake_hands(stream, &acceptor)).await {
@@ -80,35 +81,33 @@ async fn accept(relay: Arc<Relay>, listener: TcpListener, acceptor: TlsAcceptor,
     }
 }
 
-/// The server that a client calls here by a TLS server name; `None`: it is an agent, or nobody. Nothing of what was sent is
-/// taken from the socket, so that the server gets all of it.
-async fn called(relay: &Relay, stream: &TcpStream) -> Result<Option<Arc<ServerConfig>>, Elapsed> {
-    if relay.config().servers.iter().all(|server| server.sni.is_empty()) {
-        return Ok(None);
-    }
-    let name = timeout(HANDSHAKE_TIME, server_name(stream)).await?;
-    Ok(name.and_then(|name| relay.config().named(&name).cloned()).map(Arc::new))
+/// Who has come, by the first bytes.
+enum First {
+    /// A client that calls this server by a TLS server name.
+    Client(Arc<ServerConfig>),
+    /// A data channel in the clear.
+    Plain,
+    /// An agent, or nobody.
+    Agent,
 }
 
-/// The name in a ClientHello.
-async fn server_name(stream: &TcpStream) -> Option<String> {
-    let mut bytes = vec![0; LONGEST_HELLO];
-    loop {
-        let ready = stream.ready(Interest::READABLE).await.ok()?;
-        let looked = stream.try_io(Interest::READABLE, || {
-            let (length, _) = rustix::net::recv(stream, &mut *bytes, RecvFlags::PEEK)?;
-            match read_hello(bytes.get(..length).unwrap_or_default()) {
-                // Woken by the next bytes.
-                Hello::Incomplete if length > 0 => Err(io::ErrorKind::WouldBlock.into()),
-                Hello::Incomplete | Hello::Unnamed => Ok(None),
-                Hello::To(name) => Ok(Some(name)),
-            }
-        });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {}
-            looked => return looked.ok().flatten(),
-        }
+/// Looks who has come. Nothing of what was sent is taken from the socket, so that a server gets all of it.
+async fn first(relay: &Relay, stream: &TcpStream) -> Result<First, Elapsed> {
+    let has_names = relay.config().servers.iter().any(|server| !server.sni.is_empty());
+    let expects_plain = relay.plain.is_expected();
+    if !has_names && !expects_plain {
+        return Ok(First::Agent);
     }
+    let look = splice::peek(stream, LONGEST_HELLO, |bytes| match read_hello(bytes) {
+        _ if expects_plain && bytes.first() == Some(&b'G') => Some(First::Plain),
+        Hello::Incomplete if has_names => None,
+        Hello::Incomplete | Hello::Unnamed => Some(First::Agent),
+        Hello::To(name) => {
+            let server = relay.config().named(&name).cloned();
+            Some(server.map_or(First::Agent, |server| First::Client(Arc::new(server))))
+        }
+    });
+    Ok(timeout(HANDSHAKE_TIME, look).await?.unwrap_or(First::Agent))
 }
 
 async fn shake_hands(

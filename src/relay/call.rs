@@ -1,36 +1,52 @@
 //! One connection of a client, from the call to the end.
 
-use super::connections::{Connection, Stage};
+use super::answer::Answer;
+use super::connections::{Connection, Origin, Stage};
 use super::session::Session;
 use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::session::RefuseReason;
-use crate::splice::{self, Leg};
+use crate::splice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 /// Serves a client. What it has sent already stays in its socket until the way is open, so that it arrives first and whole,
-/// and is bounded by the socket's buffer (C6). A client that is refused sees a reset, and no byte.
-pub async fn serve(relay: Arc<Relay>, server: Arc<ServerConfig>, mut client: TcpStream, address: SocketAddr) {
-    let place = match relay.connections.enter(address, &server.published, relay.now()) {
+/// and is bounded by the socket's buffer (C6). A client that is refused hears why, if it has asked; otherwise it sees a reset,
+/// and no byte.
+pub async fn serve(
+    relay: Arc<Relay>,
+    server: Arc<ServerConfig>,
+    mut client: TcpStream,
+    (address, origin, answer): (SocketAddr, Origin, Answer),
+) {
+    let place = match relay.connections.enter((address, origin), &server.published, relay.now()) {
         // Once it is listed: a reload puts its configuration in force and then looks through the list.
-        _ if !(server.welcomes(address.ip()) && relay.admits(&server.published, address.ip())) => {
+        Ok(place) if !(server.welcomes(address.ip()) && is_admitted(&relay, &place.connection)) => {
             Err(RefuseReason::NotAllowed)
         }
         place => place,
     };
     let served = match &place {
-        Ok(place) => carry(&relay, &server, &mut client, &place.connection).await,
+        Ok(place) => carry(&relay, &server, (&mut client, answer), &place.connection).await,
         Err(reason) => Err(*reason),
     };
     if let Err(reason) = served {
         relay.refuse(reason);
         let id = place.as_ref().map(|place| format!("{} ", place.connection.id)).unwrap_or_default();
         log::info!("connection {id}of {address} to {} refused: {}", server.published, reason.name());
-        client.abort();
+        drop(place);
+        answer.refuse(client, reason).await;
+    }
+}
+
+fn is_admitted(relay: &Relay, connection: &Connection) -> bool {
+    match connection.origin {
+        Origin::Called => relay.admits(connection),
+        // The register waits for the disk.
+        Origin::Asked(_) => tokio::task::block_in_place(|| relay.admits(connection)),
     }
 }
 
@@ -38,7 +54,7 @@ pub async fn serve(relay: Arc<Relay>, server: Arc<ServerConfig>, mut client: Tcp
 async fn carry(
     relay: &Relay,
     server: &ServerConfig,
-    client: &mut TcpStream,
+    (client, answer): (&mut TcpStream, Answer),
     connection: &Connection,
 ) -> Result<(), RefuseReason> {
     splice::prepare(client).map_err(|_| RefuseReason::ClientGone)?;
@@ -49,7 +65,8 @@ async fn carry(
     };
     *connection.agent.lock() = Some(session.agent.clone());
     connection.enter(Stage::Called);
-    let told = session.call(&server.published, connection.id, (connection.client, server.channel), relay.now())?;
+    let announced = relay.plain.announce(server.channel, &session, connection.id)?;
+    let told = session.call(&server.published, connection.id, (connection.client, announced.channel), relay.now())?;
     let finish = Finish { session: &session, connection };
     let mut data = tokio::select! {
         answer = told => answer.unwrap_or(Err(RefuseReason::SessionEnded))?,
@@ -58,11 +75,14 @@ async fn carry(
         () = gone(client) => return Err(RefuseReason::ClientGone),
         () = connection.close.notified() => return Err(RefuseReason::SessionEnded),
     };
+    drop(announced);
+    client.write_all(&answer.granted()).await.map_err(|_| RefuseReason::ClientGone)?;
     connection.enter(Stage::Joined);
     relay.carried.fetch_add(1, Ordering::Relaxed);
     log::info!(
-        "connection {} of {} to {} open, by agent {}",
+        "connection {} of {}{} to {} open, by agent {}",
         connection.id,
+        connection.origin.name().map(|name| format!("{name} at ")).unwrap_or_default(),
         connection.client,
         server.published,
         session.agent

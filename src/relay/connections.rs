@@ -23,10 +23,30 @@ pub enum Stage {
     Joined,
 }
 
+/// How a client has come to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It has called the server: its port, virtual IP or TLS server name.
+    Called,
+    /// It has asked the relay for the server, and proved to be called so, where it had to.
+    Asked(Option<String>),
+}
+
+impl Origin {
+    /// Who the client has proved to be.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Called => None,
+            Self::Asked(name) => name.as_deref(),
+        }
+    }
+}
+
 /// A connection of a client.
 pub struct Connection {
     pub id: ConnectionId,
     pub client: SocketAddr,
+    pub origin: Origin,
     pub server: Published,
     pub since: Time,
     /// Forth is from the client to the server.
@@ -93,7 +113,12 @@ impl Connections {
     }
 
     /// A place for a client that has just connected, with an ID that nobody can guess.
-    pub fn enter(&self, client: SocketAddr, server: &Published, now: Time) -> Result<Place<'_>, RefuseReason> {
+    pub fn enter(
+        &self,
+        (client, origin): (SocketAddr, Origin),
+        server: &Published,
+        now: Time,
+    ) -> Result<Place<'_>, RefuseReason> {
         let limits = *self.limits.lock();
         let mut all = self.all.lock();
         if all.by_id.len() >= limits.in_all {
@@ -114,6 +139,7 @@ impl Connections {
         let connection = Arc::new(Connection {
             id,
             client,
+            origin,
             server: server.clone(),
             since: now,
             counts: Counts::default(),
@@ -158,7 +184,8 @@ mod tests {
         let limits = RelayLimits { in_all: 3, of_client: 2, ..RelayLimits::default() };
         let connections = Connections::new(limits);
         let server = Published { name: "web".parse().unwrap(), transport: Transport::Tcp };
-        let enter = |client: &str| connections.enter(client.parse().unwrap(), &server, Time::from_secs(1));
+        let enter =
+            |client: &str| connections.enter((client.parse().unwrap(), Origin::Called), &server, Time::from_secs(1));
         let one = enter("192.0.2.1:1").unwrap();
         let _two = enter("[::ffff:192.0.2.1]:2").unwrap();
         assert_eq!(enter("192.0.2.1:3").err(), Some(RefuseReason::ClientFull));

@@ -1,9 +1,12 @@
 //! Ports that clients call.
 
+use super::answer::Answer;
 use super::call;
+use super::connections::Origin;
 use super::error::RelayError;
+use super::proxy;
 use super::shared::Relay;
-use crate::config::ServerConfig;
+use crate::config::{RelayConfig, ServerConfig};
 use crate::session::RefuseReason;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -20,7 +23,16 @@ const BACKLOG: u32 = 4096;
 /// Time until the next try where no connection can be accepted: descriptors may come free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The ports of all servers.
+/// Whom a client calls at a port.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Called {
+    /// This server.
+    Server(Arc<ServerConfig>),
+    /// The one for which it asks.
+    Asked,
+}
+
+/// The ports of all servers, and those at which clients ask for one.
 pub struct Fronts {
     /// Of the threads that serve, whoever asks.
     runtime: Handle,
@@ -30,7 +42,7 @@ pub struct Fronts {
 /// A port, and who is called there. It closes when this is dropped; what was accepted goes on.
 pub struct Front {
     listener: Arc<TcpListener>,
-    server: Arc<ServerConfig>,
+    called: Called,
     accepting: JoinHandle<()>,
 }
 
@@ -40,28 +52,30 @@ impl Fronts {
         Self { runtime, open: Mutex::default() }
     }
 
-    /// Opens the ports of these servers and closes all others. Ports that stay open lose nobody who waits there.
+    /// Opens the ports of this configuration and closes all others. Ports that stay open lose nobody who waits there.
     ///
     /// # Errors
     /// One of them cannot be had; nothing has changed then.
-    pub fn change(&self, relay: &Arc<Relay>, servers: &[ServerConfig]) -> Result<(), RelayError> {
+    pub fn change(&self, relay: &Arc<Relay>, config: &RelayConfig) -> Result<(), RelayError> {
         let _inside = self.runtime.enter();
         let mut open = self.open.lock();
-        let sockets = |server: &ServerConfig| {
-            let server = Arc::new(server.clone());
-            server.sockets().map(|at| (at, Arc::clone(&server))).collect::<Vec<_>>()
+        let of_server = |server: &ServerConfig| {
+            let called = Called::Server(Arc::new(server.clone()));
+            server.sockets().map(|at| (at, called.clone())).collect::<Vec<_>>()
         };
-        let wanted: BTreeMap<SocketAddr, Arc<ServerConfig>> = servers.iter().flat_map(sockets).collect();
+        let asked = config.proxy.listen.iter().map(|at| (*at, Called::Asked));
+        let wanted: BTreeMap<SocketAddr, Called> = config.servers.iter().flat_map(of_server).chain(asked).collect();
         let new = wanted.iter().filter(|(at, _)| !open.contains_key(at));
         let opened: Vec<(SocketAddr, Front)> = new
-            .map(|(at, server)| {
-                let listener = if server.addresses.is_empty() { everywhere(at.port()) } else { listen(*at) };
-                Ok((*at, Front::start(relay, Arc::clone(server), Arc::new(listener?))))
+            .map(|(at, called)| {
+                let is_everywhere = at.ip() == Ipv6Addr::UNSPECIFIED;
+                let listener = if is_everywhere { everywhere(at.port()) } else { listen(*at) };
+                Ok((*at, Front::start(relay, called.clone(), Arc::new(listener?))))
             })
             .collect::<Result<_, RelayError>>()?;
         open.retain(|at, _| wanted.contains_key(at));
         for (at, front) in open.iter_mut() {
-            wanted.get(at).into_iter().for_each(|server| front.serve(relay, Arc::clone(server)));
+            wanted.get(at).into_iter().for_each(|called| front.serve(relay, called.clone()));
         }
         open.extend(opened);
         Ok(())
@@ -75,15 +89,19 @@ impl Fronts {
 
 impl Front {
     /// Serves whoever calls there.
-    pub fn start(relay: &Arc<Relay>, server: Arc<ServerConfig>, listener: Arc<TcpListener>) -> Self {
-        let accepting = tokio::spawn(accept(Arc::clone(relay), Arc::clone(&server), Arc::clone(&listener)));
-        Self { listener, server, accepting }
+    pub fn start(relay: &Arc<Relay>, called: Called, listener: Arc<TcpListener>) -> Self {
+        let (relay, accepted_at) = (Arc::clone(relay), Arc::clone(&listener));
+        let accepting = match &called {
+            Called::Server(server) => tokio::spawn(accept(relay, Arc::clone(server), accepted_at)),
+            Called::Asked => tokio::spawn(proxy::accept(relay, accepted_at)),
+        };
+        Self { listener, called, accepting }
     }
 
     /// Who calls from now on is served so.
-    pub fn serve(&mut self, relay: &Arc<Relay>, server: Arc<ServerConfig>) {
-        if self.server != server {
-            *self = Self::start(relay, server, Arc::clone(&self.listener));
+    pub fn serve(&mut self, relay: &Arc<Relay>, called: Called) {
+        if self.called != called {
+            *self = Self::start(relay, called, Arc::clone(&self.listener));
         }
     }
 }
@@ -141,7 +159,8 @@ async fn accept(relay: Arc<Relay>, server: Arc<ServerConfig>, listener: Arc<TcpL
         match listener.accept().await {
             Ok((client, address)) => {
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                tokio::spawn(call::serve(Arc::clone(&relay), Arc::clone(&server), client, address));
+                let from = (address, Origin::Called, Answer::None);
+                tokio::spawn(call::serve(Arc::clone(&relay), Arc::clone(&server), client, from));
             }
             Err(error) => {
                 relay.refuse(RefuseReason::OutOfResources);

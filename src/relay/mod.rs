@@ -14,9 +14,13 @@
 //! | `respond.rs` | answers of HTTP/2 |
 //! | `streams.rs` | the streams of one HTTP/2 connection: enrolment, control channel, data channels |
 //! | `upgrade.rs` | a data channel that is a connection of its own |
+//! | `plain.rs` | the calls whose data channel comes in the clear |
 //! | `session.rs` | one agent's control channel |
 //! | `sessions.rs` | all sessions: which server is whose |
 //! | `front.rs` | ports that clients call |
+//! | `proxy.rs` | ports at which clients ask for a server: SOCKS5, HTTP CONNECT |
+//! | `proofs.rs` | names and passwords of clients, judged |
+//! | `answer.rs` | what a client hears of how its call went |
 //! | `virtual_ips.rs`, `virtual_fronts.rs` | which server has which virtual IP; listening there |
 //! | `state.rs` | a relay as one file, to move it to another host |
 //! | `shared.rs`, `clock.rs` | what all tasks share, and the time |
@@ -27,6 +31,7 @@
 
 mod admin;
 mod agents_port;
+mod answer;
 mod call;
 mod caller;
 mod clock;
@@ -34,6 +39,9 @@ mod connections;
 mod enrol;
 mod error;
 mod front;
+mod plain;
+mod proofs;
+mod proxy;
 mod reload;
 mod respond;
 mod session;
@@ -57,6 +65,8 @@ use clock::Clock;
 use connections::Connections;
 use front::Fronts;
 use parking_lot::{Mutex, RwLock};
+use plain::PlainCalls;
+use proofs::Proofs;
 use reload::Changer;
 use sessions::Sessions;
 use shared::Relay;
@@ -65,6 +75,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use unproved::Unproved;
 use virtual_ips::VirtualIps;
 
 /// Runs a relay until SIGTERM or SIGINT; at SIGHUP it reads its configuration anew, from `source`, which reads `file`.
@@ -83,10 +94,13 @@ pub fn run(config: RelayConfig, source: ConfigSource<RelayConfig>, file: Option<
         Confinement::of_role(Profile::RELAY, &config.state_dir, &config.control, config.metrics).reading(file)
     });
     let relay = Arc::new(Relay {
+        asking: Unproved::new(config.limits.unproved),
+        proofs: Proofs::new()?,
         authority,
         register,
         sessions: Sessions::default(),
         connections: Connections::new(config.limits),
+        plain: PlainCalls::default(),
         virtual_ips,
         refused: Mutex::default(),
         carried: AtomicU64::new(0),
@@ -111,7 +125,7 @@ async fn serve(changer: &Arc<Changer>, control: Listener) -> Result<(), RelayErr
     let Changer { relay, fronts, .. } = &**changer;
     let agents_ports = agents_port::open(relay)?;
     let config = relay.config();
-    fronts.change(relay, &config.servers)?;
+    fronts.change(relay, &config)?;
     let _pools = virtual_fronts::answer_for(&config.pools)?;
     let mut virtual_fronts = JoinSet::new();
     virtual_fronts.spawn(virtual_fronts::serve(Arc::clone(relay)));
@@ -127,6 +141,11 @@ async fn serve(changer: &Arc<Changer>, control: Listener) -> Result<(), RelayErr
         config.servers.len(),
         relay.authority.fingerprint()
     );
+    for address in config.proxy.listen.iter().filter(|address| !address.ip().is_loopback()) {
+        log::warn!(
+            "clients' passwords travel in the clear to {address}; where others listen, let it be a loopback address"
+        );
+    }
     let manager = host::systemd::Manager::from_environment();
     manager.ready("serving");
     loop {

@@ -31,12 +31,12 @@ impl Changer {
             return Ok(planned);
         }
         // All that can fail.
-        self.fronts.change(relay, &after.servers).map_err(|error| format!("{error}; nothing was changed"))?;
+        self.fronts.change(relay, &after).map_err(|error| format!("{error}; nothing was changed"))?;
         let after = Arc::new(after);
         *relay.in_force.write() = Arc::clone(&after);
         relay.connections.limit(after.limits);
         relay.sessions.list().iter().for_each(|session| session.limit(after.limits));
-        end_what_may_not_stay(relay);
+        relay.end_what_may_not_stay();
         // Virtual IPs serve whom the servers' sections say, too.
         relay.sessions.teller().send_replace(());
         log::info!("reloaded: {}", planned.changes.join(", "));
@@ -49,15 +49,6 @@ impl Changer {
             Ok(Reloaded { applied: false, .. }) => log::info!("reloaded: nothing has changed"),
             Ok(_) => {}
             Err(error) => log::error!("not reloaded: {error}"),
-        }
-    }
-}
-
-/// Connections to servers that nobody can call any more, and of clients that are not welcome any more.
-fn end_what_may_not_stay(relay: &Relay) {
-    for connection in relay.connections.list() {
-        if !relay.admits(&connection.server, connection.client.ip()) {
-            connection.close.notify_one();
         }
     }
 }

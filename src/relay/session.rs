@@ -4,7 +4,7 @@ use super::clock::Clock;
 use crate::config::{Probing, RelayLimits};
 use crate::identity::{Fingerprint, Member};
 use crate::session::{
-    Beat, ConnectionId, DataChannel, Decoder, Joining, Limits, Liveness, Message, Outcome, Published, RefuseReason,
+    Beat, CallChannel, ConnectionId, Decoder, Joining, Limits, Liveness, Message, Outcome, Published, RefuseReason,
     RelaySide, Unreadable, Violation,
 };
 use crate::splice::{self, Leg};
@@ -138,7 +138,7 @@ impl Session {
         &self,
         published: &Published,
         connection: ConnectionId,
-        client: (SocketAddr, DataChannel),
+        client: (SocketAddr, CallChannel),
         now: Time,
     ) -> Result<oneshot::Receiver<Answered>, RefuseReason> {
         let message = self.side.lock().call(published, connection, client, now)?;

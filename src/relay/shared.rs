@@ -1,17 +1,19 @@
 //! What all tasks of a relay share.
 
 use super::clock::Clock;
-use super::connections::Connections;
+use super::connections::{Connection, Connections, Origin};
+use super::plain::PlainCalls;
+use super::proofs::Proofs;
 use super::session::Common;
 use super::sessions::Sessions;
+use super::unproved::Unproved;
 use super::virtual_ips::VirtualIps;
-use crate::config::RelayConfig;
+use crate::config::{RelayConfig, ServerConfig};
 use crate::identity::{Authority, Register};
-use crate::session::{Published, RefuseReason};
+use crate::session::{DataChannel, Published, RefuseReason};
 use crate::time::Time;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -23,7 +25,11 @@ pub struct Relay {
     pub register: Register,
     pub sessions: Sessions,
     pub connections: Connections,
+    pub plain: PlainCalls,
     pub virtual_ips: VirtualIps,
+    /// Clients that have not asked for a server yet.
+    pub asking: Unproved,
+    pub proofs: Proofs,
     pub refused: Mutex<BTreeMap<RefuseReason, u64>>,
     /// Connections that were joined to a data channel.
     pub carried: AtomicU64,
@@ -36,14 +42,54 @@ impl Relay {
         Arc::clone(&self.in_force.read())
     }
 
-    /// Whether who calls a server from this address may, by the configuration in force; a server without a section there is
-    /// called by its virtual IP alone, by everybody.
-    pub fn admits(&self, published: &Published, client: IpAddr) -> bool {
+    /// Whether the connection may be, by the configuration and the register as they are now. A server without a section is
+    /// called by its virtual IP alone, by everybody; who asks for it must have proved who it is, or come from where nobody
+    /// need.
+    pub fn admits(&self, connection: &Connection) -> bool {
+        let Connection { server: published, client, .. } = connection;
         let config = self.config();
-        match config.servers.iter().find(|server| server.published == *published) {
-            Some(server) => server.welcomes(client),
-            None => !self.virtual_ips.look(published).is_empty(),
+        let section = config.servers.iter().find(|server| server.published == *published);
+        if section.is_some_and(|server| !server.welcomes(client.ip())) {
+            return false;
         }
+        match &connection.origin {
+            Origin::Called => section.is_some() || !self.virtual_ips.look(published).is_empty(),
+            Origin::Asked(_) if config.proxy.listen.is_empty() => false,
+            Origin::Asked(None) => config.proxy.trusts(client.ip()),
+            Origin::Asked(Some(name)) => {
+                let known = self.register.client(name).ok().flatten();
+                known.is_some_and(|known| known.may(published.name.as_str()))
+            }
+        }
+    }
+
+    /// Ends connections that may not be any more: right or server has gone.
+    pub fn end_what_may_not_stay(&self) {
+        for connection in self.connections.list() {
+            if !self.admits(&connection) {
+                connection.close.notify_one();
+            }
+        }
+    }
+
+    /// Whether there is such a server: it has a section, or an agent publishes it.
+    pub fn knows(&self, published: &Published) -> bool {
+        self.config().servers.iter().any(|server| server.published == *published)
+            || self.sessions.serving(published).is_some()
+    }
+
+    /// What is said of a server; of one without a section, what holds unless said.
+    pub fn server(&self, published: &Published) -> ServerConfig {
+        let config = self.config();
+        let section = config.servers.iter().find(|server| server.published == *published);
+        section.cloned().unwrap_or_else(|| ServerConfig {
+            published: published.clone(),
+            port: None,
+            sni: Vec::new(),
+            addresses: Vec::new(),
+            clients: Vec::new(),
+            channel: DataChannel::Shared,
+        })
     }
 
     /// Time of clocks that only go forward.

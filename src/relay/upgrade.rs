@@ -1,10 +1,13 @@
-//! A data channel that is a TLS connection of its own: HTTP/1.1 and an upgrade (RFC 9110 §7.8), then the client's bytes.
+//! A data channel that is a connection of its own, by TLS or in the clear: HTTP/1.1 and an upgrade (RFC 9110 §7.8), then the
+//! client's bytes.
 
 use super::caller::Caller;
+use super::session::Session;
 use super::shared::Relay;
-use crate::session::ConnectionId;
-use crate::session::requests::{ACCEPT, ACCEPT_PATH};
-use crate::splice::Leg;
+use super::unproved::Place;
+use crate::session::requests::{ACCEPT, ACCEPT_PATH, BEARER};
+use crate::session::{ConnectionId, Token};
+use crate::splice::{self, Leg};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,24 @@ pub async fn serve(relay: Arc<Relay>, mut stream: TlsStream<TcpStream>, caller: 
     };
     // Whoever asks for a connection that was not put to it hears the same as one who asks for none that exists.
     let session = caller.key.and_then(|key| relay.sessions.of_key(&key));
+    accept(session, connection.id, stream).await;
+}
+
+/// Serves one request in the clear. Who has not shown a token keeps the place of one who has proved nothing.
+pub async fn serve_plain(relay: Arc<Relay>, mut stream: TcpStream, place: Place) {
+    let prepared = splice::prepare(&stream);
+    let Ok(Ok(head)) = timeout(REQUEST_TIME, read_head(&mut stream)).await else { return };
+    let asked = asked_for(&head).and_then(|asked| Some((asked.id, asked.token?)));
+    let Some((connection, token)) = asked.filter(|_| prepared.is_ok()) else {
+        return farewell(stream, BAD_REQUEST).await;
+    };
+    let session = relay.plain.take(&token, connection);
+    drop(place);
+    accept(session, connection, stream).await;
+}
+
+/// Joins the data channel to the call of this session.
+async fn accept(session: Option<Arc<Session>>, connection: ConnectionId, mut stream: impl Leg + 'static) {
     let Some(session) = session else { return farewell(stream, NOT_FOUND).await };
     if !session.join(connection).await {
         return farewell(stream, NOT_FOUND).await;
@@ -44,7 +65,7 @@ pub async fn serve(relay: Arc<Relay>, mut stream: TlsStream<TcpStream>, caller: 
     }
 }
 
-async fn farewell(mut stream: TlsStream<TcpStream>, words: &[u8]) {
+async fn farewell(mut stream: impl Leg, words: &[u8]) {
     let _ = timeout(REQUEST_TIME, async {
         stream.write_all(words).await?;
         stream.shutdown().await
@@ -53,7 +74,7 @@ async fn farewell(mut stream: TlsStream<TcpStream>, words: &[u8]) {
 }
 
 /// Byte by byte, so that nothing behind the head is read.
-async fn read_head(stream: &mut TlsStream<TcpStream>) -> io::Result<Vec<u8>> {
+async fn read_head(stream: &mut impl Leg) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= LARGEST_HEAD {
@@ -64,8 +85,14 @@ async fn read_head(stream: &mut TlsStream<TcpStream>) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The connection that a request accepts.
-fn asked_for(head: &[u8]) -> Option<ConnectionId> {
+/// The connection that a request accepts, and what it shows for that.
+#[derive(Debug, PartialEq, Eq)]
+struct AskedFor {
+    id: ConnectionId,
+    token: Option<Token>,
+}
+
+fn asked_for(head: &[u8]) -> Option<AskedFor> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let is_whole = request.parse(head).ok()?.is_complete();
@@ -73,7 +100,10 @@ fn asked_for(head: &[u8]) -> Option<ConnectionId> {
         header.name.eq_ignore_ascii_case("upgrade") && header.value.eq_ignore_ascii_case(ACCEPT.as_bytes())
     });
     let path = request.path.filter(|_| is_whole && upgrades && request.method == Some("GET"))?;
-    path.strip_prefix(ACCEPT_PATH)?.strip_suffix('/')?.parse().ok()
+    let id = path.strip_prefix(ACCEPT_PATH)?.strip_suffix('/')?.parse().ok()?;
+    let proof = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
+    let token = proof.and_then(|proof| str::from_utf8(proof.value).ok()?.strip_prefix(BEARER)?.parse().ok());
+    Some(AskedFor { id, token })
 }
 
 #[cfg(test)]
@@ -84,7 +114,14 @@ mod tests {
     fn a_request_names_a_connection_or_is_refused() {
         let head = |line: &str, upgrade: &str| format!("{line} HTTP/1.1\r\nHost: relay\r\nUpgrade: {upgrade}\r\n\r\n");
         let path = "/.well-known/masque/accept/00000000000000ff/";
-        assert_eq!(asked_for(head(&format!("GET {path}"), "connect-accept").as_bytes()), Some(ConnectionId::new(255)));
+        assert_eq!(
+            asked_for(head(&format!("GET {path}"), "connect-accept").as_bytes()),
+            Some(AskedFor { id: ConnectionId::new(255), token: None })
+        );
+        let token = Token([7; 16]);
+        let shown = format!("GET {path} HTTP/1.1\r\nUpgrade: connect-accept\r\nAuthorization: Bearer {token}\r\n\r\n");
+        assert_eq!(asked_for(shown.as_bytes()).unwrap().token, Some(token));
+        assert_eq!(asked_for(shown.replace("Bearer", "Basic").as_bytes()).unwrap().token, None);
         for bad in [
             head(&format!("POST {path}"), "connect-accept"),
             head(&format!("GET {path}"), "websocket"),

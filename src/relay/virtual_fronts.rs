@@ -1,11 +1,10 @@
 //! Virtual IPs that clients call.
 
 use super::error::RelayError;
-use super::front::{self, Front};
+use super::front::{self, Called, Front};
 use super::shared::Relay;
 use crate::config::ServerConfig;
 use crate::host::AnyIp;
-use crate::session::{DataChannel, Published};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,32 +33,26 @@ pub async fn serve(relay: Arc<Relay>) {
         open.retain(|at, _| wanted.contains_key(at));
         let mut has_failed = false;
         for (at, published) in wanted {
-            let server = Arc::new(server(&relay, published, at));
+            let (port, addresses) = (Some(at.port()), vec![at.ip()]);
+            // Who may call, and how: as at the server's port of the relay.
+            let server = ServerConfig { port, addresses, sni: Vec::new(), ..relay.server(&published) };
+            let called = Called::Server(Arc::new(server));
             if let Some(front) = open.get_mut(&at) {
-                front.serve(&relay, server);
+                front.serve(&relay, called);
                 continue;
             }
             match front::listen_at(at) {
                 Ok(listener) => {
-                    log::info!("server {} is called at {at}", server.published);
-                    open.insert(at, Front::start(&relay, server, Arc::new(listener)));
+                    log::info!("server {published} is called at {at}");
+                    open.insert(at, Front::start(&relay, called, Arc::new(listener)));
                 }
                 Err(error) => {
                     has_failed = true;
-                    log::error!("{} is not reached by its virtual IP: {error}", server.published);
+                    log::error!("{published} is not reached by its virtual IP: {error}");
                 }
             }
         }
         let again = if has_failed { TRY_AGAIN } else { Duration::from_secs(3600) };
         let _ = tokio::time::timeout(again, changed.changed()).await;
     }
-}
-
-/// Who may call, and how: as at the server's port of the relay, if it has one.
-fn server(relay: &Relay, published: Published, at: SocketAddr) -> ServerConfig {
-    let config = relay.config();
-    let configured = config.servers.iter().find(|server| server.published == published);
-    let (clients, channel) =
-        configured.map_or((Vec::new(), DataChannel::Shared), |server| (server.clients.clone(), server.channel));
-    ServerConfig { published, port: Some(at.port()), sni: Vec::new(), addresses: vec![at.ip()], clients, channel }
 }

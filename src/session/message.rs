@@ -85,14 +85,47 @@ pub enum DataChannel {
     Shared,
     /// A TLS connection of its own.
     Own,
+    /// A TCP connection in the clear.
+    Plain,
 }
 
-impl DataChannel {
-    const fn number(self) -> u8 {
-        match self {
-            Self::Shared => 0,
-            Self::Own => 1,
-        }
+/// What a call has to say of its data channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallChannel {
+    /// [`DataChannel::Shared`].
+    Shared,
+    /// [`DataChannel::Own`].
+    Own,
+    /// [`DataChannel::Plain`], which is known by this.
+    Plain(Token),
+}
+
+/// What a data channel in the clear shows to be joined to the one call for which the relay has drawn it: 128 random bits, good
+/// once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub [u8; 16]);
+
+/// Shown to nobody.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// As in a request: 32 hexadecimal digits.
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl std::str::FromStr for Token {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let is_token = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| is_token);
+        bits.map(|bits| Self(bits.to_be_bytes())).ok_or(Malformed("token"))
     }
 }
 
@@ -104,7 +137,7 @@ pub struct Call {
     /// The server, as the agent has numbered it.
     pub server: ServerId,
     /// What comes.
-    pub channel: DataChannel,
+    pub channel: CallChannel,
     /// Where the client calls from.
     pub client: SocketAddr,
 }
@@ -186,7 +219,14 @@ impl Message {
             Self::Call(call) => {
                 varint::put(&mut value, call.connection.0);
                 varint::put(&mut value, call.server.0);
-                value.push(call.channel.number());
+                match call.channel {
+                    CallChannel::Shared => value.push(0),
+                    CallChannel::Own => value.push(1),
+                    CallChannel::Plain(Token(token)) => {
+                        value.push(2);
+                        value.extend_from_slice(&token);
+                    }
+                }
                 put_address(&mut value, call.client);
                 CALL
             }
@@ -281,8 +321,9 @@ fn take_call(bytes: &mut &[u8]) -> Option<Call> {
     let connection = take_connection(bytes)?;
     let server = ServerId(varint::take(bytes)?);
     let channel = match take_byte(bytes)? {
-        0 => DataChannel::Shared,
-        1 => DataChannel::Own,
+        0 => CallChannel::Shared,
+        1 => CallChannel::Own,
+        2 => CallChannel::Plain(Token(take_bytes(bytes, 16)?.try_into().ok()?)),
         _ => return None,
     };
     Some(Call { connection, server, channel, client: take_address(bytes)? })

@@ -76,6 +76,8 @@ refuse_reasons! {
     SessionEnded = 17, "session_ended";
     /// This machine has no descriptors, ports or memory left for it.
     OutOfResources = 18, "out_of_resources";
+    /// The client has not proved who it is.
+    NotProved = 19, "not_proved";
 }
 
 impl RefuseReason {

@@ -1,6 +1,6 @@
 //! The relay's end of one session: what its agent publishes, and the calls that were put to it.
 
-use super::message::{Call, ConnectionId, DataChannel, Message, Offer, ServerId};
+use super::message::{Call, CallChannel, ConnectionId, Message, Offer, ServerId};
 use super::names::Published;
 use super::reason::RefuseReason;
 use crate::time::Time;
@@ -194,7 +194,7 @@ impl RelaySide {
         &mut self,
         published: &Published,
         connection: ConnectionId,
-        (client, channel): (SocketAddr, DataChannel),
+        (client, channel): (SocketAddr, CallChannel),
         now: Time,
     ) -> Result<Message, RefuseReason> {
         if self.is_leaving {

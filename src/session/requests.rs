@@ -10,6 +10,8 @@ pub const LISTEN_PATH: &str = "/.well-known/masque/listen/*/*/";
 pub const ACCEPT: &str = "connect-accept";
 /// Its path; the connection ID follows, and a slash.
 pub const ACCEPT_PATH: &str = "/.well-known/masque/accept/";
+/// What stands before the token of a data channel in the clear, in the header `authorization` (RFC 6750 §2.1).
+pub const BEARER: &str = "Bearer ";
 /// Where an invitation becomes a member.
 pub const ENROL_PATH: &str = "/.well-known/kamei/enrol";
 /// The header with the version of the protocol.

@@ -40,10 +40,14 @@ fn some_message() -> impl Strategy<Value = Message> {
     });
     let result = (server.clone(), proptest::option::of(reason.clone()));
     let result = result.prop_map(|(id, refused)| (id, refused.map_or(Ok(()), Err)));
-    let call = (id.clone(), server, any::<bool>(), any::<(std::net::IpAddr, u16)>());
-    let call = call.prop_map(|(connection, server, is_own, client)| {
-        let channel = if is_own { DataChannel::Own } else { DataChannel::Shared };
-        Call { connection, server, channel, client: SocketAddr::from(client) }
+    let plain = any::<[u8; 16]>().prop_map(|token| CallChannel::Plain(Token(token)));
+    let channel = prop_oneof![Just(CallChannel::Shared), Just(CallChannel::Own), plain];
+    let call = (id.clone(), server, channel, any::<(std::net::IpAddr, u16)>());
+    let call = call.prop_map(|(connection, server, channel, client)| Call {
+        connection,
+        server,
+        channel,
+        client: SocketAddr::from(client),
     });
     prop_oneof![
         proptest::collection::vec(entry, 0..5).prop_map(Message::Publish),
@@ -113,12 +117,23 @@ fn rc4_what_may_not_be_published_is_told_apart_from_what_may() {
 }
 
 #[test]
+fn a_token_is_32_digits_and_shown_to_nobody() {
+    let token = Token([0xa; 16]);
+    assert_eq!(token.to_string(), "0a".repeat(16));
+    assert_eq!(token.to_string().parse(), Ok(token));
+    for wrong in ["", "0a", &"0A".repeat(16), &"0a".repeat(17), &format!("+{}", "0".repeat(31))] {
+        assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+    }
+    assert_eq!(format!("{token:?}"), "Token(…)");
+}
+
+#[test]
 fn rc8_no_match_opens_nothing_and_the_relay_joins_no_other_channel() {
     let now = Time::from_secs(9);
     let mut agent = AgentSide::new(9);
     let mut relay = RelaySide::new(limits());
     relay.read(agent.publish([at_80("web")]), now, &mut |_| Ok(())).unwrap();
-    let client = ("192.0.2.1:4000".parse().unwrap(), DataChannel::Shared);
+    let client = ("192.0.2.1:4000".parse().unwrap(), CallChannel::Shared);
     let (one, two) = (ConnectionId::new(1), ConnectionId::new(2));
     assert_eq!(relay.call(&published("ssh"), one, client, now), Err(RefuseReason::NoServer));
     let call = relay.call(&published("web"), one, client, now).unwrap();
@@ -129,7 +144,7 @@ fn rc8_no_match_opens_nothing_and_the_relay_joins_no_other_channel() {
     assert_eq!((relay.join(one), relay.join(one)), (Joining::Joined, Joining::Unwanted));
     assert!(relay.read(acknowledged, now, &mut |_| Ok(())).is_err());
     let other =
-        Message::Call(Call { connection: two, server: ServerId(77), channel: DataChannel::Own, client: client.0 });
+        Message::Call(Call { connection: two, server: ServerId(77), channel: CallChannel::Own, client: client.0 });
     assert_eq!(agent.read(other), Ok(Taken::Reply(Message::Decline(two, RefuseReason::NoServer))));
 }
 
@@ -141,7 +156,7 @@ fn calls_are_bounded_and_time_out_by_stage() {
     let offer = |(id, published)| Offer { id: ServerId(id as u64), published, port: 80 };
     let list = Message::Publish(servers.map(offer).collect());
     relay.read(list, at(0), &mut |_| Ok(())).unwrap();
-    let client = ("192.0.2.1:4000".parse().unwrap(), DataChannel::Own);
+    let client = ("192.0.2.1:4000".parse().unwrap(), CallChannel::Own);
     for id in 0..4 {
         relay.call(&published("a"), ConnectionId::new(id), client, at(0)).unwrap();
     }
@@ -223,7 +238,7 @@ impl Pair {
     fn step(&mut self, step: Step) {
         match step {
             Step::Call => {
-                let client = ("192.0.2.1:4000".parse().unwrap(), DataChannel::Shared);
+                let client = ("192.0.2.1:4000".parse().unwrap(), CallChannel::Shared);
                 self.drawn += 1;
                 let id = ConnectionId::new(self.drawn);
                 if let Ok(call) = self.relay.call(&published("web"), id, client, self.now) {

@@ -9,12 +9,21 @@ pub trait Leg: AsyncRead + AsyncWrite + Unpin + Send {
     /// Has the far end see an abrupt end (a TCP reset, RST_STREAM) when this is dropped. Without it, or
     /// [shutdown](tokio::io::AsyncWriteExt::shutdown), what a dropped leg looks like is not said.
     fn abort(&mut self);
+
+    /// The socket, where the bytes of this leg are the socket's: none is held or changed on the way.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Leg for TcpStream {
     fn abort(&mut self) {
         // Zero linger: close sends RST (RFC 9293 §3.10.4). Where it fails, the socket is gone already.
         let _ = self.set_zero_linger();
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 }
 
@@ -34,6 +43,10 @@ impl Leg for tokio_rustls::client::TlsStream<TcpStream> {
 impl Leg for Box<dyn Leg> {
     fn abort(&mut self) {
         (**self).abort();
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Carries bytes between two legs until both directions have ended.
 
+use super::kernel::{Flow, Taken};
 use super::leg::Leg;
 use std::cell::RefCell;
 use std::io;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes read at once. The buffer is the thread's: a connection that waits holds none.
@@ -52,18 +54,29 @@ impl Ended {
 }
 
 /// One direction.
-#[derive(Default)]
 struct Direction {
-    /// What was read and not yet taken by the writer.
+    way: Way,
+    stage: Stage,
+}
+
+/// How bytes get from one leg to the other.
+enum Way {
+    /// Both are sockets with nothing in front: in the kernel.
+    Kernel(Flow),
+    /// By memory of this process.
+    Memory(Copying),
+}
+
+/// Bytes that were read and not yet taken by the writer.
+#[derive(Default)]
+struct Copying {
     held: Vec<u8>,
     at: usize,
-    stage: Stage,
     is_unflushed: bool,
 }
 
-#[derive(Default, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Stage {
-    #[default]
     Open,
     /// The reader has ended; the writer is being told.
     Closing,
@@ -77,10 +90,16 @@ enum Failed {
 }
 
 impl Direction {
+    fn new(reader: &impl Leg, writer: &impl Leg) -> Self {
+        let is_plain = reader.socket().is_some() && writer.socket().is_some();
+        let way = if is_plain { Way::Kernel(Flow::default()) } else { Way::Memory(Copying::default()) };
+        Self { way, stage: Stage::Open }
+    }
+
     fn poll(
         &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        writer: &mut (impl AsyncWrite + Unpin),
+        reader: &mut impl Leg,
+        writer: &mut impl Leg,
         count: &AtomicU64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -92,20 +111,48 @@ impl Direction {
                     ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Writer)?;
                     self.stage = Stage::Closed;
                 }
-                Stage::Open => match self.carry(reader, writer, count, cx)? {
-                    Poll::Ready(()) => {}
-                    Poll::Pending => {
-                        if self.is_unflushed {
-                            self.is_unflushed =
-                                Pin::new(&mut *writer).poll_flush(cx).map_err(Failed::Writer)?.is_pending();
-                        }
-                        return Poll::Pending;
-                    }
-                },
+                Stage::Open => ready!(self.carry(reader, writer, count, cx))?,
             }
         }
     }
 
+    /// Gives the writer what is held.
+    fn give(&mut self, writer: &mut impl Leg, count: &AtomicU64, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        match (&mut self.way, writer.socket()) {
+            (Way::Kernel(flow), Some(socket)) => flow.poll_give(socket, count, cx).map_err(Failed::Writer),
+            (Way::Kernel(_), None) => Poll::Ready(Ok(())),
+            (Way::Memory(copying), _) => copying.give(writer, count, cx),
+        }
+    }
+
+    /// Reads once.
+    fn carry(
+        &mut self,
+        reader: &mut impl Leg,
+        writer: &mut impl Leg,
+        count: &AtomicU64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        let has_more = match (&mut self.way, reader.socket()) {
+            (Way::Kernel(flow), Some(socket)) => match ready!(flow.poll_take(socket, cx)).map_err(Failed::Reader)? {
+                Taken::Some => true,
+                Taken::End => false,
+                Taken::Unable => {
+                    self.way = Way::Memory(Copying::default());
+                    true
+                }
+            },
+            (Way::Kernel(_), None) => false,
+            (Way::Memory(copying), _) => ready!(copying.carry(reader, writer, count, cx))?,
+        };
+        if !has_more {
+            self.stage = Stage::Closing;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Copying {
     /// Gives the writer what is held.
     fn give(
         &mut self,
@@ -123,23 +170,24 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, and gives the writer what it takes at once.
+    /// Reads once, and gives the writer what it takes at once; `false` where the reader has ended.
     fn carry(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
         count: &AtomicU64,
         cx: &mut Context<'_>,
-    ) -> Result<Poll<()>, Failed> {
+    ) -> Poll<Result<bool, Failed>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             if Pin::new(reader).poll_read(cx, &mut buffer).map_err(Failed::Reader)?.is_pending() {
-                return Ok(Poll::Pending);
+                if self.is_unflushed {
+                    self.is_unflushed = Pin::new(&mut *writer).poll_flush(cx).map_err(Failed::Writer)?.is_pending();
+                }
+                return Poll::Pending;
             }
             let mut rest = buffer.filled();
-            if rest.is_empty() {
-                self.stage = Stage::Closing;
-            }
+            let has_more = !rest.is_empty();
             while !rest.is_empty() {
                 match Pin::new(&mut *writer).poll_write(cx, rest).map_err(Failed::Writer)? {
                     Poll::Ready(size) => {
@@ -152,7 +200,7 @@ impl Direction {
                     }
                 }
             }
-            Ok(Poll::Ready(()))
+            Poll::Ready(Ok(has_more))
         })
     }
 
@@ -169,9 +217,9 @@ impl Direction {
 /// Carries bytes both ways. A leg that ends one direction leaves the other open for as long as its ends like, unless nothing
 /// is said for `idle`. Legs that did not end in order are aborted, also where the returned future is dropped.
 pub async fn join(first: &mut impl Leg, second: &mut impl Leg, counts: &Counts, idle: Option<Duration>) -> Ended {
-    let (mut forth, mut back) = (Direction::default(), Direction::default());
+    let (mut forth, mut back) = (Direction::new(first, second), Direction::new(second, first));
     let mut silence = idle.map(|idle| Silence::new(idle, counts));
-    let mut legs = Legs { first, second, is_in_order: false };
+    let mut legs = Legs::new(first, second);
     let ended = std::future::poll_fn(|cx| {
         let there = forth.poll(legs.first, legs.second, &counts.forth, cx);
         let here = back.poll(legs.second, legs.first, &counts.back, cx);
@@ -201,9 +249,28 @@ struct Legs<'a, First: Leg, Second: Leg> {
     is_in_order: bool,
 }
 
+impl<'a, First: Leg, Second: Leg> Legs<'a, First, Second> {
+    fn new(first: &'a mut First, second: &'a mut Second) -> Self {
+        [first.socket(), second.socket()].into_iter().flatten().for_each(end_abruptly_if_killed);
+        Self { first, second, is_in_order: false }
+    }
+}
+
+/// Of a process that is killed, the kernel ends connections in order: half an answer would be a whole one. Not with zero linger.
+fn end_abruptly_if_killed(socket: &TcpStream) {
+    let _ = socket.set_zero_linger();
+}
+
+/// What was said last, and is still on its way, arrives after the socket is closed.
+fn end_in_order(socket: &TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, None);
+}
+
 impl<First: Leg, Second: Leg> Drop for Legs<'_, First, Second> {
     fn drop(&mut self) {
-        if !self.is_in_order {
+        if self.is_in_order {
+            [self.first.socket(), self.second.socket()].into_iter().flatten().for_each(end_in_order);
+        } else {
             self.first.abort();
             self.second.abort();
         }

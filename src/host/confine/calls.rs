@@ -81,6 +81,9 @@ pub const SOCKETS: &[c_long] = &[
     libc::SYS_timerfd_create, libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime, libc::SYS_signalfd4,
 ];
 
+/// Carrying bytes from one socket to another in the kernel.
+pub const SPLICE: &[c_long] = &[libc::SYS_splice];
+
 /// Changing directories: sockets, pins and drafts come and go.
 #[rustfmt::skip]
 pub const DIRECTORIES: &[c_long] = &[

@@ -1,6 +1,6 @@
 //! What a role needs of the machine.
 
-use super::calls::{DIRECTORIES, FAST_PATH, FILES, LOOK, MEMORY, PACKETS, PROCESS, SOCKETS, TALK, THREADS};
+use super::calls::{DIRECTORIES, FAST_PATH, FILES, LOOK, MEMORY, PACKETS, PROCESS, SOCKETS, SPLICE, TALK, THREADS};
 use libc::c_long;
 use rustix::thread::CapabilitySet;
 
@@ -55,7 +55,7 @@ impl Profile {
         read: &[JOURNAL],
         connects: false,
         listens: true,
-        calls: &[PROCESS, MEMORY, PACKETS, TALK, FILES, THREADS, SOCKETS, DIRECTORIES, LOOK],
+        calls: &[PROCESS, MEMORY, PACKETS, TALK, FILES, THREADS, SOCKETS, SPLICE, DIRECTORIES, LOOK],
     };
 
     /// Of an agent: it calls relays and servers, by names too, and opens no port.
