@@ -58,8 +58,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 fn serve(arguments: Run) -> Result<(), CliError> {
     let invitation = arguments.invitation()?;
     let flags = arguments.draft()?;
-    let (config, source) = role::begin("agent", &arguments.common, flags)?;
-    Ok(crate::agent::run(config, source, arguments.common.config.as_deref(), invitation)?)
+    let (config, source) = role::begin("agent", &arguments.role, flags)?;
+    Ok(crate::agent::run(config, source, arguments.role.config.as_deref(), invitation)?)
 }
 
 pub fn status(status: AgentStatus, out: &mut dyn Write) -> Result<(), CliError> {

@@ -283,7 +283,7 @@ fn detail(views: &[BindingView], out: &mut dyn Write) -> std::io::Result<()> {
             ("terminal", format!("{} ({})", view.terminal, view.realm)),
             ("virtual IP", view.virtual_ip.to_string()),
             ("pool", view.pool.clone()),
-            ("state", format!("{}{pinned}{unanswered}{}", state_name(view.state), next(view))),
+            ("state", format!("{}{pinned}{unanswered}{}", show::state_name(view.state), next(view))),
             ("created", format!("{} ({} ago)", point(view.created), show::span(now - view.created))),
             ("last used", format!("{} ({} ago)", point(view.last_used), show::span(now - view.last_used))),
             ("contacts", format!("{}, {} of them have answered{forgotten}", view.contacts, view.contacts_answered)),
@@ -349,7 +349,7 @@ fn state(view: &BindingView) -> Cell {
         BindingState::Dormant => AnsiColor::Yellow,
         BindingState::Quarantined => AnsiColor::Red,
     };
-    let name = state_name(view.state);
+    let name = show::state_name(view.state);
     let text = if view.pinned { format!("{name} (pinned)") } else { name.to_owned() };
     Cell::styled(text, colour.on_default())
 }
@@ -367,14 +367,6 @@ fn next(view: &BindingView) -> String {
         BindingState::Quarantined => "free in",
     };
     view.seconds_left.map_or_else(String::new, |_| format!("; {comes} {}", left(view)))
-}
-
-fn state_name(state: BindingState) -> &'static str {
-    match state {
-        BindingState::Active => "active",
-        BindingState::Dormant => "dormant",
-        BindingState::Quarantined => "quarantined",
-    }
 }
 
 /// In UTC, to the second.

@@ -30,7 +30,6 @@ pub enum CliError {
     /// The configuration file cannot be read.
     #[error("cannot read {path}: {error}; give the path of a configuration file that this user can read")]
     File {
-        /// Which.
         path: PathBuf,
         /// What the system said.
         error: std::io::Error,
@@ -38,7 +37,6 @@ pub enum CliError {
     /// A file of bindings is wrong.
     #[error("{}:{error}", .file.display())]
     Import {
-        /// Which.
         file: PathBuf,
         /// The line, and what is wrong with it.
         error: LineError,

@@ -1,10 +1,10 @@
 //! `kamei gateway`.
 
 use super::error::CliError;
+use super::flags::{given, levels, no_file, path};
 use super::{input, logging};
-use crate::config::{Draft, FastPathMode, InsideDraft, Located, LogFormat, LogTerminals, OnStop, Place, PoolDraft};
+use crate::config::{Draft, FastPathMode, InsideDraft, LogFormat, LogTerminals, OnStop, PoolDraft};
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
 use std::path::{Path, PathBuf};
 
@@ -70,11 +70,6 @@ pub struct Arguments {
     log_level: LevelFilter,
 }
 
-fn levels() -> impl TypedValueParser<Value = LevelFilter> {
-    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
-        .map(|level| level.parse().unwrap_or(LevelFilter::Info))
-}
-
 /// Runs the gateway.
 pub fn run(arguments: Arguments) -> Result<(), CliError> {
     let level = arguments.log_level;
@@ -93,11 +88,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     logging::start(level, config.log_format).map_err(CliError::Log)?;
     let is_of_flags = place.is_none();
     let source = Box::new(move || match is_of_flags {
-        true => {
-            Err("this gateway was started by flags alone: there is no file to read anew; start it with --config FILE, \
-                     and a reload changes what the file does"
-                .to_owned())
-        }
+        true => Err(no_file("gateway")),
         false => anew().map_err(|error| error.to_string()),
     });
     Ok(crate::gateway::run(config, source, place.as_deref())?)
@@ -113,11 +104,6 @@ fn whole(file: Option<&Path>, flags: Draft) -> Result<Draft, CliError> {
 
 impl Arguments {
     fn into_draft(self) -> Result<Draft, CliError> {
-        let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| CliError::File { path, error });
-        let path = |flag, path: Option<PathBuf>| -> Result<_, CliError> {
-            let path = path.map(absolute).transpose()?;
-            Ok(path.map(|path| given(flag, path.to_string_lossy().into_owned())))
-        };
         let all = |flag, values: Vec<String>| values.into_iter().map(|value| given(flag, value)).collect();
         let (named, plain): (Vec<String>, Vec<String>) = self.inside.into_iter().partition(|text| text.contains('='));
         Ok(Draft {
@@ -171,10 +157,6 @@ fn named_insides(texts: &[String]) -> Vec<InsideDraft> {
         }
     }
     insides
-}
-
-fn given<T>(flag: &'static str, value: T) -> Located<T> {
-    Located { value, place: Place::Flag(flag) }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod doctor;
 mod drops;
 mod error;
 mod explain;
+mod flags;
 mod flows;
 mod gateway;
 mod generate;
@@ -134,7 +135,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has had enough, as `kamei bindings | head`: not an error.
+        // The reader has had enough, as `kamei bindings | head`: not an error.
         Err(CliError::Output(error) | CliError::Client(ClientError::Output(error)))
             if error.kind() == std::io::ErrorKind::BrokenPipe =>
         {

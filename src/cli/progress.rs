@@ -1,4 +1,5 @@
-//! How far something has come that takes long, on the terminal of whoever waits; in pipes and logs there is nothing of it.
+//! How far something has come that takes long, on the terminal of the operator who waits; in pipes and logs there is
+//! nothing of it.
 
 use crate::store::Progress;
 use std::io::{IsTerminal, Write};

@@ -3,8 +3,9 @@
 mod state;
 
 use super::error::CliError;
+use super::flags::given;
 use super::input;
-use super::role::{self, Common, given, pairs};
+use super::role::{self, RoleFlags, pairs};
 use super::show;
 use super::table::Table;
 use crate::config::{Located, RelayDraft, ServerDraft};
@@ -45,7 +46,7 @@ struct Run {
     #[arg(long, value_name = "PREFIX")]
     pool: Vec<String>,
     #[command(flatten)]
-    common: Common,
+    role: RoleFlags,
 }
 
 #[derive(Args)]
@@ -166,8 +167,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
 
 fn serve(arguments: Run) -> Result<(), CliError> {
     let flags = arguments.draft()?;
-    let (config, source) = role::begin("relay", &arguments.common, flags)?;
-    Ok(crate::relay::run(config, source, arguments.common.config.as_deref())?)
+    let (config, source) = role::begin("relay", &arguments.role, flags)?;
+    Ok(crate::relay::run(config, source, arguments.role.config.as_deref())?)
 }
 
 impl Run {
@@ -192,7 +193,7 @@ impl Run {
             pool: all("--pool", &self.pool),
             proxy_listen: all("--proxy", &self.proxy),
             servers,
-            common: self.common.draft(wrong)?,
+            common: self.role.draft(wrong)?,
             ..RelayDraft::default()
         })
     }

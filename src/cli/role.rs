@@ -1,19 +1,19 @@
 //! What `kamei relay` and `kamei agent` have in common: where their files are unless told otherwise, and how they are asked.
 
 use super::error::CliError;
+use super::flags::{given, levels, no_file, path};
 pub use super::which::control;
 use super::which::directory;
 use super::{input, logging};
 use crate::config::{CommonDraft, ConfigSource, Located, LogFormat, Place, Problem, RoleDraft, Wrong};
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
 use std::io::Write;
 use std::path::PathBuf;
 
 /// What every role that runs takes.
 #[derive(Args)]
-pub struct Common {
+pub struct RoleFlags {
     /// Configuration file (TOML); flags override what it says
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -34,12 +34,7 @@ pub struct Common {
     pub log_level: LevelFilter,
 }
 
-fn levels() -> impl TypedValueParser<Value = LevelFilter> {
-    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
-        .map(|level| level.parse().unwrap_or(LevelFilter::Info))
-}
-
-impl Common {
+impl RoleFlags {
     /// What the flags say of what every role has, beside what is wrong with the others.
     pub fn draft(&self, wrong: Vec<Problem>) -> Result<CommonDraft, CliError> {
         Ok(CommonDraft {
@@ -54,30 +49,31 @@ impl Common {
 }
 
 /// What file and flags say together, checked; the log is written as they say from now on.
-pub fn begin<D>(role: &'static str, common: &Common, flags: D) -> Result<(D::Config, ConfigSource<D::Config>), CliError>
+pub fn begin<D>(
+    role: &'static str,
+    flags: &RoleFlags,
+    by_flags: D,
+) -> Result<(D::Config, ConfigSource<D::Config>), CliError>
 where
     D: RoleDraft + Clone + Send + Sync + 'static,
 {
-    let file = common.config.clone();
+    let file = flags.config.clone();
     let is_of_flags = file.is_none();
     let read = move || -> Result<D::Config, CliError> {
         let wrong = |problems| CliError::Config { file: file.clone(), problems };
         let draft = match &file {
             Some(path) => {
                 let text = input::read_text(path).map_err(|error| CliError::File { path: path.clone(), error })?;
-                D::parse(&text).map_err(wrong)?.overridden_by(flags.clone())
+                D::parse(&text).map_err(wrong)?.overridden_by(by_flags.clone())
             }
-            None => flags.clone(),
+            None => by_flags.clone(),
         };
         draft.check(state_dir(role), control(role)).map_err(wrong)
     };
     let config = read()?;
-    logging::start(common.log_level, D::log_format(&config)).map_err(CliError::Log)?;
+    logging::start(flags.log_level, D::log_format(&config)).map_err(CliError::Log)?;
     let source = move || match is_of_flags {
-        true => Err(format!(
-            "this {role} was started by flags alone: there is no file to read anew; start it with --config FILE, and a reload \
-             changes what the file does"
-        )),
+        true => Err(no_file(role)),
         false => read().map_err(|error| error.to_string()),
     };
     Ok((config, Box::new(source)))
@@ -90,18 +86,6 @@ pub fn state_dir(role: &str) -> PathBuf {
     }
     let below_home = || std::env::home_dir().unwrap_or_else(|| "/var/lib".into()).join(".local/state");
     directory("XDG_STATE_HOME").unwrap_or_else(below_home).join("kamei").join(role)
-}
-
-/// A value of a flag.
-pub fn given<T>(flag: &'static str, value: T) -> Located<T> {
-    Located { value, place: Place::Flag(flag) }
-}
-
-/// A path of a flag, from the root on.
-pub fn path(flag: &'static str, path: Option<PathBuf>) -> Result<Option<Located<String>>, CliError> {
-    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| CliError::File { path, error });
-    let path = path.map(absolute).transpose()?;
-    Ok(path.map(|path| given(flag, path.to_string_lossy().into_owned())))
 }
 
 /// `NAME=VALUE` of a flag; what is none is noted, so that the others are looked at as well.

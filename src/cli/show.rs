@@ -1,6 +1,7 @@
 //! How numbers, ages and words look.
 
 use super::input;
+use crate::nat::BindingState;
 use crate::time::Time;
 use anstyle::{AnsiColor, Style};
 use std::io::{IsTerminal, Write};
@@ -47,6 +48,15 @@ pub fn now() -> Time {
 pub fn number_of(number: u64, thing: &str) -> String {
     let several = if number == 1 { "" } else { "s" };
     format!("{} {thing}{several}", count(number))
+}
+
+/// A state of a binding in a word.
+pub fn state_name(state: BindingState) -> &'static str {
+    match state {
+        BindingState::Active => "active",
+        BindingState::Dormant => "dormant",
+        BindingState::Quarantined => "quarantined",
+    }
 }
 
 /// The two largest units of a span: `3m 12s`.

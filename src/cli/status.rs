@@ -150,7 +150,7 @@ fn insides(gateway: &GatewayStatus) -> String {
     gateway.realms.iter().map(named).collect::<Vec<_>>().join(", ")
 }
 
-/// Said where somebody should know of it.
+/// Said where the operator should know of it.
 fn say_history(history: &HistoryStatus, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(why) = &history.failing {
         writeln!(out, "history    {}: {why}\n", show::paint("cannot be written", AnsiColor::Red))?;

@@ -26,7 +26,7 @@ pub struct Which {
 }
 
 impl Which {
-    /// Who is to be asked: whoever answers at the socket that was named, or the only role that runs here.
+    /// Who is to be asked: the role that answers at the socket that was named, or the only role that runs here.
     pub fn client(&self) -> Result<Client, CliError> {
         let named = ROLES.into_iter().find(|role| self.role.as_deref() == Some(role));
         match (&self.control, named) {
@@ -38,7 +38,7 @@ impl Which {
     }
 }
 
-/// Whether somebody listens where this role does, also if not to this user.
+/// Whether a process listens where this role does, also if not to this user.
 fn is_there(role: &str) -> bool {
     match UnixStream::connect(control(role)) {
         Ok(_) => true,

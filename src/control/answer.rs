@@ -53,7 +53,7 @@ pub type Answering<'a> = Pinned<Box<dyn Future<Output = Result<Response<AnswerBo
 /// What can be asked of a role: known before it has started.
 #[derive(Clone, Copy)]
 pub struct Requests {
-    /// Refuses what makes no sense, whoever asks and whenever.
+    /// Refuses what makes no sense, from every caller and at any time.
     pub check: fn(&Method, &Uri) -> Result<(), Refusal>,
     /// Why this path is not for those who may only look.
     pub for_root_alone: fn(&str) -> Option<&'static str>,
@@ -285,7 +285,7 @@ fn write_list(filter: &Filter, order: Option<Order>, admin: &dyn Admin, pieces: 
         }
         taken
     };
-    // Not held: whoever reads slowly must not keep a reload waiting.
+    // Not held: a caller that reads slowly must not keep a reload waiting.
     let nat = Arc::clone(&admin.nat());
     each_in_order(&nat, filter, order, now, &mut each);
     if taken {

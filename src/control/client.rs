@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct Asked {
     /// `gateway`, `relay` or `agent`.
     pub role: &'static str,
-    /// Where.
+    /// The socket file.
     pub path: PathBuf,
 }
 
@@ -86,7 +86,7 @@ pub enum ClientError {
     Garbled {
         /// Who was asked.
         asked: Asked,
-        /// How.
+        /// What was wrong with the answer.
         what: String,
     },
     /// What was answered cannot be passed on.

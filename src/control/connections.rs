@@ -24,7 +24,7 @@ pub struct Connections {
     callers: Mutex<Vec<Arc<Caller>>>,
 }
 
-/// Somebody who has a place.
+/// A caller who has a place.
 struct Caller {
     since: Instant,
     has_asked: AtomicBool,
@@ -51,7 +51,7 @@ impl Connections {
         }
     }
 
-    /// Whoever has been there longest makes room, also if he has asked: an answer takes no time here.
+    /// The caller that has been there longest makes room, also one that has asked: an answer takes no time here.
     pub fn hurried(self) -> Self {
         Self { hurried: true, ..self }
     }

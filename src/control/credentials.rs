@@ -17,13 +17,13 @@ pub enum Access {
     All,
     /// To look: members of the group of the configuration.
     Look,
-    /// The metrics alone: whoever reaches their port.
+    /// The metrics alone: every caller of their port.
     Metrics,
     /// Nothing. The socket's mode keeps these away already; a mode can be changed and a descriptor handed on.
     Nothing,
 }
 
-/// What whoever made this connection may ask, if `readers` may look.
+/// What the caller of this connection may ask, if `readers` may look.
 pub fn access(stream: &UnixStream, readers: Option<u32>) -> io::Result<Access> {
     let caller = stream.peer_cred()?;
     if caller.uid() == 0 || caller.uid() == rustix::process::geteuid().as_raw() {

@@ -1,4 +1,4 @@
-//! What somebody wants to know of dropped packets: whose they were.
+//! What a caller wants to know of dropped packets: whose they were.
 
 use super::explain::ExplainRequest;
 use super::parameters::pairs;

@@ -1,4 +1,4 @@
-//! What somebody wants explained: a packet that is only talked about.
+//! What a caller wants explained: a packet that is only talked about.
 
 use super::parameters::{encode, pairs};
 use super::refusal::{Refusal, bad};
@@ -11,9 +11,9 @@ use std::net::IpAddr;
 pub struct ExplainRequest {
     /// `outside`, the name of an inside, or `inside` where there is one only; by default as the source suggests.
     pub realm: Option<String>,
-    /// Its source.
+    /// Of either side.
     pub source: IpAddr,
-    /// Its destination.
+    /// Of the same family as the source.
     pub destination: IpAddr,
     /// Its protocol number.
     pub protocol: u8,

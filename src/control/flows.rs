@@ -1,4 +1,4 @@
-//! What somebody wants to know of flows in the kernel: which there are, and why one is not among them.
+//! What a caller wants to know of flows in the kernel: which there are, and why one is not among them.
 
 use super::explain::protocol_number;
 use super::parameters::pairs;
@@ -28,11 +28,11 @@ pub struct CarriedFlow {
     pub packets: u64,
     /// Packets a second.
     pub packets_a_second: u64,
-    /// The terminal.
+    /// Its own address.
     pub terminal: Address,
     /// Its virtual IP.
     pub virtual_ip: Address,
-    /// The peer.
+    /// A host outside.
     pub peer: Address,
     /// Which inside the terminal is in.
     pub inside: InsideNumber,
@@ -85,7 +85,7 @@ pub struct FlowLine {
     pub realm: String,
     /// Its virtual IP.
     pub virtual_ip: IpAddr,
-    /// The peer.
+    /// A host outside.
     pub peer: IpAddr,
     /// `out`: to the peer, or `in`.
     pub direction: String,
@@ -177,7 +177,7 @@ impl FlowsRequest {
     }
 }
 
-/// Packets that somebody thinks of.
+/// The packets that a caller asks about.
 struct Asked {
     one: IpAddr,
     other: IpAddr,

@@ -91,7 +91,7 @@ pub trait Admin: Send + Sync + 'static {
 pub enum Change {
     /// Ties a terminal to a virtual IP.
     Pin {
-        /// The terminal.
+        /// By its own address.
         terminal: Qualified,
         /// What it gets.
         virtual_ip: IpAddr,
@@ -171,16 +171,16 @@ pub struct GatewayStatus {
 /// An inside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RealmStatus {
-    /// Its name.
+    /// As in the configuration; `inside` where it has none there.
     pub name: String,
-    /// Its interfaces.
+    /// Names of its interfaces, as in the configuration.
     pub interfaces: Vec<String>,
 }
 
 /// An address of a pool that another host of an outside network has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OccupiedStatus {
-    /// The address.
+    /// Of a pool; not given meanwhile.
     pub address: IpAddr,
     /// The host's Ethernet address.
     pub hardware: String,
@@ -220,7 +220,7 @@ pub struct WorkerStatus {
 /// A TUN device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
-    /// Its name.
+    /// As the kernel has it.
     pub name: String,
     /// Packets that the kernel dropped because the queue to its worker was full.
     pub queue_full: u64,
@@ -300,7 +300,7 @@ pub struct KeptAside {
     pub realm: String,
     /// The virtual IP.
     pub virtual_ip: IpAddr,
-    /// Why.
+    /// What it does not fit, in words.
     pub why: String,
 }
 

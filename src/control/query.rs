@@ -75,7 +75,6 @@ pub enum Query {
     Release(Qualified),
     /// `DELETE /v1/bindings`
     ReleaseAll {
-        /// Which.
         filter: Filter,
         /// Whether only to say how many those are.
         dry_run: bool,

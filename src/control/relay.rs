@@ -100,7 +100,7 @@ pub struct RelayStatus {
 /// An agent that has joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentView {
-    /// Its name.
+    /// As its invitation has it; one agent has it.
     pub name: String,
     /// `here` or `away`.
     pub state: String,
@@ -112,7 +112,7 @@ pub struct AgentView {
     pub servers: Vec<Published>,
     /// What it may publish.
     pub permitted: Vec<String>,
-    /// Its connections.
+    /// Connections of clients by it, waiting or open.
     pub connections: usize,
     /// How long it took to answer the last probe.
     pub round_trip_ms: Option<u64>,
@@ -136,7 +136,7 @@ pub struct ServerView {
     pub agents: Vec<String>,
     /// How its bytes travel.
     pub channel: DataChannel,
-    /// Its connections.
+    /// Connections of clients to it, waiting or open.
     pub connections: usize,
 }
 
@@ -156,7 +156,7 @@ pub struct ConnectionView {
     pub server: Published,
     /// By whom.
     pub agent: Option<String>,
-    /// Its age.
+    /// Seconds since the client called.
     pub seconds: u64,
     /// Bytes to the server.
     pub bytes_in: u64,
@@ -259,7 +259,7 @@ pub struct AgentStatus {
 /// How an agent is with a relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRelay {
-    /// The relay.
+    /// `HOST:PORT`, as in the configuration.
     pub relay: String,
     /// What this agent is called there.
     pub name: Option<String>,

@@ -106,8 +106,6 @@ struct Answerer {
     requests: Requests,
 }
 
-type StartedRole = Arc<Answerer>;
-
 impl Answerer {
     fn get(&self) -> Option<&Arc<dyn Role>> {
         self.role.get()
@@ -115,7 +113,7 @@ impl Answerer {
 }
 
 struct Running {
-    role: StartedRole,
+    answerer: Arc<Answerer>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Removed last, when nobody answers any more.
@@ -138,9 +136,9 @@ impl Listener {
             let _inside = runtime.enter();
             UnixListener::from_std(listener).map_err(ControlError::Thread)?
         };
-        let role = Arc::new(Answerer { role: OnceLock::new(), requests });
+        let answerer = Arc::new(Answerer { role: OnceLock::new(), requests });
         let (stop, stopped) = oneshot::channel();
-        let known = Arc::clone(&role);
+        let known = Arc::clone(&answerer);
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
@@ -154,7 +152,7 @@ impl Listener {
                 runtime.shutdown_timeout(FAREWELL_TIME);
             })
             .map_err(ControlError::Thread)?;
-        Ok(Self(Running { role, stop: Some(stop), thread: Some(thread), _file: file }))
+        Ok(Self(Running { answerer, stop: Some(stop), thread: Some(thread), _file: file }))
     }
 
     /// From now on a gateway answers.
@@ -164,7 +162,7 @@ impl Listener {
 
     /// From now on this role answers.
     pub(super) fn serve_role(self, role: Arc<dyn Role>) -> Server {
-        let _ = self.0.role.role.set(role);
+        let _ = self.0.answerer.role.set(role);
         Server(self.0)
     }
 }
@@ -188,7 +186,7 @@ impl Drop for Running {
 async fn serve(
     listener: UnixListener,
     readers: Option<u32>,
-    role: StartedRole,
+    answerer: Arc<Answerer>,
     stopped: oneshot::Receiver<()>,
     patience: Patience,
 ) {
@@ -201,10 +199,10 @@ async fn serve(
                     let access = access(&stream, readers);
                     let user = credentials::user(&stream);
                     let places = if access == Access::All { &of_root } else { &of_readers };
-                    let (role, places) = (Arc::clone(&role), Arc::clone(places));
+                    let (answerer, places) = (Arc::clone(&answerer), Arc::clone(places));
                     tokio::spawn(async move {
                         match places.enter(patience.head).await {
-                            Some(place) => converse(stream, (access, user), &place, role, patience).await,
+                            Some(place) => converse(stream, (access, user), &place, answerer, patience).await,
                             // As far as it goes: who does not take it is no worse off.
                             None => drop(stream.try_write(BUSY)),
                         }
@@ -223,7 +221,7 @@ async fn serve(
         _ = stopped => {}
     }
     drop(listener);
-    if let Some(role) = role.get() {
+    if let Some(role) = answerer.get() {
         role.close();
     }
     let _ =
@@ -234,7 +232,7 @@ async fn serve(
 async fn serve_metrics(
     address: SocketAddr,
     tried: io::Result<std::net::TcpListener>,
-    role: StartedRole,
+    answerer: Arc<Answerer>,
     patience: Patience,
 ) {
     let places = Arc::new(Connections::new(MOST_SCRAPES).hurried());
@@ -242,10 +240,10 @@ async fn serve_metrics(
     loop {
         match port.accept().await {
             Ok((stream, _)) => {
-                let (role, places) = (Arc::clone(&role), Arc::clone(&places));
+                let (answerer, places) = (Arc::clone(&answerer), Arc::clone(&places));
                 tokio::spawn(async move {
                     if let Some(place) = places.enter(patience.head).await {
-                        converse(stream, (Access::Metrics, credentials::NOBODY), &place, role, patience).await;
+                        converse(stream, (Access::Metrics, credentials::NOBODY), &place, answerer, patience).await;
                     }
                 });
             }
@@ -295,7 +293,7 @@ async fn converse<S>(
     stream: S,
     (access, user): (Access, u32),
     place: &Connection,
-    role: StartedRole,
+    answerer: Arc<Answerer>,
     patience: Patience,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -303,16 +301,16 @@ async fn converse<S>(
     let progress = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
         place.has_asked();
-        let (role, progress) = (Arc::clone(&role), Arc::clone(&progress));
+        let (answerer, progress) = (Arc::clone(&answerer), Arc::clone(&progress));
         async move {
-            let hidden = (role.requests.for_root_alone)(request.uri().path());
+            let hidden = (answerer.requests.for_root_alone)(request.uri().path());
             let answered = match (access, request.method()) {
                 (Access::Look, _) if let Some(why) = hidden => Err(forbidden(why)),
                 (Access::All, _) | (Access::Look, &Method::GET) => {
-                    handle(request, &role, &progress, &patience, user).await
+                    handle(request, &answerer, &progress, &patience, user).await
                 }
                 (Access::Look, _) => Err(forbidden("members of the control group may look, not change; ask as root")),
-                (Access::Metrics, _) => scrape(&request, &role).await,
+                (Access::Metrics, _) => scrape(&request, &answerer).await,
                 (Access::Nothing, _) => Err(forbidden("only root and the gateway's own user may ask")),
             };
             Ok::<Response<AnswerBody>, Infallible>(answered.unwrap_or_else(answer::refuse))
@@ -335,15 +333,15 @@ async fn converse<S>(
 }
 
 /// Prometheus asks for `/metrics` unless told otherwise.
-async fn scrape(request: &Request<Incoming>, role: &StartedRole) -> Result<Response<AnswerBody>, Refusal> {
+async fn scrape(request: &Request<Incoming>, answerer: &Arc<Answerer>) -> Result<Response<AnswerBody>, Refusal> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics" | "/v1/metrics") => ready(role)?.metrics().await,
+        (&Method::GET, "/metrics" | "/v1/metrics") => ready(answerer)?.metrics().await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "there is only GET /metrics here")),
     }
 }
 
-fn ready(role: &StartedRole) -> Result<&Arc<dyn Role>, Refusal> {
-    role.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
+fn ready(answerer: &Arc<Answerer>) -> Result<&Arc<dyn Role>, Refusal> {
+    answerer.get().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting"))
 }
 
 fn forbidden(error: &str) -> Refusal {
@@ -359,15 +357,15 @@ fn access(stream: &UnixStream, readers: Option<u32>) -> Access {
 
 async fn handle(
     request: Request<Incoming>,
-    role: &StartedRole,
+    answerer: &Arc<Answerer>,
     progress: &Arc<AtomicU64>,
     patience: &Patience,
     user: u32,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (head, body) = request.into_parts();
     // Waiting for the start makes no sense of it.
-    (role.requests.check)(&head.method, &head.uri)?;
-    ready(role)?.answer(head, body, &RequestContext { progress, patience, user }).await
+    (answerer.requests.check)(&head.method, &head.uri)?;
+    ready(answerer)?.answer(head, body, &RequestContext { progress, patience, user }).await
 }
 
 /// Ends when nothing has moved for a while.

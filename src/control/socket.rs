@@ -26,7 +26,7 @@ pub enum ControlError {
     /// The directory cannot be made.
     #[error("cannot make {directory} for the control socket: {error}; choose another socket with --control")]
     Directory {
-        /// Which.
+        /// Of the socket file.
         directory: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -34,7 +34,7 @@ pub enum ControlError {
     /// The lock file cannot be had.
     #[error("cannot lock {lock} for the control socket: {error}; choose another socket with --control")]
     Lock {
-        /// Which.
+        /// The file beside the socket.
         lock: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -42,7 +42,7 @@ pub enum ControlError {
     /// The socket cannot be made.
     #[error("cannot make the control socket {path}: {error}; choose another with --control")]
     Socket {
-        /// Which.
+        /// The socket file.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -58,7 +58,7 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode of the socket file.
     identity: (u64, u64),
-    /// The lock, not the socket, says whether somebody serves: taking it is atomic. Dropped last.
+    /// The lock, not the socket, says whether another process serves: taking it is atomic. Dropped last.
     _lock: LockFile,
 }
 
@@ -120,7 +120,7 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// Without waiting: a full queue means that somebody serves, if slowly.
+/// Without waiting: a full queue means that a process serves, if slowly.
 fn connects(path: &Path) -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

@@ -1,4 +1,4 @@
-//! Taps: whoever watches what becomes of packets. As long as nobody does, it costs a worker one relaxed load a packet.
+//! Taps: callers watch what becomes of packets. As long as none does, it costs a worker one relaxed load a packet.
 
 use crate::nat::{DropReason, Event, Realm, Verdict};
 use crate::time::Time;
@@ -19,9 +19,9 @@ const MOST_WAITING_BYTES: usize = 4 * 1024 * 1024;
 /// All taps of a gateway.
 #[derive(Default)]
 pub struct Taps {
-    /// How many bytes of a packet somebody wants to see; 0 while nobody watches.
+    /// How many bytes of a packet a watcher wants to see; 0 while nobody watches.
     snap: AtomicUsize,
-    /// Whether somebody wants to see the packets of the fast path too.
+    /// Whether a watcher wants to see the packets of the fast path too.
     bypass: AtomicBool,
     outlets: RwLock<Vec<Outlet>>,
 }
@@ -45,7 +45,7 @@ pub struct TapSettings {
 
 /// What a worker shows.
 pub struct Seen<'a> {
-    /// When.
+    /// When it was translated.
     pub at: Time,
     /// Where the packet came from.
     pub from: Realm,
@@ -57,7 +57,7 @@ pub struct Seen<'a> {
     pub verdict: &'a Verdict,
 }
 
-/// What somebody sees who watches.
+/// What a watcher sees of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// When, since the Unix epoch, by the clock on the wall.
@@ -133,7 +133,7 @@ impl Taps {
         self.bypass.load(Ordering::Relaxed)
     }
 
-    /// Before a packet is translated: keeps its beginning if somebody watches.
+    /// Before a packet is translated: keeps its beginning if a caller watches.
     #[inline]
     pub fn keep(&self, packet: &[u8]) -> Option<Kept> {
         match self.snap.load(Ordering::Relaxed) {

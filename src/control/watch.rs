@@ -32,7 +32,7 @@ const CAPTURE_SNAP: usize = 2048;
 /// The largest packet.
 const MOST_SNAP: usize = 65_535;
 
-/// What somebody asks to watch.
+/// What a caller asks to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watch {
     /// Packets of this terminal, by its own address or its virtual IP.
@@ -104,9 +104,9 @@ pub struct PacketLine {
 /// From where to where, with ports where there are any.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends {
-    /// Source.
+    /// `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
     pub source: String,
-    /// Destination.
+    /// Likewise.
     pub destination: String,
 }
 
@@ -220,7 +220,7 @@ impl Relay {
                     None => break,
                 },
                 _ = beat.tick() => true,
-                // Whoever has gone makes room for another at once, also where there is nothing to be seen.
+                // A caller that has gone makes room for another at once, also where there is nothing to be seen.
                 () = self.pieces.closed() => return,
             };
             if due && self.pass_on().await.is_err() {

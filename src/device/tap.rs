@@ -88,7 +88,7 @@ pub struct Buffer {
 /// Where in the kernel a packet was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// How.
+    /// On its way out, in, or by a route of the kernel.
     pub taken: Taken,
     /// 0: from outside; n + 1: from inside n.
     pub realm: u16,
@@ -210,7 +210,7 @@ pub struct HandedQueue {
     pub number: usize,
     /// What the kernel granted the device.
     pub offload: Offload,
-    /// The queue.
+    /// Open, with its offloads set.
     pub descriptor: OwnedFd,
 }
 

@@ -1,9 +1,9 @@
-//! Tables of the kernel that are full, or nearly: whoever is not in them yet gets nothing through.
+//! Tables of the kernel that are full, or nearly: a host or connection that is not in them yet gets nothing through.
 
 use super::finding::Finding;
 use std::path::Path;
 
-/// The share of a table in use, in percent, from which on somebody should know.
+/// The share of a table in use, in percent, from which on the operator should know.
 const NEARLY: u64 = 90;
 
 /// Looks at the tables of neighbours and of connections. What this namespace does not show is not judged: neighbours are

@@ -1,5 +1,5 @@
-//! Whether a link that has a name in a BPF file system is still attached, and who runs before it: whoever may, may detach
-//! it and leave the name, or put another program in front.
+//! Whether a link that has a name in a BPF file system is still attached, and who runs before it: another program may
+//! detach it and leave the name, or put another program in front.
 
 #![allow(unsafe_code, reason = "the system call bpf(2), which nobody wraps for this")]
 

@@ -3,9 +3,9 @@
 //! Every attachment at tc outlives this process: what is closed stays closed after `kill -9`. At TCX it has a name in a BPF file
 //! system; where none is mounted, it is a filter on `clsact`.
 
+use super::duty::{AttachPoint, Duty, Position, Stance};
 use super::pin_directory::{self, PinDirectory};
-use super::role::{AttachPoint, Position, Role, Stance};
-use super::{Common, Entrance, FastPathError, NoXdp};
+use super::{Entrance, FastPathError, FastPathSettings, NoXdp};
 use super::{attached, clsact};
 use crate::config::FastPathHook;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -25,45 +25,42 @@ pub enum Attachment {
     },
     /// Until its name is removed.
     Named {
-        /// The name.
         path: PathBuf,
-        /// The interface.
         index: u32,
         /// What it is there for; `None`: XDP.
-        role: Option<Role>,
-        /// Keeps it there should the name be removed by somebody else.
+        duty: Option<Duty>,
+        /// Keeps it there should another program remove the name.
         _link: PinnedLink,
     },
     /// Until the filter is removed.
     Filter {
-        /// The interface.
         index: u32,
         /// What it is there for.
-        role: Role,
+        duty: Duty,
         /// Name of the gateway.
         tun: String,
     },
 }
 
 impl Attachment {
-    /// At tc.
+    /// Attaches a program at tc: at TCX where that lasts, else as a filter on clsact.
     pub fn at_tc(
         program: &mut SchedClassifier,
-        role: Role,
+        duty: Duty,
         point: AttachPoint<'_>,
-        place: &PinDirectory,
-        common: &Common,
+        pins: &PinDirectory,
+        settings: &FastPathSettings,
     ) -> Result<Self, FastPathError> {
         let AttachPoint { entrance, position } = point;
         let filter = |program| {
-            clsact::attach(program, role, entrance, &common.tun, position)?;
-            Ok(Self::Filter { index: entrance.index, role, tun: common.tun.clone() })
+            clsact::attach(program, duty, entrance, &settings.tun, position)?;
+            Ok(Self::Filter { index: entrance.index, duty, tun: settings.tun.clone() })
         };
-        match (common.hook, place) {
+        match (settings.hook, pins) {
             (Some(FastPathHook::Clsact), _) | (None, PinDirectory::Private(_)) => filter(program),
             (Some(FastPathHook::Tcx), PinDirectory::Private(_)) => Err(FastPathError::NothingLasts),
-            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, role, point, place),
-            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, role, point, place) {
+            (Some(FastPathHook::Tcx), PinDirectory::Lasting(_)) => Self::at_tcx(program, duty, point, pins),
+            (None, PinDirectory::Lasting(_)) => match Self::at_tcx(program, duty, point, pins) {
                 // As kernels without TCX answer.
                 Err(error) if matches!(errno(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => filter(program),
                 other => other,
@@ -73,49 +70,49 @@ impl Attachment {
 
     fn at_tcx(
         program: &mut SchedClassifier,
-        role: Role,
+        duty: Duty,
         AttachPoint { entrance, position }: AttachPoint<'_>,
-        place: &PinDirectory,
+        pins: &PinDirectory,
     ) -> Result<Self, FastPathError> {
         if position == Position::InFront
-            && let PinDirectory::Lasting(directory) = place
+            && let PinDirectory::Lasting(directory) = pins
         {
             // Without its name it still sits there, for as long as this process holds it.
-            forget(&named(directory, role, entrance.index)).map_err(FastPathError::FileSystem)?;
+            forget(&named(directory, duty, entrance.index)).map_err(FastPathError::FileSystem)?;
         }
-        Self::take(place, Some(role), entrance, |left| {
+        Self::take(pins, Some(duty), entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(SchedClassifierLink::try_from(left)?)?,
                 None => {
                     // The order names the link by its descriptor.
                     // In front of all others, but behind whom it watches; that one comes in front of it next, where both move.
                     let stays = position == Position::AsLeft;
-                    let watched = if stays { Self::watched(role, entrance, place)? } else { None };
+                    let watched = if stays { Self::watched(duty, entrance, pins)? } else { None };
                     let order = watched.as_ref().map_or(Ok(LinkOrder::first()), LinkOrder::after_link)?;
-                    program.attach_with_options(&entrance.name, role.side(), TcAttachOptions::TcxOrder(order))?
+                    program.attach_with_options(&entrance.name, duty.side(), TcAttachOptions::TcxOrder(order))?
                 }
             };
             Ok(FdLink::try_from(program.take_link(id)?)?)
         })
     }
 
-    /// Whom it watches, if that one is there.
+    /// The link of the program that this duty watches, if it is there.
     fn watched(
-        role: Role,
+        duty: Duty,
         entrance: &Entrance,
-        place: &PinDirectory,
+        pins: &PinDirectory,
     ) -> Result<Option<SchedClassifierLink>, FastPathError> {
-        let (Role::Watching, PinDirectory::Lasting(directory)) = (role, place) else { return Ok(None) };
-        let leaving = named(directory, Role::Leaving, entrance.index);
+        let (Duty::Watching, PinDirectory::Lasting(directory)) = (duty, pins) else { return Ok(None) };
+        let leaving = named(directory, Duty::Leaving, entrance.index);
         if !attached::is_attached(&leaving, entrance.index) {
             return Ok(None);
         }
         Ok(Some(SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(leaving)?))?))
     }
 
-    /// In the driver.
-    pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, place: &PinDirectory) -> Result<Self, NoXdp> {
-        let attachment = Self::take(place, None, entrance, |left| {
+    /// Attaches the program at XDP, in the driver.
+    pub fn at_xdp(program: &mut Xdp, entrance: &Entrance, pins: &PinDirectory) -> Result<Self, NoXdp> {
+        let attachment = Self::take(pins, None, entrance, |left| {
             let id = match left {
                 Some(left) => program.attach_to_link(XdpLink::try_from(left)?)?,
                 None => program.attach_to_if_index(entrance.index, XdpMode::Driver)?,
@@ -130,14 +127,15 @@ impl Attachment {
         })
     }
 
-    /// Whether the program still sits there, and in front of others: somebody may have taken it off, or come before it.
+    /// Whether the program still sits there, and in front of others: another program may have taken it off, or come
+    /// before it.
     pub fn stance(&self) -> Stance {
         match self {
             Self::Held { .. } => Stance::First,
             Self::Named { path, index, .. } if !attached::is_attached(path, *index) => Stance::Gone,
-            Self::Named { path, index, role: Some(role), .. } => stance_at_tcx(path, *index, *role),
-            Self::Named { role: None, .. } => Stance::First,
-            Self::Filter { index, role, tun } => clsact::stance(*index, *role, tun).unwrap_or(Stance::First),
+            Self::Named { path, index, duty: Some(duty), .. } => stance_at_tcx(path, *index, *duty),
+            Self::Named { duty: None, .. } => Stance::First,
+            Self::Filter { index, duty, tun } => clsact::stance(*index, *duty, tun).unwrap_or(Stance::First),
         }
     }
 
@@ -152,7 +150,7 @@ impl Attachment {
                     log::error!("{}: {error}; a program of the gateway stays on an interface", path.display());
                 }
             }
-            Self::Filter { index, role, tun } => match clsact::remove(index, role, &tun) {
+            Self::Filter { index, duty, tun } => match clsact::remove(index, duty, &tun) {
                 Err(error) if error.raw_os_error() != Some(Errno::NODEV.raw_os_error()) => {
                     log::error!("tc filter of interface {index}: {error}; a program of the gateway stays on it");
                 }
@@ -161,7 +159,7 @@ impl Attachment {
         }
     }
 
-    /// Its name in a place that lasts.
+    /// Its name in a pin directory that lasts.
     pub fn name(&self) -> Option<String> {
         match self {
             Self::Held { .. } | Self::Filter { .. } => None,
@@ -170,60 +168,60 @@ impl Attachment {
     }
 
     /// The interface on which it is a filter, and what for.
-    pub fn filter(&self) -> Option<(u32, Role)> {
-        if let Self::Filter { index, role, .. } = self { Some((*index, *role)) } else { None }
+    pub fn filter(&self) -> Option<(u32, Duty)> {
+        if let Self::Filter { index, duty, .. } = self { Some((*index, *duty)) } else { None }
     }
 
     /// `attach` takes the attachment that a predecessor has left, without a gap, or a new one.
     fn take(
-        place: &PinDirectory,
-        role: Option<Role>,
+        pins: &PinDirectory,
+        duty: Option<Duty>,
         entrance: &Entrance,
         mut attach: impl FnMut(Option<FdLink>) -> Result<FdLink, FastPathError>,
     ) -> Result<Self, FastPathError> {
-        let PinDirectory::Lasting(directory) = place else { return Ok(Self::Held { _link: attach(None)? }) };
+        let PinDirectory::Lasting(directory) = pins else { return Ok(Self::Held { _link: attach(None)? }) };
         let index = entrance.index;
-        let path = role.map_or_else(|| directory.join(format!("xdp-{index}")), |role| named(directory, role, index));
+        let path = duty.map_or_else(|| directory.join(format!("xdp-{index}")), |duty| named(directory, duty, index));
         if let Ok(left) = PinnedLink::from_pin(&path) {
             // One that was taken off cannot be used again.
             if attached::is_attached(&path, index) && attach(Some(left.into())).is_ok() {
                 let link = PinnedLink::from_pin(&path)?;
-                return Ok(Self::Named { path, index, role, _link: link });
+                return Ok(Self::Named { path, index, duty, _link: link });
             }
             // Of an interface that has gone.
             forget(&path).map_err(FastPathError::FileSystem)?;
         }
         let link = attach(None)?.pin(&path)?;
-        // Whoever attaches names an interface, and it may have got another name since.
+        // Attaching goes by the name of an interface, which may have got another since.
         if !attached::is_attached(&path, index) {
             forget(&path).map_err(FastPathError::FileSystem)?;
             return Err(FastPathError::Renamed(entrance.name.clone()));
         }
-        Ok(Self::Named { path, index, role, _link: link })
+        Ok(Self::Named { path, index, duty, _link: link })
     }
 }
 
 /// Programs of others that come before those of the gateway `tun` at an outside interface, in words; also while it does not
 /// run and has left its own.
 pub fn overtaking(tun: &str, index: u32) -> BTreeSet<String> {
-    let stance = |role: Role| {
-        let path = named(&pin_directory::lasting(tun).ok()?, role, index);
+    let stance = |duty: Duty| {
+        let path = named(&pin_directory::lasting(tun).ok()?, duty, index);
         let is_link = attached::is_attached(&path, index);
-        Some(if is_link { stance_at_tcx(&path, index, role) } else { clsact::stance(index, role, tun).ok()? })
+        Some(if is_link { stance_at_tcx(&path, index, duty) } else { clsact::stance(index, duty, tun).ok()? })
     };
-    let behind = |role| match stance(role) {
+    let behind = |duty| match stance(duty) {
         Some(Stance::Behind { who, .. }) => Some(who),
         _ => None,
     };
-    Role::OUTSIDE.into_iter().filter_map(behind).collect()
+    Duty::OUTSIDE.into_iter().filter_map(behind).collect()
 }
 
-fn stance_at_tcx(path: &Path, index: u32, role: Role) -> Stance {
+fn stance_at_tcx(path: &Path, index: u32, duty: Duty) -> Stance {
     let own = attached::program(path);
-    let mut before = attached::order(index, role.side()).unwrap_or_default();
+    let mut before = attached::order(index, duty.side()).unwrap_or_default();
     before.truncate(before.iter().position(|program| Some(*program) == own).unwrap_or(0));
-    // Whom it watches, mostly.
-    let leaving = path.parent().and_then(|directory| attached::program(&named(directory, Role::Leaving, index)));
+    // A program that watches another sits behind that one.
+    let leaving = path.parent().and_then(|directory| attached::program(&named(directory, Duty::Leaving, index)));
     before.retain(|program| Some(*program) != leaving);
     if !before.is_empty() {
         let gateways = programs_of_gateways(path, index);
@@ -237,16 +235,16 @@ fn stance_at_tcx(path: &Path, index: u32, role: Role) -> Stance {
 }
 
 /// The name of the link of a program at TCX.
-pub fn named(directory: &Path, role: Role, index: u32) -> PathBuf {
-    directory.join(format!("{}-{index}", role.program()))
+pub fn named(directory: &Path, duty: Duty, index: u32) -> PathBuf {
+    directory.join(format!("{}-{index}", duty.program()))
 }
 
 /// The numbers of the programs at TCX on an interface that are of this gateway, which has a name at `path`, or of others in
 /// this network namespace.
 fn programs_of_gateways(path: &Path, index: u32) -> Vec<u32> {
     let ending = format!("-{index}");
-    let places = path.parent().map(pin_directory::all_beside).unwrap_or_default();
-    let files = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+    let directories = path.parent().map(pin_directory::all_beside).unwrap_or_default();
+    let files = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
     let paths = files.map(|file| file.path());
     paths.filter(|path| path.to_string_lossy().ends_with(&ending)).filter_map(|path| attached::program(&path)).collect()
 }

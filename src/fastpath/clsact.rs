@@ -1,10 +1,10 @@
 //! The older attachments at tc, for kernels without TCX (before Linux 6.6), and where nothing else outlives this process: filters
 //! on the queueing discipline `clsact`.
 //!
-//! Both stay until somebody removes them, whatever becomes of this process. The discipline may be somebody else's; the
-//! handle of our filters says whether it is, to whoever removes the last of them.
+//! Both stay until they are removed, whatever becomes of this process. The discipline may be another program's; the
+//! handle of our filters says whether it is, to the gateway that removes the last of them.
 
-use super::role::{Position, Role, Stance};
+use super::duty::{Duty, Position, Stance};
 use super::{Entrance, FastPathError};
 use crate::host::netlink_socket::{NetlinkSocket, attribute, number, value};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
@@ -14,8 +14,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
 use std::io;
 
-/// Priorities to try: the first that is not taken by a filter of another kind. [`Role::Watching`] comes behind
-/// [`Role::Leaving`].
+/// Priorities to try: the first that is not taken by a filter of another kind. [`Duty::Watching`] comes behind
+/// [`Duty::Leaving`].
 const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=8;
 
 // linux/rtnetlink.h, linux/pkt_sched.h, linux/if_ether.h
@@ -60,8 +60,8 @@ struct Filter {
 }
 
 impl Filter {
-    fn is_of(&self, role: Role) -> bool {
-        self.handle & 0xff == u32::from(role.code())
+    fn is_of(&self, duty: Duty) -> bool {
+        self.handle & 0xff == u32::from(duty.code())
     }
 
     /// Of this gateway or of another.
@@ -86,7 +86,7 @@ impl Filter {
 /// Attaches the program; in the place of one that a predecessor has left, without a gap, or in front of others.
 pub fn attach(
     program: &mut SchedClassifier,
-    role: Role,
+    duty: Duty,
     entrance: &Entrance,
     tun: &str,
     at: Position,
@@ -94,14 +94,14 @@ pub fn attach(
     let mut netlink = NetlinkSocket::open(NETLINK_ROUTE).map_err(tc_error)?;
     let ours = filters(&mut netlink, entrance.index, tun).map_err(tc_error)?;
     // Behind all who may come between is where it watches from.
-    let is_in_place = at == Position::AsLeft || role == Role::Watching;
-    let turn = ours.iter().find(|filter| filter.is_of(role)).map_or(0, |filter| !filter.handle & u32::from(TURN));
-    if is_in_place && let Some(left) = ours.iter().find(|filter| filter.is_of(role)) {
+    let is_in_place = at == Position::AsLeft || duty == Duty::Watching;
+    let turn = ours.iter().find(|filter| filter.is_of(duty)).map_or(0, |filter| !filter.handle & u32::from(TURN));
+    if is_in_place && let Some(left) = ours.iter().find(|filter| filter.is_of(duty)) {
         let handle = TcHandle::from(left.handle);
-        let link = SchedClassifierLink::attached(&entrance.name, role.side(), left.priority(), handle, None);
+        let link = SchedClassifierLink::attached(&entrance.name, duty.side(), left.priority(), handle, None);
         if let Ok(id) = program.attach_to_link(link.map_err(tc_error)?) {
             stay(program.take_link(id)?);
-            return alone(&mut netlink, program, role, entrance, tun);
+            return alone(&mut netlink, program, duty, entrance, tun);
         }
     }
     let mut made = if ours.iter().any(|filter| filter.made_the_discipline()) { MADE } else { 0 };
@@ -116,38 +116,38 @@ pub fn attach(
         Err(error) => return Err(ProgramError::from(error).into()),
     }
     let turn = u16::try_from(turn).unwrap_or(0);
-    let handle = TcHandle::new(tag(tun), role.code() | made | turn);
-    let first = match role {
-        Role::Watching => *PRIORITIES.end() + 1,
+    let handle = TcHandle::new(tag(tun), duty.code() | made | turn);
+    let first = match duty {
+        Duty::Watching => *PRIORITIES.end() + 1,
         _ => *PRIORITIES.start(),
     };
     let mut last = None;
     for priority in PRIORITIES.map(|number| number - 1 + first) {
         let options = TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None });
-        match program.attach_with_options(&entrance.name, role.side(), options) {
+        match program.attach_with_options(&entrance.name, duty.side(), options) {
             Ok(id) => {
                 stay(program.take_link(id)?);
-                return alone(&mut netlink, program, role, entrance, tun);
+                return alone(&mut netlink, program, duty, entrance, tun);
             }
             Err(error) => last = Some(error),
         }
     }
-    Err(last.map_or(FastPathError::Object(role.program()), FastPathError::from))
+    Err(last.map_or(FastPathError::Object(duty.program()), FastPathError::from))
 }
 
-/// Sees that the program is where it should be, for whoever attaches names an interface, and it may have got another name
-/// since. Removes any other of the role.
+/// Sees that the program is where it should be, for attaching goes by the name of an interface, and it may have got
+/// another name since. Removes any other of the duty.
 fn alone(
     netlink: &mut NetlinkSocket,
     program: &SchedClassifier,
-    role: Role,
+    duty: Duty,
     entrance: &Entrance,
     tun: &str,
 ) -> Result<(), FastPathError> {
     let number = program.info()?.id();
-    let is_it = |filter: &Filter| filter.is_of(role) && filter.program == Some(number);
+    let is_it = |filter: &Filter| filter.is_of(duty) && filter.program == Some(number);
     if filters(netlink, entrance.index, tun).map_err(tc_error)?.iter().any(is_it) {
-        remove_by(netlink, entrance.index, tun, |filter| filter.is_of(role) && !is_it(filter)).map_err(tc_error)?;
+        remove_by(netlink, entrance.index, tun, |filter| filter.is_of(duty) && !is_it(filter)).map_err(tc_error)?;
         return Ok(());
     }
     for index in links(netlink).map_err(tc_error)? {
@@ -157,19 +157,19 @@ fn alone(
 }
 
 /// Whether the filter is still there, and who comes before it.
-pub fn stance(index: u32, role: Role, tun: &str) -> io::Result<Stance> {
+pub fn stance(index: u32, duty: Duty, tun: &str) -> io::Result<Stance> {
     let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     if !has_clsact(&mut netlink, index)? {
         return Ok(Stance::Gone);
     }
-    let all = filters_at(&mut netlink, index, side(role))?;
-    let Some(place) = all.iter().position(|filter| is_ours(filter, tun) && filter.is_of(role)) else {
+    let all = filters_at(&mut netlink, index, side(duty))?;
+    let Some(place) = all.iter().position(|filter| is_ours(filter, tun) && filter.is_of(duty)) else {
         return Ok(Stance::Gone);
     };
     let mut before = all.iter().take(place).filter(|filter| !filter.is_of_a_gateway());
     Ok(match before.next() {
         // It watches from behind them all.
-        Some(other) if role != Role::Watching => {
+        Some(other) if duty != Duty::Watching => {
             let who = format!("the {} filter {} (pref {})", other.kind, other.name, other.priority());
             Stance::Behind { who: who.replace("  ", " "), is_fixed: !other.lets_pass() }
         }
@@ -179,8 +179,8 @@ pub fn stance(index: u32, role: Role, tun: &str) -> io::Result<Stance> {
 
 /// Removes the filter of the gateway `tun` from an interface, and the discipline if it was made for that and nobody uses
 /// it any more. Says whether there was a filter.
-pub fn remove(index: u32, role: Role, tun: &str) -> io::Result<bool> {
-    remove_by(&mut NetlinkSocket::open(NETLINK_ROUTE)?, index, tun, |filter| filter.is_of(role))
+pub fn remove(index: u32, duty: Duty, tun: &str) -> io::Result<bool> {
+    remove_by(&mut NetlinkSocket::open(NETLINK_ROUTE)?, index, tun, |filter| filter.is_of(duty))
 }
 
 /// Whether there is any filter of the gateway `tun`.
@@ -195,11 +195,11 @@ pub fn has_left(tun: &str) -> io::Result<bool> {
 }
 
 /// The same for every filter but these, on every interface.
-pub fn remove_but(kept: &[(u32, Role)], tun: &str) -> io::Result<bool> {
+pub fn remove_but(kept: &[(u32, Duty)], tun: &str) -> io::Result<bool> {
     let mut netlink = NetlinkSocket::open(NETLINK_ROUTE)?;
     let mut any = false;
     for index in links(&mut netlink)? {
-        let is_kept = |filter: &Filter| kept.iter().any(|(at, role)| *at == index && filter.is_of(*role));
+        let is_kept = |filter: &Filter| kept.iter().any(|(at, duty)| *at == index && filter.is_of(*duty));
         any |= remove_by(&mut netlink, index, tun, |filter| !is_kept(filter))?;
     }
     Ok(any)
@@ -231,9 +231,9 @@ fn is_used(netlink: &mut NetlinkSocket, index: u32) -> io::Result<bool> {
 
 /// The place of programs that are no gateway's, behind all of them.
 const BEHIND: std::ops::RangeInclusive<u16> = *PRIORITIES.end() * 2 + 1..=*PRIORITIES.end() * 4;
-/// The beginning of their handles. (A gateway whose name gives the same number would take them for its own, of no role.)
+/// The beginning of their handles. (A gateway whose name gives the same number would take them for its own, of no duty.)
 const BEHIND_TAG: u16 = 0x7e57;
-/// No [`Role`] has this number.
+/// No [`Duty`] has this number.
 const BEHIND_CODE: u16 = 0x80;
 
 /// Attaches a program behind those of gateways, for as long as its link is held.
@@ -329,8 +329,8 @@ fn text(bytes: Option<&[u8]>) -> String {
     String::from_utf8_lossy(bytes.unwrap_or_default()).trim_end_matches('\0').to_owned()
 }
 
-fn side(role: Role) -> u32 {
-    if role.side() == TcAttachType::Ingress { INGRESS } else { EGRESS }
+fn side(duty: Duty) -> u32 {
+    if duty.side() == TcAttachType::Ingress { INGRESS } else { EGRESS }
 }
 
 fn has_clsact(netlink: &mut NetlinkSocket, index: u32) -> io::Result<bool> {

@@ -100,7 +100,7 @@ static __always_inline bool is_from_host(struct __sk_buff *skb)
 	}
 }
 
-// Whoever is to take it would leave a frame for another hardware address alone.
+// The host that is to take it would leave a frame for another hardware address alone.
 static __always_inline long address_frame(struct __sk_buff *skb)
 {
 	__u8 hardware[6];

@@ -41,9 +41,9 @@ unsafe impl Pod for DetourSettings {}
 /// An interface, as the programs must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its name.
+    /// As it is now: interfaces can be renamed.
     pub name: String,
-    /// Its index.
+    /// Of the kernel, from 1 on.
     pub index: u32,
     /// Its Ethernet address, if its packets have an Ethernet header.
     pub hardware: Option<[u8; 6]>,

@@ -1,6 +1,6 @@
-//! The book about the flows in the kernel: which there are, whose they are, what was noted of them.
+//! The book about the flows in the kernel: which there are, whose they are, what they have carried.
 
-use super::program::Flows;
+use super::program::FlowMaps;
 use crate::nat::{Carried, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
 use crate::wire::Address;
@@ -16,7 +16,7 @@ type Key = (Realm, Address, Address);
 /// A flow in the kernel.
 struct Entry {
     offer: Offer,
-    noted: Carried,
+    carried: Carried,
     moved: Time,
     /// When it was entered, or taken over.
     entered: Time,
@@ -46,7 +46,7 @@ pub struct KernelFlow {
 }
 
 impl Entry {
-    /// Nobody looks often enough for less than a second to tell anything.
+    /// Tells the rate anew, once a second at most: less time tells nothing.
     fn measure(&mut self, now: Time) {
         let (then, before) = self.measured;
         let millis = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX);
@@ -54,20 +54,20 @@ impl Entry {
             return;
         }
         let a_second = |all: u64, before: u64| all.wrapping_sub(before).saturating_mul(1000) / millis;
-        self.rate = (a_second(self.noted.packets, before.packets), a_second(self.noted.bytes, before.bytes));
-        self.measured = (now, self.noted);
+        self.rate = (a_second(self.carried.packets, before.packets), a_second(self.carried.bytes, before.bytes));
+        self.measured = (now, self.carried);
     }
 
     fn told(&self) -> KernelFlow {
-        let Self { offer, noted, moved, entered, rate, .. } = *self;
+        let Self { offer, carried, moved, entered, rate, .. } = *self;
         let (packets_a_second, bytes_a_second) = rate;
-        KernelFlow { offer, carried: noted, entered, moved, packets_a_second, bytes_a_second }
+        KernelFlow { offer, carried, entered, moved, packets_a_second, bytes_a_second }
     }
 }
 
-/// See the module.
+/// Every flow in the kernel, in the order in which it is looked at.
 pub struct FlowBook {
-    flows: Flows,
+    flows: FlowMaps,
     entries: HashMap<Key, Entry>,
     of_binding: HashMap<SlotRef, HashSet<Key>>,
     /// In which order to look at them.
@@ -80,13 +80,13 @@ pub struct FlowBook {
 }
 
 impl FlowBook {
-    /// Nothing in them.
-    pub fn new(flows: Flows) -> Self {
+    /// A book in which no flow is entered.
+    pub fn new(flows: FlowMaps) -> Self {
         let (entries, of_binding, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self { flows, entries, of_binding, round, serial: 0, hits: 0, closed: false, complained: false }
     }
 
-    /// Whether they are to enter no flow from now on; returns whether it was so before.
+    /// Whether to enter no flow from now on; returns whether it was so before.
     pub fn close(&mut self, closed: bool) -> bool {
         std::mem::replace(&mut self.closed, closed)
     }
@@ -100,11 +100,11 @@ impl FlowBook {
         self.write_down(*offer, Carried::default(), now);
     }
 
-    fn write_down(&mut self, offer: Offer, noted: Carried, now: Time) {
+    fn write_down(&mut self, offer: Offer, carried: Carried, now: Time) {
         let key = (offer.from, offer.source, offer.destination);
         self.serial += 1;
         let serial = self.serial;
-        let entry = Entry { offer, noted, moved: now, entered: now, measured: (now, noted), rate: (0, 0), serial };
+        let entry = Entry { offer, carried, moved: now, entered: now, measured: (now, carried), rate: (0, 0), serial };
         self.entries.insert(key, entry);
         self.of_binding.entry(offer.binding).or_default().insert(key);
         self.round.push_back((key, self.serial));
@@ -114,11 +114,11 @@ impl FlowBook {
     /// how many of each.
     pub fn take_over(&mut self, nat: &Nat, now: Time) -> (usize, usize) {
         let (mut kept, mut dropped) = (0, 0);
-        for (from, source, destination, address, noted) in self.flows.all() {
+        for (from, source, destination, address, carried) in self.flows.all() {
             match nat.offer_again(from, source, destination, address, now) {
                 Some(offer) => {
                     kept += 1;
-                    self.write_down(offer, noted, now);
+                    self.write_down(offer, carried, now);
                 }
                 None => {
                     dropped += 1;
@@ -152,19 +152,19 @@ impl FlowBook {
             let Some((key, serial)) = self.round.pop_front() else { return };
             let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.serial == serial) else { continue };
             let (from, source, destination) = key;
-            let all = self.flows.carried(from, source, destination).unwrap_or(entry.noted);
+            let all = self.flows.carried(from, source, destination).unwrap_or(entry.carried);
             let new = Carried {
-                packets: all.packets.wrapping_sub(entry.noted.packets),
-                bytes: all.bytes.wrapping_sub(entry.noted.bytes),
-                opened: all.opened.wrapping_sub(entry.noted.opened),
+                packets: all.packets.wrapping_sub(entry.carried.packets),
+                bytes: all.bytes.wrapping_sub(entry.carried.bytes),
+                opened: all.opened.wrapping_sub(entry.carried.opened),
             };
-            entry.noted = all;
+            entry.carried = all;
             entry.measure(now);
             self.hits += new.packets;
             if new.packets > 0 {
                 entry.moved = now;
             }
-            if nat.carried(&entry.offer, new, now) && now - entry.moved < IDLE {
+            if nat.note_carried(&entry.offer, new, now) && now - entry.moved < IDLE {
                 self.round.push_back((key, serial));
             } else {
                 let binding = entry.offer.binding;

@@ -27,7 +27,7 @@ struct constants {
 	__u8 link_header; // bytes before the IP header: of Ethernet, or none
 	__u8 clamps; // whether TCP SYNs get another segment size
 	__u8 carries; // whether known flows are translated here
-	__u8 redirects; // whether they leave at once, whoever would look at them on the kernel's way
+	__u8 redirects; // whether they leave at once, past netfilter and all else on the kernel's way
 	__u8 strips; // whether TCP SYNs lose the options of Multipath TCP
 	__u8 unused;
 };

@@ -74,7 +74,7 @@ enum reason { OWN_SOURCE, IPSEC, OTHER_REALM, UNDECLARED_WAY, FOREIGN_SOURCE, IN
 
 struct interface {
 	__u32 index; // 0: none
-	__u32 realm; // of an inside, from 1 on; 0: whoever comes may leave here
+	__u32 realm; // of an inside, from 1 on; 0: every packet may leave here
 	__u32 asks; // of an inside: which of the other maps are not empty
 	__u32 is_others; // it can have no packet of an inside, and is no declared way
 };
@@ -239,7 +239,7 @@ static __always_inline int judge_transit6(struct sk_buff *skb)
 	return NF_ACCEPT;
 }
 
-// The kernel calls it a program of netfilter; whoever reads this file knows no such section.
+// The kernel calls it a program of netfilter; the loaders that read this file know no such section.
 SEC("classifier")
 int kamei_guard(struct bpf_nf_ctx *hook)
 {

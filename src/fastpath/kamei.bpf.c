@@ -8,10 +8,10 @@
 // The programs hold a cache of decisions and decide nothing. A flow that is not in their map, and every packet that is not
 // plain, goes to user space from the same place and comes back to it (divert.h). What cannot be translated does not leave.
 //
-// kamei_watching looks after kamei_leaving: should somebody take that one off, nothing leaves. kamei_beneath sits at the
-// ports of a bridge that is an outside, kamei_returning and kamei_routed at the gateway's own device. kamei_shortcut and
-// kamei_xdp are the ways past the kernel, for those who ask for them. All are loaded with `constants` filled in before: the verifier
-// takes the branches out that are not needed.
+// kamei_watching looks after kamei_leaving: should another program take that one off, nothing leaves. kamei_beneath
+// sits at the ports of a bridge that is an outside, kamei_returning and kamei_routed at the gateway's own device.
+// kamei_shortcut and kamei_xdp are the ways past the kernel, for those who ask for them. All are loaded with
+// `constants` filled in before: the verifier takes the branches out that are not needed.
 
 #include "flows.h"
 #include "divert.h"
@@ -329,8 +329,8 @@ static __always_inline bool take_priority_tags_off(struct __sk_buff *skb)
 }
 
 // What is not IP any more. All that comes in by an inside interface and is forwarded is IP when it is routed; so the route
-// has wrapped it (MPLS), or somebody has led it past all routes. What a device on top of this one has wrapped was judged at
-// that device, or by the guard.
+// has wrapped it (MPLS), or another program has led it past all routes. What a device on top of this one has wrapped
+// was judged at that device, or by the guard.
 static __always_inline int judge_wrapped(const struct __sk_buff *skb)
 {
 	if (skb->protocol == bpf_htons(ETH_P_PPP_SES) || skb->protocol == bpf_htons(ETH_P_MACSEC))

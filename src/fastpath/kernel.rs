@@ -2,19 +2,19 @@
 
 use super::abilities::{Abilities, XdpFeatures};
 use super::attachment::Attachment;
+use super::contest::Contest;
+use super::duty::{AttachPoint, Duty, Position, Stance};
 use super::flow_book::{FlowBook, KernelFlow};
-use super::guard::{self, Guard, Ways};
+use super::guard::{self, Guard, GuardError, Ways};
 use super::layout::Interface;
 use super::program::{Loader, ProgramSurroundings};
-use super::role::{AttachPoint, Position, Role, Stance};
-use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind, Site};
+use super::{Entrance, FastPathError, FastPathSettings, NoXdp, PrefixKind, Site};
 use crate::nat::{Epoch, FlowCarrier, Nat, Offer, Realm, SlotRef};
 use crate::time::Time;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// Every flow is looked at once in so many calls of [`FastPath::look`].
 const ROUND: usize = 5;
@@ -25,7 +25,7 @@ const SLICE: usize = 1024;
 struct Attachments {
     entrance: Entrance,
     /// What they are there for, but for those that are only faster.
-    roles: &'static [Role],
+    duties: &'static [Duty],
     /// Those without which it is closed.
     needed: Vec<Attachment>,
     /// Those that are only faster.
@@ -33,72 +33,11 @@ struct Attachments {
     contest: Contest,
 }
 
-/// Programs of others that come before ours.
-#[derive(Clone, Debug, Default)]
-struct Contest {
-    /// How often ours were put in front, lately.
-    times: u32,
-    /// When, the last time.
-    last: Option<Instant>,
-    /// One comes before ours now and may keep packets from them.
-    is_lost: bool,
-    /// Whom nothing can be put in front of, as was said.
-    said: Option<String>,
-}
-
-impl Contest {
-    /// Whether to put ours in front of `who` now. Somebody may do the same, so each time is longer after the one before.
-    fn goes_in_front(&mut self, interface: &str, who: &str, is_fixed: bool) -> bool {
-        if is_fixed {
-            if self.said.as_deref() != Some(who) {
-                log::error!(
-                    "{who} comes before the gateway's programs on '{interface}', and nothing can be put in front of it: if \
-                     it ends the way of packets there, they pass untranslated; attach it with a pref of 9 or more"
-                );
-                self.said = Some(who.to_owned());
-            }
-            return false;
-        }
-        let now = Instant::now();
-        let since = self.last.map(|last| now - last);
-        if since.is_some_and(|since| since > TRUCE) {
-            self.times = 0;
-        }
-        self.is_lost = true;
-        if since.is_some_and(|since| since < PAUSE * 2_u32.pow(self.times.min(LONGEST_PAUSE))) {
-            return false;
-        }
-        self.times += 1;
-        self.last = Some(now);
-        true
-    }
-}
-
-/// To be said once ours are in front, not before: somebody may wait for it to go on.
-fn say_who_was_overtaken(interface: &str, who: &str, times: u32) {
-    let again = if times < 2 {
-        ""
-    } else {
-        " again; whenever that cannot be done at once, nothing from inside leaves by that interface"
-    };
-    log::error!(
-        "{who} has come before the gateway's programs on '{interface}', and may have kept packets from them; they are put in \
-         front{again}"
-    );
-}
-
-/// After programs were put in front of those of others, the next time is not before this; each time twice as long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// So often twice as long, at most.
-const LONGEST_PAUSE: u32 = 6;
-/// Whoever comes after this has not been in a contest.
-const TRUCE: Duration = Duration::from_secs(600);
-
 impl Attachments {
     /// Whether they are right for this interface; its name does not matter.
-    fn are_of(&self, entrance: &Entrance, roles: &[Role]) -> bool {
+    fn are_of(&self, entrance: &Entrance, duties: &[Duty]) -> bool {
         let Entrance { index, realm, ethernet, name: _ } = &self.entrance;
-        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet) && self.roles == roles
+        (index, realm, ethernet) == (&entrance.index, &entrance.realm, &entrance.ethernet) && self.duties == duties
     }
 
     /// How the worst of them sits.
@@ -115,7 +54,7 @@ impl Attachments {
     }
 
     fn leave(self) {
-        // The one that drops last.
+        // The one that drops goes last.
         self.shortcuts.into_iter().chain(self.needed.into_iter().rev()).for_each(Attachment::leave);
     }
 
@@ -124,11 +63,11 @@ impl Attachments {
     }
 }
 
-/// See the module.
+/// Translation in the kernel. Several threads use it at once: each part has a lock of its own.
 pub struct FastPath {
     loader: Mutex<Loader>,
     book: Mutex<FlowBook>,
-    /// Held by whoever goes through all flows: their order stays.
+    /// Held by a thread that goes through all flows: their order stays.
     round: Mutex<()>,
     surroundings: Mutex<ProgramSurroundings>,
     guard: Mutex<Guard>,
@@ -145,11 +84,11 @@ impl FastPath {
     ///
     /// # Errors
     /// What the kernel does not have or refuses.
-    pub fn new(common: Common, now: Time) -> Result<Self, FastPathError> {
-        let abilities = common.xdp.then(Abilities::open).transpose().map_err(FastPathError::Abilities)?;
-        let tun = common.tun.clone();
-        let (loader, flows, surroundings) = Loader::new(common)?;
-        let guard = Guard::new(&tun, loader.place())?;
+    pub fn new(settings: FastPathSettings, now: Time) -> Result<Self, FastPathError> {
+        let abilities = settings.xdp.then(Abilities::open).transpose().map_err(FastPathError::Abilities)?;
+        let tun = settings.tun.clone();
+        let (loader, flows, surroundings) = Loader::new(settings)?;
+        let guard = Guard::new(&tun, loader.pins())?;
         log::debug!("undeclared ways out are guarded by {}", guard.kind());
         Ok(Self {
             loader: Mutex::new(loader),
@@ -163,9 +102,9 @@ impl FastPath {
         })
     }
 
-    /// Goes by this from now on: whose addresses are whose, which interfaces there are. Whatever somebody has taken off is
-    /// put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a program cannot
-    /// be attached; these are returned, once each. What cannot be had but is only faster is among them.
+    /// Goes by this from now on: whose addresses are whose, which interfaces there are. What another program has taken
+    /// off is put back. Closed before it is open: nothing leaves by an interface that is not there yet, or where a
+    /// program cannot be attached; these are returned, once each. What cannot be had but is only faster is among them.
     pub fn update_site(&self, site: &Site) -> Vec<FastPathError> {
         let mut wrong: Vec<FastPathError> = self.loader.lock().restore().err().into_iter().collect();
         let features = self.features();
@@ -174,60 +113,10 @@ impl FastPath {
         let told = self.tell(site, &interfaces);
         wrong.extend(told.err().map(FastPathError::from));
         let mut attachments = self.attachments.lock();
-        let ports = site.ports.iter().filter(|port| port.realm == Realm::Outside);
-        let all = || site.devices.iter().chain(&site.entrances).chain(ports.clone());
-        let is_right =
-            |attachments: &Attachments| all().any(|entrance| attachments.are_of(entrance, roles(site, entrance)));
-        for (index, left) in attachments.extract_if(.., |_, attachments| !is_right(attachments)) {
-            // Of an interface that is still there but has changed: another program takes the attachment below.
-            if all().all(|entrance| entrance.index != index || roles(site, entrance) != left.roles) {
-                left.leave();
-            }
-        }
+        leave_others(&mut attachments, site);
         if let Some(device) = site.devices.first() {
-            for entrance in all() {
-                let mut position = Position::AsLeft;
-                let mut contest = Contest::default();
-                let mut was_taken_off = false;
-                let mut overtaken = None;
-                if let Some(attachments) = attachments.get_mut(&entrance.index) {
-                    match attachments.stance() {
-                        Stance::First => {
-                            attachments.contest.is_lost = false;
-                            continue;
-                        }
-                        Stance::Behind { who, is_fixed } => {
-                            if !attachments.contest.goes_in_front(&entrance.name, &who, is_fixed) {
-                                continue;
-                            }
-                            position = Position::InFront;
-                            overtaken = Some(who);
-                        }
-                        Stance::Gone => was_taken_off = true,
-                    }
-                    contest = Contest { is_lost: false, ..attachments.contest.clone() };
-                }
-                match self.attach(AttachPoint { entrance, position }, site, device.index, &features, &mut wrong) {
-                    // What was left of the attachments before goes only now.
-                    Ok(taken) => {
-                        let times = contest.times;
-                        drop(attachments.insert(entrance.index, Attachments { contest, ..taken }));
-                        if let Some(who) = overtaken {
-                            say_who_was_overtaken(&entrance.name, &who, times);
-                        }
-                        if was_taken_off {
-                            let name = &entrance.name;
-                            log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
-                        }
-                    }
-                    Err(why) => {
-                        if let Some(who) = overtaken {
-                            let name = &entrance.name;
-                            log::error!("{who} comes before the gateway's programs on '{name}' and is not overtaken:");
-                        }
-                        wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) });
-                    }
-                }
+            for entrance in with_programs(site) {
+                self.keep_attached(&mut attachments, entrance, site, device.index, &features, &mut wrong);
             }
         }
         // Some drivers take frames from XDP only while a program sits on them.
@@ -237,25 +126,81 @@ impl FastPath {
             wrong.extend(self.tell(site, &interfaces).err().map(FastPathError::from));
         }
         self.say_what_is_slower(site, &took_frames);
-        let ways = ways(site, |index| attachments.get(&index).is_some_and(|attachments| !attachments.contest.is_lost));
+        let ways =
+            ways(site, |index| attachments.get(&index).is_some_and(|attachments| !attachments.contest.is_lost()));
         drop(attachments);
-        let mut guard = self.guard.lock();
-        let mut guarded = guard.set(&ways);
-        if guarded.is_ok() && !guard.is_whole() {
-            log::error!("somebody has taken away what keeps the inside closed to other interfaces; it is put back");
-            guarded = guard.renew();
-        }
-        wrong.extend(guarded.err().map(FastPathError::from));
+        wrong.extend(self.guard_all_but(&ways).err().map(FastPathError::from));
         let kept = self.surroundings.lock().keep_interfaces(&interfaces);
         wrong.extend(kept.err().map(FastPathError::from));
         wrong
+    }
+
+    /// Sees that the programs of an entrance sit there and come first; attaches them where they do not.
+    fn keep_attached(
+        &self,
+        attachments: &mut BTreeMap<u32, Attachments>,
+        entrance: &Entrance,
+        site: &Site,
+        device: u32,
+        features: &BTreeMap<u32, XdpFeatures>,
+        wrong: &mut Vec<FastPathError>,
+    ) {
+        let name = &entrance.name;
+        let mut position = Position::AsLeft;
+        let mut contest = Contest::default();
+        let mut was_taken_off = false;
+        let mut overtaken = None;
+        if let Some(attachments) = attachments.get_mut(&entrance.index) {
+            match attachments.stance() {
+                Stance::First => return attachments.contest.win(),
+                Stance::Behind { who, is_fixed } => {
+                    if !attachments.contest.goes_in_front(name, &who, is_fixed) {
+                        return;
+                    }
+                    position = Position::InFront;
+                    overtaken = Some(who);
+                }
+                Stance::Gone => was_taken_off = true,
+            }
+            contest = attachments.contest.clone();
+            contest.win();
+        }
+        match self.attach(AttachPoint { entrance, position }, site, device, features, wrong) {
+            // What was left of the attachments before goes only now.
+            Ok(taken) => {
+                drop(attachments.insert(entrance.index, Attachments { contest: contest.clone(), ..taken }));
+                if let Some(who) = overtaken {
+                    contest.say_overtaken(name, &who);
+                }
+                if was_taken_off {
+                    log::error!("somebody has taken a program of the gateway off '{name}'; it is put back");
+                }
+            }
+            Err(why) => {
+                if let Some(who) = overtaken {
+                    log::error!("{who} comes before the gateway's programs on '{name}' and is not overtaken:");
+                }
+                wrong.push(FastPathError::Tc { name: name.clone(), why: Box::new(why) });
+            }
+        }
+    }
+
+    /// Closes all ways but these, and puts back what another program has taken away of the guard.
+    fn guard_all_but(&self, ways: &Ways) -> Result<(), GuardError> {
+        let mut guard = self.guard.lock();
+        guard.set(ways)?;
+        if guard.is_whole() {
+            return Ok(());
+        }
+        log::error!("somebody has taken away what keeps the inside closed to other interfaces; it is put back");
+        guard.renew()
     }
 
     /// What programs know of interfaces and addresses: what is new is added, what is old stays for now.
     fn tell(&self, site: &Site, interfaces: &BTreeMap<u32, Interface>) -> Result<(), aya::maps::MapError> {
         let mut surroundings = self.surroundings.lock();
         surroundings.set_ruled(site.ruled_v4, site.ruled_v6)?;
-        surroundings.set_places(&site.prefixes)?;
+        surroundings.set_prefixes(&site.prefixes)?;
         surroundings.set_exempt(&site.exempt)?;
         surroundings.add_interfaces(interfaces)
     }
@@ -273,7 +218,7 @@ impl FastPath {
 
     fn say_what_is_slower(&self, site: &Site, before: &BTreeSet<u32>) {
         let now = self.take_frames(site);
-        if !self.loader.lock().common().xdp {
+        if !self.loader.lock().settings().xdp {
             return;
         }
         for Entrance { name, index, .. } in &site.entrances {
@@ -306,15 +251,16 @@ impl FastPath {
         wrong: &mut Vec<FastPathError>,
     ) -> Result<Attachments, FastPathError> {
         let (loader, entrance) = (self.loader.lock(), point.entrance);
-        let roles = roles(site, entrance);
-        let needed = if roles.is_empty() { Vec::new() } else { loader.at_tc(roles, point, device)? };
+        let duties = duties(site, entrance);
+        let needed = if duties.is_empty() { Vec::new() } else { loader.at_tc(duties, point, device)? };
         let contest = Contest::default();
-        let mut attachments = Attachments { entrance: entrance.clone(), roles, needed, shortcuts: Vec::new(), contest };
+        let mut attachments =
+            Attachments { entrance: entrance.clone(), duties, needed, shortcuts: Vec::new(), contest };
         if !site.entrances.contains(entrance) || entrance.ethernet.is_none() {
             return Ok(attachments);
         }
-        if loader.common().redirects && entrance.realm != Realm::Outside {
-            match loader.at_tc(&[Role::Shortcut], point, device) {
+        if loader.settings().redirects && entrance.realm != Realm::Outside {
+            match loader.at_tc(&[Duty::Shortcut], point, device) {
                 Ok(taken) => attachments.shortcuts.extend(taken),
                 Err(why) => wrong.push(FastPathError::Tc { name: entrance.name.clone(), why: Box::new(why) }),
             }
@@ -352,8 +298,8 @@ impl FastPath {
 
     /// Goes on with other settings, with the programs that are loaded when [`FastPath::update_site`] is called next. To be
     /// called while nobody offers flows.
-    pub fn renew(&self, common: Common) {
-        self.loader.lock().set_common(common);
+    pub fn renew(&self, settings: FastPathSettings) {
+        self.loader.lock().set_settings(settings);
         self.attachments.lock().clear();
     }
 
@@ -378,7 +324,7 @@ impl FastPath {
         self.book.lock().revoke_all();
     }
 
-    /// In numbers.
+    /// How many flows there are, and what programs and guard have counted.
     pub fn view(&self) -> View {
         let dropped = self.guard.lock().dropped();
         let book = self.book.lock();
@@ -439,12 +385,31 @@ pub struct View {
     pub noted: BTreeMap<String, u64>,
 }
 
+/// Where programs sit: at devices, entrances and the ports of outside bridges.
+fn with_programs(site: &Site) -> impl Iterator<Item = &Entrance> {
+    let ports = site.ports.iter().filter(|port| port.realm == Realm::Outside);
+    site.devices.iter().chain(&site.entrances).chain(ports)
+}
+
+/// Takes off what is of no entrance any more, or of one that has changed.
+fn leave_others(attachments: &mut BTreeMap<u32, Attachments>, site: &Site) {
+    let is_right = |attachments: &Attachments| {
+        with_programs(site).any(|entrance| attachments.are_of(entrance, duties(site, entrance)))
+    };
+    for (index, left) in attachments.extract_if(.., |_, attachments| !is_right(attachments)) {
+        // Of an interface that is still there but has changed, another program takes the attachment.
+        if with_programs(site).all(|entrance| entrance.index != index || duties(site, entrance) != left.duties) {
+            left.leave();
+        }
+    }
+}
+
 /// What programs are needed for at an interface.
-fn roles(site: &Site, entrance: &Entrance) -> &'static [Role] {
+fn duties(site: &Site, entrance: &Entrance) -> &'static [Duty] {
     match entrance.realm {
-        _ if site.devices.contains(entrance) => &Role::DEVICE,
-        _ if site.ports.contains(entrance) => &Role::PORT,
-        Realm::Outside => &Role::OUTSIDE,
+        _ if site.devices.contains(entrance) => &Duty::DEVICE,
+        _ if site.ports.contains(entrance) => &Duty::PORT,
+        Realm::Outside => &Duty::OUTSIDE,
         Realm::Inside(_) => &[],
     }
 }
@@ -515,7 +480,7 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
     let is_local = entrance.ethernet.is_some_and(|ethernet| ethernet.is_local);
     let mut on = abilities.switched_on(entrance.index).map_err(|error| NoXdp::Kernel(error.to_string()))?;
     // What the sender at the other end of a veth leaves undone cannot be seen from here; that this end leaves nothing
-    // undone tells that somebody has thought of it.
+    // undone tells that the operator has thought of it.
     on.retain(|name| {
         if is_local {
             name.starts_with("tx-checksum-ip") || name.starts_with("tx-vlan-") && name.ends_with("-insert")
@@ -529,27 +494,5 @@ fn suits(entrance: &Entrance, features: XdpFeatures, abilities: &mut Abilities) 
         (true, _) => Ok(()),
         (false, true) => Err(NoXdp::Unfinished { command }),
         (false, false) => Err(NoXdp::HiddenTags { command }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_comes_in_front_again_and_again_is_overtaken_ever_more_rarely() {
-        let mut contest = Contest::default();
-        let goes = |contest: &mut Contest| contest.goes_in_front("go", "another", false);
-        let mut pause = PAUSE;
-        assert!(goes(&mut contest));
-        for _ in 0..10 {
-            assert!(!goes(&mut contest) && contest.is_lost, "at once");
-            pause = (pause * 2).min(PAUSE * 2_u32.pow(LONGEST_PAUSE));
-            contest.last = contest.last.map(|last| last - pause);
-            assert!(goes(&mut contest), "after {pause:?}");
-        }
-        contest.last = contest.last.map(|last| last - TRUCE - PAUSE);
-        assert!(goes(&mut contest) && contest.times == 1, "after a truce");
-        assert!(!contest.goes_in_front("go", "a filter", true), "nothing can");
     }
 }

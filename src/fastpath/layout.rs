@@ -33,7 +33,7 @@ pub struct Constants {
     pub clamps: u8,
     /// Whether known flows are translated in the kernel.
     pub carries: u8,
-    /// Whether they leave at once, whoever would look at them on the kernel's way.
+    /// Whether they leave at once, past netfilter and all else on the kernel's way.
     pub redirects: u8,
     /// Whether TCP SYNs lose the options of Multipath TCP.
     pub strips: u8,
@@ -44,7 +44,7 @@ pub struct Constants {
 /// What all programs of one gateway share, and those of its successors.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Shared {
+pub struct SharedValue {
     /// Of ways; the programs count it up.
     pub last_number: u32,
     /// As in every program: while programs are exchanged one by one, those before and those after know each other's packets.
@@ -55,7 +55,7 @@ pub struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
-    /// Numbered as in a constants.
+    /// Numbered as in [`Constants`].
     pub realm: u32,
     /// 1 if its driver sends what XDP hands it, else 0.
     pub takes_frames: u32,
@@ -69,9 +69,9 @@ impl Interface {
 /// What the programs know of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct PlaceValue {
+pub struct PrefixValue {
     kind: u32,
-    /// Of a terminal of one inside, numbered as in a constants.
+    /// The inside of a terminal, numbered as in [`Constants`].
     realm: u32,
 }
 
@@ -132,9 +132,9 @@ unsafe impl Pod for Constants {}
 // SAFETY: as above.
 unsafe impl Pod for Interface {}
 // SAFETY: as above.
-unsafe impl Pod for Shared {}
+unsafe impl Pod for SharedValue {}
 // SAFETY: as above.
-unsafe impl Pod for PlaceValue {}
+unsafe impl Pod for PrefixValue {}
 // SAFETY: as above.
 unsafe impl Pod for Key4 {}
 // SAFETY: as above.
@@ -227,7 +227,7 @@ fn to(offer: &Offer) -> u16 {
     u16::try_from(offer.to.number()).unwrap_or(u16::MAX)
 }
 
-impl From<PrefixKind> for PlaceValue {
+impl From<PrefixKind> for PrefixValue {
     /// The numbers of `kind` in the program.
     fn from(kind: PrefixKind) -> Self {
         let (kind, realm) = match kind {
@@ -242,8 +242,8 @@ impl From<PrefixKind> for PlaceValue {
     }
 }
 
-/// Why packets went to user space, in the order of their counters; `why` in the program.
-pub const WHYS: [&str; 8] =
+/// Why packets took the slow path, in the order of their counters; `why` in the program, which counts them in `WHYS`.
+pub const SLOW_REASONS: [&str; 8] =
     ["unknown_flow", "malformed", "options", "fragment", "protocol", "clamped", "control_connection", "off"];
 
 /// What else the programs count, behind those; `noted` in the program.

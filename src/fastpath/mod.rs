@@ -31,20 +31,21 @@ mod abilities;
 mod attached;
 mod attachment;
 mod clsact;
+mod contest;
 mod detour;
+mod duty;
 mod flow_book;
 mod guard;
 mod kernel;
 mod layout;
 mod pin_directory;
 mod program;
-mod role;
 
 pub use attachment::overtaking;
 pub use detour::{Detour, Port, clear};
 pub use flow_book::KernelFlow;
 pub use kernel::{FastPath, View, has_left, remove, without_xdp};
-pub use layout::WHYS;
+pub use layout::SLOW_REASONS;
 
 pub use guard::{GuardError, RulesetMonitor};
 
@@ -56,9 +57,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv6Addr;
 
-/// What is the same for every interface.
+/// What is configured of the fast path; the same for every interface.
 #[derive(Clone, Debug)]
-pub struct Common {
+pub struct FastPathSettings {
     /// Name of the gateway.
     pub tun: String,
     /// Flows of each address family that are kept at most.
@@ -71,7 +72,7 @@ pub struct Common {
     pub strips: bool,
     /// Whether known flows are translated in the kernel at all.
     pub carries: bool,
-    /// Whether they leave at once, whoever would look at them in the kernel.
+    /// Whether they leave at once, past netfilter and all else on the kernel's way.
     pub redirects: bool,
     /// Whether XDP carries packets too.
     pub xdp: bool,
@@ -96,7 +97,7 @@ pub enum FastPathError {
     /// Giving the program a name.
     #[error("the gateway's eBPF programs cannot be made to last: {}", whole(.0))]
     Pin(#[from] aya::pin::PinError),
-    /// A link that is not of the kind.
+    /// A pinned link that is of no program at tc or XDP.
     #[error("the gateway's eBPF programs cannot be made to last: {}", whole(.0))]
     Link(#[from] aya::programs::links::LinkError),
     /// Its maps.
@@ -123,7 +124,7 @@ pub enum FastPathError {
     /// The device is not there.
     #[error("the gateway's device '{0}' does not exist; another program may have removed it, start the gateway again")]
     NoDevice(String),
-    /// Between the look at the host and the attempt to attach.
+    /// The interface changed between the look at the host and the attempt to attach.
     #[error("interface '{0}' was renamed or replaced meanwhile")]
     Renamed(String),
     /// A link whose headers are not known.
@@ -132,17 +133,17 @@ pub enum FastPathError {
     /// The programs at tc, on one interface.
     #[error("packets cannot be translated at '{name}': {why}")]
     Tc {
-        /// The interface.
+        /// As it is now.
         name: String,
-        /// The reason.
+        /// What the kernel refuses or lacks.
         why: Box<FastPathError>,
     },
     /// The program at XDP, on one interface.
     #[error("no XDP for what comes in by '{name}': {why}. Or choose --fast-path tc")]
     Xdp {
-        /// The interface.
+        /// As it is now.
         name: String,
-        /// The reason.
+        /// What the driver lacks, or who is there.
         why: NoXdp,
     },
     /// What drivers can.
@@ -166,10 +167,10 @@ impl FastPathError {
 /// Why XDP cannot sit on an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NoXdp {
-    /// Or not now.
+    /// The driver does not run programs, or not as it is set up.
     #[error("its driver has no native XDP, or not as it is set up (queues, receive offloads)")]
     NotNative,
-    /// Frames do not say so.
+    /// The sender may leave checksums and VLAN tags undone, and a frame does not say so.
     #[error(
         "it has no wire, and packets may come before checksums and VLAN tags are put into them; `{command}`, and the \
          same at its other end, has senders put them in"
@@ -178,19 +179,19 @@ pub enum NoXdp {
         /// What switches it off.
         command: String,
     },
-    /// Frames do not say so.
+    /// The card takes VLAN tags off, and a frame does not say so.
     #[error("it takes VLAN tags off packets before XDP can see them; `{command}` leaves them")]
     HiddenTags {
         /// What switches it off.
         command: String,
     },
-    /// For a frame in one piece.
+    /// XDP takes frames in one piece alone.
     #[error("its MTU, or that of its other end, is too long for XDP; 3500 bytes mostly pass")]
     TooLong,
-    /// Not ours.
+    /// An XDP program that is not of the gateway.
     #[error("another XDP program sits there; `ip link` shows it")]
     Taken,
-    /// Anything else.
+    /// Something else that the kernel refuses.
     #[error("{0}")]
     Kernel(String),
 }

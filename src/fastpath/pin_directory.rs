@@ -18,7 +18,7 @@ const PREFIX: &str = "kamei-";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const MAGIC: i64 = 0xcafe_4a11;
 
-/// See the module.
+/// The directory in which maps, links and programs have their names.
 #[derive(Debug)]
 pub enum PinDirectory {
     /// A directory that stays.
@@ -28,19 +28,19 @@ pub enum PinDirectory {
 }
 
 impl PinDirectory {
-    /// The place of the gateway `tun` in this network namespace.
+    /// The pins of the gateway `tun` in this network namespace.
     pub fn of(tun: &str) -> io::Result<Self> {
         if statfs(MOUNTED).is_ok_and(|found| found.f_type == MAGIC) {
-            let place = Self::Lasting(lasting(tun)?);
-            place.restore()?;
-            return Ok(place);
+            let pins = Self::Lasting(lasting(tun)?);
+            pins.restore()?;
+            return Ok(pins);
         }
         let file_system = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&file_system)?;
         Ok(Self::Private(fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?))
     }
 
-    /// Makes its directory, which somebody may have removed.
+    /// Makes its directory, which another program may have removed.
     pub fn restore(&self) -> io::Result<()> {
         let Self::Lasting(path) = self else { return Ok(()) };
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
@@ -58,22 +58,22 @@ impl PinDirectory {
     }
 }
 
-/// Whether a gateway `tun` has a place of its own in this network namespace.
+/// Whether a gateway `tun` has a pin directory in this network namespace.
 pub fn exists(tun: &str) -> io::Result<bool> {
     Ok(lasting(tun)?.exists())
 }
 
-/// The places of all gateways in the network namespace of the one that has this place.
-pub fn all_beside(place: &Path) -> Vec<PathBuf> {
+/// The pin directories of all gateways in the network namespace of the one that has this.
+pub fn all_beside(directory: &Path) -> Vec<PathBuf> {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let own = name(place);
+    let own = name(directory);
     let Some((_, namespace)) = own.rsplit_once('-') else { return Vec::new() };
-    let is_place = |path: &PathBuf| {
+    let is_directory = |path: &PathBuf| {
         let name = name(path);
         name.starts_with(PREFIX) && name.rsplit_once('-').is_some_and(|(_, other)| other == namespace)
     };
     let all = std::fs::read_dir(MOUNTED).into_iter().flatten().flatten().map(|entry| entry.path());
-    all.filter(is_place).collect()
+    all.filter(is_directory).collect()
 }
 
 /// Removes what a dead gateway `tun` has left in this network namespace; says whether there was anything.

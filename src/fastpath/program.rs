@@ -1,12 +1,13 @@
 //! The eBPF programs in the kernel: loaded once for each interface, with maps that all of them share.
 
 use super::attachment::Attachment;
+use super::duty::{AttachPoint, Duty};
 use super::layout::{
-    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PlaceValue, Shared, WHYS,
+    CONTROL_PORTS, Constants, Flow4, Flow6, Interface, Key4, Key6, LAYOUT, NOTED, PrefixValue, SLOW_REASONS,
+    SharedValue,
 };
 use super::pin_directory::PinDirectory;
-use super::role::{AttachPoint, Role};
-use super::{Common, Entrance, FastPathError, NoXdp, PrefixKind};
+use super::{Entrance, FastPathError, FastPathSettings, NoXdp, PrefixKind};
 use crate::nat::{Carried, Offer, Realm};
 use crate::wire::Address;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -47,10 +48,10 @@ const ETHERNET: u8 = 14;
 
 /// Loads programs.
 pub struct Loader {
-    common: Common,
-    place: PinDirectory,
+    settings: FastPathSettings,
+    pins: PinDirectory,
     token: [u32; 2],
-    /// All maps, should somebody take their names away.
+    /// All maps, should another program take their names away.
     maps: Vec<(&'static str, MapData)>,
 }
 
@@ -58,21 +59,21 @@ pub struct Loader {
 pub struct ProgramSurroundings {
     interfaces: HashMap<MapData, u32, Interface>,
     low_interfaces: Array<MapData, Interface>,
-    places: Trie,
+    prefixes: Trie,
     exempt: Trie,
     ruled: Array<MapData, u32>,
 }
 
 /// Prefixes of both families.
 struct Trie {
-    v4: LpmTrie<MapData, [u8; 4], PlaceValue>,
-    v6: LpmTrie<MapData, [u8; 16], PlaceValue>,
+    v4: LpmTrie<MapData, [u8; 4], PrefixValue>,
+    v6: LpmTrie<MapData, [u8; 16], PrefixValue>,
     /// What is in it.
-    have: BTreeMap<IpNet, PlaceValue>,
+    have: BTreeMap<IpNet, PrefixValue>,
 }
 
-/// The flows, as the programs have them.
-pub struct Flows {
+/// The maps of flows, which the programs read, and the counters.
+pub struct FlowMaps {
     v4: HashMap<MapData, Key4, Flow4>,
     v6: HashMap<MapData, Key6, Flow6>,
     counters: PerCpuArray<MapData, u64>,
@@ -80,23 +81,23 @@ pub struct Flows {
 
 impl Loader {
     /// Makes the maps, and has the kernel check the programs.
-    pub fn new(common: Common) -> Result<(Self, Flows, ProgramSurroundings), FastPathError> {
-        let place = PinDirectory::of(&common.tun).map_err(FastPathError::FileSystem)?;
-        if let PinDirectory::Private(_) = &place
-            && let Err(error) = take_over(&common.tun, &place)
+    pub fn new(settings: FastPathSettings) -> Result<(Self, FlowMaps, ProgramSurroundings), FastPathError> {
+        let pins = PinDirectory::of(&settings.tun).map_err(FastPathError::FileSystem)?;
+        if let PinDirectory::Private(_) = &pins
+            && let Err(error) = take_over(&settings.tun, &pins)
         {
             log::warn!("what an earlier gateway knew of flows is not taken over: {error}");
         }
-        let mut loader = Self { common, place, token: [0; 2], maps: Vec::new() };
+        let mut loader = Self { settings, pins, token: [0; 2], maps: Vec::new() };
         let mut ebpf = loader.load(&loader.constants(Realm::Outside, None, 0)?)?;
-        for role in Role::OUTSIDE.into_iter().chain(Role::PORT) {
-            program(&mut ebpf, role)?;
+        for duty in Duty::OUTSIDE.into_iter().chain(Duty::PORT) {
+            program(&mut ebpf, duty)?;
         }
-        if loader.common.xdp {
+        if loader.settings.xdp {
             xdp_program(&mut ebpf)?;
         }
         let mut take = |name| ebpf.take_map(name).ok_or(FastPathError::Object(name));
-        let flows = Flows {
+        let flows = FlowMaps {
             v4: HashMap::try_from(take("flows4")?)?,
             v6: HashMap::try_from(take("flows6")?)?,
             counters: PerCpuArray::try_from(take("counters")?)?,
@@ -104,7 +105,7 @@ impl Loader {
         let surroundings = ProgramSurroundings {
             interfaces: HashMap::try_from(take("interfaces")?)?,
             low_interfaces: Array::try_from(take("low_interfaces")?)?,
-            places: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
+            prefixes: Trie::new(LpmTrie::try_from(take("places4")?)?, LpmTrie::try_from(take("places6")?)?),
             exempt: Trie::new(LpmTrie::try_from(take("exempt4")?)?, LpmTrie::try_from(take("exempt6")?)?),
             ruled: Array::try_from(take("ruled")?)?,
         };
@@ -116,29 +117,34 @@ impl Loader {
     }
 
     /// Other settings for the programs loaded from now on; the maps stay.
-    pub fn set_common(&mut self, common: Common) {
-        self.common = common;
+    pub fn set_settings(&mut self, settings: FastPathSettings) {
+        self.settings = settings;
     }
 
     /// The settings of programs that are loaded now.
-    pub fn common(&self) -> &Common {
-        &self.common
+    pub fn settings(&self) -> &FastPathSettings {
+        &self.settings
     }
 
     /// Where what outlives this process has its names.
-    pub fn place(&self) -> &PinDirectory {
-        &self.place
+    pub fn pins(&self) -> &PinDirectory {
+        &self.pins
     }
 
-    /// Puts the programs of these roles on an interface, in their order; `device` is the index of the gateway's own.
-    pub fn at_tc(&self, roles: &[Role], point: AttachPoint<'_>, device: u32) -> Result<Vec<Attachment>, FastPathError> {
+    /// Puts the programs of these duties on an interface, in their order; `device` is the index of the gateway's own.
+    pub fn at_tc(
+        &self,
+        duties: &[Duty],
+        point: AttachPoint<'_>,
+        device: u32,
+    ) -> Result<Vec<Attachment>, FastPathError> {
         let entrance = point.entrance;
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let mut ebpf = self.load(&self.constants(entrance.realm, hardware, device)?)?;
         let mut attachments = Vec::new();
-        for role in roles {
-            let program = program(&mut ebpf, *role)?;
-            attachments.push(Attachment::at_tc(program, *role, point, &self.place, &self.common)?);
+        for duty in duties {
+            let program = program(&mut ebpf, *duty)?;
+            attachments.push(Attachment::at_tc(program, *duty, point, &self.pins, &self.settings)?);
         }
         Ok(attachments)
     }
@@ -149,12 +155,13 @@ impl Loader {
         let hardware = entrance.ethernet.map(|ethernet| ethernet.hardware);
         let constants = self.constants(entrance.realm, hardware, 0);
         let mut ebpf = constants.and_then(|constants| self.load(&constants)).map_err(unloaded)?;
-        Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.place)
+        Attachment::at_xdp(xdp_program(&mut ebpf).map_err(unloaded)?, entrance, &self.pins)
     }
 
-    /// Gives the maps their names again, where somebody has removed them: programs loaded next share these maps too.
+    /// Gives the maps their names again, where another program has removed them: programs loaded next share these maps
+    /// too.
     pub fn restore(&self) -> Result<(), FastPathError> {
-        self.place.restore().map_err(FastPathError::FileSystem)?;
+        self.pins.restore().map_err(FastPathError::FileSystem)?;
         for (name, map) in &self.maps {
             let path = self.map_path(name);
             if !path.exists() {
@@ -166,8 +173,8 @@ impl Loader {
 
     /// Removes the maps' names.
     pub fn remove(&self) {
-        if let PinDirectory::Lasting(path) = &self.place
-            && let Err(error) = super::pin_directory::remove(&self.common.tun)
+        if let PinDirectory::Lasting(path) = &self.pins
+            && let Err(error) = super::pin_directory::remove(&self.settings.tun)
         {
             log::error!("{}: {error}; remove it by hand", path.display());
         }
@@ -176,10 +183,10 @@ impl Loader {
     /// Removes what is left of attachments that are not among these, and of other layouts; `names` are others that stay.
     pub fn tidy<'a>(&self, attachments: impl Iterator<Item = &'a Attachment> + Clone, names: &[String]) {
         let filters: Vec<_> = attachments.clone().filter_map(Attachment::filter).collect();
-        if let Err(error) = super::clsact::remove_but(&filters, &self.common.tun) {
+        if let Err(error) = super::clsact::remove_but(&filters, &self.settings.tun) {
             log::warn!("tc filters: {error}; something of an earlier gateway may stay");
         }
-        let PinDirectory::Lasting(path) = &self.place else { return };
+        let PinDirectory::Lasting(path) = &self.pins else { return };
         let mut names = names.to_vec();
         names.extend(MAPS.into_iter().map(map_name));
         names.extend(attachments.filter_map(Attachment::name));
@@ -189,12 +196,12 @@ impl Loader {
     }
 
     fn constants(&self, realm: Realm, hardware: Option<[u8; 6]>, device: u32) -> Result<Constants, FastPathError> {
-        if self.common.control_ports.len() > CONTROL_PORTS {
+        if self.settings.control_ports.len() > CONTROL_PORTS {
             return Err(FastPathError::TooManyPorts { most: CONTROL_PORTS });
         }
         let mut control_ports = [0; CONTROL_PORTS];
-        for (place, port) in control_ports.iter_mut().zip(&self.common.control_ports) {
-            *place = port.to_be();
+        for (entry, port) in control_ports.iter_mut().zip(&self.settings.control_ports) {
+            *entry = port.to_be();
         }
         Ok(Constants {
             realm: realm.number(),
@@ -203,10 +210,10 @@ impl Loader {
             control_ports,
             link_header: if hardware.is_some() { ETHERNET } else { 0 },
             hardware: hardware.unwrap_or_default(),
-            clamps: u8::from(self.common.clamps),
-            carries: u8::from(self.common.carries),
-            redirects: u8::from(self.common.redirects),
-            strips: u8::from(self.common.strips),
+            clamps: u8::from(self.settings.clamps),
+            carries: u8::from(self.settings.carries),
+            redirects: u8::from(self.settings.redirects),
+            strips: u8::from(self.settings.strips),
             unused: 0,
         })
     }
@@ -217,29 +224,29 @@ impl Loader {
         for name in MAPS {
             loader.map_pin_path(name, self.map_path(name));
         }
-        loader.map_max_entries("flows4", self.common.flows).map_max_entries("flows6", self.common.flows);
+        loader.map_max_entries("flows4", self.settings.flows).map_max_entries("flows6", self.settings.flows);
         Ok(loader.load(OBJECT)?)
     }
 
     fn map_path(&self, map: &str) -> PathBuf {
-        self.place.path().join(map_name(map))
+        self.pins.path().join(map_name(map))
     }
 }
 
-/// The one of the gateway before, or a new one.
-fn token(mut map: Array<MapData, Shared>) -> Result<[u32; 2], MapError> {
+/// The token of the gateway before, or a new one.
+fn token(mut map: Array<MapData, SharedValue>) -> Result<[u32; 2], MapError> {
     let shared = map.get(&0, 0)?;
     if shared.token != [0; 2] {
         return Ok(shared.token);
     }
     let token = [random(), random()];
-    map.set(0, Shared { token, ..shared }, 0)?;
+    map.set(0, SharedValue { token, ..shared }, 0)?;
     Ok(token)
 }
 
-/// Gives the maps of programs that an earlier gateway has left on interfaces their names in a place where nothing has one
+/// Gives the maps of programs that an earlier gateway has left on interfaces their names in a directory where nothing has one
 /// yet: packets on their way to user space and back, and known flows, go on.
-fn take_over(tun: &str, place: &PinDirectory) -> io::Result<()> {
+fn take_over(tun: &str, pins: &PinDirectory) -> io::Result<()> {
     let left = super::clsact::programs(tun)?;
     if left.is_empty() {
         return Ok(());
@@ -250,14 +257,14 @@ fn take_over(tun: &str, place: &PinDirectory) -> io::Result<()> {
     for number in numbers {
         let info = MapInfo::from_id(number).map_err(io::Error::other)?;
         let Some(name) = info.name_as_str().filter(|name| MAPS.contains(name)) else { continue };
-        // Of another version.
+        // A map of another version has other sizes.
         let is_same = object
             .maps
             .get(name)
             .is_some_and(|map| (map.key_size(), map.value_size()) == (info.key_size(), info.value_size()));
         if is_same {
             let map = MapData::from_id(number).map_err(io::Error::other)?;
-            map.pin(place.path().join(map_name(name))).map_err(io::Error::other)?;
+            map.pin(pins.path().join(map_name(name))).map_err(io::Error::other)?;
         }
     }
     Ok(())
@@ -272,8 +279,8 @@ fn map_name(map: &str) -> String {
     format!("{map}-{LAYOUT}")
 }
 
-fn program(ebpf: &mut Ebpf, role: Role) -> Result<&mut SchedClassifier, FastPathError> {
-    let program = ebpf.program_mut(role.program()).ok_or(FastPathError::Object(role.program()))?;
+fn program(ebpf: &mut Ebpf, duty: Duty) -> Result<&mut SchedClassifier, FastPathError> {
+    let program = ebpf.program_mut(duty.program()).ok_or(FastPathError::Object(duty.program()))?;
     let program: &mut SchedClassifier = program.try_into()?;
     patiently(|| program.load())?;
     Ok(program)
@@ -301,7 +308,7 @@ fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), P
 }
 
 impl ProgramSurroundings {
-    /// These interfaces too from now on, and what is known of them.
+    /// Adds interfaces, or what is known of them anew; the others stay.
     pub fn add_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
         interfaces.iter().try_for_each(|(index, interface)| {
             if self.interfaces.get(index, 0).is_ok_and(|have| have == *interface) {
@@ -312,7 +319,7 @@ impl ProgramSurroundings {
         })
     }
 
-    /// No others.
+    /// Forgets all interfaces but these.
     pub fn keep_interfaces(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<(), MapError> {
         let there: Vec<u32> = self.interfaces.keys().flatten().collect();
         let gone = there.into_iter().filter(|index| !interfaces.contains_key(index));
@@ -331,12 +338,12 @@ impl ProgramSurroundings {
         self.interfaces.get(&index, 0).ok().map(|interface| interface.takes_frames != 0)
     }
 
-    /// Exactly these from now on.
-    pub fn set_places(&mut self, places: &BTreeMap<IpNet, PrefixKind>) -> Result<(), MapError> {
-        self.places.set(places.iter().map(|(prefix, place)| (*prefix, (*place).into())).collect())
+    /// These prefixes and no others have a kind from now on.
+    pub fn set_prefixes(&mut self, prefixes: &BTreeMap<IpNet, PrefixKind>) -> Result<(), MapError> {
+        self.prefixes.set(prefixes.iter().map(|(prefix, kind)| (*prefix, (*kind).into())).collect())
     }
 
-    /// Exactly these from now on.
+    /// Peers of these prefixes, and no others, see terminals as they are from now on.
     pub fn set_exempt(&mut self, prefixes: &[IpNet]) -> Result<(), MapError> {
         self.exempt.set(prefixes.iter().map(|prefix| (*prefix, PrefixKind::Exempt.into())).collect())
     }
@@ -349,7 +356,7 @@ impl ProgramSurroundings {
 
 impl Trie {
     /// With what a predecessor has left in it.
-    fn new(v4: LpmTrie<MapData, [u8; 4], PlaceValue>, v6: LpmTrie<MapData, [u8; 16], PlaceValue>) -> Self {
+    fn new(v4: LpmTrie<MapData, [u8; 4], PrefixValue>, v6: LpmTrie<MapData, [u8; 16], PrefixValue>) -> Self {
         let of_v4 = v4.iter().flatten().filter_map(|(key, value)| Some((prefix(key.data(), key.prefix_len())?, value)));
         let of_v6 = v6.iter().flatten().filter_map(|(key, value)| Some((prefix(key.data(), key.prefix_len())?, value)));
         let have = of_v4.chain(of_v6).collect();
@@ -357,7 +364,7 @@ impl Trie {
     }
 
     /// Exactly these from now on: what is new or other first.
-    fn set(&mut self, wanted: BTreeMap<IpNet, PlaceValue>) -> Result<(), MapError> {
+    fn set(&mut self, wanted: BTreeMap<IpNet, PrefixValue>) -> Result<(), MapError> {
         for (prefix, value) in wanted.iter().filter(|(prefix, value)| self.have.get(prefix) != Some(value)) {
             let length = prefix.prefix_len().into();
             match prefix {
@@ -381,7 +388,7 @@ fn prefix<A: Into<std::net::IpAddr>>(address: A, length: u32) -> Option<IpNet> {
     IpNet::new(address.into(), u8::try_from(length).ok()?).ok()
 }
 
-impl Flows {
+impl FlowMaps {
     /// Adds a flow. An error mostly means that there is no room.
     pub fn insert(&mut self, offer: &Offer) -> Result<(), MapError> {
         let Offer { from, source, destination, .. } = *offer;
@@ -430,12 +437,12 @@ impl Flows {
 
     /// How many packets went to user space, by reason.
     pub fn slow(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        (0u32..).zip(WHYS).map(|(number, name)| (name, self.counter(number)))
+        (0u32..).zip(SLOW_REASONS).map(|(number, name)| (name, self.counter(number)))
     }
 
     /// How many packets the programs have dropped, or let pass as they were, by reason.
     pub fn noted(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        (0u32..).skip(WHYS.len()).zip(NOTED).map(|(number, name)| (name, self.counter(number)))
+        (0u32..).skip(SLOW_REASONS.len()).zip(NOTED).map(|(number, name)| (name, self.counter(number)))
     }
 
     fn counter(&self, number: u32) -> u64 {

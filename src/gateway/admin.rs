@@ -3,8 +3,8 @@
 use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast;
-use super::live::{Live, Request};
-use super::shared::{Load, Shared};
+use super::live::{Live, ReloadRequest};
+use super::workers::{Load, Workers};
 use crate::config::{Config, FastPathMode};
 use crate::control::{
     Admin, CarriedFlow, Change, ChangeError, DeviceStatus, GatewayStatus, OccupiedStatus, RealmStatus, Reloaded, Taps,
@@ -22,10 +22,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// See the module.
+/// Answers for the gateway, and changes bindings by hand.
 pub struct GatewayAdmin {
     pub live: Live,
-    pub requests: Sender<Request>,
+    pub requests: Sender<ReloadRequest>,
     pub clock: Clock,
     pub log: Arc<Mutex<EventLog>>,
     pub store: Arc<Store>,
@@ -34,7 +34,7 @@ pub struct GatewayAdmin {
     /// What the outside interfaces had dropped before this process came.
     pub dropped_before: u64,
     pub fast_path: FastPathMode,
-    pub shared: Arc<Shared>,
+    pub workers: Arc<Workers>,
     pub fixed: GatewayStatus,
     pub devices: Vec<String>,
     pub events: Sender<Event>,
@@ -55,7 +55,7 @@ impl Admin for GatewayAdmin {
     }
 
     fn sync_counts(&self) {
-        self.shared.sync_counts();
+        self.workers.sync_counts();
         fast::sync_counts(&self.fast, self.taps(), &self.nat(), self.clock.now());
     }
 
@@ -64,7 +64,7 @@ impl Admin for GatewayAdmin {
     }
 
     fn taps(&self) -> &Arc<Taps> {
-        &self.shared.taps
+        &self.workers.taps
     }
 
     fn change(&self, change: &Change, user: u32) -> Result<Vec<BindingView>, ChangeError> {
@@ -111,7 +111,7 @@ impl Admin for GatewayAdmin {
     fn reload(&self, dry_run: bool) -> Result<Reloaded, String> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let gone = || "the gateway is stopping".to_owned();
-        self.requests.send(Request { dry_run, reply: Some(reply) }).map_err(|_| gone())?;
+        self.requests.send(ReloadRequest { dry_run, reply: Some(reply) }).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())?
     }
 
@@ -121,16 +121,16 @@ impl Admin for GatewayAdmin {
         fast_path.noted.insert("backlog_full".to_owned(), dropped);
         GatewayStatus {
             uptime_seconds: self.clock.uptime().as_secs(),
-            by_worker: self.shared.loads.iter().map(Load::view).collect(),
+            by_worker: self.workers.loads.iter().map(Load::view).collect(),
             devices: queue_full(&self.devices),
             events_waiting: self.events.len(),
             state_file: self.store.status(),
             history: self.store.history_status(),
-            super_packets: self.shared.super_packets.load(Ordering::Relaxed),
+            super_packets: self.workers.super_packets.load(Ordering::Relaxed),
             fast_path,
             occupied: self.neighbours.occupied().into_iter().map(status_of).collect(),
             claims_passed_over: self.neighbours.passed_over(),
-            write_errors: self.shared.write_errors.load(Ordering::Relaxed),
+            write_errors: self.workers.write_errors.load(Ordering::Relaxed),
             ..self.fixed.clone()
         }
     }

@@ -59,7 +59,8 @@ fn boot() -> u128 {
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
 }
 
-/// Whether somebody keeps the wall clock right, as the kernel has been told (adjtimex(2)); no where that is not to be read.
+/// Whether a time service keeps the wall clock right, as the kernel has been told (adjtimex(2)); no where that is not
+/// to be read.
 #[allow(unsafe_code, reason = "nobody wraps it")]
 fn is_synchronised() -> bool {
     // SAFETY: all zeros are a valid `timex`, a plain structure; its `modes` zero: nothing is set.

@@ -34,7 +34,7 @@ pub enum GatewayError {
     /// The state directory.
     #[error("state directory {path}: {error}; choose another with --state-dir")]
     State {
-        /// Where.
+        /// The directory.
         path: PathBuf,
         /// What the system said.
         error: io::Error,

@@ -3,7 +3,7 @@
 use super::error::GatewayError;
 use crate::config::{Config, FastPathMode};
 use crate::control::{CarriedFlow, FastPathStatus, Taps};
-use crate::fastpath::{self, Common, Entrance, FastPath, FastPathError, KernelFlow, PrefixKind, Site};
+use crate::fastpath::{self, Entrance, FastPath, FastPathError, FastPathSettings, KernelFlow, PrefixKind, Site};
 use crate::host::{Framing, Kernel};
 use crate::nat::{InsideNumber, Multipath, Nat, Offer, Realm};
 use crate::time::Time;
@@ -13,9 +13,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Prepares it.
+/// Makes the maps and has the kernel check the programs; nothing is attached yet.
 pub fn start(config: &Config, now: Time) -> Result<Arc<FastPath>, GatewayError> {
-    Ok(Arc::new(FastPath::new(common(config), now)?))
+    Ok(Arc::new(FastPath::new(settings(config), now)?))
 }
 
 /// Puts the programs on the interfaces there are at the start. Those that are only faster have to be had where they were
@@ -27,7 +27,8 @@ pub fn attach(fast: &FastPath, kernel: &Kernel) -> Result<(), GatewayError> {
     }
 }
 
-/// Follows the host: interfaces, addresses, whatever somebody has taken off. Where a program cannot be, nothing leaves.
+/// Follows the host: interfaces, addresses, programs that another has taken off. Where a program cannot be, nothing
+/// leaves.
 pub fn update(fast: &FastPath, kernel: &Kernel) {
     let wrong = match site(kernel) {
         Ok(site) => fast.update_site(&site),
@@ -38,9 +39,9 @@ pub fn update(fast: &FastPath, kernel: &Kernel) {
     }
 }
 
-/// What the programs have to know.
-pub fn common(config: &Config) -> Common {
-    Common {
+/// What the configuration says of the fast path.
+pub fn settings(config: &Config) -> FastPathSettings {
+    FastPathSettings {
         tun: config.tun.clone(),
         flows: config.fast_path.flows,
         control_ports: config.policy.alg.iter().map(|alg| alg.port).collect(),
@@ -112,7 +113,7 @@ fn prefixes(kernel: &Kernel) -> BTreeMap<IpNet, PrefixKind> {
     all
 }
 
-/// How it is.
+/// The fast path as the control interface shows it.
 pub fn status(fast: &FastPath, mode: FastPathMode) -> FastPathStatus {
     let view = fast.view();
     let mode = match mode {
@@ -173,7 +174,8 @@ impl NotedLog {
     }
 }
 
-/// Heeds whoever wants to see all packets, and notes what was carried, so that bindings say what is true now.
+/// Bypasses the fast path for a watcher who wants to see all packets, and notes what was carried, so that bindings say
+/// what is true now.
 pub fn sync_counts(fast: &FastPath, taps: &Taps, nat: &Nat, now: Time) {
     fast.bypass(taps.bypass_fast_path(), nat, now);
     fast.sync_counts(nat, now);

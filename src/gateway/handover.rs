@@ -26,8 +26,8 @@ pub fn inherited() -> Vec<HandedQueue> {
     let mut names = names.split(':');
     let mut queues = Vec::new();
     for number in 0..count.clamp(0, 4096) {
-        // SAFETY: whoever started this process says that it has these descriptors and that they are this process's to
-        // use (sd_listen_fds(3)); nothing else here has them, for this is called once and first.
+        // SAFETY: the manager that started this process says that it has these descriptors and that they are this
+        // process's to use (sd_listen_fds(3)); nothing else here has them, for this is called once and first.
         #[allow(unsafe_code, reason = "a descriptor that is inherited has no other owner")]
         let descriptor = unsafe { OwnedFd::from_raw_fd(FIRST + number) };
         let _ = rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC);

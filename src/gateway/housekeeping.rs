@@ -4,10 +4,10 @@ use super::clock::Clock;
 use super::event_log::EventLog;
 use super::fast::NotedLog;
 use super::huge_pages;
-use super::live::{Live, Request, Source};
-use super::shared::Shared;
+use super::live::{Live, ReloadRequest};
 use super::surroundings::{announce, tell_surroundings};
-use crate::config::Config;
+use super::workers::Workers;
+use crate::config::{Config, ConfigSource};
 use crate::fastpath::FastPath;
 use crate::host::quota::Quota;
 use crate::host::systemd::Manager;
@@ -38,13 +38,13 @@ pub struct Housekeeping {
     /// The configuration in force.
     pub config: Config,
     /// Where to read it anew.
-    pub source: Source,
+    pub source: ConfigSource<Config>,
     /// Something on this machine has changed.
     pub changes: Receiver<()>,
     /// Reloads that are asked for.
-    pub requests: Receiver<Request>,
-    /// What the workers share.
-    pub shared: Arc<Shared>,
+    pub requests: Receiver<ReloadRequest>,
+    /// The workers, as other threads meet them.
+    pub workers: Arc<Workers>,
     /// What was set up in the kernel.
     pub kernel: Kernel,
     /// Translation in the kernel.
@@ -83,9 +83,10 @@ impl Housekeeping {
         let mut soon: Option<Time> = None;
         let mut followed = self.clock.now();
         loop {
+            // A channel whose sender has gone is always ready: without the sleep, the loop would spin.
             select! {
                 recv(self.events) -> event => match event {
-                    Ok(event) => self.heard(event),
+                    Ok(event) => self.log_event(event),
                     Err(_) => std::thread::sleep(next - self.clock.now()),
                 },
                 recv(self.stop) -> _ => break,
@@ -115,13 +116,13 @@ impl Housekeeping {
         self.kernel
     }
 
-    /// A worker did something to a binding, and has recorded it itself.
-    fn heard(&mut self, event: Event) {
+    /// Logs what a worker did to a binding; the worker has recorded it itself.
+    fn log_event(&mut self, event: Event) {
         self.log.lock().write(&self.nat, event, self.clock.now());
     }
 
-    /// Follows the host's network, and puts back what somebody has taken away. Says when to look again, if a burst of
-    /// changes has not passed yet.
+    /// Follows the host's network, and puts back what other programs have taken away. Says when to look again, if a
+    /// burst of changes has not passed yet.
     fn update_host(&mut self) -> Option<Time> {
         match self.kernel.poll() {
             Ok(true) => tell_surroundings(&self.nat, self.kernel.host()),
@@ -145,10 +146,10 @@ impl Housekeeping {
             self.store.mark(event.virtual_ip.into(), By::Itself);
             log.write(&self.nat, event, now);
         });
-        log.beat(now, self.shared.events_lost.swap(0, Ordering::Relaxed));
+        log.beat(now, self.workers.events_lost.swap(0, Ordering::Relaxed));
         drop(log);
         huge_pages::lay_out(&self.nat);
-        self.watchdog.beat(&self.shared, now);
+        self.watchdog.beat(&self.workers, now);
         self.update_host();
         if let Err(error) = self.kernel.watch_settings() {
             log::error!("{error}");
@@ -156,7 +157,7 @@ impl Housekeeping {
         self.neighbours.beat();
         self.update_occupied();
         self.kernel.tell();
-        self.fast.bypass(self.shared.taps.bypass_fast_path(), &self.nat, now);
+        self.fast.bypass(self.workers.taps.bypass_fast_path(), &self.nat, now);
         self.fast.look(&self.nat, now);
         self.noted.look(&self.fast, now);
     }
@@ -177,11 +178,11 @@ impl Watchdog {
     }
 
     /// A worker has until the next time to look up: far longer than any turn of it takes.
-    fn beat(&mut self, shared: &Shared, now: Time) {
+    fn beat(&mut self, workers: &Workers, now: Time) {
         let Some(every) = self.every.filter(|_| now >= self.next) else { return };
-        if shared.has_synced(self.asked) {
+        if workers.has_synced(self.asked) {
             self.manager.alive();
-            self.asked = shared.ask();
+            self.asked = workers.ask();
         }
         self.next = now + every;
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 const HUGE: usize = 2 << 20;
 
 /// Moves tables that have become dense into huge pages, once each. A table costs some tenths of a second a gigabyte;
-/// whoever reaches for a page that is being moved waits for less than a millisecond.
+/// a worker that reaches for a page that is being moved waits for less than a millisecond.
 pub fn lay_out(nat: &Nat) {
     for memory in nat.dense_memory() {
         let (first, last) = (memory.start.addr().next_multiple_of(HUGE), memory.end.addr() / HUGE * HUGE);
@@ -27,8 +27,8 @@ pub fn lay_out(nat: &Nat) {
 #[allow(unsafe_code, reason = "rustix cannot give this advice")]
 fn advise(memory: &Range<*const u8>, advice: libc::c_int) {
     let length = memory.end.addr() - memory.start.addr();
-    // SAFETY: both kinds of advice leave every byte as it is, readable and writable as before, whoever uses it meanwhile;
-    // the kernel refuses addresses that are not mapped.
+    // SAFETY: both kinds of advice leave every byte as it is, readable and writable as before, for every thread that
+    // uses it meanwhile; the kernel refuses addresses that are not mapped.
     let _ = unsafe { libc::madvise(memory.start.cast_mut().cast(), length, advice) };
 }
 

@@ -1,20 +1,16 @@
 //! The state in force, and who may ask for another.
 
-use crate::config::Config;
 use crate::control::Reloaded;
 use crate::nat::Nat;
 use crossbeam_channel::Sender;
 use parking_lot::RwLock;
 use std::sync::Arc;
 
-/// The state in force. Whoever changes bindings holds the lock, so that no change falls into a reload.
+/// The state in force. A thread that changes bindings holds the lock, so that no change falls into a reload.
 pub type Live = Arc<RwLock<Arc<Nat>>>;
 
-/// Reads the configuration anew; the error says in whole lines what is wrong with it.
-pub type Source = Box<dyn Fn() -> Result<Config, String> + Send>;
-
 /// Asks housekeeping for a reload.
-pub struct Request {
+pub struct ReloadRequest {
     /// Only say what would change.
     pub dry_run: bool,
     /// Where to say it.

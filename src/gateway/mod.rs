@@ -27,12 +27,12 @@ mod progress;
 mod reload;
 mod restart;
 mod settings;
-mod shared;
 mod surroundings;
 mod threads;
 mod worker;
+mod workers;
 
-use crate::config::{Config, FastPathMode, Hardening, OnStop};
+use crate::config::{Config, ConfigSource, FastPathMode, Hardening, OnStop};
 use crate::control::{self, Listener, SocketSettings};
 use crate::device::tap;
 use crate::fastpath::{self, FastPath};
@@ -46,7 +46,6 @@ use clock::Clock;
 pub use error::GatewayError;
 use event_log::{EventLog, TerminalNames};
 use live::Live;
-pub use live::Source;
 use parking_lot::{Mutex, RwLock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeSet;
@@ -55,7 +54,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use surroundings::{announce, tell_surroundings};
-use threads::{Reload, Running, Work};
+use threads::{HousekeepingParts, Running, Work};
 
 /// Bindings that do not fit the configuration and get a line each.
 const MISFITS_NAMED: usize = 10;
@@ -65,7 +64,7 @@ const MISFITS_NAMED: usize = 10;
 ///
 /// `source` reads the configuration anew for a reload, asked for by SIGHUP or on the control socket; `file` is where it
 /// comes from, if not from flags alone.
-pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), GatewayError> {
+pub fn run(config: Config, source: ConfigSource<Config>, file: Option<&Path>) -> Result<(), GatewayError> {
     let manager = Arc::new(Manager::from_environment());
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| GatewayError::System { what: "cannot catch signals", error })?;
@@ -78,7 +77,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
     let live: Live = Arc::new(RwLock::new(Arc::clone(&nat)));
     let (requests, asked) = crossbeam_channel::bounded(1);
     let log = Arc::new(Mutex::new(EventLog::new(terminals)));
-    let reload = Reload {
+    let parts = HousekeepingParts {
         live: Arc::clone(&live),
         config: config.clone(),
         source,
@@ -88,11 +87,12 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         reserved,
     };
     let (threads_manager, threads_store) = (Arc::clone(&manager), Arc::clone(&store));
-    let work = Work { nat, kernel, devices, workers, clock, manager: threads_manager, store: threads_store };
-    let running = Running::start(work, reload)?;
-    let shared = Arc::clone(&running.shared);
+    let work =
+        Work { nat, kernel, devices, worker_count: workers, clock, manager: threads_manager, store: threads_store };
+    let running = Running::start(work, parts)?;
+    let sleepers = Arc::clone(&running.workers);
     let contact = config.policy.lifetimes.contact;
-    let writer = Writer::start(Arc::clone(&store), contact, move || clock.moment(), move || shared.wake())?;
+    let writer = Writer::start(Arc::clone(&store), contact, move || clock.moment(), move || sleepers.wake())?;
     let admin = Arc::new(GatewayAdmin {
         live,
         requests: requests.clone(),
@@ -103,7 +103,7 @@ pub fn run(config: Config, source: Source, file: Option<&Path>) -> Result<(), Ga
         dropped_before: admin::dropped_on_arrival(&config.outsides),
         outsides: config.outsides.clone(),
         fast_path: config.fast_path.mode,
-        shared: Arc::clone(&running.shared),
+        workers: Arc::clone(&running.workers),
         fixed: admin::fixed(&config, workers, offload.to_string()),
         devices: names,
         events: running.events.clone(),

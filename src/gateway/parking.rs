@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Packets of a worker that wait for the disk at one time.
 const MOST: usize = 1024;
 
-/// See the module.
+/// One worker's packets that wait for the store.
 pub struct Parking {
     store: Arc<Store>,
     virtual_ips: Vec<IpAddr>,

@@ -5,7 +5,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// When the first line is due, and each next one: sooner where somebody watches.
+/// When the first line is due, and each next one: sooner where a terminal shows it.
 const SOON: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(10);
 

@@ -6,7 +6,7 @@
 
 use super::error::GatewayError;
 use super::housekeeping::Housekeeping;
-use super::live::Request;
+use super::live::ReloadRequest;
 use super::surroundings::tell_surroundings;
 use super::{restart, settings};
 use crate::config::Config;
@@ -57,7 +57,7 @@ struct Change {
 
 impl Housekeeping {
     /// Carries a request out.
-    pub fn serve(&mut self, request: &Request) {
+    pub fn serve(&mut self, request: &ReloadRequest) {
         let done = self.reload(request.dry_run).map_err(|error| error.to_string());
         match &done {
             Ok(reloaded) if reloaded.applied => {
@@ -67,11 +67,11 @@ impl Housekeeping {
                 log::info!("reloaded: nothing has changed");
             }
             Ok(_) => {}
-            Err(_) if request.dry_run => {} // it is an answer to whoever asked
+            Err(_) if request.dry_run => {} // it is an answer to the caller
             Err(error) => error.lines().for_each(|line| log::error!("not reloaded: {line}")),
         }
         if let Some(reply) = &request.reply {
-            let _ = reply.send(done); // whoever asked may have gone
+            let _ = reply.send(done); // the caller may have gone
         }
     }
 
@@ -159,7 +159,7 @@ impl Housekeeping {
         let live = Arc::clone(&self.live);
         let live = live.read();
         let addresses: Vec<IpAddr> = hosts.keys().copied().collect();
-        let ended = self.nat.set_aside(&addresses, now);
+        let ended = self.nat.set_occupied(&addresses, now);
         drop(live);
         let lost: BTreeSet<IpAddr> = ended.iter().map(|event| event.virtual_ip.into()).collect();
         self.have_ended(ended, now, By::Occupied);
@@ -199,7 +199,7 @@ impl Housekeeping {
         let now = self.clock.now();
         let live = Arc::clone(&self.live);
         let mut live = live.write();
-        let rest = self.shared.rest().ok_or(ReloadError::Busy)?;
+        let rest = self.workers.rest().ok_or(ReloadError::Busy)?;
         let given = settings::given(&settings);
         let prepared = self.nat.prepare_reload(settings, now)?;
         self.kernel.replan(&plan)?;
@@ -207,7 +207,7 @@ impl Housekeeping {
         let before = Arc::clone(&self.nat);
         let (after, ended) = prepared.commit();
         let occupied: Vec<IpAddr> = self.occupied.keys().copied().collect();
-        let moved = after.set_aside(&occupied, now);
+        let moved = after.set_occupied(&occupied, now);
         tell_surroundings(&after, self.kernel.host());
         let (said, back) = self.put_back(aside, &after);
         reloaded.changes.extend(said);
@@ -215,7 +215,7 @@ impl Housekeeping {
         self.store.switch_to(Arc::clone(&after));
         self.store.note_aside(reloaded.released.iter().map(BindingView::to_store), by);
         self.store.note(&back, by);
-        self.fast.renew(super::fast::common(&config));
+        self.fast.renew(super::fast::settings(&config));
         super::fast::update(&self.fast, &self.kernel);
         rest.end_with(&after);
         *live = Arc::clone(&after);

@@ -14,7 +14,7 @@ pub fn tell_surroundings(nat: &Nat, host: &Host) {
     nat.set_outside_networks(host.outside_networks());
 }
 
-/// Whoever can be called is answered for, if he is on an outside LAN.
+/// Virtual IPs that can be called are answered for, where they lie on an outside LAN.
 pub fn announce(nat: &Nat, neighbours: &Neighbours, now: Time) {
     nat.for_each_binding(now, &mut |binding| {
         if binding.state == BindingState::Active {

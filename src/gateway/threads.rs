@@ -5,12 +5,12 @@ use super::error::GatewayError;
 use super::event_log::EventLog;
 use super::fast::NotedLog;
 use super::housekeeping::{Housekeeping, Watchdog};
-use super::live::{Live, Request, Source};
+use super::live::{Live, ReloadRequest};
 use super::parking::Parking;
 use super::reload::SAID_ONE_BY_ONE;
-use super::shared::Shared;
 use super::worker::Worker;
-use crate::config::{Config, Hardening, OnStop};
+use super::workers::Workers;
+use crate::config::{Config, ConfigSource, Hardening, OnStop};
 use crate::device::tap;
 use crate::fastpath::{FastPath, RulesetMonitor};
 use crate::host::Kernel;
@@ -33,21 +33,21 @@ use std::thread::JoinHandle;
 /// Events on their way to housekeeping; more wait only while it writes thousands of lines.
 const EVENTS: usize = 65_536;
 
-/// What housekeeping needs for reloads.
-pub struct Reload {
+/// What housekeeping alone is given: what it needs for reloads.
+pub struct HousekeepingParts {
     /// What the control interface looks at.
     pub live: Live,
     /// The configuration in force.
     pub config: Config,
     /// Where to read it anew.
-    pub source: Source,
+    pub source: ConfigSource<Config>,
     /// Who asks for that.
-    pub asked: Receiver<Request>,
+    pub asked: Receiver<ReloadRequest>,
     /// The log of bindings.
     pub log: Arc<Mutex<EventLog>>,
     /// Translation in the kernel.
     pub fast: Arc<FastPath>,
-    /// See [`Housekeeping`].
+    /// Addresses of pools that are not given, for this machine or a router has them.
     pub reserved: BTreeSet<IpAddr>,
 }
 
@@ -60,8 +60,7 @@ pub struct Work {
     /// The devices, each with a queue for each worker.
     pub devices: Vec<Vec<tap::Queue>>,
     /// How many workers there are.
-    pub workers: usize,
-    /// The time.
+    pub worker_count: usize,
     pub clock: Clock,
     /// systemd.
     pub manager: Arc<Manager>,
@@ -69,32 +68,32 @@ pub struct Work {
     pub store: Arc<Store>,
 }
 
-/// The threads.
+/// A gateway whose threads run.
 pub struct Running {
-    /// What the workers share.
-    pub shared: Arc<Shared>,
+    /// The workers, as other threads meet them.
+    pub workers: Arc<Workers>,
     /// The way to housekeeping.
     pub events: Sender<Event>,
     /// The insides, for the log.
     pub inside_names: String,
     stop: Sender<()>,
-    workers: Vec<JoinHandle<Option<()>>>,
+    handles: Vec<JoinHandle<Option<()>>>,
     housekeeping: JoinHandle<Option<Kernel>>,
     ended: Receiver<String>,
 }
 
 impl Running {
     /// Starts them.
-    pub fn start(work: Work, reload: Reload) -> Result<Self, GatewayError> {
-        let Work { nat, kernel, devices, workers, clock, manager, store } = work;
+    pub fn start(work: Work, parts: HousekeepingParts) -> Result<Self, GatewayError> {
+        let Work { nat, kernel, devices, worker_count, clock, manager, store } = work;
         let system = |what| move |error| GatewayError::System { what, error };
-        let shared = Arc::new(Shared::new(workers).map_err(system("cannot make event descriptors"))?);
-        let insides = reload.config.insides.iter().map(|inside| inside.name.as_str());
+        let workers = Arc::new(Workers::new(worker_count).map_err(system("cannot make event descriptors"))?);
+        let insides = parts.config.insides.iter().map(|inside| inside.name.as_str());
         let inside_names = insides.collect::<Vec<_>>().join(", ");
         let (events, received) = crossbeam_channel::bounded(EVENTS);
-        let (say_ended, ended) = crossbeam_channel::bounded(workers + 1);
+        let (say_ended, ended) = crossbeam_channel::bounded(worker_count + 1);
         let neighbours = kernel.neighbours();
-        let mut queues: Vec<Vec<tap::Queue>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut queues: Vec<Vec<tap::Queue>> = (0..worker_count).map(|_| Vec::new()).collect();
         for device in devices {
             for (worker, queue) in queues.iter_mut().zip(device) {
                 worker.push(queue);
@@ -102,7 +101,7 @@ impl Running {
         }
         let mut handles = Vec::new();
         let queues: Arc<[_]> = queues.into();
-        for number in 0..workers {
+        for number in 0..worker_count {
             let worker = Worker {
                 number,
                 queues: Arc::clone(&queues),
@@ -111,11 +110,11 @@ impl Running {
                 events: events.clone(),
                 neighbours: neighbours.clone(),
                 parking: Parking::new(Arc::clone(&store)),
-                shared: Arc::clone(&shared),
-                busy_poll: reload.config.busy_poll,
-                pin: reload.config.pin.clone(),
+                workers: Arc::clone(&workers),
+                busy_poll: parts.config.busy_poll,
+                pin: parts.config.pin.clone(),
             };
-            let hardened = reload.config.hardening == Hardening::On;
+            let hardened = parts.config.hardening == Hardening::On;
             let work = move || {
                 if hardened {
                     confine::narrow_to_worker().map_err(io::Error::other)?;
@@ -130,37 +129,37 @@ impl Running {
         let changes = watch_host(&kernel).map_err(system("cannot watch this machine's network"))?;
         let housekeeping = Housekeeping {
             nat,
-            live: reload.live,
-            config: reload.config,
-            source: reload.source,
-            requests: reload.asked,
+            live: parts.live,
+            config: parts.config,
+            source: parts.source,
+            requests: parts.asked,
             changes,
-            shared: Arc::clone(&shared),
+            workers: Arc::clone(&workers),
             kernel,
-            noted: NotedLog::new(&reload.fast),
-            fast: reload.fast,
+            noted: NotedLog::new(&parts.fast),
+            fast: parts.fast,
             clock,
-            reserved: reload.reserved,
+            reserved: parts.reserved,
             not_reserved: None,
             occupied: BTreeMap::new(),
             said_one_by_one: SAID_ONE_BY_ONE,
             events: received,
             neighbours,
             store,
-            log: reload.log,
+            log: parts.log,
             stop: stopped,
             watchdog: Watchdog::new(manager, clock.now()),
         };
         let housekeeping = spawn_watched("housekeeping".to_owned(), move || Ok(housekeeping.run()), say_ended.clone())
             .map_err(system("cannot start the housekeeping thread"))?;
-        Ok(Self { shared, events, stop, workers: handles, housekeeping, ended, inside_names })
+        Ok(Self { workers, events, stop, handles, housekeeping, ended, inside_names })
     }
 
     /// Waits for a signal, then stops everything; or for the end of a worker, which is an error. SIGHUP asks for a reload.
     pub fn wait(
         self,
         mut signals: signal_hook::iterator::Signals,
-        requests: Sender<Request>,
+        requests: Sender<ReloadRequest>,
         manager: &Manager,
         on_stop: OnStop,
     ) -> Result<(), GatewayError> {
@@ -171,7 +170,8 @@ impl Running {
             .spawn(move || {
                 for signal in signals.forever() {
                     if signal == SIGHUP {
-                        let _ = requests.try_send(Request { dry_run: false, reply: None }); // full: one is asked for
+                        // A full channel: a reload is asked for already.
+                        let _ = requests.try_send(ReloadRequest { dry_run: false, reply: None });
                         continue;
                     }
                     let _ = say_signal.send(signal);
@@ -208,9 +208,9 @@ impl Running {
                 Ok(())
             }
         };
-        self.shared.stop();
-        for worker in self.workers {
-            let _ = worker.join();
+        self.workers.stop();
+        for handle in self.handles {
+            let _ = handle.join();
         }
         log::info!("stopped");
         Ok(undone?)

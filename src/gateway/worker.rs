@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::parking::{HostPair, Parked, Parking};
-use super::shared::{Load, Shared};
+use super::workers::{Load, Workers};
 use crate::config::Pinning;
 use crate::control::Seen;
 use crate::device::tap::{Buffer, Origin, Queue, Taken, Way};
@@ -33,11 +33,9 @@ const WAKE: u64 = u64::MAX;
 
 /// What a worker needs.
 pub struct Worker {
-    /// Its number.
     pub number: usize,
     /// For each worker, its queue of every device: the gateway's first, then each inside's, where they have one.
     pub queues: Arc<[Vec<Queue>]>,
-    /// Its translator.
     pub translator: Translator,
     /// The clock of the process.
     pub clock: Clock,
@@ -47,8 +45,8 @@ pub struct Worker {
     pub neighbours: Neighbours,
     /// Packets of bindings that are not on record yet.
     pub parking: Parking,
-    /// What all workers share.
-    pub shared: Arc<Shared>,
+    /// All workers, as other threads meet them.
+    pub workers: Arc<Workers>,
     /// How long it goes on looking for packets before it sleeps; zero: not at all.
     pub busy_poll: Duration,
     /// Which processors the workers stay on.
@@ -109,7 +107,7 @@ impl Worker {
             self.set_serving(false);
             if is_asked {
                 self.look_up();
-                if self.shared.stopping.load(Ordering::Acquire) {
+                if self.workers.stopping.load(Ordering::Acquire) {
                     return Ok(());
                 }
                 self.release();
@@ -123,14 +121,14 @@ impl Worker {
         self.queues.get(self.number).map_or(&[], Vec::as_slice)
     }
 
-    /// What tells when a packet comes to an empty queue, or somebody wants the worker to look up.
+    /// What tells when a packet comes to an empty queue, or another thread wants the worker to look up.
     fn watch(&self) -> io::Result<OwnedFd> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let once = epoll::EventFlags::IN | epoll::EventFlags::ET;
         for (number, queue) in self.own().iter().enumerate() {
             epoll::add(&epoll, queue, epoll::EventData::new_u64(number as u64), once)?;
         }
-        if let Some(waker) = self.shared.wakers.get(self.number) {
+        if let Some(waker) = self.workers.wakers.get(self.number) {
             epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE), once)?;
         }
         Ok(epoll)
@@ -166,28 +164,28 @@ impl Worker {
     fn is_all_quiet(&self) -> bool {
         let all = self.queues.iter().flatten();
         let mut queues: Vec<_> = all.map(|queue| PollFd::new(queue, PollFlags::IN)).collect();
-        // The queues first: what has left one by now is in somebody's hands.
+        // The queues first: what has left one by now is in a worker's hands.
         rustix::event::poll(&mut queues, Some(&Timespec::default())) == Ok(0)
-            && !self.shared.loads.iter().any(|load| load.is_serving.load(Ordering::Acquire))
+            && !self.workers.loads.iter().any(|load| load.is_serving.load(Ordering::Acquire))
     }
 
     fn set_serving(&self, is_serving: bool) {
-        if let Some(load) = self.shared.loads.get(self.number) {
+        if let Some(load) = self.workers.loads.get(self.number) {
             load.is_serving.store(is_serving, Ordering::Release);
         }
     }
 
-    /// Notes what was counted, because somebody asked.
+    /// Notes what was counted, because another thread asked.
     fn look_up(&mut self) {
-        if let Some(waker) = self.shared.wakers.get(self.number) {
+        if let Some(waker) = self.workers.wakers.get(self.number) {
             let _ = rustix::io::read(waker, &mut [0; 8]);
         }
-        let asked = self.shared.asked.load(Ordering::Acquire);
+        let asked = self.workers.asked.load(Ordering::Acquire);
         self.translator.flush(self.clock.now());
-        if let Some(synced) = self.shared.synced.get(self.number) {
+        if let Some(synced) = self.workers.synced.get(self.number) {
             synced.store(asked, Ordering::Release);
         }
-        if let Some(nat) = self.shared.gate.pass() {
+        if let Some(nat) = self.workers.gate.pass() {
             self.translator.switch_to(nat);
         }
     }
@@ -207,7 +205,7 @@ impl Worker {
                 }
                 Ok(false) => more = false,
                 // A device that is down gives EIO (or EBADFD) until it is up again, or until it is gone.
-                Err(_) if self.shared.stopping.load(Ordering::Acquire) => break,
+                Err(_) if self.workers.stopping.load(Ordering::Acquire) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -219,7 +217,7 @@ impl Worker {
             self.count(|load| &load.full_turns, 1);
         }
         if super_packets > 0 {
-            self.shared.super_packets.fetch_add(super_packets, Ordering::Relaxed);
+            self.workers.super_packets.fetch_add(super_packets, Ordering::Relaxed);
         }
         Ok(more)
     }
@@ -229,10 +227,10 @@ impl Worker {
         let Some(origin) = buffer.origin() else { return };
         let Some(realm) = Realm::of_number(origin.realm.into()) else { return };
         let mut packet = buffer.packet();
-        let kept = self.shared.taps.keep(packet.bytes);
+        let kept = self.workers.taps.keep(packet.bytes);
         let verdict = self.translator.translate(&mut packet, realm, now);
         if let Some(before) = kept {
-            self.shared.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
+            self.workers.taps.show(Seen { at: now, from: realm, before, after: packet.bytes, verdict: &verdict });
         }
         match verdict {
             Verdict::Forward { to, event } => {
@@ -314,13 +312,13 @@ impl Worker {
         let Some(queue) = self.own().get(device) else { return };
         self.count(|load| &load.writes, 1);
         if let Err(error) = queue.send(frame) {
-            self.shared.write_errors.fetch_add(1, Ordering::Relaxed);
+            self.workers.write_errors.fetch_add(1, Ordering::Relaxed);
             log::trace!("the kernel did not take a packet: {error}");
         }
     }
 
     fn count(&self, what: fn(&Load) -> &Counter, more: u64) {
-        if let Some(load) = self.shared.loads.get(self.number) {
+        if let Some(load) = self.workers.loads.get(self.number) {
             what(load).add(more);
         }
     }
@@ -334,7 +332,7 @@ impl Worker {
         let is_said = !matches!(event.kind, EventKind::Unrecorded | EventKind::Contacted);
         // A full channel means that housekeeping is behind by thousands of lines: lose a line, not a packet.
         if is_said && self.events.try_send(event).is_err() {
-            self.shared.events_lost.fetch_add(1, Ordering::Relaxed);
+            self.workers.events_lost.fetch_add(1, Ordering::Relaxed);
         }
         event.kind.is_unrecorded()
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How long a set-up waits for another one to finish.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a name may look taken because somebody asks whether it is.
+/// How long a name may look taken because another process asks whether it is.
 const ASKING: Duration = Duration::from_millis(100);
 
 /// Between two attempts.

@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Raises the limit of open descriptors as far as this process may, which is what whoever carries many connections needs; the
-/// lower one is for programs that use select(2).
+/// Raises the limit of open descriptors as far as this process may, which is what a role that carries many connections
+/// needs; the lower one is for programs that use select(2).
 pub fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

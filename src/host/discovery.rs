@@ -21,7 +21,7 @@ const TARGET_LINK_ADDRESS: [u8; 2] = [2, 1];
 /// Longer messages have options that nobody needs here.
 const LONGEST: usize = 256;
 
-/// See the module.
+/// A raw ICMPv6 socket that hears advertisements and solicitations.
 pub(super) struct DiscoverySocket(OwnedFd);
 
 impl DiscoverySocket {
@@ -41,7 +41,7 @@ impl DiscoverySocket {
         Ok(Self(socket))
     }
 
-    /// The next message that waits, if it says that somebody has an address; `None` at the end.
+    /// The next message that waits, if it says that a host has an address; `None` at the end.
     pub(super) fn hear(&self) -> Option<Option<AddressClaim>> {
         let mut bytes = [0_u8; LONGEST];
         // As the kernel aligns them.
@@ -103,7 +103,7 @@ fn arrival(message: &libc::msghdr) -> (u32, libc::c_int) {
 }
 
 /// What a solicitation says of its sender, and an advertisement of its target. One that does not name the hardware address
-/// says nothing that is new: it was asked for by somebody who knew it. A probe says nothing either: who sends it has no
+/// says nothing that is new: it was asked for by a host that knew it. A probe says nothing either: who sends it has no
 /// address yet.
 fn read_claim(bytes: &[u8], sender: Ipv6Addr, index: u32) -> Option<AddressClaim> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;

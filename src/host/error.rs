@@ -54,7 +54,7 @@ pub enum KernelError {
         /// The VLAN, MACVLAN or the like that routes.
         upper: String,
     },
-    /// Somebody else's device has the name of ours.
+    /// Another program's device has the name of ours.
     #[error(
         "a network interface '{0}' exists already and belongs to another program; remove it or choose another --tun name"
     )]
@@ -65,7 +65,7 @@ pub enum KernelError {
     /// Virtual IPs that are inside addresses.
     #[error("pool {pool} overlaps the inside network {inside}; choose virtual IPs that are used nowhere inside")]
     PoolOverlapsInside {
-        /// The pool.
+        /// The virtual IPs.
         pool: AddressRange,
         /// The inside prefix.
         inside: IpNet,
@@ -73,9 +73,9 @@ pub enum KernelError {
     /// A virtual IP that is this host's address where that cannot work.
     #[error("pool {pool} contains {address}, this machine's own address on '{interface}'; leave it out of the pool")]
     PoolHasOwnAddress {
-        /// The pool.
+        /// The virtual IPs.
         pool: AddressRange,
-        /// The address.
+        /// Of this machine.
         address: IpAddr,
         /// The interface that has it.
         interface: String,
@@ -88,7 +88,7 @@ pub enum KernelError {
     /// Another gateway serves these virtual IPs.
     #[error("pool {pool} is served by the running gateway --tun {other}; choose other addresses or stop that one")]
     PoolTaken {
-        /// The pool.
+        /// The virtual IPs.
         pool: AddressRange,
         /// The `--tun` name of the other gateway.
         other: String,
@@ -98,7 +98,7 @@ pub enum KernelError {
         "interface '{interface}' is used by the running gateway --tun {other} in a way that excludes this one; stop that one first"
     )]
     InterfaceTaken {
-        /// The interface.
+        /// Its name.
         interface: String,
         /// The `--tun` name of the other gateway.
         other: String,
@@ -156,7 +156,7 @@ pub enum KernelError {
     /// The file that remembers what to restore could not be written or removed.
     #[error("cannot keep what to restore in {path}: {source}; check the directory of the control socket")]
     UndoFile {
-        /// The file.
+        /// In the directory of the control socket.
         path: PathBuf,
         /// The cause.
         #[source]

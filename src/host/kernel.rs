@@ -320,7 +320,7 @@ impl Kernel {
         done
     }
 
-    /// The operator has said what is to be: settings that somebody else changes again and again are set again at once, too.
+    /// The operator has said what is to be: settings that others change again and again are set again at once, too.
     pub fn contest_anew(&mut self) {
         self.sysctls.contest_anew();
     }

@@ -53,7 +53,7 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        // While locked: whoever waits for it sees that it is gone and makes another.
+        // While locked: a process that waits for it sees that it is gone and makes another.
         let _ = std::fs::remove_file(&self.path);
     }
 }

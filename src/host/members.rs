@@ -1,9 +1,9 @@
 //! Which interfaces the gateway has, whatever they are called at the moment.
 //!
 //! The configuration names interfaces. An interface that was renamed stays what it was: inside or outside. A name of the
-//! configuration always counts too, whoever has it now. So nothing that was inside turns into something else but by being
-//! deleted, or by getting the configured name of another place. A bridge (or bond, team, VRF) that takes a member in is of
-//! its realm from then on: it has the packets before they are routed.
+//! configuration always counts too, whichever interface has it now. So nothing that was inside turns into something
+//! else but by being deleted, or by getting the configured name of another place. A bridge (or bond, team, VRF) that
+//! takes a member in is of its realm from then on: it has the packets before they are routed.
 
 use super::look::Member as Link;
 use super::plan::Plan;

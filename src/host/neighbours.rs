@@ -1,7 +1,8 @@
-//! Proxy neighbour entries: each virtual IP that somebody has, and that lies on an outside LAN, is answered for there. No
-//! other address is: a whole prefix (`proxy_arp`) would show what else this machine has routes for. Beside the kernel's
-//! answers, the LAN hears of each when it is new, so that nobody goes on to send to a gateway before this one. What other
-//! hosts there have of the pools is found out ahead of need ([`Occupied`]), so that no packet waits for it.
+//! Proxy neighbour entries: each virtual IP that a terminal has, and that lies on an outside LAN, is answered for
+//! there. No other address is: a whole prefix (`proxy_arp`) would show what else this machine has routes for. Beside
+//! the kernel's answers, the LAN hears of each when it is new, so that nobody goes on to send to a gateway before this
+//! one. What other hosts there have of the pools is found out ahead of need ([`Occupied`]), so that no packet waits for
+//! it.
 
 use super::claim::Claim;
 use super::discovery::DiscoverySocket;
@@ -154,8 +155,8 @@ impl Neighbours {
         }
     }
 
-    /// These pools are those that terminals are given addresses of. Whoever has one of them already is looked for, on the
-    /// LANs they lie in.
+    /// These pools are those that terminals are given addresses of. Hosts that have one of them already are looked for,
+    /// on the LANs they lie in.
     pub fn watch(&self, pools: Vec<Watched>) {
         let mut shared = self.shared.lock();
         if shared.pools != pools {
@@ -327,10 +328,10 @@ impl Shared {
         }
     }
 
-    /// Another host says that it has an address. A virtual IP that was announced before is defended, whoever claims it and
-    /// however often: connections live on it, and every host of the LAN could end them otherwise (RFC 5227 §2.4 c). One that
-    /// was given a moment ago is given up to who answers its probe: he had it before, and nothing is lost but a first try.
-    /// What nobody has is not given, as long as the other host is there.
+    /// Another host says that it has an address. A virtual IP that was announced before is defended, whichever host
+    /// claims it and however often: connections live on it, and every host of the LAN could end them otherwise (RFC
+    /// 5227 §2.4 c). One that was given a moment ago is given up to who answers its probe: he had it before, and
+    /// nothing is lost but a first try. What nobody has is not given, as long as the other host is there.
     fn heard(&mut self, claim: &AddressClaim) {
         let AddressClaim { index, hardware, address, is_answer, is_of_probe } = *claim;
         let is_group = hardware[0] & 1 != 0;
@@ -461,7 +462,7 @@ impl Shared {
         self.rounds = Rounds::new(ranges);
     }
 
-    /// Asks the LANs whether somebody has `address`, if so much may still be said.
+    /// Asks the LANs whether a host has `address`, if so much may still be said.
     fn ask(&mut self, address: IpAddr) {
         let Some(socket) = self.socket.as_ref().filter(|_| self.left > 0) else { return };
         self.left -= 1;

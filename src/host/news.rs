@@ -20,7 +20,7 @@ pub(super) fn matter(plan: &Plan, host: &Host, message: &RouteNetlinkMessage) ->
             let table = table_of(route);
             let deleted = matches!(message, RouteNetlinkMessage::DelRoute(_));
             if Tables::of(&plan.tun).own(table) || route.header.protocol == messages::PROTOCOL {
-                // One of ours was taken: by somebody, or by the kernel with an address or a link.
+                // One of ours was taken: by another program, or by the kernel with an address or a link.
                 return deleted;
             }
             let inside = |index: &u32| {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Addresses that others have, of all pools.
 const MOST: usize = 1024;
-/// An address is somebody's for as long after he was heard as he had been heard before, within these bounds: a packet that
-/// somebody has forged is soon forgotten, and a host that sleeps a while is not.
+/// An address is a host's for as long after he was heard as he had been heard before, within these bounds: a packet
+/// that an attacker has forged is soon forgotten, and a host that sleeps a while is not.
 const HOLD: [Duration; 2] = [Duration::from_secs(12), Duration::from_secs(30 * 60)];
 /// So often he is asked meanwhile.
 const ASKED: u8 = 3;
@@ -36,7 +36,7 @@ pub struct Watched {
 /// An address of a pool that another host has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OccupiedAddress {
-    /// The address.
+    /// Of a pool.
     pub address: IpAddr,
     /// Ethernet address of the host.
     pub hardware: String,
@@ -44,7 +44,7 @@ pub struct OccupiedAddress {
     pub interface: String,
 }
 
-/// Somebody says that he has an address.
+/// A host says that he has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AddressClaim {
     /// The interface it was heard on.
@@ -53,7 +53,7 @@ pub(super) struct AddressClaim {
     pub(super) address: IpAddr,
     /// He was asked, or may have been. Others send from it: no proxy does that.
     pub(super) is_answer: bool,
-    /// What he was asked was whether somebody has it. Others were told that this machine has it: a router with proxy ARP
+    /// What he was asked was whether a host has it. Others were told that this machine has it: a router with proxy ARP
     /// contradicts that (`arp_process`, net/ipv4/arp.c), and answers no probe.
     pub(super) is_of_probe: bool,
 }
@@ -71,7 +71,7 @@ pub(super) enum Heard {
     TooMany,
 }
 
-/// See the module.
+/// Who has which address of the pools, as far as it is believed.
 #[derive(Default)]
 pub(super) struct Occupied {
     hosts: BTreeMap<IpAddr, Occupant>,
@@ -92,7 +92,7 @@ pub(super) struct Occupant {
 }
 
 impl Occupied {
-    /// Somebody says that he has an address of `pool`.
+    /// A host says that he has an address of `pool`.
     pub(super) fn hear(&mut self, claim: &AddressClaim, pool: AddressRange, now: Instant) -> Heard {
         let AddressClaim { index, hardware, address, is_answer, .. } = *claim;
         if is_answer && let Some(last) = self.proxies.get_mut(&hardware) {

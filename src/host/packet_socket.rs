@@ -36,13 +36,12 @@ const OVERRIDE: u8 = 0x20;
 /// The option with the hardware address (RFC 4861 §4.6.1), of one unit of eight bytes.
 const TARGET_LINK_ADDRESS: [u8; 2] = [2, 1];
 
-/// See the module.
+/// A packet socket that hears ARP, and sends ARP and neighbour discovery.
 pub(super) struct PacketSocket(OwnedFd);
 
 /// An ARP packet that was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// The interface.
     pub(super) index: u32,
     pub(super) is_request: bool,
     pub(super) hardware: [u8; 6],
@@ -87,8 +86,8 @@ impl PacketSocket {
         }
     }
 
-    /// Asks the LAN behind interface `index` whether somebody there has `address`, and says nothing of this machine but its
-    /// hardware address (RFC 5227 §2.1.1, RFC 4862 §5.4.2).
+    /// Asks the LAN behind interface `index` whether a host there has `address`, and says nothing of this machine but
+    /// its hardware address (RFC 5227 §2.1.1, RFC 4862 §5.4.2).
     pub(super) fn probe(&self, index: u32, hardware: [u8; 6], address: IpAddr) -> io::Result<()> {
         match address {
             IpAddr::V4(address) => {

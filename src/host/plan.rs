@@ -38,7 +38,7 @@ pub struct Plan {
 pub struct InsidePlan {
     /// Its own device, `{tun}-in0`, `{tun}-in1`…, where there are several insides: they may have the same addresses.
     pub device: Option<String>,
-    /// Its interfaces.
+    /// Names, as in the configuration.
     pub interfaces: Vec<String>,
     /// Prefixes the operator says are in it, whatever the routes say.
     pub sources: Vec<IpNet>,

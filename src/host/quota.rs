@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// At most so many in a span of time.
 #[derive(Debug)]
 pub struct Quota {
     most: u32,

@@ -17,7 +17,6 @@ const LARGEST: u64 = 1 << 20;
 /// One gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// Its name.
     pub(super) tun: String,
     pub(super) insides: Vec<String>,
     pub(super) outsides: Vec<String>,
@@ -26,7 +25,7 @@ pub(super) struct Entry {
     pub(super) alive: bool,
 }
 
-/// See the module.
+/// The gateways that are written down.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     entries: Vec<Entry>,

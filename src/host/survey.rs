@@ -1,4 +1,4 @@
-//! The host as somebody sees it who looks for trouble: what is in the way of a gateway, or would be.
+//! The host as an operator sees it who looks for trouble: what is in the way of a gateway, or would be.
 
 use super::claim::Claim;
 use super::error::KernelError;

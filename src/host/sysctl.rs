@@ -1,7 +1,8 @@
 //! Kernel settings under /proc/sys: what the gateway needs, what was there before, and the way back.
 //!
-//! *The way back:* a setting is put back if it is as the gateway left it. What somebody else has asked for since stays, also if
-//! that is what the gateway had asked for: where any value but zero means yes, the gateway writes [`YES`], and others write 1.
+//! *The way back:* a setting is put back if it is as the gateway left it. What another program has asked for since
+//! stays, also if that is what the gateway had asked for: where any value but zero means yes, the gateway writes
+//! [`YES`], and others write 1.
 //!
 //! *Meanwhile:* a setting without which packets are lost ([`Key::is_vital`]) is looked at when the kernel says that one has
 //! changed, and once a second, and set again, with a warning; at last every five minutes, so that two programs that want
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// What the gateway writes where any value but zero means yes.
 const YES: &str = "2";
-/// Time after which a setting that somebody changes again and again is set again at the latest.
+/// Time after which a setting that another program changes again and again is set again at the latest.
 const RARELY: Duration = Duration::from_mins(5);
 
 const V4: &str = "net/ipv4/conf";
@@ -39,7 +40,7 @@ pub(super) struct Sysctls {
     needed: BTreeMap<Key, Option<String>>,
     /// Whether the machine checks strictly what came the right way.
     strict: bool,
-    /// What somebody else has changed: how often it was set again, and when it may be the next time.
+    /// What another program has changed: how often it was set again, and when it may be the next time.
     contested: BTreeMap<Key, (u32, Instant)>,
 }
 
@@ -48,7 +49,7 @@ impl Sysctls {
     pub(super) fn take_over(file: UndoFile, tun: &str) -> Self {
         let mut changes = file.load(tun);
         let on_disk = !changes.is_empty();
-        // A value that is no longer the one we set was changed by somebody else since: not ours to put back.
+        // A value that is no longer the one we set was changed by another program since: not ours to put back.
         changes.retain(|record| record.key.read().is_ok_and(|now| now == record.new));
         let (needed, contested) = (BTreeMap::new(), BTreeMap::new());
         Self { file, changes, on_disk, seen: Vec::new(), needed, strict: false, contested }
@@ -65,7 +66,7 @@ impl Sysctls {
     }
 
     /// Makes every setting that the plan needs; forwarding last. Again later: what has become needed, what interfaces that
-    /// came (back) need, and what is vital and somebody has changed; leaves alone what else somebody has changed.
+    /// came (back) need, and what is vital and others have changed; leaves alone what else others have changed.
     pub(super) fn apply(&mut self, plan: &Plan, host: &Host) -> Result<(), KernelError> {
         let first = self.seen.is_empty();
         if !first {
@@ -118,7 +119,7 @@ impl Sysctls {
         Ok(())
     }
 
-    /// Sets again what is vital and somebody has changed; costs a look at a few files if there is nothing.
+    /// Sets again what is vital and others have changed; costs a look at a few files if there is nothing.
     pub(super) fn watch(&mut self, plan: &Plan, host: &Host) -> Result<(), KernelError> {
         let is_off = |key: &Key, wanted: &str| key.is_vital() && key.is_refused(wanted) && self.is_due(key);
         let of_devices = device_settings(plan, host)?;
@@ -133,7 +134,7 @@ impl Sysctls {
         self.contested.clear();
     }
 
-    /// Whether what somebody else has changed may be set again now; says so then.
+    /// Whether what another program has changed may be set again now; says so then.
     fn may_contest(&mut self, key: &Key, wanted: &str) -> bool {
         if !self.is_due(key) {
             return false;
@@ -330,7 +331,7 @@ fn lan_settings(plan: &Plan, host: &Host) -> Vec<(Key, &'static str)> {
 pub(super) fn restore(records: Vec<Record>) -> Result<(), KernelError> {
     let mut first = Ok(());
     for record in records.into_iter().rev() {
-        // Gone with its interface, or changed by somebody else since: not ours any more.
+        // Gone with its interface, or changed by another program since: not ours any more.
         let Ok(now) = record.key.read() else { continue };
         if record.held || now == record.new {
             first = first.and(record.key.set(&record.old));

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Whoever started us and wants to know how we are.
+/// The manager that started this process and wants to know how it is.
 #[derive(Debug, Default)]
 pub struct Manager {
     socket: Option<UnixDatagram>,

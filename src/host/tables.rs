@@ -147,7 +147,7 @@ pub(super) fn wanted(plan: &Plan, host: &Host) -> Wanted {
     wanted
 }
 
-/// The pools' routes: without the addresses in them that are somebody's. Where main has a route for all of a pool, to an
+/// The pools' routes: without the addresses in them that a host has. Where main has a route for all of a pool, to an
 /// outside's network say, two for its halves come before it.
 fn pools(plan: &Plan, host: &Host, family: Family) -> Vec<Route> {
     let Some(device) = host.device else { return Vec::new() };

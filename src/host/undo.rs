@@ -109,7 +109,7 @@ impl UndoFile {
     }
 
     fn read(&self) -> io::Result<Vec<u8>> {
-        // Neither a link nor a pipe that somebody has put there.
+        // Neither a link nor a pipe that another user has put there.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
         let about = file.metadata()?;

@@ -57,7 +57,7 @@ pub struct Host {
     pub(super) plain: BTreeSet<u32>,
     /// The families whose packets are led by routing rules of others too.
     pub(super) ruled: BTreeSet<Family>,
-    /// One of our own devices was set down by somebody, or has lost its address.
+    /// One of our own devices was set down by another program, or has lost its address.
     pub(super) device_impaired: bool,
     /// Inside interfaces on which an address stands that another inside has before them. The kernel's strict
     /// reverse-path filter would hear nobody there who asks for it.

@@ -12,7 +12,7 @@ use crate::nat::bound::Bound;
 use crate::nat::numbers::{InsideNumber, PoolNumber};
 use crate::nat::qualified::Qualified;
 use crate::nat::reason::DropReason;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::surroundings::contain;
 use crate::nat::views::BindingView;
 use crate::nat::views::PoolView;
@@ -43,7 +43,7 @@ pub enum AdminError {
     /// The virtual IP is in no pool.
     #[error("{0} is in none of this gateway's pools; `kamei status` lists them")]
     NotInAPool(IpAddr),
-    /// The address is in a pool but set aside, for good or for now.
+    /// The address is in a pool, but reserved or occupied by another host.
     #[error(
         "{0} is reserved, or another host of the outside network has it: it is given to no terminal; choose another"
     )]
@@ -193,7 +193,7 @@ impl Nat {
         let bound = Bound { table: number, found };
         let mut events = Vec::new();
         if let Some(moved) = moved.map(|found| Bound { table: number, found }) {
-            self.ended(&moved);
+            self.forget_ended(&moved);
             events.push(self.event(EventKind::Released, &moved));
         }
         if is_new {
@@ -256,16 +256,16 @@ impl Nat {
     fn end(&self, bound: &Bound, now: Time) -> Option<Event> {
         let found = self.tables.get(bound.table)?.end(bound.found.stamp(), now)?;
         let ended = Bound { found, ..*bound };
-        self.ended(&ended);
+        self.forget_ended(&ended);
         Some(self.event(EventKind::Released, &ended))
     }
 
-    /// Keeps exactly these virtual IPs from being given, for somebody else has them: a binding that has one ends, and its
-    /// terminal gets another. Returns what ended. Workers heed it before this returns.
-    pub fn set_aside(&self, virtual_ips: &[IpAddr], now: Time) -> Vec<Event> {
+    /// Keeps exactly these virtual IPs from being given, for other hosts have them: a binding that has one ends, and
+    /// its terminal gets another. Returns what ended. Workers heed it before this returns.
+    pub fn set_occupied(&self, virtual_ips: &[IpAddr], now: Time) -> Vec<Event> {
         let mut events = Vec::new();
         for (number, table) in self.tables.iter() {
-            table.set_aside(virtual_ips.iter().map(|virtual_ip| Address::from(*virtual_ip)));
+            table.set_occupied(virtual_ips.iter().map(|virtual_ip| Address::from(*virtual_ip)));
             for virtual_ip in virtual_ips {
                 let found = table.of_virtual_ip((*virtual_ip).into());
                 events.extend(found.and_then(|found| self.end(&Bound { table: number, found }, now)));
@@ -307,10 +307,10 @@ impl Nat {
                 continue;
             }
             for table in self.tables.all() {
-                let counts = table.counts().into_iter().zip(table.count_aside());
+                let counts = table.counts().into_iter().zip(table.count_occupied());
                 let part = table.pools().iter().zip(counts).find(|(part, _)| part.pool() == number);
-                let Some((part, (counts, aside))) = part else { continue };
-                let capacity = part.capacity().saturating_sub(aside);
+                let Some((part, (counts, occupied))) = part else { continue };
+                let capacity = part.capacity().saturating_sub(occupied);
                 let used = counts.active + counts.dormant + counts.quarantined;
                 pools.push(PoolView {
                     name: settings.name.clone(),

@@ -51,9 +51,7 @@ pub enum BindingState {
 /// Names a binding for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Its table.
     pub table: TableNumber,
-    /// Its slot.
     pub index: u32,
     /// The second in which it was made: a later binding in the same slot has another one, for a virtual IP is not given
     /// again before its quarantine is over.

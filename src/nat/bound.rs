@@ -4,12 +4,10 @@ use super::binding::{Owner, SlotRef};
 use super::numbers::TableNumber;
 use super::table::Found;
 
-/// See the module.
+/// A binding as it was found or made, with the table that has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// Its table.
     pub table: TableNumber,
-    /// Its slot.
     pub found: Found,
 }
 

@@ -46,7 +46,6 @@ pub struct Contacts {
 pub struct Change {
     /// Whose contact.
     pub owner: Owner,
-    /// The peer.
     pub peer: Address,
 }
 
@@ -171,9 +170,9 @@ impl Contacts {
         shard.contacts(owner).filter(|contact| contact.untold == UNRECORDED).map(CalledPeer::from).collect()
     }
 
-    /// These are on record: packets need not wait for them.
-    pub fn recorded(&self, owner: Owner, peers: &[Address]) {
-        self.mark_recorded(owner, |contact| {
+    /// Notes that these are on record: packets need not wait for them.
+    pub fn mark_recorded(&self, owner: Owner, peers: &[Address]) {
+        self.change_unrecorded(owner, |contact| {
             if peers.contains(&contact.peer.into()) {
                 contact.untold = 0;
             }
@@ -182,20 +181,20 @@ impl Contacts {
 
     /// No packet waits for a contact of this binding any more, on record or not; the store hears of them when it can.
     pub fn let_go(&self, owner: Owner) {
-        self.mark_recorded(owner, |contact| {
+        self.change_unrecorded(owner, |contact| {
             contact.untold = if self.tell(owner, contact.peer.into()) { 0 } else { TELL_AGAIN };
         });
     }
 
-    fn mark_recorded(&self, owner: Owner, mut unrecorded: impl FnMut(&mut Contact)) {
+    fn change_unrecorded(&self, owner: Owner, mut change: impl FnMut(&mut Contact)) {
         let mut shard = self.shard(owner).lock();
         match shard.held(owner) {
             Some(Held::One(mut contact)) if contact.untold == UNRECORDED => {
-                unrecorded(&mut contact);
+                change(&mut contact);
                 shard.replace_one(owner, contact);
             }
             Some(Held::Several(list)) => {
-                list.iter_mut().filter(|contact| contact.untold == UNRECORDED).for_each(unrecorded)
+                list.iter_mut().filter(|contact| contact.untold == UNRECORDED).for_each(change)
             }
             _ => {}
         }
@@ -215,13 +214,13 @@ impl Contacts {
         }
     }
 
-    /// A peer that the terminal has called has sent something back.
-    pub fn answered(&self, owner: Owner, peer: Address) {
+    /// Notes that a peer which the terminal has called has sent something back.
+    pub fn mark_answered(&self, owner: Owner, peer: Address) {
         self.learn(owner, peer, |contact| !std::mem::replace(&mut contact.answered, true));
     }
 
-    /// A peer that the terminal has called has opened a connection to it.
-    pub fn called_back(&self, owner: Owner, peer: Address) {
+    /// Notes that a peer which the terminal has called has opened a connection to it.
+    pub fn mark_called_back(&self, owner: Owner, peer: Address) {
         self.learn(owner, peer, |contact| !std::mem::replace(&mut contact.called_back, true));
     }
 
@@ -415,8 +414,8 @@ mod tests {
         contacts.note(OWNER, peer(1), 100, false);
         contacts.note(OWNER, peer(1), 130, false);
         assert_eq!(known(1), Some((100, 130, false)));
-        contacts.called_back(OWNER, peer(1));
-        contacts.called_back(OWNER, peer(2));
+        contacts.mark_called_back(OWNER, peer(1));
+        contacts.mark_called_back(OWNER, peer(2));
         contacts.note(OWNER, peer(2), 140, false);
         contacts.note(OWNER, peer(2), 150, false);
         assert_eq!((known(1), known(2)), (Some((100, 130, true)), Some((140, 150, false))));

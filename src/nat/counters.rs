@@ -8,7 +8,7 @@ use crate::wire::Address;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module.
+/// What one worker has counted since the start.
 #[repr(align(128))]
 pub struct Counters {
     /// Packets and bytes from inside to outside.
@@ -27,9 +27,7 @@ pub struct Counters {
 /// Packets and bytes.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Packets.
     pub packets: Counter,
-    /// Bytes.
     pub bytes: Counter,
 }
 
@@ -84,7 +82,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Writes a dropped packet down: never waits, a packet that comes while somebody reads is only counted.
+    /// Writes a dropped packet down: never waits, a packet that comes while the book is read is only counted.
     pub fn write_down(&self, reason: DropReason, from: Realm, ends: Option<(Address, Address)>, now: Time) {
         if let Some(mut book) = self.book.as_ref().and_then(|book| book.try_lock()) {
             // From an inside, the destination is the peer.

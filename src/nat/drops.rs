@@ -9,7 +9,7 @@
 //!
 //! A flood comes from one peer, or for one address, or both. So what counts for the same end as the packet before it is
 //! added up beside the page, a peer apart from the other end, and gets there when another comes, the span is over, or
-//! somebody reads.
+//! a reader asks for the page.
 
 use super::binding::Realm;
 use super::fold::fold;
@@ -116,7 +116,7 @@ struct Run {
     reason: u64,
 }
 
-/// See the module.
+/// What one worker has dropped: the pages of the last minutes, and all before.
 pub struct DropBook {
     /// By number, modulo their number.
     pages: Box<[Page]>,
@@ -411,7 +411,7 @@ mod tests {
             let peer = if n % 1000 == 0 { address(42) } else { address(number | 1 << 31) };
             let now = Time::from_secs(10_000 + u64::from(n / 3000));
             book.write(REASON, Realm::Outside, Some((peer, address(7))), now);
-            // What somebody else causes now and then, for another reason, is not pushed out either.
+            // What another peer causes now and then, for another reason, is not pushed out either.
             if n % 500_000 == 0 {
                 book.write(DropReason::NoPool, Realm::inside(0), Some((address(3), address(4))), now);
             }

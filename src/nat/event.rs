@@ -8,11 +8,11 @@ use crate::wire::Address;
 /// Something happened to a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// Made, woken, released and the like.
     pub kind: EventKind,
-    /// The inside.
+    /// The realm of the terminal.
     pub inside: InsideNumber,
-    /// The pool.
+    /// The pool of the virtual IP.
     pub pool: PoolNumber,
     /// When the binding was made, to the second; for [`EventKind::Refused`], when it was refused.
     pub made: Time,

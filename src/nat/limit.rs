@@ -17,7 +17,7 @@ const FRESH: u32 = 240;
 /// So many of them an inside always may have.
 const LEAST_UNANSWERED: u64 = 16;
 
-/// See the module.
+/// Admits new bindings, or names the limit that is reached.
 pub struct Limiter {
     limit: CreationLimit,
     state: Mutex<State>,
@@ -130,7 +130,7 @@ impl Limiter {
     }
 
     /// A binding that was made in second `created` waits for its first answer no more: it has it, or ended.
-    pub fn answered(&self, inside: InsideNumber, created: u32) {
+    pub fn forget_fresh(&self, inside: InsideNumber, created: u32) {
         if self.limit.unanswered.is_some()
             && let Some(fresh) = self.state.lock().fresh.get_mut(&inside)
         {

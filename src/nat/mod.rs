@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `shared.rs` | what all workers share, and the life of bindings in time |
+//! | `state.rs` | what all workers share, and the life of bindings in time |
 //! | `binding.rs`, `bound.rs`, `event.rs` | which binding, in which state, in which table; what happened to one |
 //! | `numbers.rs` | numbers of insides, pools and tables |
 //! | `table/` | bindings: terminal → slot, virtual IP → slot, free slots, unrecorded bindings, life cycle |
@@ -43,7 +43,7 @@ mod reason;
 mod reload;
 mod selection;
 mod settings;
-mod shared;
+mod state;
 mod stored;
 mod surroundings;
 mod table;
@@ -56,8 +56,8 @@ pub use callback::CallbackPolicy;
 pub use counters::Counter;
 pub use drops::{DropRow, Dropped, End};
 pub use event::{Event, EventKind};
+pub use flow::carrier::{Carried, Epoch, FlowCarrier, Offer};
 pub use flow::explain::{Explanation, Question};
-pub use flow::offload::{Carried, Epoch, FlowCarrier, Offer};
 pub use flow::translate::Translator;
 pub use numbers::{InsideNumber, PoolNumber};
 pub use qualified::{ParseQualifiedError, Qualified};
@@ -67,7 +67,7 @@ pub use settings::{
     Alg, AlgSettings, CreationLimit, Exhausted, Hairpin, InboundRefresh, InsideSettings, Lifetimes, Multipath, Policy,
     PoolKind, PoolSettings, Settings, Unsolicited,
 };
-pub use shared::{Nat, SettingsError};
+pub use state::{Nat, SettingsError};
 pub use stored::{
     ContactChange, ContactKey, Misfit, Receipt, Restored, Restoring, StoredBinding, StoredContact, Unfit,
 };

@@ -10,7 +10,6 @@ use std::net::IpAddr;
 /// One pair of prefixes.
 #[derive(Clone, Debug)]
 pub struct Prefix {
-    /// The inside.
     pub inside: InsideNumber,
     internal: Ipv6Net,
     external: Ipv6Net,

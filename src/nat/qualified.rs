@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// An address, and the inside realm that is meant where several insides have it: `10.0.0.5@north`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Qualified {
-    /// The address.
+    /// A terminal or a virtual IP.
     pub address: IpAddr,
     /// Name of the inside realm.
     pub inside: Option<String>,

@@ -17,7 +17,7 @@ use crate::nat::event::{Event, EventKind};
 use crate::nat::limit::Limiter;
 use crate::nat::numbers::InsideNumber;
 use crate::nat::settings::{InsideSettings, PoolKind, Settings};
-use crate::nat::shared::{Inherited, Nat, SettingsError, new_table, pools_of_tables};
+use crate::nat::state::{Inherited, Nat, SettingsError, new_table, pools_of_tables};
 use crate::nat::table::{Found, Table};
 use crate::nat::views::BindingView;
 use crate::time::Time;
@@ -68,7 +68,7 @@ impl Nat {
             limiter,
             helpers,
             counters: Arc::clone(&self.counters),
-            carried_flows: Arc::clone(&self.carried_flows),
+            carrier_account: Arc::clone(&self.carrier_account),
             // Whatever a worker remembers was decided under the state before.
             epoch: self.epoch.now() + 1,
         };
@@ -170,7 +170,7 @@ impl PreparedReload {
             if let Some(kept) = after.tables.get(bound.table) {
                 kept.end(bound.found.stamp(), now);
             }
-            before.ended(&bound);
+            before.forget_ended(&bound);
             events.push(before.event(EventKind::Released, &bound));
         }
         if !Arc::ptr_eq(&before.limiter, &after.limiter) {

@@ -6,7 +6,7 @@ use crate::wire::{Address, AddressRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// See the module.
+/// Finds the table of a peer, and that of a virtual IP.
 #[derive(Debug, Default)]
 pub struct Selection {
     /// Longest prefix first.

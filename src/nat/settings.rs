@@ -72,7 +72,7 @@ pub enum Alg {
 /// Where an application is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlgSettings {
-    /// The application.
+    /// Whose text carries addresses.
     pub alg: Alg,
     /// Port of the server's end of its control connections.
     pub port: u16,

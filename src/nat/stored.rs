@@ -11,7 +11,7 @@ use crate::nat::binding::{Owner, SlotRef};
 use crate::nat::bound::Bound;
 use crate::nat::flow::observer::ForReal;
 use crate::nat::numbers::{InsideNumber, Numbered, TableNumber};
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::time::Time;
 use crate::wire::Address;
 use std::collections::HashMap;
@@ -72,7 +72,7 @@ impl StoredBinding {
 /// A peer that a terminal has called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoredContact {
-    /// The peer.
+    /// A host outside.
     pub peer: IpAddr,
     /// When it was first called, in seconds since the Unix epoch; 0: that is not known.
     pub first: u32,
@@ -91,7 +91,7 @@ pub struct ContactKey {
     pub virtual_ip: IpAddr,
     /// When its binding was made, in seconds since the Unix epoch.
     pub created: u32,
-    /// The peer.
+    /// A host outside, whether it is still known or not.
     pub peer: IpAddr,
 }
 
@@ -102,7 +102,7 @@ pub struct ContactChange {
     pub virtual_ip: IpAddr,
     /// When its binding was made, in seconds since the Unix epoch.
     pub created: u32,
-    /// The peer.
+    /// A host outside.
     pub peer: IpAddr,
     /// What is known of it; `None`: it is forgotten.
     pub contact: Option<StoredContact>,
@@ -122,9 +122,9 @@ pub struct Restored {
 /// A binding that has no place under today's settings. Its virtual IP is given to nobody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misfit {
-    /// The binding.
+    /// As it was stored.
     pub binding: StoredBinding,
-    /// Why.
+    /// What it does not fit.
     pub why: Unfit,
 }
 
@@ -134,7 +134,7 @@ pub enum Unfit {
     /// No pool has its virtual IP.
     #[error("its virtual IP is in no pool")]
     NotInAPool,
-    /// Its virtual IP is set aside.
+    /// Its virtual IP is reserved, or lies in a slot that another address has.
     #[error("its virtual IP is reserved or shares its place with another's")]
     NotGiven,
     /// Its virtual IP is that of another binding here.
@@ -145,7 +145,7 @@ pub enum Unfit {
     NoInside,
 }
 
-/// Says which binding was stored in which version, and which contacts of it; see [`Nat::recorded`].
+/// Says which binding was stored in which version, and which contacts of it; see [`Nat::mark_recorded`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     table: TableNumber,
@@ -243,25 +243,25 @@ impl Nat {
     }
 
     /// From now on every new binding is to be recorded before its first packet leaves, and so are its waking and each new
-    /// contact: until [`Nat::recorded`] is told, each packet concerned comes with an event.
+    /// contact: until [`Nat::mark_recorded`] is told, each packet concerned comes with an event.
     pub fn start_recording(&self) {
         self.contacts.keep_changes();
         self.is_recording.store(true, Ordering::Release);
     }
 
-    /// A binding is on record as [`Nat::stored`] showed it, and so are the contacts of [`Nat::unrecorded_contacts`].
-    pub fn recorded(&self, receipt: &Receipt) {
+    /// Notes that a binding is on record as [`Nat::stored`] showed it, and the contacts of [`Nat::unrecorded_contacts`].
+    pub fn mark_recorded(&self, receipt: &Receipt) {
         if let Some(table) = self.tables.get(receipt.table) {
-            table.recorded(receipt.stamp);
+            table.mark_recorded(receipt.stamp);
         }
         if !receipt.contacts.is_empty() {
-            self.contacts.recorded(receipt.owner(), &receipt.contacts);
+            self.contacts.mark_recorded(receipt.owner(), &receipt.contacts);
         }
     }
 
     /// What is new about this binding cannot be recorded now. If the binding itself is on record, packets wait no more.
     pub fn let_go(&self, virtual_ip: IpAddr) {
-        let Ok(bound) = self.receiver(virtual_ip.into(), &mut ForReal) else { return };
+        let Ok(bound) = self.find_receiver(virtual_ip.into(), &mut ForReal) else { return };
         if let Ok(table) = self.table(bound.table)
             && !table.is_unrecorded(bound.found.index)
         {
@@ -398,7 +398,7 @@ impl Restoring<'_> {
             Err(Misplaced::Twice(_)) if !are_all_told => return self.late.push(binding),
             Err(Misplaced::Twice(other)) if other.slot.created < slot.created => {
                 if let Some(ended) = table.end(other.stamp(), self.now) {
-                    self.nat.ended(&Bound { table: number, found: ended });
+                    self.nat.forget_ended(&Bound { table: number, found: ended });
                     self.done.changed.push(ended.slot.virtual_ip.into());
                 }
                 put(slot)
@@ -424,13 +424,13 @@ impl Restoring<'_> {
         self.done.changed.push(binding.virtual_ip);
         if other.state == BindingState::Quarantined {
             if let Some(found) = table.end(bound.found.stamp(), self.now) {
-                self.nat.ended(&Bound { found, ..*bound });
+                self.nat.forget_ended(&Bound { found, ..*bound });
             }
             return;
         }
         let Some(found) = table.join(&bound.found, other, binding.last_used, self.now) else { return };
         if found.slot.answered && !bound.found.slot.answered {
-            self.nat.limiter.answered(found.slot.inside, found.slot.created);
+            self.nat.limiter.forget_fresh(found.slot.inside, found.slot.created);
         }
         self.know(&Bound { found, ..*bound }, binding);
     }

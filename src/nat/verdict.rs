@@ -38,7 +38,7 @@ pub struct Replaced {
 /// A terminal asked for a binding in vain.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// Why there is no binding for it.
     pub reason: DropReason,
     /// For the log.
     pub event: Event,

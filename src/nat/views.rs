@@ -125,7 +125,7 @@ pub enum PolicyFrom {
 /// A peer that the terminal has called within the time for which that counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContactView {
-    /// The peer.
+    /// A host outside.
     pub peer: IpAddr,
     /// Since when it is a contact: when the terminal first called it, without having been forgotten since (milliseconds
     /// since the Unix epoch); `None` where an earlier kamei has kept it and did not write that down.
@@ -167,9 +167,9 @@ impl ContactView {
 /// One pool, in numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolView {
-    /// Its name.
+    /// As in the configuration; its range where it has none there.
     pub name: String,
-    /// Its addresses.
+    /// From the first to the last address, those that are never given among them.
     pub range: AddressRange,
     /// How many virtual IPs it can give at one time.
     pub capacity: u64,

@@ -57,7 +57,7 @@ pub struct Test {
 /// One step of a test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Its name.
+    /// What was tried, in a few words.
     pub step: &'static str,
     /// How it went.
     pub outcome: Outcome,
@@ -103,7 +103,7 @@ pub enum TestError {
     /// The file that remembers the binding.
     #[error("cannot write {path}: {error}; without it, a test that is killed would leave its binding")]
     Note {
-        /// Which.
+        /// In the state directory.
         path: PathBuf,
         /// What the system said.
         error: io::Error,

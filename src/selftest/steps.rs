@@ -310,7 +310,7 @@ fn callback(play: &Play<'_>, virtual_ip: IpAddr, watched: &Watched, teller: &mut
     }
 }
 
-/// Somebody calls whom the terminal has never called.
+/// A peer that the terminal has never called calls it.
 fn stranger(play: &Play<'_>, virtual_ip: IpAddr, watched: &Watched, teller: &mut Teller<'_>) -> Result<(), Stopped> {
     let Play { scene, cast, terminal, peer, .. } = *play;
     let explained = scene.client.explain(&scene.question(cast.stranger, virtual_ip, Some("outside")));

@@ -4,14 +4,14 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// See the module.
+/// Counts commits, and wakes the threads that wait for the disk.
 #[derive(Default)]
 pub struct Commits {
     /// Counts them.
     made: AtomicU64,
     /// The last that is on disk.
     on_disk: Mutex<u64>,
-    /// Signalled when somebody waits for the disk.
+    /// Signalled when a thread waits for the disk.
     wanted: Condvar,
     /// Signalled when commits are on disk.
     arrived: Condvar,
@@ -39,7 +39,7 @@ impl Commits {
         self.arrived.notify_all();
     }
 
-    /// Somebody wants the disk to have them.
+    /// A thread wants the disk to have them.
     pub fn want(&self) {
         self.wanted.notify_all();
     }
@@ -51,8 +51,8 @@ impl Commits {
         !self.arrived.wait_while_for(&mut on_disk, |on_disk| *on_disk < commit, patience).timed_out()
     }
 
-    /// Rests until somebody wants the disk, for this time at most. Not at all if `is_busy` says so of whether some are not
-    /// on disk.
+    /// Rests until a thread wants the disk, for this time at most. Not at all if `is_busy` says so of whether some are
+    /// not on disk.
     pub fn rest(&self, time: Duration, is_busy: impl FnOnce(bool) -> bool) {
         let mut on_disk = self.on_disk.lock();
         if !is_busy(*on_disk < self.last()) {

@@ -9,7 +9,7 @@ pub enum StoreError {
     /// The system refused a file or directory.
     #[error("{path}: {error}")]
     File {
-        /// Which.
+        /// The file or directory.
         path: PathBuf,
         /// What it said.
         error: io::Error,
@@ -22,7 +22,7 @@ pub enum StoreError {
         "{0} belongs to another user, or can be written by others; the state directory must be private (chown, chmod 700)"
     )]
     NotPrivate(PathBuf),
-    /// Somebody has it open.
+    /// Another process has it open.
     #[error("{0} is in use by another process: a running gateway of that name, or `kamei state`")]
     InUse(PathBuf),
     /// The file system is no place for it.
@@ -31,9 +31,9 @@ pub enum StoreError {
     /// A later kamei wrote it.
     #[error("{path} is of version {version}, this kamei knows {known} at most; use the kamei that wrote it")]
     Newer {
-        /// The file.
+        /// The state file.
         path: PathBuf,
-        /// Its version.
+        /// The one that it says it has.
         version: i32,
         /// The latest known.
         known: i32,
@@ -41,7 +41,7 @@ pub enum StoreError {
     /// It is not what was written.
     #[error("{path} is damaged: {what}")]
     Damaged {
-        /// The file.
+        /// The state file.
         path: PathBuf,
         /// What was found.
         what: String,
@@ -49,7 +49,7 @@ pub enum StoreError {
     /// What the system has of it may never reach the disk.
     #[error("{path} cannot be synced: {error}")]
     NotSynced {
-        /// The file.
+        /// The state file.
         path: PathBuf,
         /// What the system said.
         error: String,
@@ -60,7 +60,7 @@ pub enum StoreError {
     /// SQLite refused something else: a full disk, mostly.
     #[error("{path}: {error}")]
     Database {
-        /// The file.
+        /// The state file.
         path: PathBuf,
         /// What it said.
         error: Box<dyn std::error::Error + Send + Sync>,

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `shared.rs` | the store as all threads share it |
+//! | `record.rs` | the store as all threads share it: what it records |
 //! | `backend.rs` | what keeps the bindings, and what the store asks of it |
 //! | `commits.rs` | which commits are on disk |
 //! | `state_file.rs` | the state file, in SQLite |
@@ -33,9 +33,9 @@ mod log_check;
 mod moment;
 mod open;
 mod progress;
+mod record;
 mod rewrite;
 mod row;
-mod shared;
 mod state_file;
 mod writer;
 
@@ -45,7 +45,7 @@ pub use lines::{LineError, read as read_lines, read_with as read_lines_with, wri
 pub use moment::{Moment, Reading};
 pub use open::{Found, Opened, StateFile, look, look_at};
 pub use progress::{Progress, Stage};
-pub use shared::{NotRecorded, Recorded, Store, StoreSettings, StoreStatus};
+pub use record::{NotRecorded, Recorded, Store, StoreSettings, StoreStatus};
 pub use writer::Writer;
 
 #[cfg(test)]

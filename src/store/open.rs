@@ -84,7 +84,7 @@ impl StateFile {
         state_dir.join(format!("{tun}.db"))
     }
 
-    /// Whoever has `progress` sees how far reading and writing have come.
+    /// The holder of `progress` sees how far reading and writing have come.
     pub fn watched(self, progress: &Progress) -> Self {
         Self { progress: progress.clone(), ..self }
     }
@@ -100,7 +100,7 @@ impl StateFile {
         &self.path
     }
 
-    /// Opens it and reads it. A damaged one is set aside, and what can be read of it kept: `complain` is told.
+    /// Opens it and reads it. A damaged one gets another name, and what can be read of it kept: `complain` is told.
     pub fn open(self, now: jiff::Timestamp, complain: &mut dyn FnMut(&str)) -> Result<Opened, StoreError> {
         let torn = torn(&self.path).map_err(|error| StoreError::File { path: self.path.clone(), error })?;
         if let Some(torn) = torn {
@@ -114,7 +114,7 @@ impl StateFile {
                 Ok(Opened { last: store.moment()?, store, file: self, bindings })
             }
             Err(StoreError::Damaged { path, what }) => {
-                let aside = set_aside(&path, now)?;
+                let aside = rename_damaged(&path, now)?;
                 complain(&format!("{} is damaged: {what}; it is now {}", path.display(), aside.display()));
                 let (bindings, last, Salvaged { bad_rows, .. }) = salvage(&aside);
                 let mut store = Database::open(&path)?;
@@ -140,7 +140,7 @@ impl StateFile {
 /// counts the bindings.
 ///
 /// # Errors
-/// [`StoreError::Missing`], [`StoreError::Damaged`], or what the system said. Nothing is set aside.
+/// [`StoreError::Missing`], [`StoreError::Damaged`], or what the system said. Nothing is renamed.
 pub fn look(state_dir: &Path, tun: &str, progress: &Progress) -> Result<Found, StoreError> {
     let path = StateFile::path_in(state_dir, tun);
     if !path.exists() {
@@ -183,7 +183,7 @@ fn read(path: &Path, progress: &Progress) -> Result<(Database, Vec<StoredBinding
 }
 
 /// Gives a damaged file, with its log, another name.
-fn set_aside(path: &Path, now: jiff::Timestamp) -> Result<PathBuf, StoreError> {
+fn rename_damaged(path: &Path, now: jiff::Timestamp) -> Result<PathBuf, StoreError> {
     let stamp = now.strftime("%Y%m%dT%H%M%SZ");
     let named =
         |n: u32| beside(path, &if n == 0 { format!(".damaged-{stamp}") } else { format!(".damaged-{stamp}-{n}") });

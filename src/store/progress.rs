@@ -1,10 +1,10 @@
-//! How far reading or writing many bindings has come, for whoever waits for it.
+//! How far reading or writing many bindings has come, for the operator who waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What is under way. Whoever does it counts; whoever has a copy can look.
+/// What is under way. The thread that does it counts; a thread with a copy can look.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Counts>);
 

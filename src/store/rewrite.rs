@@ -8,7 +8,7 @@
 //! 1. `kamei.db.new` is written and synced, and becomes `kamei.db.whole`. From here on it is the state file.
 //! 2. The old file's log goes, and `kamei.db.whole` becomes `kamei.db`.
 //!
-//! Whoever is killed in step 1 leaves the old file in force; in step 2, the next start carries it out.
+//! A process that is killed in step 1 leaves the old file in force; in step 2, the next start carries it out.
 
 use super::StoreError;
 use super::files::{beside, finish, remove_with_log};

@@ -77,7 +77,6 @@ pub struct Database {
 /// How many rows were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// Bindings.
     pub bindings: u64,
     /// Rows that are not what was written.
     pub bad: u64,

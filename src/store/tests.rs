@@ -363,7 +363,7 @@ fn a_file_of_any_earlier_version_is_brought_up_to_date_and_one_of_a_later_kamei_
 }
 
 #[test]
-fn a_row_that_is_not_what_was_written_is_left_out_and_the_file_set_aside() {
+fn a_row_that_is_not_what_was_written_is_left_out_and_the_file_gets_another_name() {
     let directory = private_directory();
     let mut scene = Scene::on(directory.path());
     let (good, bad) = (scene.record(1), scene.record(2));

@@ -67,7 +67,7 @@ const REACHES_OUT: &[&str] = &[
     "dbg!",
 ];
 
-/// Crates that do I/O, whoever brings them in; besides all that the feature `gateway` names.
+/// Crates that do I/O, by whichever crate they come in; besides all that the feature `gateway` names.
 const DO_IO: &[&str] = &["tokio", "mio", "socket2", "nix", "rustix", "getrandom", "polling", "async-io", "memmap2"];
 
 #[test]

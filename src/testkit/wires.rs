@@ -1,7 +1,7 @@
 //! Wires in memory: packets on their way in virtual time, lost, doubled and reordered as a seed says.
 //!
-//! A [`Wire`] goes one way; a [`Gateway`] has one on each side of it, both ways. Nothing here reads a clock: whoever
-//! drives the wires says what time it is, so that a run with the same seed is the same run.
+//! A [`Wire`] goes one way; a [`Gateway`] has one on each side of it, both ways. Nothing here reads a clock: the test
+//! that drives the wires says what time it is, so that a run with the same seed is the same run.
 
 use crate::nat::{Realm, Refused, Translator, Verdict};
 use crate::time::Time;
@@ -65,7 +65,7 @@ impl Wire {
         Self { faults, dice: seed, under_way: BTreeMap::new(), sent: 0, tap: None }
     }
 
-    /// The same wire with somebody listening from now on.
+    /// The same wire, which keeps what passes from now on.
     pub fn tapped(self) -> Self {
         Self { tap: Some(Vec::new()), ..self }
     }

@@ -101,8 +101,8 @@ fn has_source_route(options: &[u8]) -> bool {
     })
 }
 
-/// Record route (type 7), and timestamps (type 68) with addresses (any flag but 0): whoever handles the packet, the
-/// terminal first, writes an address of its own into it (RFC 791).
+/// Record route (type 7), and timestamps (type 68) with addresses (any flag but 0): every host that handles the packet,
+/// the terminal first, writes an address of its own into it (RFC 791).
 fn records_addresses(options: &[u8]) -> bool {
     any_option(options, |option| match option {
         [7, ..] => true,

@@ -31,7 +31,7 @@ pub(crate) fn clamp_mss(bytes: &mut [u8], place: Range<usize>, stored: Stored, m
         field.copy_from_slice(&most.to_be_bytes());
     }
     if stored == Stored::PseudoHeader {
-        return; // whoever completes the checksum sums the new bytes
+        return; // the card or kernel that completes the checksum sums the new bytes
     }
     // A field at an odd offset is spread over two words of the sum, with its bytes swapped.
     let delta =

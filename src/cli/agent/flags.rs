@@ -1,8 +1,9 @@
 //! The flags of an agent that runs.
 
 use crate::cli::error::CliError;
+use crate::cli::flags::given;
 use crate::cli::input;
-use crate::cli::role::{Common, given, pairs};
+use crate::cli::role::{RoleFlags, pairs};
 use crate::config::{AgentDraft, PublishDraft};
 use crate::identity::Invitation;
 use clap::Args;
@@ -27,7 +28,7 @@ pub struct Run {
     #[arg(long, value_name = "URL")]
     pub via: Option<String>,
     #[command(flatten)]
-    pub common: Common,
+    pub role: RoleFlags,
 }
 
 impl Run {
@@ -59,7 +60,7 @@ impl Run {
             relay: self.relay.iter().map(|relay| given("--relay", relay.clone())).collect(),
             via: self.via.as_ref().map(|via| given("--via", via.clone())),
             publish,
-            common: self.common.draft(wrong)?,
+            common: self.role.draft(wrong)?,
             ..AgentDraft::default()
         })
     }

@@ -106,8 +106,8 @@ fn parse(line: &str) -> Result<Run, CliError> {
         let text = error.render().to_string();
         wrong(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
     })?;
-    let common = &run.common;
-    if common.config.is_some() || common.state_dir.is_some() || common.control.is_some() {
+    let role = &run.role;
+    if role.config.is_some() || role.state_dir.is_some() || role.control.is_some() {
         return Err(wrong("the service has its own --config, --state-dir and --control; leave them out"));
     }
     Ok(run)

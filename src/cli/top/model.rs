@@ -1,7 +1,8 @@
 //! What the screen shows: two answers of the gateway and the time between them.
 
+use crate::cli::show;
 use crate::control::{ClientError, Status};
-use crate::nat::{BindingState, BindingView};
+use crate::nat::BindingView;
 use crate::time::Time;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 /// Bindings that are asked for; of more the screen shows those used last.
 pub const MOST_BINDINGS: usize = 10_000;
 
-/// See the module.
+/// What is known for one screen.
 pub struct Model {
     /// The last answer.
     pub status: Option<Status>,
@@ -161,7 +162,7 @@ impl Model {
             || has(&binding.virtual_ip.to_string())
             || has(&binding.pool)
             || has(&binding.realm)
-            || has(state_name(binding.state))
+            || has(show::state_name(binding.state))
     }
 }
 
@@ -221,15 +222,6 @@ impl Sort {
 
 fn counters(binding: &BindingView) -> [u64; 4] {
     [binding.packets_out, binding.packets_in, binding.bytes_out, binding.bytes_in]
-}
-
-/// A state in a word.
-pub fn state_name(state: BindingState) -> &'static str {
-    match state {
-        BindingState::Active => "active",
-        BindingState::Dormant => "dormant",
-        BindingState::Quarantined => "quarantined",
-    }
 }
 
 fn rate(before: u64, after: u64, seconds: f64) -> f64 {

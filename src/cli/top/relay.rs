@@ -13,7 +13,7 @@ use std::time::Instant;
 /// Connections that are shown; a screen has room for fewer.
 const MOST_CONNECTIONS: usize = 100;
 
-/// Shows it until somebody has seen enough, or one time.
+/// Shows it until the operator has seen enough, or one time.
 pub fn run(client: &Client, once: bool) -> Result<(), CliError> {
     if once {
         return Ok(io::stdout().write_all(&screen(client)?)?);

@@ -1,6 +1,6 @@
 //! Drawing. 80 columns by 24 lines are enough; more show more.
 
-use super::model::{MOST_BINDINGS, Model, Row, state_name};
+use super::model::{MOST_BINDINGS, Model, Row};
 use crate::cli::show;
 use crate::nat::{BindingState, PoolView};
 use ratatui::Frame;
@@ -164,7 +164,7 @@ fn columns<'a>(model: &'a Model, rows: &[&Row], width: usize) -> Vec<Column<'a>>
     let mut all = vec![
         column("TERMINAL", 0, None, Box::new(|row| row.binding.terminal.to_string())),
         column("VIRTUAL IP", 0, None, Box::new(|row| row.binding.virtual_ip.to_string())),
-        column("STATE", 11, None, Box::new(|row| state_name(row.binding.state).to_owned())),
+        column("STATE", 11, None, Box::new(|row| show::state_name(row.binding.state).to_owned())),
         column("LEFT", 7, Some(6), Box::new(|row| left(row.binding.seconds_left))),
         column("OUT bit/s", 9, None, Box::new(|row| number(row.bytes_out * 8.0))),
         column("IN bit/s", 9, None, Box::new(|row| number(row.bytes_in * 8.0))),

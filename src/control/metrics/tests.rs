@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::{DeviceStatus, FastPathStatus, GatewayStatus, WorkerStatus};
-use crate::fastpath::{MEANINGS, WHYS};
+use crate::fastpath::{MEANINGS, SLOW_REASONS};
 use crate::nat::{DropReason, PoolView, StatusView, TrafficView};
 use crate::store::StoreStatus;
 use crate::store::history::HistoryStatus;
@@ -118,7 +118,7 @@ fn an_independent_parser_reads_every_number() {
 
 /// Whether something is counted by this reason.
 fn is_told(reason: &str) -> bool {
-    let of_the_kernel = MEANINGS.map(|(name, _)| name).into_iter().chain(WHYS);
+    let of_the_kernel = MEANINGS.map(|(name, _)| name).into_iter().chain(SLOW_REASONS);
     DropReason::ALL.iter().map(|reason| reason.name()).chain(of_the_kernel).any(|name| name == reason)
 }
 

@@ -52,7 +52,7 @@ pub struct Passage<'g> {
 
 /// Where a chain sees a passage.
 enum Seat<'g> {
-    /// At the interfaces themselves: whoever translates, packets have the terminal's own address.
+    /// At the interfaces themselves: whether kernel or user space translates, packets have the terminal's own address.
     Routed,
     /// At what is below one of them. The outside's translation is above it.
     Below { ports: Vec<&'g str>, is_translated: bool },

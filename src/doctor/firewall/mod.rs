@@ -1,7 +1,8 @@
 //! What the rules of nftables and iptables would do to a gateway's packets, as far as reading can tell.
 //!
-//! Whoever translates, every hook sees a packet with the terminal's own address, from the real inside interface to the
-//! real outside interface or back: the source changes after postrouting, the destination before prerouting.
+//! Whether kernel or user space translates, every hook sees a packet with the terminal's own address, from the real
+//! inside interface to the real outside interface or back: the source changes after postrouting, the destination before
+//! prerouting.
 
 mod advice;
 mod gateway;

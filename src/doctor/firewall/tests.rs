@@ -112,7 +112,7 @@ fn conditions_of_a_forward_chain_are_read() {
     assert_asks(&only(&[exempt]), &[CALLS, CALLBACKS]);
     let not = json!({"match": {"op": "!=", "left": {"meta": {"key": "iifname"}}, "right": {"set": ["eth0", "eth2"]}}});
     assert_asks(&only(&[not]), &[CALLBACKS]);
-    // A port that is open is what somebody wanted.
+    // A port that is open is what the operator wanted.
     let port = json!({"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 22}});
     assert!(only(&[port]).is_empty());
     // Whether peers have addresses of these too, and who sets a mark, nobody can say: notes.

@@ -10,8 +10,9 @@ type Section<'a> = BTreeMap<&'a str, &'a str>;
 /// Says that NetworkManager counts the devices of the gateway `tun` as its own, and how to keep it off them. The
 /// configuration is what `NetworkManager --print-config` says: all files merged, sections that count first before others.
 ///
-/// It leaves such a device as it is ("connected (externally)") until somebody disconnects it or switches networking off. The
-/// key that is advised is heeded at a reload, for devices that exist too, and counts before every section `device…`.
+/// It leaves such a device as it is ("connected (externally)") until the operator disconnects it or switches networking
+/// off. The key that is advised is heeded at a reload, for devices that exist too, and counts before every section
+/// `device…`.
 pub fn judge(merged: &str, tun: &str, devices: &[String]) -> Vec<Finding> {
     let mut strictly_unmanaged = "";
     let mut sections: Vec<(&str, Section<'_>)> = Vec::new();

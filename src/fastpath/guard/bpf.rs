@@ -193,7 +193,7 @@ pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
     unsafe { call_for_descriptor(OBJ_GET, &attributes) }
 }
 
-/// Takes the program of a link off its hook, whoever else holds the link.
+/// Takes the program of a link off its hook, also while others hold the link.
 pub fn detach(link: &OwnedFd) {
     // SAFETY: a descriptor is all the kernel reads.
     let _ = unsafe { call(LINK_DETACH, &link.as_raw_fd()) };

@@ -22,7 +22,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gu
 const PROGRAM: &str = "kamei_guard";
 /// By which the program calls the kernel's `bpf_rdonly_cast`: aya knows no functions of the kernel.
 const READ_AS: i32 = 1_000_000;
-/// Name in the place, and `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+/// Name in the pin directory, and `NFPROTO_IPV4` or `NFPROTO_IPV6`.
 pub(super) const FAMILIES: [(&str, u32); 2] = [("guard-4", 2), ("guard-6", 10)];
 /// Behind a name while it is not yet in force.
 const NEW: &str = "-new";
@@ -73,7 +73,6 @@ pub enum LinkError {
     /// The BPF file system.
     #[error("the guard cannot be made to last at '{}': {why}", .path.display())]
     Pin {
-        /// The name.
         path: PathBuf,
         /// What the kernel answers.
         why: io::Error,
@@ -217,7 +216,7 @@ impl Links {
     }
 }
 
-/// The names of the links in a place.
+/// The names of the links in a pin directory.
 pub fn names() -> Vec<String> {
     FAMILIES.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("{name}{NEW}")]).collect()
 }

@@ -40,7 +40,7 @@ pub enum GuardError {
         /// Why not BPF.
         program: String,
     },
-    /// Somebody else's.
+    /// The table is another process's.
     #[error(
         "the table 'inet kamei-guard-{0}' belongs to another process, perhaps another gateway of this name; stop it"
     )]
@@ -58,10 +58,12 @@ pub enum GuardError {
     Program(#[from] LinkError),
 }
 
-/// See the module. It stays in force when this is dropped; [`Guard::remove`] ends it.
+/// The guard of one gateway, of the kind that this kernel has. It stays in force when this is dropped;
+/// [`Guard::remove`] ends it.
 pub struct Guard {
     tun: String,
-    place: Option<std::path::PathBuf>,
+    /// The pin directory, where there is one that lasts.
+    directory: Option<std::path::PathBuf>,
     kind: Kind,
     /// What is in force.
     ways: Option<Ways>,
@@ -76,13 +78,12 @@ enum Kind {
 
 impl Guard {
     /// Finds out which kind of guard this kernel has for the gateway `tun`: the program where it can be made to last in
-    /// `place`, else the table. Nothing is in force before [`Guard::set`], but what a guard
-    /// before has left.
+    /// `pins`, else the table. Nothing is in force before [`Guard::set`], but what a guard before has left.
     ///
     /// # Errors
     /// [`GuardError::Unavailable`]
-    pub fn new(tun: &str, place: &PinDirectory) -> Result<Self, GuardError> {
-        let directory = match place {
+    pub fn new(tun: &str, pins: &PinDirectory) -> Result<Self, GuardError> {
+        let directory = match pins {
             PinDirectory::Lasting(path) => Some(path.clone()),
             PinDirectory::Private(_) => None,
         };
@@ -100,7 +101,7 @@ impl Guard {
                 Err(tables) => return Err(GuardError::Unavailable { tables, program }),
             },
         };
-        Ok(Self { tun: tun.to_owned(), place: directory, kind, ways: None, dropped: [0; REASONS] })
+        Ok(Self { tun: tun.to_owned(), directory, kind, ways: None, dropped: [0; REASONS] })
     }
 
     /// These ways and no others are open when this returns. At no instant is one open that is neither among these nor among
@@ -117,8 +118,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether it is in force as it was set. Somebody may have flushed the ruleset, detached the program, or removed its
-    /// name, so that it would not outlive the process.
+    /// Whether it is in force as it was set. Another program may have flushed the ruleset, detached the program, or
+    /// removed its name, so that it would not outlive the process.
     pub fn is_whole(&mut self) -> bool {
         match &mut self.kind {
             Kind::Program(links) => links.is_whole(),
@@ -149,7 +150,7 @@ impl Guard {
         }
     }
 
-    /// Packets dropped since this guard was made, by reason. Those of rules that somebody else removed are lost.
+    /// Packets dropped since this guard was made, by reason. Those of rules that another program removed are lost.
     pub fn dropped(&mut self) -> BTreeMap<&'static str, u64> {
         let current = self.counted();
         let all = Reason::ALL.iter().zip(self.dropped).zip(current);
@@ -182,7 +183,7 @@ impl Guard {
                     Some(Errno::PERM) => GuardError::Owned(self.tun.clone()),
                     _ => GuardError::Tables { tun: self.tun.clone(), why },
                 })?;
-                self.place.as_deref().map_or(Ok(false), link::remove)
+                self.directory.as_deref().map_or(Ok(false), link::remove)
             }
         };
         if let Err(error) = left {

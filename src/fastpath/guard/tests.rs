@@ -231,11 +231,11 @@ impl FileSystem {
 
     /// A guard of this kind.
     fn guard(&self, kind: &str) -> Guard {
-        let place = match kind {
+        let pins = match kind {
             "bpf" => PinDirectory::Lasting(self.path()),
             _ => PinDirectory::Private(self.0.try_clone().unwrap()),
         };
-        let guard = Guard::new(TUN, &place).unwrap();
+        let guard = Guard::new(TUN, &pins).unwrap();
         assert_eq!(guard.kind(), kind);
         guard
     }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 const NOW: Time = Time::from_secs(1_800_000_000);
 const INSIDE: Realm = Realm::inside(0);
-/// A mark of somebody else's, which stays.
+/// Another program's mark, which stays.
 const FOREIGN: u32 = 0x0100_0001;
 const FTP: u16 = 21;
 /// Of the interface that packets come in by, of the neighbour, and of the interface they leave by.
@@ -261,7 +261,7 @@ impl Drop for Roads {
 /// The programs of all setups, for outside and inside, with the flows they share.
 struct Programs {
     loader: Loader,
-    flows: RefCell<Flows>,
+    flows: RefCell<FlowMaps>,
     surroundings: RefCell<ProgramSurroundings>,
     loaded: BTreeMap<(Setup, u32, bool), Ebpf>,
     terminals: u32,
@@ -277,7 +277,7 @@ impl Drop for Programs {
 impl Programs {
     fn load() -> Self {
         let roads = Roads::make();
-        let common = |setup: Setup, redirects| Common {
+        let settings = |setup: Setup, redirects| FastPathSettings {
             tun: format!("equal{}", std::process::id()),
             flows: 64,
             control_ports: setup.ftp.then_some(FTP).into_iter().collect(),
@@ -288,7 +288,7 @@ impl Programs {
             xdp: true,
             hook: None,
         };
-        let (mut loader, flows, mut surroundings) = Loader::new(common(SETUPS[0], false)).unwrap();
+        let (mut loader, flows, mut surroundings) = Loader::new(settings(SETUPS[0], false)).unwrap();
         surroundings.add_interfaces(&Roads::interfaces()).unwrap();
         let kinds = [
             ("10.0.0.0/8", PrefixKind::Inside(Default::default())),
@@ -296,13 +296,13 @@ impl Programs {
             ("198.18.0.0/24", PrefixKind::Pool),
             ("fd00:2::/64", PrefixKind::Pool),
         ];
-        surroundings.set_places(&kinds.map(|(net, kind)| (net.parse().unwrap(), kind)).into()).unwrap();
+        surroundings.set_prefixes(&kinds.map(|(net, kind)| (net.parse().unwrap(), kind)).into()).unwrap();
         let mut loaded = BTreeMap::new();
         for (setup, redirects) in SETUPS.into_iter().flat_map(|setup| [(setup, false), (setup, true)]) {
-            loader.set_common(common(setup, redirects));
+            loader.set_settings(settings(setup, redirects));
             for realm in [Realm::Outside, INSIDE] {
                 let mut ebpf = loader.load(&loader.constants(realm, Some(GATEWAY), 1).unwrap()).unwrap();
-                program(&mut ebpf, role(realm, redirects)).unwrap();
+                program(&mut ebpf, duty(realm, redirects)).unwrap();
                 xdp_program(&mut ebpf).unwrap();
                 loaded.insert((setup, realm.number(), redirects), ebpf);
             }
@@ -334,7 +334,7 @@ impl Programs {
 
     /// Sends a packet through the program at tc.
     fn run(&self, setup: Setup, realm: Realm, redirects: bool, packet: &[u8], v4: bool) -> Result<Answer, String> {
-        let program = self.loaded[&(setup, realm.number(), redirects)].program(role(realm, redirects).program());
+        let program = self.loaded[&(setup, realm.number(), redirects)].program(duty(realm, redirects).program());
         let program: &SchedClassifier = program.unwrap().try_into().unwrap();
         // The kernel runs it on the loopback interface, whose address this is.
         let frame = frame([0; 6], NEIGHBOUR, packet, v4);
@@ -365,11 +365,11 @@ impl Programs {
 }
 
 /// Which program a packet of a realm meets.
-fn role(realm: Realm, redirects: bool) -> Role {
+fn duty(realm: Realm, redirects: bool) -> Duty {
     match realm {
-        Realm::Outside => Role::Arriving,
-        Realm::Inside(_) if redirects => Role::Shortcut,
-        Realm::Inside(_) => Role::Leaving,
+        Realm::Outside => Duty::Arriving,
+        Realm::Inside(_) if redirects => Duty::Shortcut,
+        Realm::Inside(_) => Duty::Leaving,
     }
 }
 

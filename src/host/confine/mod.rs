@@ -8,7 +8,7 @@
 //!
 //! A system call in none of the groups below fails with ENOSYS: a C library that tries a newer call than we know falls
 //! back to an older one, and a packet that finds a forgotten path costs an error, not the gateway. A call that only
-//! somebody who has taken over the process would make (`NEVER`) ends the process: inside packets are blocked then,
+//! an attacker who has taken over the process would make (`NEVER`) ends the process: inside packets are blocked then,
 //! and systemd starts it anew.
 
 mod calls;

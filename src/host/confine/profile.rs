@@ -63,7 +63,8 @@ impl Profile {
         capabilities: CapabilitySet::empty(),
         written: &[],
         // How names are resolved: files that DHCP clients and resolvers put in place of each other, and the C library's
-        // modules for them. All of /run: whoever keeps resolv.conf may make its directory there after the agent has started.
+        // modules for them. All of /run: the service that keeps resolv.conf may make its directory there after the
+        // agent has started.
         read: &["/etc", "/usr", "/lib", "/lib64", "/nix/store", "/run"],
         connects: true,
         listens: false,

@@ -3,7 +3,7 @@
 //! Only the sender's own address is written over, for ports are never changed. Any other address, and a port below
 //! 1024, is refused: with them one host could have another one connect to a third (RFC 2577 §3).
 
-use super::helper::{Helper, Look, Memory, Role, Speaker};
+use super::helper::{ConnectionEnd, Helper, Look, Memory, Speaker};
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ const LEAST_PORT: u16 = 1024;
 /// In the middle of a line that names no address.
 const IN_LINE: Memory = Memory(1);
 
-/// See the module.
+/// The helper for FTP.
 pub struct Ftp;
 
 /// An address in a line, and where it stands.
@@ -43,7 +43,7 @@ const COMMANDS: &[(&[u8], Reader)] = &[(b"PORT ", port), (b"EPRT ", extended)];
 const REPLIES: &[(&[u8], Reader)] = &[(b"227 ", passive), (b"229 ", extended_passive), (b"234 ", |_| Line::Encrypted)];
 
 impl Helper for Ftp {
-    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Speaker) -> Look {
+    fn look(&self, memory: &mut Memory, from: ConnectionEnd, text: &[u8], last: bool, ends: &Speaker) -> Look {
         let newline = text.iter().position(|byte| *byte == b'\n');
         let count = newline.map_or(text.len(), |at| at + 1);
         let in_line = *memory == IN_LINE;
@@ -55,7 +55,7 @@ impl Helper for Ftp {
             return pass(count);
         }
         let line = text.get(..newline.unwrap_or(text.len())).unwrap_or_default();
-        let starts = if from == Role::Client { COMMANDS } else { REPLIES };
+        let starts = if from == ConnectionEnd::Client { COMMANDS } else { REPLIES };
         let Some((start, reader)) = starts.iter().find(|(start, _)| begins_alike(line, start)) else {
             return pass(count);
         };
@@ -66,10 +66,10 @@ impl Helper for Ftp {
         let is_own = |address: IpAddr| address == IpAddr::from(ends.own);
         match reader(rest) {
             Line::Encrypted => Look::Opaque,
-            Line::Unclear if from == Role::Client => Look::Refuse,
+            Line::Unclear if from == ConnectionEnd::Client => Look::Refuse,
             Line::Unclear => pass(count),
             // A peer's reply leads the terminal to wherever the peer says; it is for the terminal to judge.
-            Line::Address(_) | Line::Port(_) if from == Role::Server && ends.own == ends.shown => pass(count),
+            Line::Address(_) | Line::Port(_) if from == ConnectionEnd::Server && ends.own == ends.shown => pass(count),
             Line::Address(Announced { port, .. }) | Line::Port(port) if port < LEAST_PORT => Look::Refuse,
             Line::Port(_) => pass(count),
             // Some know their virtual IP and announce it themselves.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Which end of a control connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ConnectionEnd {
     /// The end that called.
     Client,
     /// The end with the port that the helper looks after.
@@ -32,9 +32,7 @@ pub enum Look {
     Pass(usize),
     /// So many bytes go on, and in one place of them other text.
     Write {
-        /// Where.
         place: Range<usize>,
-        /// What.
         text: Box<[u8]>,
         /// How many bytes this settles.
         count: usize,
@@ -50,5 +48,5 @@ pub enum Look {
 /// Knows one application.
 pub trait Helper: Send + Sync {
     /// Looks at `text`, which begins where the last call left off. `last`: nothing will follow.
-    fn look(&self, memory: &mut Memory, from: Role, text: &[u8], last: bool, ends: &Speaker) -> Look;
+    fn look(&self, memory: &mut Memory, from: ConnectionEnd, text: &[u8], last: bool, ends: &Speaker) -> Look;
 }

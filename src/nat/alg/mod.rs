@@ -24,7 +24,7 @@ use crate::nat::reason::DropReason;
 use crate::time::Time;
 use crate::wire::{Address, Fragment, Headers, Packet, Rewrite, protocol};
 use ftp::Ftp;
-use helper::{Helper, Look, Memory, Role, Speaker};
+use helper::{ConnectionEnd, Helper, Look, Memory, Speaker};
 use parking_lot::Mutex;
 use segment::{ACK, FIN, RST, SYN, Segment};
 use std::collections::BTreeMap;
@@ -114,9 +114,9 @@ impl Helpers {
         }
         let Some(ports) = ports(packet.bytes, headers.transport) else { return Ok(Passed::AsIs) };
         let helper = |port| self.by_port.iter().find(|(number, _)| *number == port).map(|(_, helper)| helper);
-        let (helper, role) = match (helper(ports.1), helper(ports.0)) {
-            (Some(helper), _) => (helper, Role::Client),
-            (None, Some(helper)) => (helper, Role::Server),
+        let (helper, speaking) = match (helper(ports.1), helper(ports.0)) {
+            (Some(helper), _) => (helper, ConnectionEnd::Client),
+            (None, Some(helper)) => (helper, ConnectionEnd::Server),
             (None, None) => return Ok(Passed::AsIs),
         };
         if headers.fragment == Fragment::First {
@@ -129,7 +129,7 @@ impl Helpers {
         let mut shard = self.shard(&key).lock();
         let connection = shard.connection(key, &segment, now)?;
         let sent = Sent { headers, segment: &segment, is_of_second: from > to };
-        connection.pass(packet, &sent, now, |memory, text, last| helper.look(memory, role, text, last, &ends))
+        connection.pass(packet, &sent, now, |memory, text, last| helper.look(memory, speaking, text, last, &ends))
     }
 
     fn shard(&self, key: &Key) -> &Mutex<Shard> {

@@ -28,7 +28,6 @@ pub struct Segment {
     pub number: u32,
     /// What the sender waits for.
     pub acknowledgement: u32,
-    /// The flags.
     pub flags: u8,
     /// As it stands there, not scaled.
     pub window: u16,

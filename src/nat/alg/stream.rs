@@ -17,7 +17,7 @@ const MOST_WAITING: usize = 1024;
 /// Places written over at most that the receiver has not said to have: as many as a segment of 1,500 bytes can hold.
 const MOST_EDITS: usize = 128;
 
-/// See the module.
+/// The text of one direction, from the first byte that the receiver has not said to have.
 #[derive(Debug)]
 pub struct Stream {
     /// The first byte that was not looked at yet, as the sender counts.

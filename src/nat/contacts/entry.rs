@@ -5,7 +5,6 @@ use crate::wire::Address;
 /// A peer that a terminal has called, with what the translator knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CalledPeer {
-    /// The peer.
     pub peer: Address,
     /// The second in which it was first called, without having been forgotten since; 0: that is not known.
     pub first: u32,

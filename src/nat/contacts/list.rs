@@ -7,7 +7,7 @@ const BITS: usize = 8192;
 /// After so many the bits say too little, and begin anew.
 const MOST_FORGOTTEN: u32 = 1024;
 
-/// See the module.
+/// Contacts of one binding, in the order of their peers.
 #[derive(Clone, Debug, Default)]
 pub struct List {
     contacts: Vec<Contact>,

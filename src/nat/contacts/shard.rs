@@ -32,7 +32,7 @@ const FIRST_APART: u8 = 16;
 
 const _: () = assert!(size_of::<Entry>() == 32, "two entries are a cache line");
 
-/// See the module.
+/// The contacts of the bindings whose slots fall into this shard; one lock is around it.
 #[derive(Default)]
 pub struct Shard {
     entries: Vec<Entry>,

@@ -1,11 +1,11 @@
 //! What the carrier (the kernel) has translated, as the translator accounts for it.
 
+use super::carrier::{Carried, FlowCarrier, Offer};
 use super::observer::ForReal;
-use super::offload::{Carried, FlowCarrier, Offer};
 use super::remembered::Tally;
 use crate::nat::binding::{BindingState, Realm, SlotRef};
 use crate::nat::bound::Bound;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::time::Time;
 use crate::wire::Address;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use std::sync::Arc;
 impl Nat {
     /// Flows in use are offered to `carrier` from now on. The first call counts.
     pub fn set_carrier(&self, carrier: Arc<dyn FlowCarrier>) {
-        if self.carried_flows.carrier.set(carrier).is_ok() {
-            self.counters.lock().push(Arc::clone(&self.carried_flows.counters));
+        if self.carrier_account.carrier.set(carrier).is_ok() {
+            self.counters.lock().push(Arc::clone(&self.carrier_account.counters));
         }
     }
 
     /// Notes what was carried of a flow since the last call, as if it had come through a [`crate::nat::Translator`]. Returns
     /// whether the decision would be the same now; if not, drop the flow. One caller at a time.
-    pub fn carried(&self, offer: &Offer, carried: Carried, now: Time) -> bool {
+    pub fn note_carried(&self, offer: &Offer, carried: Carried, now: Time) -> bool {
         let stands = self.stands(offer, carried.packets > 0, now);
         if carried.packets > 0 {
-            let counters = &self.carried_flows.counters;
+            let counters = &self.carrier_account.counters;
             let traffic = match offer.from {
                 Realm::Inside(_) => &counters.out,
                 Realm::Outside => &counters.inward,
@@ -33,7 +33,7 @@ impl Nat {
             let opened = if offer.from == Realm::Outside { carried.opened } else { 0 };
             counters.callbacks.add(opened);
             let [packets, opened] = [carried.packets, opened].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-            self.note(Tally::carried(offer, packets, carried.bytes, opened), now);
+            self.note(Tally::of_carried(offer, packets, carried.bytes, opened), now);
         }
         stands
     }
@@ -59,7 +59,7 @@ impl Nat {
                 (SlotRef::new(table, index), Realm::Outside)
             }
             Realm::Outside => {
-                let receiver = self.receiver(destination, &mut ForReal).ok()?;
+                let receiver = self.find_receiver(destination, &mut ForReal).ok()?;
                 (receiver.slot(), Realm::Inside(receiver.found.slot.inside))
             }
         };
@@ -69,7 +69,7 @@ impl Nat {
     }
 
     pub(in crate::nat) fn carrier(&self) -> Option<&Arc<dyn FlowCarrier>> {
-        self.carried_flows.carrier.get()
+        self.carrier_account.carrier.get()
     }
 
     /// Whether the terminal's address is of one inside alone: only the gateway's devices can tell two apart.
@@ -103,12 +103,12 @@ impl Nat {
                 }
                 true
             }
-            Realm::Outside => self.receiver(offer.destination, &mut ForReal).is_ok_and(|receiver| {
+            Realm::Outside => self.find_receiver(offer.destination, &mut ForReal).is_ok_and(|receiver| {
                 receiver.found.slot.terminal == offer.address
                     && receiver.slot() == offer.binding
-                    && self.is_peer(offer.source, receiver.found.slot.inside).is_ok()
+                    && self.check_peer(offer.source, receiver.found.slot.inside).is_ok()
                     // A first answer is seen here.
-                    && self.may_call(&receiver, offer.source, false, now, &mut ForReal).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
+                    && self.admit_peer(&receiver, offer.source, false, now, &mut ForReal).is_ok_and(|contact| contact.is_none_or(|c| c.answered))
             }),
         }
     }

@@ -11,7 +11,7 @@ use crate::nat::event::{Event, EventKind};
 use crate::nat::numbers::{InsideNumber, TableNumber};
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Hairpin, InboundRefresh};
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::table::Table;
 use crate::time::Time;
 use crate::wire::{Address, Headers, Kind, Rewrite};
@@ -28,7 +28,7 @@ pub(in crate::nat) struct Decision {
 
 impl Nat {
     /// From a terminal to a peer: its binding, made now if this is a first packet (N2, N3).
-    pub(in crate::nat) fn outbound(
+    pub(in crate::nat) fn decide_outbound(
         &self,
         headers: &Headers,
         inside: InsideNumber,
@@ -51,14 +51,14 @@ impl Nat {
         }
         if self.selection.of_virtual_ip(peer).is_some() {
             observer.sees(Fact::Hairpin);
-            return self.hairpin(headers, inside, now, observer);
+            return self.decide_hairpin(headers, inside, now, observer);
         }
         if let Some(mapped) = self.prefixes.outward(Some(inside), headers.source, peer) {
             observer.sees(Fact::ByPrefix);
             let flow = Flow { rewrite: Rewrite::source(mapped?), to: Realm::Outside, sender: None, receiver: None };
             return Ok(Decision::new(flow, None));
         }
-        let (sender, event) = self.sender(headers, inside, now, observer)?;
+        let (sender, event) = self.bind_sender(headers, inside, now, observer)?;
         let flow = Flow {
             rewrite: Rewrite::source(sender.found.slot.virtual_ip),
             to: Realm::Outside,
@@ -69,7 +69,7 @@ impl Nat {
     }
 
     /// From a peer to a virtual IP: to the terminal that has it, if the peer may call (N5).
-    pub(in crate::nat) fn inbound(
+    pub(in crate::nat) fn decide_inbound(
         &self,
         headers: &Headers,
         now: Time,
@@ -78,7 +78,7 @@ impl Nat {
         let (peer, virtual_ip) = (headers.source, headers.destination);
         if let Some(prefix) = self.prefixes.of_virtual_ip(virtual_ip) {
             observer.sees(Fact::ByPrefix);
-            self.is_peer(peer, prefix.inside)?;
+            self.check_peer(peer, prefix.inside)?;
             let flow = Flow {
                 rewrite: Rewrite::destination(prefix.inward(virtual_ip)?),
                 to: Realm::Inside(prefix.inside),
@@ -87,14 +87,14 @@ impl Nat {
             };
             return Ok(Decision::new(flow, None));
         }
-        let receiver = self.receiver(virtual_ip, observer)?;
+        let receiver = self.find_receiver(virtual_ip, observer)?;
         let slot = &receiver.found.slot;
         if !self.surroundings.read().is_source(slot.inside, slot.terminal) {
             return Err(DropReason::InsideGone);
         }
-        self.is_peer(peer, slot.inside)?;
-        let contact = self.may_call(&receiver, peer, calls(headers.kind), now, observer)?;
-        let is_once = self.heard(&receiver, contact, headers.kind, run_of(observer));
+        self.check_peer(peer, slot.inside)?;
+        let contact = self.admit_peer(&receiver, peer, calls(headers.kind), now, observer)?;
+        let is_once = self.note_answer(&receiver, contact, headers.kind, run_of(observer));
         let flow = Flow {
             rewrite: Rewrite::destination(receiver.found.slot.terminal),
             to: Realm::Inside(receiver.found.slot.inside),
@@ -106,7 +106,7 @@ impl Nat {
 
     /// From a terminal to the virtual IP of another, or its own: the receiver sees the sender's virtual IP
     /// (RFC 4787 REQ-9).
-    fn hairpin(
+    fn decide_hairpin(
         &self,
         headers: &Headers,
         inside: InsideNumber,
@@ -116,18 +116,18 @@ impl Nat {
         if self.policy.hairpin == Hairpin::Off {
             return Err(DropReason::Hairpin);
         }
-        let receiver = self.receiver(headers.destination, observer)?;
-        let (sender, event) = self.sender(headers, inside, now, observer)?;
+        let receiver = self.find_receiver(headers.destination, observer)?;
+        let (sender, event) = self.bind_sender(headers, inside, now, observer)?;
         let shown = sender.found.slot.virtual_ip;
         // A terminal that calls its own virtual IP needs no contact.
         let is_itself = sender.slot() == receiver.slot();
         let mut is_once = false;
         if !is_itself {
             let contact = match self.policy.hairpin {
-                Hairpin::Policy => self.may_call(&receiver, shown, calls(headers.kind), now, observer)?,
+                Hairpin::Policy => self.admit_peer(&receiver, shown, calls(headers.kind), now, observer)?,
                 _ => self.contacts.live(receiver.owner(), shown, now.as_secs()),
             };
-            is_once = self.heard(&receiver, contact, headers.kind, run_of(observer));
+            is_once = self.note_answer(&receiver, contact, headers.kind, run_of(observer));
         }
         let rewrite = Rewrite { source: Some(shown), destination: Some(receiver.found.slot.terminal) };
         let flow = Flow {
@@ -140,7 +140,7 @@ impl Nat {
     }
 
     /// The binding of the terminal that sent the packet, made or woken if need be; its contact with the peer is noted.
-    fn sender(
+    fn bind_sender(
         &self,
         headers: &Headers,
         inside: InsideNumber,
@@ -183,7 +183,7 @@ impl Nat {
     }
 
     /// The binding of a virtual IP that can be called.
-    pub(in crate::nat) fn receiver(
+    pub(in crate::nat) fn find_receiver(
         &self,
         virtual_ip: Address,
         observer: &mut impl Observer,
@@ -203,8 +203,8 @@ impl Nat {
         }
     }
 
-    /// Whether `peer` can be a peer of a terminal of realm `inside`: not a virtual IP, not an inside address.
-    pub(in crate::nat) fn is_peer(&self, peer: Address, inside: InsideNumber) -> Result<(), DropReason> {
+    /// Refuses what cannot be a peer of a terminal of realm `inside`: a virtual IP, an inside address.
+    pub(in crate::nat) fn check_peer(&self, peer: Address, inside: InsideNumber) -> Result<(), DropReason> {
         let is_virtual = self.selection.of_virtual_ip(peer).is_some() || self.prefixes.of_virtual_ip(peer).is_some();
         if !is_unicast(peer) || is_virtual || self.surroundings.read().is_source(inside, peer) {
             return Err(DropReason::SpoofedSource);
@@ -212,9 +212,9 @@ impl Nat {
         Ok(())
     }
 
-    /// Whether a packet of `peer`, which `calls` or may be an answer, may reach the binding; what is known of the peer if the
-    /// terminal has called it.
-    pub(in crate::nat) fn may_call(
+    /// Lets a packet of `peer`, which `calls` or may be an answer, reach the binding, or says why not. Returns what is known
+    /// of the peer if the terminal has called it.
+    pub(in crate::nat) fn admit_peer(
         &self,
         receiver: &Bound,
         peer: Address,
@@ -239,16 +239,16 @@ impl Nat {
         }
     }
 
-    /// A peer sends to a binding. If the terminal has called it and it has not answered before, this may be the answer.
-    /// Returns whether it still has not.
-    fn heard(&self, receiver: &Bound, contact: Option<CalledPeer>, kind: Kind, run: Run) -> bool {
+    /// Notes that a peer sends to a binding: if the terminal has called it and it has not answered before, this may be the
+    /// answer. Returns whether it still has not.
+    fn note_answer(&self, receiver: &Bound, contact: Option<CalledPeer>, kind: Kind, run: Run) -> bool {
         let Some(contact) = contact.filter(|contact| !contact.answered) else { return false };
         let is_answer = matches!(kind, Kind::Tcp | Kind::Datagram | Kind::IcmpOther | Kind::Other);
         if is_answer && run == Run::Real {
-            self.contacts.answered(receiver.owner(), contact.peer);
+            self.contacts.mark_answered(receiver.owner(), contact.peer);
             let slot = &receiver.found.slot;
-            if !slot.answered && self.table(receiver.table).is_ok_and(|table| table.answered(&receiver.found)) {
-                self.limiter.answered(slot.inside, slot.created);
+            if !slot.answered && self.table(receiver.table).is_ok_and(|table| table.mark_answered(&receiver.found)) {
+                self.limiter.forget_fresh(slot.inside, slot.created);
             }
         }
         !is_answer
@@ -269,11 +269,11 @@ impl Nat {
         if let Some((slot, peer)) = tally.callback()
             && let Some(found) = self.table(slot.table()).ok().and_then(|table| table.at(slot.index()))
         {
-            self.contacts.called_back(Bound { table: slot.table(), found }.owner(), peer);
+            self.contacts.mark_called_back(Bound { table: slot.table(), found }.owner(), peer);
         }
         for (slot, usage) in tally.usages() {
             if let Ok(table) = self.table(slot.table()) {
-                table.used(slot.index(), usage);
+                table.add_usage(slot.index(), usage);
                 if usage.packets_out > 0 || self.policy.inbound_refresh == InboundRefresh::Refreshes {
                     table.touch(slot.index(), now);
                 }
@@ -326,14 +326,14 @@ impl Nat {
         self.limiter.admit(inside, terminal, now, || table.free())?;
         let (made, ended) = table.create(inside, terminal, now);
         if let Some(ended) = ended {
-            self.ended(&bound(ended));
+            self.forget_ended(&bound(ended));
         }
         match made {
             Some((found, true)) => Ok(created(bound(found))),
             // Another worker has made it a moment ago, or nothing is left.
             other => {
                 self.limiter.leave(inside, terminal);
-                self.limiter.answered(inside, now.as_secs());
+                self.limiter.forget_fresh(inside, now.as_secs());
                 let bound = bound(other.ok_or(DropReason::PoolExhausted)?.0);
                 Ok((bound, self.owes(bound.slot()).map(|kind| self.event(kind, &bound))))
             }

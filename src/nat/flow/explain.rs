@@ -8,7 +8,7 @@ use crate::nat::bound::Bound;
 use crate::nat::event::EventKind;
 use crate::nat::numbers::TableNumber;
 use crate::nat::reason::DropReason;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::views::BindingView;
 use crate::time::Time;
 use crate::wire::{Address, Fragment, Headers, Kind, protocol};
@@ -22,7 +22,7 @@ use std::time::Duration;
 pub struct Question {
     /// Where it would come from; `None`: inside if its source is an address of an inside, else outside.
     pub realm: Option<Realm>,
-    /// Its source.
+    /// The terminal, or a peer where it would come from outside.
     pub source: IpAddr,
     /// Its destination, of the same family.
     pub destination: IpAddr,
@@ -109,8 +109,8 @@ impl Nat {
         let decided = match untranslatable(headers.kind) {
             Some(reason) => Err(reason),
             None => match realm {
-                Realm::Inside(inside) => self.outbound(&headers, inside, now, &mut trace),
-                Realm::Outside => self.inbound(&headers, now, &mut trace),
+                Realm::Inside(inside) => self.decide_outbound(&headers, inside, now, &mut trace),
+                Realm::Outside => self.decide_inbound(&headers, now, &mut trace),
             },
         };
         let Trace { mut steps, sender, receiver, .. } = trace;

@@ -10,7 +10,7 @@ use crate::nat::binding::SlotRef;
 use crate::nat::bound::Bound;
 use crate::nat::numbers::{InsideNumber, TableNumber};
 use crate::nat::reason::DropReason;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::table::slots::Usage;
 use crate::time::Time;
 use crate::wire::{self, Address, Fragment, Headers, Kind, Packet, Quote, Rewrite, Stored, Unreadable};
@@ -86,7 +86,7 @@ impl Nat {
         if is_fit || surroundings.is_own(sender) { Ok(()) } else { Err(DropReason::SpoofedSource) }
     }
 
-    /// Somebody outside could not deliver what a terminal sent.
+    /// A router or a host outside could not deliver what a terminal sent.
     fn error_from_outside(
         &self,
         headers: &Headers,
@@ -94,7 +94,7 @@ impl Nat {
         strangers: &mut Strangers,
         now: Time,
     ) -> Result<RestoredQuote, DropReason> {
-        let receiver = self.receiver(headers.destination, &mut ForReal)?;
+        let receiver = self.find_receiver(headers.destination, &mut ForReal)?;
         if quote.headers.source != headers.destination {
             return Err(DropReason::IcmpErrorUnrelated);
         }
@@ -103,7 +103,7 @@ impl Nat {
             return self.error_by_hairpin(headers, quote, None);
         }
         let peer = quote.headers.destination;
-        self.may_call(&receiver, peer, false, now, &mut ForReal).map_err(|_| DropReason::IcmpErrorUnrelated)?;
+        self.admit_peer(&receiver, peer, false, now, &mut ForReal).map_err(|_| DropReason::IcmpErrorUnrelated)?;
         let Bound { table, found } = receiver;
         let is_known = headers.source == peer
             || self.surroundings().is_own(headers.source)
@@ -111,7 +111,8 @@ impl Nat {
         if !is_known {
             strangers.admit(receiver.slot(), now)?;
         }
-        self.table(table)?.used(found.index, Usage { packets_in: 1, bytes_in: headers.end as u64, ..Usage::default() });
+        self.table(table)?
+            .add_usage(found.index, Usage { packets_in: 1, bytes_in: headers.end as u64, ..Usage::default() });
         let terminal = found.slot.terminal;
         Ok(RestoredQuote {
             to: Realm::Inside(found.slot.inside),
@@ -120,7 +121,7 @@ impl Nat {
         })
     }
 
-    /// Somebody inside could not deliver what a peer sent to a terminal.
+    /// A router or a terminal inside could not deliver what a peer sent to a terminal.
     fn error_from_inside(
         &self,
         headers: &Headers,
@@ -149,7 +150,7 @@ impl Nat {
         from: Option<InsideNumber>,
     ) -> Result<RestoredQuote, DropReason> {
         let (shown, called) = (headers.destination, quote.headers.destination);
-        let quoted_sender = self.receiver(shown, &mut ForReal)?;
+        let quoted_sender = self.find_receiver(shown, &mut ForReal)?;
         if quote.headers.source != shown {
             return Err(DropReason::IcmpErrorUnrelated);
         }
@@ -187,7 +188,7 @@ impl Nat {
         if let Some(number) = number.filter(|_| quote.headers.source == peer) {
             let table = self.table(number)?;
             for found in self.insides.numbers().filter_map(|inside| table.of_terminal(inside, terminal)) {
-                let called = self.may_call(&Bound { table: number, found }, peer, false, now, &mut ForReal).is_ok();
+                let called = self.admit_peer(&Bound { table: number, found }, peer, false, now, &mut ForReal).is_ok();
                 if called || candidate.is_none() {
                     candidate = Some(found.slot.virtual_ip);
                 }

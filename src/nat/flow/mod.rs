@@ -8,16 +8,16 @@
 //! | `observer.rs` | who hears what a decision looks at, and whether it is carried out |
 //! | `explain.rs` | the same decision about a packet that is only talked about, in words |
 //! | `policy.rs` | who may call a terminal, for who asks |
-//! | `offload.rs`, `carried.rs` | flows that the kernel carries: the agreement, the account |
+//! | `carrier.rs`, `carried.rs` | flows that the kernel carries: the agreement, the account |
 //! | `unsolicited.rs` | calls that reach nobody |
 //! | `icmp_error.rs`, `strangers.rs` | errors, with the packet they quote |
 
 pub(super) mod carried;
+pub(super) mod carrier;
 pub(super) mod decide;
 pub(super) mod explain;
 pub(super) mod icmp_error;
 pub(super) mod observer;
-pub(super) mod offload;
 pub(super) mod policy;
 pub(super) mod remembered;
 pub(super) mod strangers;

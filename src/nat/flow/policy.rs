@@ -5,7 +5,7 @@ use crate::nat::bound::Bound;
 use crate::nat::callback::CallbackPolicy;
 use crate::nat::contacts::CalledPeer;
 use crate::nat::qualified::Qualified;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::views::BindingView;
 use crate::nat::views::ContactView;
 use crate::nat::views::Direction;
@@ -60,7 +60,7 @@ impl Nat {
                 last_called,
                 answered,
                 direction: if called_back { Direction::CalledBack } else { Direction::Called },
-                may_call: self.may_call(bound, peer, true, now, &mut ForReal).is_ok(),
+                may_call: self.admit_peer(bound, peer, true, now, &mut ForReal).is_ok(),
                 seconds_left: (last_called + idle - now).as_secs(),
             }
         };

@@ -4,7 +4,7 @@
 //! are found by sets of eight tags, each set one cache line, and lie close together in the order in which they were
 //! needed. So memory grows with the flows that there have been, by 128 bytes each, and ends at 36 MB a worker.
 
-use super::offload::Offer;
+use super::carrier::Offer;
 use crate::nat::binding::Realm;
 use crate::nat::binding::SlotRef;
 use crate::nat::fold::fold;
@@ -42,7 +42,7 @@ pub struct Flow {
     pub receiver: Option<SlotRef>,
 }
 
-/// When a packet came, and by what was decided until then: see [`super::offload::Epoch`].
+/// When a packet came, and by what was decided until then: see [`super::carrier::Epoch`].
 #[derive(Clone, Copy)]
 pub struct When {
     pub epoch: u64,
@@ -88,8 +88,8 @@ struct Set {
     entries: [u32; PER_SET],
 }
 
-/// See the module.
-pub struct Flows {
+/// The flows that one worker remembers, found by realm, source and destination.
+pub struct RememberedFlows {
     sets: Box<[Set]>,
     entries: Vec<Entry>,
     /// For each entry, whether packets of its flow have been noted before: it goes on.
@@ -128,7 +128,7 @@ impl Tally {
     }
 
     /// Packets of a flow that its carrier (the kernel) has translated.
-    pub fn carried(offer: &Offer, packets: u32, bytes: u64, opened: u32) -> Self {
+    pub fn of_carried(offer: &Offer, packets: u32, bytes: u64, opened: u32) -> Self {
         let (sender, receiver) = match offer.from {
             Realm::Inside(_) => (Some(offer.binding), None),
             Realm::Outside => (None, Some(offer.binding)),
@@ -155,7 +155,7 @@ impl Tally {
     }
 }
 
-impl Flows {
+impl RememberedFlows {
     /// Nothing remembered. Which flows share a set follows from `secret` and is not to be guessed: who could choose
     /// flows of one set would make their decisions anew with every packet.
     pub fn new(secret: &[u8; 16], worker: u64) -> Self {
@@ -267,7 +267,7 @@ impl Flows {
         }
     }
 
-    /// Whether [`Flows::drain`] has anything to hand over.
+    /// Whether [`RememberedFlows::drain`] has anything to hand over.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_flows_are_remembered_all_but_a_few() {
-        let mut flows = Flows::new(&[7; 16], 0);
+        let mut flows = RememberedFlows::new(&[7; 16], 0);
         let mut left = 0;
         for n in 0..100_000 {
             left += u32::from(flows.learn(Realm::inside(0), &headers(n), &flow(n), when(1, NOW), 60).1.is_some());
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn a_flow_is_in_use_from_its_second_packet_on_however_far_apart_they_are() {
         for pause in [1, 1_000, DECISION_TIME, 60_000, GOES_ON + DECISION_TIME] {
-            let mut flows = Flows::new(&[7; 16], 0);
+            let mut flows = RememberedFlows::new(&[7; 16], 0);
             let mut in_use = |n: u32, now: u64| {
                 let now = Time::from_millis(NOW.as_millis() + now);
                 if flows.hit(Realm::inside(0), &headers(n), when(1, now), false, 60).is_none() {
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_decision_is_for_its_realm_and_epoch_and_some_seconds() {
-        let mut flows = Flows::new(&[7; 16], 0);
+        let mut flows = RememberedFlows::new(&[7; 16], 0);
         flows.learn(Realm::inside(3), &headers(1), &flow(1), when(5, NOW), 60);
         let mut knows = |realm, epoch, millis| {
             let now = Time::from_millis(NOW.as_millis() + millis);

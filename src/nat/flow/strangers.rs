@@ -1,5 +1,5 @@
-//! ICMP errors from hosts outside that a terminal has not called: routers on the way, and whoever guesses which flows there
-//! are (RFC 5927). How many a terminal hears in a second, and how many all terminals do.
+//! ICMP errors from hosts outside that a terminal has not called: routers on the way, and forgers who guess which flows
+//! there are (RFC 5927). How many a terminal hears in a second, and how many all terminals do.
 
 use crate::nat::binding::SlotRef;
 use crate::nat::reason::DropReason;

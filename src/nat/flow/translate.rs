@@ -2,7 +2,7 @@
 
 use super::decide::{Decision, untranslatable};
 use super::observer::ForReal;
-use super::remembered::{Flows, Hit, Tally, When};
+use super::remembered::{Hit, RememberedFlows, Tally, When};
 use super::strangers::Strangers;
 use super::unsolicited::Waiting;
 use crate::nat::alg::Passed;
@@ -13,7 +13,7 @@ use crate::nat::event::{Event, EventKind};
 use crate::nat::numbers::PoolNumber;
 use crate::nat::reason::DropReason;
 use crate::nat::settings::{Exhausted, Multipath};
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::nat::verdict::{Refused, Replaced, Verdict};
 use crate::time::Time;
 use crate::wire::{self, Address, Headers, Kind, Packet, Refusal};
@@ -57,7 +57,7 @@ const ANSWERS_A_SECOND: u32 = 100;
 pub struct Translator {
     nat: Arc<Nat>,
     counters: Arc<Counters>,
-    flows: Flows,
+    flows: RememberedFlows,
     waiting: Waiting,
     strangers: Strangers,
     answers: (u32, u32),
@@ -67,7 +67,7 @@ impl Nat {
     /// A translator for one more worker.
     pub fn translator(self: &Arc<Self>) -> Translator {
         let mut all = self.counters.lock();
-        let flows = Flows::new(&self.hash_key, all.len() as u64 + 1);
+        let flows = RememberedFlows::new(&self.hash_key, all.len() as u64 + 1);
         let counters = Arc::new(Counters::with_book(DropBook::new(&self.hash_key, all.len() as u64)));
         all.push(Arc::clone(&counters));
         Translator::new(Arc::clone(self), counters, flows)
@@ -75,7 +75,7 @@ impl Nat {
 }
 
 impl Translator {
-    pub(in crate::nat) fn new(nat: Arc<Nat>, counters: Arc<Counters>, flows: Flows) -> Self {
+    pub(in crate::nat) fn new(nat: Arc<Nat>, counters: Arc<Counters>, flows: RememberedFlows) -> Self {
         Self { nat, counters, flows, waiting: Waiting::default(), strangers: Strangers::default(), answers: (0, 0) }
     }
 
@@ -124,8 +124,8 @@ impl Translator {
         verdict
     }
 
-    /// Adds what was counted since the last call to the bindings, and offers flows in use to whoever carries flows
-    /// elsewhere. Call it before looking at bindings, best when no packet is known to wait: once a flow is taken up, its
+    /// Adds what was counted since the last call to the bindings, and offers flows in use to the carrier (the
+    /// kernel). Call it before looking at bindings, best when no packet is known to wait: once a flow is taken up, its
     /// next packet overtakes those that still do.
     pub fn flush(&mut self, now: Time) {
         self.flush_some(usize::MAX, now);
@@ -235,8 +235,8 @@ impl Translator {
     ) -> Result<(Hit, Option<Event>), DropReason> {
         let now = when.now;
         let Decision { flow, event, is_once } = match realm {
-            Realm::Inside(inside) => self.nat.outbound(headers, inside, now, &mut ForReal)?,
-            Realm::Outside => self.nat.inbound(headers, now, &mut ForReal)?,
+            Realm::Inside(inside) => self.nat.decide_outbound(headers, inside, now, &mut ForReal)?,
+            Realm::Outside => self.nat.decide_inbound(headers, now, &mut ForReal)?,
         };
         let opens = headers.kind == Kind::TcpSyn;
         // A flow whose binding is not on record yet is decided packet by packet: each must wait.

@@ -2,7 +2,7 @@
 
 use super::observer::ForReal;
 use crate::nat::settings::Unsolicited;
-use crate::nat::shared::Nat;
+use crate::nat::state::Nat;
 use crate::time::Time;
 use crate::wire::{self, Address, Headers, Refusal};
 use std::collections::VecDeque;
@@ -45,8 +45,8 @@ impl Waiting {
             let call = self.0.pop_front()?;
             let Ok(headers) = Headers::parse_quoted(&call.packet) else { continue };
             let through = nat
-                .receiver(headers.destination, &mut ForReal)
-                .is_ok_and(|receiver| nat.may_call(&receiver, headers.source, true, now, &mut ForReal).is_ok());
+                .find_receiver(headers.destination, &mut ForReal)
+                .is_ok_and(|receiver| nat.admit_peer(&receiver, headers.source, true, now, &mut ForReal).is_ok());
             if through {
                 continue;
             }

@@ -19,7 +19,7 @@ const MOST_REGIONS: usize = 256;
 /// the question.
 const LEAST_CELLS: usize = 4096;
 
-/// See the module.
+/// Finds the slot of a terminal by the hash of its inside and address.
 pub struct Index {
     cells: Box<[AtomicU64]>,
     regions: Box<[Region]>,
@@ -102,7 +102,7 @@ impl Index {
 }
 
 impl Writer<'_> {
-    /// Puts `slot` under `hash`. Whoever finds it there reads the slot: write that first.
+    /// Puts `slot` under `hash`. A worker that finds it there reads the slot: write that first.
     pub fn insert(&self, hash: u64, slot: u32) {
         let mut places = (0..=self.mask).filter_map(|step| self.cells.get((home(hash, self.mask) + step) & self.mask));
         if let Some(cell) = places.find(|cell| cell.load(Ordering::Relaxed) == 0) {

@@ -11,9 +11,7 @@ const NOTES_AT_ONCE: usize = 64;
 /// A slot at a certain version: if the slot has another version now, the note about it is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The slot.
     pub index: u32,
-    /// Its version.
     pub version: u16,
 }
 
@@ -28,12 +26,12 @@ pub struct Counts {
     pub quarantined: u64,
 }
 
-/// See the module.
+/// Free slots, reminders and counts of one table.
 pub struct Ledger {
     /// Slots that can be given.
     pub free_slots: FreeSlots,
-    /// Slots that are not given for a while, and whether each would be free otherwise.
-    pub aside: BTreeMap<u32, bool>,
+    /// Slots that are not given, for other hosts have their virtual IPs; and whether each would be free otherwise.
+    pub occupied: BTreeMap<u32, bool>,
     counts: Vec<Counts>,
     due: BTreeMap<u32, Vec<Stamp>>,
     /// Bindings that went dormant without an answer, and all others.
@@ -54,7 +52,7 @@ impl Ledger {
     pub fn new(len: u32, parts: usize) -> Self {
         Self {
             free_slots: FreeSlots::new(len),
-            aside: BTreeMap::new(),
+            occupied: BTreeMap::new(),
             counts: vec![Counts::default(); parts],
             due: BTreeMap::new(),
             unanswered: Sleepers::default(),
@@ -62,31 +60,31 @@ impl Ledger {
         }
     }
 
-    /// Keeps exactly these slots from being given. One that is in use is kept when it is free.
-    pub fn set_aside(&mut self, slots: &BTreeSet<u32>) {
-        for (slot, would_be_vacant) in self.aside.extract_if(.., |slot, _| !slots.contains(slot)) {
+    /// Exactly these slots are occupied: they are not given. One that is in use is kept when it is free.
+    pub fn set_occupied(&mut self, slots: &BTreeSet<u32>) {
+        for (slot, would_be_vacant) in self.occupied.extract_if(.., |slot, _| !slots.contains(slot)) {
             if would_be_vacant {
                 self.free_slots.give(slot);
             }
         }
         for slot in slots {
-            if !self.aside.contains_key(slot) {
-                self.aside.insert(*slot, self.free_slots.take(*slot));
+            if !self.occupied.contains_key(slot) {
+                self.occupied.insert(*slot, self.free_slots.take(*slot));
             }
         }
     }
 
-    /// The slot is in use no more: it can be given, unless it is set aside.
+    /// The slot is in use no more: it can be given, unless it is occupied.
     pub fn vacate(&mut self, slot: u32) {
-        match self.aside.get_mut(&slot) {
+        match self.occupied.get_mut(&slot) {
             Some(would_be_vacant) => *would_be_vacant = true,
             None => drop(self.free_slots.give(slot)),
         }
     }
 
-    /// How many of the slots from the first to before the second are not given, and would be.
-    pub fn count_aside(&self, (first, behind): (u32, u32)) -> u64 {
-        self.aside.range(first..behind).filter(|(_, would_be_vacant)| **would_be_vacant).count() as u64
+    /// How many of the slots from the first to before the second are occupied, and would be free otherwise.
+    pub fn count_occupied(&self, (first, behind): (u32, u32)) -> u64 {
+        self.occupied.range(first..behind).filter(|(_, would_be_vacant)| **would_be_vacant).count() as u64
     }
 
     /// Look at `stamp` again in second `at`.
@@ -183,19 +181,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_slot_that_is_set_aside_is_vacant_again_if_nothing_else_keeps_it() {
+    fn a_slot_that_is_occupied_is_vacant_again_if_nothing_else_keeps_it() {
         let mut ledger = Ledger::new(4, 1);
         for taken in [0, 1, 2] {
             ledger.free_slots.take(taken);
         }
-        ledger.set_aside(&BTreeSet::from([1, 2, 3]));
-        assert_eq!((ledger.free_slots.next(0), ledger.count_aside((0, 4))), (None, 1));
+        ledger.set_occupied(&BTreeSet::from([1, 2, 3]));
+        assert_eq!((ledger.free_slots.next(0), ledger.count_occupied((0, 4))), (None, 1));
         ledger.vacate(2);
-        assert_eq!((ledger.free_slots.next(0), ledger.count_aside((0, 4))), (None, 2));
-        ledger.set_aside(&BTreeSet::from([3]));
+        assert_eq!((ledger.free_slots.next(0), ledger.count_occupied((0, 4))), (None, 2));
+        ledger.set_occupied(&BTreeSet::from([3]));
         assert_eq!((ledger.free_slots.next(0), ledger.free_slots.contains(1)), (Some(2), false));
-        ledger.set_aside(&BTreeSet::new());
-        assert!(ledger.free_slots.contains(3) && ledger.count_aside((0, 4)) == 0);
+        ledger.set_occupied(&BTreeSet::new());
+        assert!(ledger.free_slots.contains(3) && ledger.count_occupied((0, 4)) == 0);
     }
 
     proptest! {

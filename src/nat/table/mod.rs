@@ -54,14 +54,12 @@ pub struct Table {
 pub struct Found {
     /// Its slot number.
     pub index: u32,
-    /// Its slot.
     pub slot: Slot,
 }
 
 /// What [`Table::pin`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinned {
-    /// The binding.
     pub found: Found,
     /// The one that the terminal had before, if it was another.
     pub moved: Option<Found>,
@@ -72,7 +70,7 @@ pub struct Pinned {
 /// Why a binding cannot be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinError {
-    /// The address is set aside.
+    /// The address is in no pool, reserved, or occupied by another host.
     Reserved,
     /// The slot is another's.
     Taken(Found),
@@ -198,7 +196,7 @@ impl Table {
 
     /// Notes that a peer which the terminal has called has sent something back: from now on the binding is held for long.
     /// False if that was known, or the binding is not what it was any more.
-    pub fn answered(&self, found: &Found) -> bool {
+    pub fn mark_answered(&self, found: &Found) -> bool {
         let _ledger = self.ledger.lock();
         let slot = self.slots.read(found.index).filter(|slot| slot.version == found.slot.version);
         let is_new = slot.is_some_and(|slot| !slot.answered && slot.state != BindingState::Quarantined);
@@ -213,7 +211,7 @@ impl Table {
     pub fn free(&self) -> u64 {
         let ledger = self.ledger.lock();
         let of = |(number, part): (usize, &TablePool)| {
-            part.capacity().saturating_sub(ledger.counts(number).all() + ledger.count_aside(part.slots()))
+            part.capacity().saturating_sub(ledger.counts(number).all() + ledger.count_occupied(part.slots()))
         };
         self.parts.iter().enumerate().filter(|(_, part)| !part.is_draining()).map(of).sum()
     }
@@ -235,7 +233,7 @@ impl Table {
         let hash = self.hash(inside, terminal);
         let region = self.index.lock(hash);
         let mut ledger = self.ledger.lock();
-        if ledger.aside.contains_key(&index) {
+        if ledger.occupied.contains_key(&index) {
             return Err(PinError::Reserved);
         }
         let held = self.slots.read(index);
@@ -314,7 +312,7 @@ impl Table {
     }
 
     /// Adds the use of a binding that a worker has counted.
-    pub fn used(&self, index: u32, usage: Usage) {
+    pub fn add_usage(&self, index: u32, usage: Usage) {
         self.slots.add_usage(index, usage);
     }
 
@@ -407,18 +405,18 @@ impl Table {
 
     /// Keeps exactly those of these virtual IPs that lie here from being given, until it is told otherwise; in a sparse pool
     /// their whole slots. Bindings that have them go on.
-    pub fn set_aside(&self, virtual_ips: impl Iterator<Item = Address>) {
+    pub fn set_occupied(&self, virtual_ips: impl Iterator<Item = Address>) {
         let slot = |virtual_ip| {
             let (slot, part) = self.parts.slot_of(virtual_ip)?;
             (!part.is_reserved(virtual_ip)).then_some(slot)
         };
-        self.ledger.lock().set_aside(&virtual_ips.filter_map(slot).collect());
+        self.ledger.lock().set_occupied(&virtual_ips.filter_map(slot).collect());
     }
 
-    /// How many virtual IPs of each part are set aside and would be free.
-    pub fn count_aside(&self) -> Vec<u64> {
+    /// How many virtual IPs of each part are occupied, and would be free otherwise.
+    pub fn count_occupied(&self) -> Vec<u64> {
         let ledger = self.ledger.lock();
-        self.parts.iter().map(|part| ledger.count_aside(part.slots())).collect()
+        self.parts.iter().map(|part| ledger.count_occupied(part.slots())).collect()
     }
 
     /// How many bindings each part has, by state.

@@ -17,7 +17,6 @@ const FIRST_SLOTS: u32 = 1 << 16;
 pub struct TablePool {
     /// Index of the pool in the settings, which a reload may number anew.
     pool: AtomicU16,
-    /// Its addresses.
     pub range: AddressRange,
     draining: AtomicBool,
     /// Addresses that are never given.
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_stays_so_with_its_whole_slot() {
+    fn what_is_reserved_stays_so_with_its_whole_slot() {
         let address = |text: &str| Address::from(text.parse::<std::net::IpAddr>().unwrap());
         let sparse = parts(&["fd00::/64"]);
         let (slot, part) = sparse.slot_of(address("fd00::")).unwrap();

@@ -7,7 +7,7 @@ use crate::time::Time;
 /// Why a binding cannot be put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misplaced {
-    /// Its virtual IP is in none of the pools, or set aside now.
+    /// Its virtual IP is in none of the pools, or reserved now.
     NotGiven,
     /// Another binding has its slot.
     Taken,
@@ -116,8 +116,8 @@ impl Table {
         self.woken.clear(index);
     }
 
-    /// What the slot said at `stamp` is on record.
-    pub fn recorded(&self, stamp: Stamp) {
+    /// Notes that what the slot said at `stamp` is on record.
+    pub fn mark_recorded(&self, stamp: Stamp) {
         let _ledger = self.ledger.lock();
         if self.is_current(stamp) {
             self.unrecorded.clear(stamp.index);

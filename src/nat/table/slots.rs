@@ -23,9 +23,7 @@ pub struct Slot {
     pub pinned: bool,
     /// Whether a peer that the terminal has called has sent anything back since.
     pub answered: bool,
-    /// The inside.
     pub inside: InsideNumber,
-    /// The terminal.
     pub terminal: Address,
     /// The virtual IP.
     pub virtual_ip: Address,

@@ -60,11 +60,11 @@ fn a_draining_pool_keeps_its_bindings_and_makes_no_new_ones() {
 }
 
 #[test]
-fn what_is_set_aside_for_a_while_is_not_given_and_who_had_it_gets_another() {
+fn what_another_host_has_for_a_while_is_not_given_and_who_had_it_gets_another() {
     let mut gateway = Gateway::with_pool("198.18.0.0/30");
     let held = gateway.call("10.0.0.1", "192.0.2.1").unwrap();
     let other = gateway.call("10.0.0.2", "192.0.2.1").unwrap();
-    let ended = gateway.nat.set_aside(&[held, "192.0.2.77".parse().unwrap()], gateway.now);
+    let ended = gateway.nat.set_occupied(&[held, "192.0.2.77".parse().unwrap()], gateway.now);
     assert_eq!(ended.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Released]);
     assert!(gateway.callback("192.0.2.1", held).is_err());
     assert_ne!(gateway.call("10.0.0.1", "192.0.2.1").unwrap(), held);
@@ -75,7 +75,7 @@ fn what_is_set_aside_for_a_while_is_not_given_and_who_had_it_gets_another() {
     assert!(gateway.nat.pin("10.0.0.9".parse().unwrap(), held, gateway.now).is_err());
     gateway.call("10.0.0.3", "192.0.2.1").unwrap();
     assert_eq!(gateway.call("10.0.0.4", "192.0.2.1"), Err(DropReason::PoolExhausted));
-    assert_eq!(gateway.nat.set_aside(&[], gateway.now), []);
+    assert_eq!(gateway.nat.set_occupied(&[], gateway.now), []);
     assert_eq!(gateway.call("10.0.0.4", "192.0.2.1"), Ok(held));
 }
 
@@ -107,7 +107,7 @@ fn what_is_in_quarantine_says_until_when_and_is_taken_by_force_alone() {
     assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Pinned]);
     assert_eq!(gateway.tick(Duration::from_secs(3600)), [], "its quarantine is void");
     assert_eq!(gateway.nat.find(virtual_ip, gateway.now)[0].terminal, other);
-    // Not what somebody has: force is for quarantine alone.
+    // Not what another terminal has: force is for quarantine alone.
     assert!(matches!(gateway.nat.pin_named(&terminal.into(), virtual_ip, true, now), Err(AdminError::Taken { .. })));
     let pools = gateway.nat.status().pools;
     assert_eq!((pools[0].active, pools[0].quarantined), (1, 0));

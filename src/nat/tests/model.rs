@@ -76,7 +76,7 @@ fn terminal(n: u8) -> Address {
     Address::from_v4([10, 0, 0, n])
 }
 
-/// Some are of the first pool, some of the second, one is set aside, one is of no pool.
+/// Some are of the first pool, some of the second, one is reserved, one is of no pool.
 fn virtual_ip(n: u8) -> Address {
     Address::from_v4([198, 18, n % 3, n / 3])
 }
@@ -120,7 +120,7 @@ impl Pair {
             Step::Call { inside, terminal: n } => self.call(inside, terminal(n))?,
             Step::Note { inside, terminal: n } => {
                 if let Some(found) = self.table.of_terminal(inside, terminal(n)) {
-                    self.table.used(found.index, Usage { packets_out: 1, ..Usage::default() });
+                    self.table.add_usage(found.index, Usage { packets_out: 1, ..Usage::default() });
                     self.table.touch(found.index, self.model.now);
                 }
                 let now = self.model.now.as_secs();
@@ -159,7 +159,7 @@ impl Pair {
                 prop_assert!(self.model.free.remove(&found.slot.virtual_ip), "{found:?} was not free");
                 self.model.rows.push(row_of(&found, now.as_secs()));
                 prop_assert_eq!(self.table.create(inside, terminal, now).0, Some((found, false)));
-                prop_assert!(self.table.answered(&found) && !self.table.answered(&found));
+                prop_assert!(self.table.mark_answered(&found) && !self.table.mark_answered(&found));
             }
             None => {
                 prop_assert!(self.model.free.is_empty(), "refused with addresses left");

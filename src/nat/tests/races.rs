@@ -1,4 +1,5 @@
-//! Several workers at once. Each terminal has one virtual IP, each virtual IP one terminal, whoever comes first.
+//! Several workers at once. Each terminal has one virtual IP, each virtual IP one terminal, whichever worker comes
+//! first.
 
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};

@@ -134,7 +134,7 @@ fn n3_every_packet_of_a_binding_asks_to_be_recorded_until_it_is() {
     let virtual_ip = gateway.nat.find("10.0.0.5".parse().unwrap(), START)[0].virtual_ip;
     let (stored, receipt) = gateway.nat.stored(virtual_ip).unwrap();
     assert_eq!(stored.terminal, "10.0.0.5".parse::<IpAddr>().unwrap());
-    gateway.nat.recorded(&receipt);
+    gateway.nat.mark_recorded(&receipt);
     assert_eq!(kinds(&mut gateway.translator), Some(EventKind::Contacted), "its contact is not on record");
     assert_eq!(record(&gateway.nat, virtual_ip), ["192.0.2.1"]);
     assert_eq!((kinds(&mut gateway.translator), kinds(&mut second)), (None, None));
@@ -153,7 +153,7 @@ fn kind_of_call(translator: &mut Translator, peer: &str, now: Time) -> Option<Ev
 fn record(nat: &Nat, virtual_ip: IpAddr) -> Vec<String> {
     let (_, mut receipt) = nat.stored(virtual_ip).unwrap();
     let contacts = nat.unrecorded_contacts(virtual_ip, &mut receipt);
-    nat.recorded(&receipt);
+    nat.mark_recorded(&receipt);
     contacts.iter().map(|contact| contact.peer.to_string()).collect()
 }
 

@@ -63,15 +63,15 @@ pub struct HistoryAnswer {
 pub struct Entry {
     /// Its number: a later one has a higher.
     pub id: u64,
-    /// When.
+    /// When, in milliseconds since the Unix epoch by the wall clock.
     pub at: u64,
     /// How that was told.
     pub clock: ClockState,
-    /// What.
+    /// What became of the binding.
     pub event: Happened,
     /// `gateway`, `command`, `reload`, `start`, `occupied` or `import`.
     pub by: String,
-    /// The user, where somebody gave a command.
+    /// The number of the user who gave the command; `None`: it was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// The virtual IP.
@@ -94,7 +94,7 @@ pub struct Entry {
 pub struct Owner {
     /// The virtual IP.
     pub virtual_ip: IpAddr,
-    /// The moment.
+    /// Milliseconds since the Unix epoch, as the wall clock showed them.
     pub at: u64,
     /// How it was told.
     pub clock: ClockState,
@@ -111,7 +111,7 @@ pub struct Owner {
 /// A virtual IP belongs to a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ownership {
-    /// The terminal.
+    /// Its own address.
     pub terminal: IpAddr,
     /// In which inside.
     pub realm: String,

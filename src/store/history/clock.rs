@@ -1,8 +1,9 @@
 //! What the wall clock said while the history was written.
 //!
 //! Entries have times that only go on. A stretch is a time in which the wall clock was ahead of them by one difference; where
-//! somebody sets the clock, or the machine starts anew, another begins. So a time on the wall can be found however often the
-//! clock was set: at one moment, at several (it was set back), or at none (it was set over it, or the machine was off).
+//! an operator sets the clock, or the machine starts anew, another begins. So a time on the wall can be found however
+//! often the clock was set: at one moment, at several (it was set back), or at none (it was set over it, or the machine
+//! was off).
 
 use serde::{Deserialize, Serialize};
 

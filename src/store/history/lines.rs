@@ -101,7 +101,7 @@ pub struct Outgoing {
 /// What was found in a history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// Entries.
+    /// How many entries it has.
     pub entries: u64,
     /// Entries that are not what was written, and were left out.
     pub damaged: u64,

@@ -68,7 +68,7 @@ pub struct HistoryStatus {
     pub failing: Option<String>,
 }
 
-/// See the module.
+/// The history of one gateway: notes that wait, and the file that they are written into.
 pub struct History {
     settings: HistorySettings,
     path: PathBuf,
@@ -105,7 +105,7 @@ impl Stored {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Occasion {
     Interval,
-    /// Somebody waits for the answer.
+    /// A caller waits for the answer.
     Question,
     /// The process ends.
     End,
@@ -146,7 +146,7 @@ impl History {
 
     /// Opens the file; what has happened to bindings that the process before has not come to write.
     fn open(&self, writer: &mut Writer, now: &Moment, nat: &Nat) -> rusqlite::Result<Vec<Note>> {
-        let mut file = HistoryFile::open(&self.path).or_else(|error| self.set_aside(error))?;
+        let mut file = HistoryFile::open(&self.path).or_else(|error| self.rename_damaged(error))?;
         let (last, newest) = file.noted()?;
         let resumed = Moment::resumed(last, newest, now.reading);
         let ahead = i64::try_from(resumed.time.as_millis()).unwrap_or(i64::MAX);
@@ -178,8 +178,8 @@ impl History {
         Ok(missed)
     }
 
-    /// Gives one that is no history another name, and begins anew.
-    fn set_aside(&self, error: rusqlite::Error) -> rusqlite::Result<HistoryFile> {
+    /// Gives a damaged file another name, and begins anew.
+    fn rename_damaged(&self, error: rusqlite::Error) -> rusqlite::Result<HistoryFile> {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         let is_damaged = matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
             || matches!(error, rusqlite::Error::InvalidPath(_));

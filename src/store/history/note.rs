@@ -32,7 +32,7 @@ pub enum Happened {
 pub enum By {
     /// The gateway: a call, idleness, a full pool.
     Itself,
-    /// Somebody with this user number, by a command.
+    /// A user of this number, by a command.
     Operator(u32),
     /// Another configuration, by a reload.
     Reload,
@@ -40,7 +40,7 @@ pub enum By {
     Start,
     /// Another host, or this one, has the virtual IP.
     Occupied,
-    /// Somebody with this user number, who put other bindings in place of those there were.
+    /// A user of this number, who put other bindings in place of those there were.
     Import(u32),
 }
 

@@ -20,7 +20,7 @@ impl HistoryFile {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         notes.iter().try_for_each(|note| append_one(&transaction, note, reach, ahead))?;
         transaction.commit()?;
-        // Those that were marked as answered count too: whoever goes by it looks again.
+        // Those that were marked as answered count too: the next trim counts the entries anew.
         Ok(self.connection.total_changes() - before)
     }
 }

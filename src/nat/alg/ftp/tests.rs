@@ -11,7 +11,7 @@ fn ends((own, shown): (&str, &str)) -> Speaker {
 }
 
 /// What goes on of a line; `None` if it is refused.
-fn line(from: Role, text: &str, addresses: (&str, &str)) -> Option<String> {
+fn line(from: ConnectionEnd, text: &str, addresses: (&str, &str)) -> Option<String> {
     match Ftp.look(&mut Memory::default(), from, text.as_bytes(), false, &ends(addresses)) {
         Look::Pass(count) => {
             assert_eq!(count, text.len());
@@ -29,19 +29,19 @@ fn line(from: Role, text: &str, addresses: (&str, &str)) -> Option<String> {
 #[test]
 fn r10_ftp_the_own_address_becomes_the_virtual_ip_and_nothing_else_changes() {
     for (from, addresses, before, after) in [
-        (Role::Client, V4, "PORT 10,0,0,5,200,21\r\n", "PORT 198,18,200,17,200,21\r\n"),
-        (Role::Client, V4, "port  10,0,0,5,200,21 \n", "port  198,18,200,17,200,21 \n"),
-        (Role::Client, V4, "EPRT |1|10.0.0.5|51221|\r\n", "EPRT |1|198.18.200.17|51221|\r\n"),
-        (Role::Client, V6, "EPRT |2|fd5a::1:5|51221|\r\n", "EPRT |2|2001:db8:18::7|51221|\r\n"),
-        (Role::Client, V6, "eprt !2!FD5A:0::1:5!51221!\r\n", "eprt !2!2001:db8:18::7!51221!\r\n"),
+        (ConnectionEnd::Client, V4, "PORT 10,0,0,5,200,21\r\n", "PORT 198,18,200,17,200,21\r\n"),
+        (ConnectionEnd::Client, V4, "port  10,0,0,5,200,21 \n", "port  198,18,200,17,200,21 \n"),
+        (ConnectionEnd::Client, V4, "EPRT |1|10.0.0.5|51221|\r\n", "EPRT |1|198.18.200.17|51221|\r\n"),
+        (ConnectionEnd::Client, V6, "EPRT |2|fd5a::1:5|51221|\r\n", "EPRT |2|2001:db8:18::7|51221|\r\n"),
+        (ConnectionEnd::Client, V6, "eprt !2!FD5A:0::1:5!51221!\r\n", "eprt !2!2001:db8:18::7!51221!\r\n"),
         (
-            Role::Server,
+            ConnectionEnd::Server,
             V4,
             "227 Entering Passive Mode (10,0,0,5,200,21).\r\n",
             "227 Entering Passive Mode (198,18,200,17,200,21).\r\n",
         ),
-        (Role::Server, V4, "227 At 3, mode =10,0,0,5,200,21\r\n", "227 At 3, mode =198,18,200,17,200,21\r\n"),
-        (Role::Server, V6, "229 Go (|2|fd5a::1:5|51221|)\r\n", "229 Go (|2|2001:db8:18::7|51221|)\r\n"),
+        (ConnectionEnd::Server, V4, "227 At 3, mode =10,0,0,5,200,21\r\n", "227 At 3, mode =198,18,200,17,200,21\r\n"),
+        (ConnectionEnd::Server, V6, "229 Go (|2|fd5a::1:5|51221|)\r\n", "229 Go (|2|2001:db8:18::7|51221|)\r\n"),
     ] {
         assert_eq!(line(from, before, addresses).as_deref(), Some(after));
         assert_eq!(line(from, after, addresses).as_deref(), Some(after), "the virtual IP may be announced");
@@ -51,19 +51,19 @@ fn r10_ftp_the_own_address_becomes_the_virtual_ip_and_nothing_else_changes() {
 #[test]
 fn r10_ftp_what_names_no_address_goes_on() {
     for (from, text) in [
-        (Role::Client, "PORTER 1,2,3,4,5,6\r\n"),
-        (Role::Client, "STOR PORT 1,2,3,4,5,6\r\n"),
-        (Role::Client, "EPSV\r\n"),
-        (Role::Client, "PORT\r\n"),
-        (Role::Client, "227 Entering (1,2,3,4,5,6)\r\n"),
-        (Role::Client, "\r\n"),
-        (Role::Client, "\n"),
-        (Role::Server, "229 Entering Extended Passive Mode (|||51221|)\r\n"),
-        (Role::Server, "229 nothing\r\n"),
-        (Role::Server, "227 nothing (1,2,3)\r\n"),
-        (Role::Server, "227 too large (256,2,3,4,5,6)\r\n"),
-        (Role::Server, "220 PORT 1,2,3,4,5,6\r\n"),
-        (Role::Server, "PORT 1,2,3,4,5,6\r\n"),
+        (ConnectionEnd::Client, "PORTER 1,2,3,4,5,6\r\n"),
+        (ConnectionEnd::Client, "STOR PORT 1,2,3,4,5,6\r\n"),
+        (ConnectionEnd::Client, "EPSV\r\n"),
+        (ConnectionEnd::Client, "PORT\r\n"),
+        (ConnectionEnd::Client, "227 Entering (1,2,3,4,5,6)\r\n"),
+        (ConnectionEnd::Client, "\r\n"),
+        (ConnectionEnd::Client, "\n"),
+        (ConnectionEnd::Server, "229 Entering Extended Passive Mode (|||51221|)\r\n"),
+        (ConnectionEnd::Server, "229 nothing\r\n"),
+        (ConnectionEnd::Server, "227 nothing (1,2,3)\r\n"),
+        (ConnectionEnd::Server, "227 too large (256,2,3,4,5,6)\r\n"),
+        (ConnectionEnd::Server, "220 PORT 1,2,3,4,5,6\r\n"),
+        (ConnectionEnd::Server, "PORT 1,2,3,4,5,6\r\n"),
     ] {
         assert_eq!(line(from, text, V4).as_deref(), Some(text));
     }
@@ -83,20 +83,23 @@ fn r10_ftp_no_bounce() {
         "EPRT |2|fd5a::9|51221|\r\n",
         "EPRT |1|10.0.0.5\r\n",
     ] {
-        assert_eq!(line(Role::Client, text, V4), None, "{text}");
-        assert_eq!(line(Role::Client, text, SAME), None, "{text}, from a peer");
+        assert_eq!(line(ConnectionEnd::Client, text, V4), None, "{text}");
+        assert_eq!(line(ConnectionEnd::Client, text, SAME), None, "{text}, from a peer");
     }
     for text in
         ["227 (10,0,0,6,200,21)\r\n", "227 (10,0,0,5,0,25)\r\n", "229 (|||25|)\r\n", "229 (|1|10.0.0.6|5000|)\r\n"]
     {
-        assert_eq!(line(Role::Server, text, V4), None, "{text}");
-        assert!(line(Role::Server, text, SAME).is_some(), "{text}: where a peer leads is for the terminal to judge");
+        assert_eq!(line(ConnectionEnd::Server, text, V4), None, "{text}");
+        assert!(
+            line(ConnectionEnd::Server, text, SAME).is_some(),
+            "{text}: where a peer leads is for the terminal to judge"
+        );
     }
 }
 
 #[test]
 fn r10_ftp_waits_only_for_lines_that_may_name_an_address() {
-    let look = |memory: &mut Memory, text: &[u8]| Ftp.look(memory, Role::Client, text, false, &ends(V4));
+    let look = |memory: &mut Memory, text: &[u8]| Ftp.look(memory, ConnectionEnd::Client, text, false, &ends(V4));
     for text in ["P", "por", "EPRT |1|", "PORT 10,0,0,5,200,21", "PORT 10,0,0,5,200,21\r"] {
         assert_eq!(look(&mut Memory::default(), text.as_bytes()), Look::More, "{text}");
     }
@@ -109,5 +112,5 @@ fn r10_ftp_waits_only_for_lines_that_may_name_an_address() {
     let long = ["PORT ", &"1".repeat(MOST_LINE)].concat();
     assert_eq!(look(&mut Memory::default(), long.as_bytes()), Look::Refuse);
     let offer = b"234 Go on\r\n\x16\x03";
-    assert_eq!(Ftp.look(&mut Memory::default(), Role::Server, offer, false, &ends(V4)), Look::Opaque);
+    assert_eq!(Ftp.look(&mut Memory::default(), ConnectionEnd::Server, offer, false, &ends(V4)), Look::Opaque);
 }

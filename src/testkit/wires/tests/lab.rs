@@ -314,7 +314,7 @@ impl Lab {
         }
     }
 
-    /// Everybody does what there is to do, then time moves to when somebody has something to do again.
+    /// Every host does what there is to do, then time moves to when one has something to do again.
     fn step(&mut self, end: Time) {
         let instant = Instant::from_millis(i64::try_from(self.now.as_millis()).unwrap());
         let (first, last) = (0, self.links.len() - 1);

@@ -1,4 +1,4 @@
-//! The store as all threads share it.
+//! The store as all threads share it: it records bindings as they are now.
 
 use super::backend::{Backend, Write};
 use super::commits::Commits;
@@ -209,7 +209,7 @@ impl Store {
     /// The packets of these bindings may leave from now on.
     pub fn mark_recorded(&self, recorded: &Recorded) {
         let nat = self.nat.read();
-        recorded.receipts.iter().for_each(|receipt| nat.recorded(receipt));
+        recorded.receipts.iter().for_each(|receipt| nat.mark_recorded(receipt));
     }
 
     /// How it is.
@@ -296,7 +296,7 @@ impl Store {
         *self.backend.lock() = backend;
     }
 
-    /// Writes rows as they are at that moment: somebody else may have recorded some of them meanwhile.
+    /// Writes rows as they are at that moment: another thread may have recorded some of them meanwhile.
     pub(super) fn write_now(
         &self,
         rows: impl FnOnce(&Nat) -> (Vec<Write>, Vec<ContactChange>),

@@ -1,4 +1,4 @@
-//! How workers and others meet: wake, count, rest while the state is replaced, stop.
+//! How the workers and other threads meet: wake, count, rest while the state is replaced, stop.
 
 use crate::control::{Taps, WorkerStatus};
 use crate::nat::{Counter, Nat};
@@ -10,22 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long whoever looks at bindings waits for busy workers.
+/// How long a thread that looks at bindings waits for busy workers.
 const COUNT_WITHIN: Duration = Duration::from_millis(100);
 /// How long a worker may take until it rests for a reload.
 const REST_WITHIN: Duration = Duration::from_secs(2);
 
-/// What all workers share.
-pub struct Shared {
+/// The workers, as other threads meet them.
+pub struct Workers {
     /// A descriptor for each worker: readable when it shall look up.
     pub(super) wakers: Vec<OwnedFd>,
     /// Set when the workers shall stop.
     pub(super) stopping: AtomicBool,
-    /// Counts the calls of [`Shared::sync_counts`].
+    /// Counts the calls of [`Workers::sync_counts`].
     pub(super) asked: AtomicU64,
     /// For each worker, the last such call it has heeded.
     pub(super) synced: Vec<AtomicU64>,
-    /// Whoever watches packets.
+    /// Where callers watch packets.
     pub taps: Arc<Taps>,
     /// For each worker, what it has done.
     pub loads: Vec<Load>,
@@ -63,7 +63,7 @@ impl Load {
     }
 }
 
-impl Shared {
+impl Workers {
     /// For so many workers.
     pub fn new(workers: usize) -> io::Result<Self> {
         let waker = |_| rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -87,7 +87,7 @@ impl Shared {
         self.wake();
     }
 
-    /// Has every worker note what it has counted, so that whoever looks next sees true numbers. Gives up on a worker that
+    /// Has every worker note what it has counted, so that the caller sees true numbers next. Gives up on a worker that
     /// is too busy to look up.
     pub fn sync_counts(&self) {
         let asked = self.ask();
@@ -134,7 +134,7 @@ impl Shared {
     }
 }
 
-/// See [`Shared::rest`].
+/// Closed while the workers rest ([`Workers::rest`]).
 #[derive(Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,

@@ -5,10 +5,10 @@ use aya::programs::TcAttachType;
 
 /// What a program at tc is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum Duty {
     /// Translates what leaves by an outside interface.
     Leaving,
-    /// Drops what [`Role::Leaving`] should have translated.
+    /// Drops what [`Duty::Leaving`] should have translated.
     Watching,
     /// Translates what arrives at an outside interface.
     Arriving,
@@ -22,12 +22,12 @@ pub enum Role {
     Beneath,
 }
 
-impl Role {
-    /// The roles at an outside interface, in the order in which they are attached: closed before it is open.
+impl Duty {
+    /// The duties at an outside interface, in the order in which they are attached: closed before it is open.
     pub const OUTSIDE: [Self; 3] = [Self::Watching, Self::Leaving, Self::Arriving];
-    /// The roles at the gateway's device.
+    /// The duties at the gateway's device.
     pub const DEVICE: [Self; 2] = [Self::Routed, Self::Returning];
-    /// The role at a port of an outside bridge.
+    /// The duty at a port of an outside bridge.
     pub const PORT: [Self; 1] = [Self::Beneath];
 
     /// The name of its program.
@@ -69,7 +69,6 @@ pub enum Position {
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachPoint<'a> {
-    /// The interface.
     pub entrance: &'a Entrance,
     /// Where among the programs there.
     pub position: Position,
@@ -91,12 +90,12 @@ pub enum Stance {
     Gone,
 }
 
-impl Role {
+impl Duty {
     /// The direction of its packets.
     pub(super) fn side(self) -> TcAttachType {
         match self {
-            Role::Leaving | Role::Watching | Role::Routed | Role::Beneath => TcAttachType::Egress,
-            Role::Arriving | Role::Shortcut | Role::Returning => TcAttachType::Ingress,
+            Duty::Leaving | Duty::Watching | Duty::Routed | Duty::Beneath => TcAttachType::Egress,
+            Duty::Arriving | Duty::Shortcut | Duty::Returning => TcAttachType::Ingress,
         }
     }
 }

@@ -29,9 +29,9 @@ pub trait FlowCarrier: Send + Sync {
 pub struct Offer {
     /// Where its packets come from.
     pub from: Realm,
-    /// Their source.
+    /// Their source, before it is rewritten.
     pub source: Address,
-    /// Their destination.
+    /// Their destination, before it is rewritten.
     pub destination: Address,
     /// The address to write.
     pub address: Address,
@@ -79,9 +79,9 @@ pub struct Carried {
     pub opened: u64,
 }
 
-/// Who keeps decisions, if anybody, and what was carried.
+/// The carrier, where there is one, and counters of what it has carried.
 #[derive(Default)]
-pub(in crate::nat) struct CarriedFlows {
+pub(in crate::nat) struct CarrierAccount {
     pub(in crate::nat) carrier: OnceLock<Arc<dyn FlowCarrier>>,
     pub(in crate::nat) counters: Arc<Counters>,
 }

@@ -1,4 +1,4 @@
-//! What all workers share.
+//! The state that all workers share.
 
 use super::alg::Helpers;
 use super::binding::SlotRef;
@@ -8,7 +8,7 @@ use super::contacts::Contacts;
 use super::counters::Counters;
 use super::drops::{self, Dropped};
 use super::event::{Event, EventKind};
-use super::flow::offload::{CarriedFlows, Epoch};
+use super::flow::carrier::{CarrierAccount, Epoch};
 use super::limit::Limiter;
 use super::numbers::{InsideNumber, Numbered, PoolNumber, TableNumber};
 use super::prefix::Prefixes;
@@ -46,7 +46,7 @@ pub struct Nat {
     pub(super) hash_key: [u8; 16],
     pub(super) surroundings: RwLock<Arc<Surroundings>>,
     pub(super) counters: Arc<Mutex<Vec<Arc<Counters>>>>,
-    pub(super) carried_flows: Arc<CarriedFlows>,
+    pub(super) carrier_account: Arc<CarrierAccount>,
     /// Counts the changes after which a worker must not trust what it remembers.
     pub(super) epoch: Epoch,
     /// Whether new bindings are recorded (see `stored.rs`).
@@ -62,7 +62,7 @@ pub(super) struct Inherited {
     pub(super) limiter: Arc<Limiter>,
     pub(super) helpers: Option<Arc<Helpers>>,
     pub(super) counters: Arc<Mutex<Vec<Arc<Counters>>>>,
-    pub(super) carried_flows: Arc<CarriedFlows>,
+    pub(super) carrier_account: Arc<CarrierAccount>,
     pub(super) epoch: u64,
 }
 
@@ -97,7 +97,7 @@ impl Nat {
             limiter: Arc::new(Limiter::new(settings.policy.creation.clone())),
             helpers: Helpers::new(&settings.policy.alg).map(Arc::new),
             counters: Arc::default(),
-            carried_flows: Arc::default(),
+            carrier_account: Arc::default(),
             epoch: 0,
         };
         Ok(Arc::new(Self::assemble(settings, tables, inherited)))
@@ -131,7 +131,7 @@ impl Nat {
             hash_key: settings.hash_key,
             surroundings: RwLock::new(Arc::new(surroundings)),
             counters: inherited.counters,
-            carried_flows: inherited.carried_flows,
+            carrier_account: inherited.carrier_account,
             epoch: Epoch::after(inherited.epoch),
             is_recording: AtomicBool::new(false),
             cannot_record: AtomicBool::new(false),
@@ -161,7 +161,7 @@ impl Nat {
                 };
                 let bound = Bound { table: number, found };
                 match kind {
-                    EventKind::Released => self.ended(&bound),
+                    EventKind::Released => self.forget_ended(&bound),
                     EventKind::Dormant => self.invalidate(Some(bound.slot())),
                     _ => {}
                 }
@@ -225,14 +225,14 @@ impl Nat {
         Arc::clone(&self.surroundings.read())
     }
 
-    /// A binding ended: what was known about it goes.
-    pub(super) fn ended(&self, bound: &Bound) {
+    /// Forgets what was known about a binding that has ended.
+    pub(super) fn forget_ended(&self, bound: &Bound) {
         let (owner, slot) = (bound.owner(), &bound.found.slot);
         self.contacts.forget(owner);
         self.policies.set(owner, None);
         self.limiter.leave(slot.inside, slot.terminal);
         if !slot.answered {
-            self.limiter.answered(slot.inside, slot.created);
+            self.limiter.forget_fresh(slot.inside, slot.created);
         }
         self.invalidate(Some(bound.slot()));
     }
@@ -240,7 +240,7 @@ impl Nat {
     /// Workers decide anew about every flow; flows of the binding, or (`None`) all, are carried by nobody else any more.
     pub(super) fn invalidate(&self, binding: Option<SlotRef>) {
         self.epoch.advance();
-        if let Some(carrier) = self.carried_flows.carrier.get() {
+        if let Some(carrier) = self.carrier_account.carrier.get() {
             carrier.revoke(binding);
         }
     }
