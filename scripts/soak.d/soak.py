@@ -14,6 +14,7 @@ from pathlib import Path
 
 import gap
 import latency
+import relayed
 from bed import Bed
 
 TERMINALS = 4  # hosts
@@ -288,12 +289,15 @@ def main():
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--gap", action="store_true")
     parser.add_argument("--latency", action="store_true")
+    parser.add_argument("--relay", action="store_true")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     root = Path(__file__).resolve().parent.parent.parent
     results = root / "target" / "soak"
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak") as scratch:
+        if arguments.relay:
+            return relayed.soak(root, Path(scratch), arguments, results)
         if arguments.gap or arguments.latency:
             with Bed(root, Path(scratch), terminals=1) as bed:
                 return (gap if arguments.gap else latency).measure(bed, results)

@@ -87,6 +87,7 @@ async fn dial(agent: &Agent, publish: &PublishConfig, client: SocketAddr) -> io:
     let dialling = dial::dial(&publish.target);
     let mut server =
         timeout(agent.config().dial_time, dialling).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    splice::end_abruptly_if_killed(&server);
     if publish.proxy_protocol {
         let addresses = (client, server.peer_addr()?);
         let header =
@@ -96,13 +97,14 @@ async fn dial(agent: &Agent, publish: &PublishConfig, client: SocketAddr) -> io:
     Ok(server)
 }
 
+/// Descriptors of the process and of the machine, buffers, memory; ports, where each is in use or was a moment ago.
+const USED_UP: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+
 fn reason(error: &io::Error) -> RefuseReason {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => RefuseReason::ServerRefused,
         io::ErrorKind::TimedOut => RefuseReason::ServerTimedOut,
-        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
-            RefuseReason::OutOfResources
-        }
+        _ if error.raw_os_error().is_some_and(|number| USED_UP.contains(&number)) => RefuseReason::OutOfResources,
         _ => RefuseReason::ServerUnreachable,
     }
 }
@@ -167,6 +169,7 @@ async fn plain(
     };
     let (stream, head) = opened.await.map_err(SessionError::Connect)?;
     is_accepted(&head)?;
+    splice::end_abruptly_if_killed(&stream);
     Ok(Box::new(stream))
 }
 
@@ -193,5 +196,23 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.session.end(self.connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_up_here_is_no_fault_of_the_server() {
+        let of = |number| reason(&io::Error::from_raw_os_error(number));
+        assert_eq!(
+            (of(libc::EADDRNOTAVAIL), of(libc::EMFILE)),
+            (RefuseReason::OutOfResources, RefuseReason::OutOfResources)
+        );
+        assert_eq!(
+            (of(libc::ECONNREFUSED), of(libc::EHOSTUNREACH)),
+            (RefuseReason::ServerRefused, RefuseReason::ServerUnreachable)
+        );
     }
 }

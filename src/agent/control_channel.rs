@@ -6,7 +6,7 @@ use super::enrol::{certify, read, sentence, uri};
 use super::error::SessionError;
 use super::session::Session;
 use super::shared::Agent;
-use super::state::State;
+use super::state::RelayStateLock;
 use crate::config::HostPort;
 use crate::identity::Fingerprint;
 use crate::session::requests::{LISTEN, LISTEN_PATH, VERSION_HEADER};
@@ -31,7 +31,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Runs a session until it ends, and says why.
-pub async fn run(agent: &Arc<Agent>, relay: &HostPort, key: Fingerprint, state: &State) -> SessionError {
+pub async fn run(agent: &Arc<Agent>, relay: &HostPort, key: Fingerprint, state: &RelayStateLock) -> SessionError {
     match begin(agent, relay, key).await {
         Ok((session, receiver, sender, said)) => {
             state.change(|state| state.connected = Some(agent.now()));
@@ -79,7 +79,12 @@ async fn begin(agent: &Agent, relay: &HostPort, key: Fingerprint) -> Result<Begu
     Ok((Arc::new(session), receiver, sender, said))
 }
 
-async fn listen(agent: &Arc<Agent>, session: &Arc<Session>, mut receiver: RecvStream, state: &State) -> SessionError {
+async fn listen(
+    agent: &Arc<Agent>,
+    session: &Arc<Session>,
+    mut receiver: RecvStream,
+    state: &RelayStateLock,
+) -> SessionError {
     let mut changed = agent.changed.subscribe();
     publish(agent, session);
     let probing = agent.config().probing;
@@ -128,7 +133,7 @@ fn publish(agent: &Agent, session: &Session) {
     session.say(session.side.lock().publish(servers));
 }
 
-type Around<'a> = (&'a mut Liveness, &'a mut JoinSet<()>, &'a State);
+type Around<'a> = (&'a mut Liveness, &'a mut JoinSet<()>, &'a RelayStateLock);
 
 fn take(agent: &Arc<Agent>, session: &Arc<Session>, message: Message, around: Around<'_>) -> Result<(), Broken> {
     let (liveness, calls, state) = around;

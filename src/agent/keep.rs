@@ -2,7 +2,7 @@
 
 use super::error::{AgentError, SessionError};
 use super::shared::Agent;
-use super::state::Inner;
+use super::state::RelayState;
 use super::{control_channel, enrol};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Time until the first new try; it doubles up to the other.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// A session that has lived for so long was a good one.
-const GOOD: Duration = Duration::from_secs(60);
+const GOOD: Duration = Duration::from_secs(10);
 
 /// Keeps a session with the relay at this place of the configuration. Ends only where trying again would not help.
 pub async fn keep(agent: Arc<Agent>, at: usize) -> AgentError {
@@ -34,8 +34,11 @@ pub async fn keep(agent: Arc<Agent>, at: usize) -> AgentError {
         }
         let was_good = state.look().connected.is_some_and(|since| agent.now() - since >= GOOD);
         state.change(|state| {
-            *state =
-                Inner { last_error: Some(ended.to_string()), published: state.published.clone(), ..Inner::default() };
+            *state = RelayState {
+                last_error: Some(ended.to_string()),
+                published: state.published.clone(),
+                ..RelayState::default()
+            };
         });
         if was_good || matches!(ended, SessionError::Leaving) {
             wait = TRY_AGAIN.0;

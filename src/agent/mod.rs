@@ -39,7 +39,7 @@ use error::SessionError;
 use parking_lot::{Mutex, RwLock};
 use relays::Relays;
 use shared::Agent;
-use state::State;
+use state::RelayStateLock;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -114,7 +114,7 @@ type Kept = (Keys, Relays, Option<Invitation>);
 
 fn agent(config: AgentConfig, source: ConfigSource<AgentConfig>, (keys, relays, invitation): Kept) -> Agent {
     Agent {
-        states: config.relays.iter().map(|_| State::default()).collect(),
+        states: config.relays.iter().map(|_| RelayStateLock::default()).collect(),
         in_force: RwLock::new(Arc::new(config)),
         source,
         changed: watch::Sender::new(()),

@@ -1,7 +1,7 @@
 //! What all tasks of an agent share.
 
 use super::relays::Relays;
-use super::state::State;
+use super::state::RelayStateLock;
 use crate::config::{AgentConfig, ConfigSource};
 use crate::identity::{Invitation, Keys};
 use crate::session::Published;
@@ -24,7 +24,7 @@ pub struct Agent {
     pub invitation: Option<Invitation>,
     pub relays: Mutex<Relays>,
     /// How it is with each relay, in the order of the configuration.
-    pub states: Vec<State>,
+    pub states: Vec<RelayStateLock>,
     pub since: Instant,
 }
 

@@ -6,12 +6,13 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How it is with one relay.
+/// How it is with one relay, as all tasks see it.
 #[derive(Default)]
-pub struct State(Mutex<Inner>);
+pub struct RelayStateLock(Mutex<RelayState>);
 
+/// How it is with one relay.
 #[derive(Clone, Default)]
-pub struct Inner {
+pub struct RelayState {
     /// Since when there is a session.
     pub connected: Option<Time>,
     /// Why there is none, or why there was none before.
@@ -24,12 +25,12 @@ pub struct Inner {
     pub published: BTreeMap<Published, Result<(), RefuseReason>>,
 }
 
-impl State {
-    pub fn look(&self) -> Inner {
+impl RelayStateLock {
+    pub fn look(&self) -> RelayState {
         self.0.lock().clone()
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut Inner)) {
+    pub fn change(&self, change: impl FnOnce(&mut RelayState)) {
         change(&mut self.0.lock());
     }
 }

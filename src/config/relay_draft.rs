@@ -20,7 +20,7 @@ use toml::Spanned;
 pub const EXAMPLE: &str = include_str!("../../scripts/packaging/relay.toml");
 /// How long a call may wait for an agent that is away: no client waits longer for its first byte.
 const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-/// When a connection without a byte may end: not while somebody thinks about a line, and at all.
+/// When a connection without a byte may end: not while a user thinks about a line, and at all.
 const IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(365 * 24 * 3600);
 /// Any of the limits.
 const LIMIT: RangeInclusive<usize> = 1..=10_000_000;

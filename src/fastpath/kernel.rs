@@ -114,10 +114,8 @@ impl FastPath {
         wrong.extend(told.err().map(FastPathError::from));
         let mut attachments = self.attachments.lock();
         leave_others(&mut attachments, site);
-        if let Some(device) = site.devices.first() {
-            for entrance in with_programs(site) {
-                self.keep_attached(&mut attachments, entrance, site, device.index, &features, &mut wrong);
-            }
+        for entrance in with_programs(site) {
+            self.keep_attached(&mut attachments, entrance, site, &features, &mut wrong);
         }
         // Some drivers take frames from XDP only while a program sits on them.
         let after = self.features();
@@ -141,10 +139,10 @@ impl FastPath {
         attachments: &mut BTreeMap<u32, Attachments>,
         entrance: &Entrance,
         site: &Site,
-        device: u32,
         features: &BTreeMap<u32, XdpFeatures>,
         wrong: &mut Vec<FastPathError>,
     ) {
+        let Some(device) = site.devices.first() else { return };
         let name = &entrance.name;
         let mut position = Position::AsLeft;
         let mut contest = Contest::default();
@@ -165,7 +163,7 @@ impl FastPath {
             contest = attachments.contest.clone();
             contest.win();
         }
-        match self.attach(AttachPoint { entrance, position }, site, device, features, wrong) {
+        match self.attach(AttachPoint { entrance, position }, site, device.index, features, wrong) {
             // What was left of the attachments before goes only now.
             Ok(taken) => {
                 drop(attachments.insert(entrance.index, Attachments { contest: contest.clone(), ..taken }));

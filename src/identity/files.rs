@@ -51,7 +51,7 @@ fn read(
 ) -> Result<Option<Zeroizing<String>>, IdentityError> {
     let failed = |error| IdentityError::File { path: path.to_owned(), error };
     let damaged = |what: &str| IdentityError::Damaged { path: path.to_owned(), what: what.to_owned() };
-    // Opening a pipe must not wait for somebody to write to it.
+    // Opening a pipe must not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),

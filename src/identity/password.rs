@@ -39,7 +39,7 @@ impl Password {
         Ok(Self(Zeroizing::new(BASE32_NOPAD.encode(&*bytes).to_ascii_lowercase())))
     }
 
-    /// One that somebody has chosen.
+    /// One that an operator has chosen.
     ///
     /// # Errors
     /// [`PasswordError`].

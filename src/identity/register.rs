@@ -57,7 +57,7 @@ pub enum MemberKind {
     Client,
 }
 
-/// Somebody whose key the relay knows.
+/// An agent or a client whose key the relay knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// What it is called; no other member is called so.
@@ -119,12 +119,12 @@ pub enum RegisterError {
     /// The invitation would never be valid, or its end cannot be written.
     #[error("an invitation cannot be valid for {}; one hour is usual", humantime::format_duration(*.0))]
     Valid(Duration),
-    /// Whoever is called so has a key already.
+    /// A member of this name has a key already.
     #[error(
         "'{0}' is a member already; `kamei relay revoke {0}` ends that, and then another can be invited by this name"
     )]
     Member(String),
-    /// The proof is wrong. Whoever showed it is told [`REFUSED`].
+    /// The proof is wrong. Its sender is told [`REFUSED`].
     #[error("{0}")]
     Refused(#[from] Refusal),
     /// The register cannot be read or written.
@@ -257,7 +257,7 @@ impl Register {
         bytes.map(Zeroizing::new)
     }
 
-    /// Invites somebody who will be called `name`, for `valid` from `now`. `servers` is [`Member::servers`]. An invitation
+    /// Invites an agent or a client that will be called `name`, for `valid` from `now`. `servers` is [`Member::servers`]. An invitation
     /// of the same name that nobody has spent is replaced: its secret is unknown from now on.
     ///
     /// # Errors
@@ -291,7 +291,7 @@ impl Register {
         if is_member { Err(RegisterError::Member(name.to_owned())) } else { Ok(secret) }
     }
 
-    /// Spends the invitation with this secret: whoever has `key` is a member from now on. All of it happens in one
+    /// Spends the invitation with this secret: the owner of `key` is a member from now on. All of it happens in one
     /// transaction, so of two keys that show the secret at once one wins. The same key can show it again while it is valid,
     /// if the answer was lost.
     ///
@@ -307,7 +307,7 @@ impl Register {
                 Err(refusal) => return Ok(Err(refusal)),
             };
             if let Some(member) = member_where(transaction, "name", &invited.name)? {
-                // Spent by this key before; whoever else is called so has shown another invitation.
+                // Spent by this key before; another member of this name has shown another invitation.
                 let is_same = member.key == key;
                 return Ok(if is_same { Ok(member) } else { Err(Refusal::Spent(invited.name)) });
             }
@@ -343,7 +343,7 @@ impl Register {
         })
     }
 
-    /// Invitations that somebody can spend at `now`, by name.
+    /// Invitations that can be spent at `now`, by name.
     ///
     /// # Errors
     /// [`IdentityError`].

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Bytes of a client's certificates. Tickets carry them, so a stranger must not choose their size.
 const LARGEST_CHAIN: usize = 16 << 10;
 
-/// Whoever answered is not the relay of the invitation.
+/// The host that answered is not the relay of the invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this is not the relay that the invitation is of: fingerprint {}, not {expected} (a TLS-inspecting proxy between?)",

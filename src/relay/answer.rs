@@ -1,7 +1,7 @@
 //! What a client hears of how its call went.
 
 use crate::session::{RefuseReason, http_connect, socks5};
-use crate::splice::Leg;
+use crate::splice::{self, Leg};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +43,7 @@ impl Answer {
 
 /// Says this last word, and waits until it was read: a socket that is closed with bytes unread is reset, and the word with it.
 pub async fn end(mut client: TcpStream, word: &[u8]) {
+    splice::end_in_order(&client);
     let said = async {
         client.write_all(word).await?;
         client.shutdown().await?;

@@ -34,7 +34,7 @@ pub enum Called {
 
 /// The ports of all servers, and those at which clients ask for one.
 pub struct Fronts {
-    /// Of the threads that serve, whoever asks.
+    /// Where ports are served, also those that a reload in another thread has opened.
     runtime: Handle,
     open: Mutex<BTreeMap<SocketAddr, Front>>,
 }
@@ -88,7 +88,7 @@ impl Fronts {
 }
 
 impl Front {
-    /// Serves whoever calls there.
+    /// Serves the clients that call there.
     pub fn start(relay: &Arc<Relay>, called: Called, listener: Arc<TcpListener>) -> Self {
         let (relay, accepted_at) = (Arc::clone(relay), Arc::clone(&listener));
         let accepting = match &called {
@@ -153,7 +153,7 @@ fn bind(address: SocketAddr, (shares_port, is_virtual): (bool, bool)) -> io::Res
     socket.listen(BACKLOG)
 }
 
-/// Serves whoever calls at this port, until it is aborted.
+/// Serves the clients that call at this port, until it is aborted.
 async fn accept(relay: Arc<Relay>, server: Arc<ServerConfig>, listener: Arc<TcpListener>) {
     loop {
         match listener.accept().await {

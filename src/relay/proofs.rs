@@ -78,7 +78,7 @@ impl Proofs {
 
     fn is_remembered(&self, name: &str, tag: &hmac::Tag) -> bool {
         let right = self.right.lock();
-        // Tags are unknown to whoever guesses passwords: time tells nothing of them.
+        // A client that guesses passwords does not know their tags: time tells nothing of them.
         right.get(name).is_some_and(|remembered| remembered.as_ref() == tag.as_ref())
     }
 

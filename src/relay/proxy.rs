@@ -30,7 +30,7 @@ struct Asked {
     answer: Answer,
 }
 
-/// Serves whoever asks at this port, until it is aborted.
+/// Serves the clients that ask at this port, until it is aborted.
 pub async fn accept(relay: Arc<Relay>, listener: Arc<TcpListener>) {
     loop {
         // Who has not proved anything takes no place from who has: more wait in the kernel's queue.

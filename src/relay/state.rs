@@ -1,7 +1,7 @@
 //! A relay's state as one file: what makes it itself, to move it to another host.
 //!
 //! One JSON document: its keys and certificates, the register of members, which server has which virtual IP. What it is
-//! configured with is not in it. Whoever reads it can take the relay's place.
+//! configured with is not in it. A reader of it can take the relay's place.
 
 use super::error::RelayError;
 use super::virtual_ips::{self, VirtualIps};

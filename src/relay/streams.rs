@@ -186,7 +186,7 @@ fn member(shared: &Shared) -> Option<Member> {
     }
 }
 
-/// Joins a data channel to the call that it names. Whoever asks for another hears the same as of one that does not exist.
+/// Joins a data channel to the call that it names. An agent that asks for a call of another one hears the same as where there is none.
 async fn accept_data(shared: &Shared, path: &str, receiver: RecvStream, mut respond: SendResponse<Bytes>) {
     let named = path.strip_prefix(ACCEPT_PATH).and_then(|rest| rest.strip_suffix('/'));
     let connection: Option<ConnectionId> = named.and_then(|id| id.parse().ok());

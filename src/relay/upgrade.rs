@@ -33,7 +33,7 @@ pub async fn serve(relay: Arc<Relay>, mut stream: TlsStream<TcpStream>, caller: 
     let Some(connection) = asked_for(&head) else {
         return farewell(stream, BAD_REQUEST).await;
     };
-    // Whoever asks for a connection that was not put to it hears the same as one who asks for none that exists.
+    // An agent that asks for a connection of another one hears the same as where there is none.
     let session = caller.key.and_then(|key| relay.sessions.of_key(&key));
     accept(session, connection.id, stream).await;
 }
@@ -58,6 +58,7 @@ async fn accept(session: Option<Arc<Session>>, connection: ConnectionId, mut str
         return farewell(stream, NOT_FOUND).await;
     }
     if timeout(REQUEST_TIME, stream.write_all(ACCEPTED)).await.is_ok_and(|written| written.is_ok()) {
+        stream.socket().into_iter().for_each(splice::end_abruptly_if_killed);
         session.deliver(connection, Box::new(stream));
     } else {
         stream.abort();

@@ -83,7 +83,7 @@ impl Flow {
     pub fn poll_take(&mut self, reader: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Taken>> {
         loop {
             if reader.poll_read_ready(cx)?.is_pending() {
-                // Whoever waits holds no pipe.
+                // A direction that waits holds no pipe.
                 self.pipe.take().into_iter().for_each(Pipe::give_back);
                 return Poll::Pending;
             }

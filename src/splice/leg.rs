@@ -60,3 +60,15 @@ pub fn prepare(stream: &TcpStream) -> std::io::Result<SocketAddr> {
     rustix::net::sockopt::set_tcp_keepcnt(stream, 4)?;
     stream.peer_addr()
 }
+
+/// Of a process that is killed, the kernel ends connections in order: half an answer would be a whole one. Not after this, until
+/// [`end_in_order`].
+pub fn end_abruptly_if_killed(socket: &TcpStream) {
+    // Zero linger: close sends RST (RFC 9293 §3.10.4).
+    let _ = socket.set_zero_linger();
+}
+
+/// What was said last, and is still on its way, arrives after the socket is closed.
+pub fn end_in_order(socket: &TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, None);
+}

@@ -15,7 +15,7 @@ mod peek;
 mod pump;
 
 pub use h2_leg::{H2Leg, send_all};
-pub use leg::{Leg, prepare};
+pub use leg::{Leg, end_abruptly_if_killed, end_in_order, prepare};
 pub use peek::{peek, take_head};
 pub use pump::{Counts, Ended, join};
 

@@ -1,7 +1,7 @@
 //! Carries bytes between two legs until both directions have ended.
 
 use super::kernel::{Flow, Taken};
-use super::leg::Leg;
+use super::leg::{Leg, end_abruptly_if_killed, end_in_order};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes read at once. The buffer is the thread's: a connection that waits holds none.
@@ -259,16 +258,6 @@ impl<'a, First: Leg, Second: Leg> Legs<'a, First, Second> {
         [first.socket(), second.socket()].into_iter().flatten().for_each(end_abruptly_if_killed);
         Self { first, second, is_in_order: false }
     }
-}
-
-/// Of a process that is killed, the kernel ends connections in order: half an answer would be a whole one. Not with zero linger.
-fn end_abruptly_if_killed(socket: &TcpStream) {
-    let _ = socket.set_zero_linger();
-}
-
-/// What was said last, and is still on its way, arrives after the socket is closed.
-fn end_in_order(socket: &TcpStream) {
-    let _ = rustix::net::sockopt::set_socket_linger(socket, None);
 }
 
 impl<First: Leg, Second: Leg> Drop for Legs<'_, First, Second> {
