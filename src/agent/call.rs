@@ -163,13 +163,14 @@ async fn plain(
     let opened = async {
         let mut stream = via::reach(&session.relay, agent.config().via.as_ref()).await?;
         splice::prepare(&stream)?;
+        // Before the relay joins it to a client.
+        splice::end_abruptly_if_killed(&stream);
         stream.write_all(request(session, connection, Some(token)).as_bytes()).await?;
         let head = splice::take_head(&mut stream, LARGEST_HEAD).await?;
         Ok((stream, head))
     };
     let (stream, head) = opened.await.map_err(SessionError::Connect)?;
     is_accepted(&head)?;
-    splice::end_abruptly_if_killed(&stream);
     Ok(Box::new(stream))
 }
 

@@ -8,6 +8,7 @@ use super::proxy;
 use super::shared::Relay;
 use crate::config::{RelayConfig, ServerConfig};
 use crate::session::RefuseReason;
+use crate::splice;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -92,7 +93,11 @@ impl Front {
     pub fn start(relay: &Arc<Relay>, called: Called, listener: Arc<TcpListener>) -> Self {
         let (relay, accepted_at) = (Arc::clone(relay), Arc::clone(&listener));
         let accepting = match &called {
-            Called::Server(server) => tokio::spawn(accept(relay, Arc::clone(server), accepted_at)),
+            Called::Server(server) => {
+                // Those that wait to be accepted, too.
+                splice::end_abruptly_if_killed(&*accepted_at);
+                tokio::spawn(accept(relay, Arc::clone(server), accepted_at))
+            }
             Called::Asked => tokio::spawn(proxy::accept(relay, accepted_at)),
         };
         Self { listener, called, accepting }

@@ -57,8 +57,9 @@ async fn accept(session: Option<Arc<Session>>, connection: ConnectionId, mut str
     if !session.join(connection).await {
         return farewell(stream, NOT_FOUND).await;
     }
+    // Before the agent joins it to a server.
+    stream.socket().into_iter().for_each(splice::end_abruptly_if_killed);
     if timeout(REQUEST_TIME, stream.write_all(ACCEPTED)).await.is_ok_and(|written| written.is_ok()) {
-        stream.socket().into_iter().for_each(splice::end_abruptly_if_killed);
         session.deliver(connection, Box::new(stream));
     } else {
         stream.abort();

@@ -55,7 +55,7 @@ pub enum Taken {
     Some,
     /// The reader has ended in order.
     End,
-    /// The kernel does not splice these sockets. Nothing was taken.
+    /// The kernel does not splice these sockets, or has no pipe for them. Nothing was taken.
     Unable,
 }
 
@@ -89,7 +89,11 @@ impl Flow {
             }
             let pipe = match &self.pipe {
                 Some(pipe) => pipe,
-                None => self.pipe.insert(Pipe::take()?),
+                // Without descriptors for a pipe, bytes can still be copied.
+                None => match Pipe::take() {
+                    Ok(pipe) => self.pipe.insert(pipe),
+                    Err(_) => return Poll::Ready(Ok(Taken::Unable)),
+                },
             };
             match reader.try_io(Interest::READABLE, || Ok(splice_once(reader, &pipe.writer, PIPE)?)) {
                 Ok(0) => return Poll::Ready(Ok(Taken::End)),

@@ -1,6 +1,8 @@
 //! Streams that can be joined.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -55,17 +57,17 @@ impl Leg for Box<dyn Leg> {
 pub fn prepare(stream: &TcpStream) -> std::io::Result<SocketAddr> {
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-    rustix::net::sockopt::set_tcp_keepidle(stream, std::time::Duration::from_secs(60))?;
-    rustix::net::sockopt::set_tcp_keepintvl(stream, std::time::Duration::from_secs(15))?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
     rustix::net::sockopt::set_tcp_keepcnt(stream, 4)?;
     stream.peer_addr()
 }
 
 /// Of a process that is killed, the kernel ends connections in order: half an answer would be a whole one. Not after this, until
-/// [`end_in_order`].
-pub fn end_abruptly_if_killed(socket: &TcpStream) {
+/// [`end_in_order`]. Of a socket that listens, this goes for all that it accepts.
+pub fn end_abruptly_if_killed(socket: impl AsFd) {
     // Zero linger: close sends RST (RFC 9293 §3.10.4).
-    let _ = socket.set_zero_linger();
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
 /// What was said last, and is still on its way, arrives after the socket is closed.
