@@ -58,7 +58,7 @@ async fn carry(
     connection: &Connection,
 ) -> Result<(), RefuseReason> {
     splice::prepare(client).map_err(|_| RefuseReason::ClientGone)?;
-    splice::end_abruptly_if_killed(client);
+    splice::end_abruptly_if_killed(&*client);
     let session = tokio::select! {
         session = find(relay, server) => session?,
         () = gone(client) => return Err(RefuseReason::ClientGone),

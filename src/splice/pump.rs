@@ -225,20 +225,25 @@ pub async fn join(first: &mut impl Leg, second: &mut impl Leg, counts: &Counts, 
     let mut silence = idle.map(|idle| Silence::new(idle, counts));
     let mut legs = Legs::new(first, second);
     let ended = std::future::poll_fn(|cx| {
-        let there = forth.poll(legs.first, legs.second, &counts.forth, cx);
-        let here = back.poll(legs.second, legs.first, &counts.back, cx);
-        match (there, here) {
-            (Poll::Ready(Err(Failed::Reader(error))), _) | (_, Poll::Ready(Err(Failed::Writer(error)))) => {
-                Poll::Ready(Ended::FirstFailed(error))
-            }
-            (Poll::Ready(Err(Failed::Writer(error))), _) | (_, Poll::Ready(Err(Failed::Reader(error)))) => {
-                Poll::Ready(Ended::SecondFailed(error))
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::InOrder),
-            _ => match silence.as_mut().map(|silence| silence.poll(counts, cx)) {
-                Some(Poll::Ready(())) => Poll::Ready(Ended::Idle),
-                _ => Poll::Pending,
-            },
+        // A socket tells of its reset once. To a direction that reads it after that, it looks like an end in order.
+        let there = match forth.poll(legs.first, legs.second, &counts.forth, cx) {
+            Poll::Ready(Err(Failed::Reader(error))) => return Poll::Ready(Ended::FirstFailed(error)),
+            Poll::Ready(Err(Failed::Writer(error))) => return Poll::Ready(Ended::SecondFailed(error)),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        let here = match back.poll(legs.second, legs.first, &counts.back, cx) {
+            Poll::Ready(Err(Failed::Reader(error))) => return Poll::Ready(Ended::SecondFailed(error)),
+            Poll::Ready(Err(Failed::Writer(error))) => return Poll::Ready(Ended::FirstFailed(error)),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        if there && here {
+            return Poll::Ready(Ended::InOrder);
+        }
+        match silence.as_mut().map(|silence| silence.poll(counts, cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Ended::Idle),
+            _ => Poll::Pending,
         }
     })
     .await;

@@ -134,3 +134,20 @@ async fn silence_ends_it_and_bytes_keep_it_alive() {
         assert!(client.read_u8().await.is_err());
     }
 }
+
+/// The socket tells of its reset once: to the direction that writes to it, which must not leave an end in order to the other.
+#[tokio::test]
+async fn a_reset_while_bytes_are_written_is_no_end_in_order() {
+    for is_spliced in WAYS {
+        for _ in 0..100 {
+            let (mut client, server, task) = joined(is_spliced, None).await;
+            let piece = pattern(1 << 16);
+            while tokio::time::timeout(Duration::from_millis(2), client.write_all(&piece)).await.is_ok() {}
+            server.set_zero_linger().unwrap();
+            drop(server);
+            let error = client.read(&mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            assert!(matches!(task.await.unwrap().0, Ended::SecondFailed(_)));
+        }
+    }
+}
