@@ -71,7 +71,9 @@ fn rc5_a_client_asks_by_socks5_or_http_connect_with_a_name_a_tls_name_or_a_virtu
     let virtual_ip = web["virtual_ips"][0].as_str().unwrap().to_owned();
     for kind in ["socks5h", "http"] {
         for host in ["web", "WEB.", "web:9", &format!("{virtual_ip}:8080")] {
-            curl(&relayed, &client, (kind, Some(&alice)), &format!("http://{host}/")).ok();
+            // The server says at which port it was reached.
+            let page = curl(&relayed, &client, (kind, Some(&alice)), &format!("http://{host}/")).ok();
+            assert!(page.ends_with(" 8080"), "{kind} {host}: {page}");
         }
         let elsewhere = curl(&relayed, &client, (kind, Some(&alice)), &format!("http://{virtual_ip}:81/"));
         assert!(!elsewhere.succeeded(), "another port of a virtual IP");
