@@ -44,7 +44,7 @@ class Relayed:
         self.at("gateway1", "nft", "-f", "-", input=RULES)
         # Hundreds of connections a second between two addresses: ports would not come free in time.
         for host in ("terminal1", "server2"):
-            self.at(host, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1")
+            self.at(host, "sysctl", "-qw", "net.ipv4.ip_local_port_range=8000 65535", "net.ipv4.tcp_tw_reuse=1")
         self.write_config("1h")
         (self.scratch / "agent.toml").write_text(PROBING)
         self.listen(self.program("terminal2", "serve", "7"))
